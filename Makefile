@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all the set-up on a fresh machine; nothing is installed outside .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+
+.PHONY: demo test bench lint clean
+.DELETE_ON_ERROR:
+
+# The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
+# 2.13.0, so that no later requirement can drag in another build with gigabytes of CUDA.
+.venv/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
+	@$(PYTHON) -m venv .venv || \
+	  { echo "error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 4; }
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	  "$$(nvidia-smi -L >/dev/null 2>&1 && echo 'torch>=2.11' || echo 'torch==2.13.0')"
+	@touch $@
+
+# Build isolation is off because csrc/ must be compiled against the torch that is installed here.
+.venv/collamo: .venv/torch pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel 'pybind11>=2.13' ninja
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test,train]'
+	@touch $@
+
+# A small CoLLaMo from nothing: molecules, a language model, both training stages, the proof, three answers.
+demo: .venv/collamo
+	BIN=$(BIN) bash examples/demo.sh $(DEMO)
+
+test: .venv/collamo
+	$(BIN)/python -m pytest
+
+bench: .venv/collamo
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+lint: .venv/collamo
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
+
+clean:
+	rm -rf build dist *.egg-info demo runs .pytest_cache .ruff_cache .hypothesis collamo_kernels/_C*.so
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
