@@ -1,0 +1,23 @@
+"""collamo_kernels: relation-biased attention over molecules, fast, on CPU and GPU.
+
+``softmax(QKᵀ/√d + Φ2d + Φ3d) V`` with Φ2d looked up by the number of bonds between two atoms and
+Φ3d a learned function of their distance. Needs torch; knows no chemistry and no language model.
+"""
+
+from collamo_kernels.backends import BackendError, explain
+from collamo_kernels.coattention import CoAttention, coattention
+from collamo_kernels.pairwise_distances import pairwise_distances
+from collamo_kernels.radial import GaussianRadial
+from collamo_kernels.relations import Relations
+from collamo_kernels.shortest_paths import shortest_paths
+
+__all__ = [
+    "BackendError",
+    "CoAttention",
+    "GaussianRadial",
+    "Relations",
+    "coattention",
+    "explain",
+    "pairwise_distances",
+    "shortest_paths",
+]

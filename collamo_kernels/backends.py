@@ -1,0 +1,113 @@
+"""The one place that chooses an implementation, and says why the others were not taken.
+
+Every operation has one row per implementation in `BACKENDS`, best first. A row names a module that
+holds a function with the operation's name and a function ``unsupported(**arguments)`` that
+returns the reason why it cannot serve these arguments, or None. Modules are imported when they
+are first asked, so an optional package costs nothing until somebody wants it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+
+class BackendError(RuntimeError):
+    """No implementation, or not the one asked for by name, can serve the input."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of one operation: its public name and the module that holds it."""
+
+    name: str
+    module: str
+
+    def load(self) -> ModuleType:
+        """Import the implementing module."""
+        return importlib.import_module(self.module)
+
+
+BACKENDS: dict[str, tuple[Backend, ...]] = {
+    "coattention": (Backend("reference", "collamo_kernels.coattention.reference"),),
+    "shortest_paths": (Backend("reference", "collamo_kernels.shortest_paths.reference"),),
+    "pairwise_distances": (Backend("reference", "collamo_kernels.pairwise_distances.reference"),),
+}
+
+
+def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
+    """Return the function that runs `op` on `arguments`.
+
+    Parameters
+    ----------
+    op
+        Name of the operation, a key of `BACKENDS`.
+    backend
+        None takes the best that can serve the input; a name takes that one or raises.
+    arguments
+        The operation's checked arguments, by name.
+
+    Raises
+    ------
+    ValueError
+        `backend` is not a backend of this operation.
+    BackendError
+        The named backend, or every backend, refuses; the message holds each reason.
+    """
+    refused = []
+    for candidate in _candidates(op, backend):
+        module = candidate.load()
+        reason = module.unsupported(**arguments)
+        if reason is None:
+            return getattr(module, op)
+        refused.append(f"backend '{candidate.name}': {reason}")
+    raise BackendError("; ".join(refused))
+
+
+def explain(op: str | Callable, *args: Any, **kwargs: Any) -> str:
+    """Print and return every backend's answer to one call, without running it.
+
+    >>> import torch, collamo_kernels as ck
+    >>> q = torch.zeros(1, 1, 2, 8)
+    >>> _ = ck.explain(ck.coattention, q, q, q)
+    coattention
+      reference    takes it
+    """
+    name = op if isinstance(op, str) else op.__name__
+    _candidates(name, None)
+    api = importlib.import_module(f"collamo_kernels.{name}.api")
+    bound = inspect.signature(getattr(api, name)).bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    named = arguments.pop("backend")
+    arguments = api.checked(**arguments)
+    lines, taken = [name], False
+    for candidate in _candidates(name, named):
+        reason = candidate.load().unsupported(**arguments)
+        verdict = reason or ("could also serve it" if taken else "takes it")
+        taken = taken or reason is None
+        lines.append(f"  {candidate.name:<12} {verdict}")
+    text = "\n".join(lines)
+    print(text)
+    return text
+
+
+def _candidates(op: str, backend: str | None) -> tuple[Backend, ...]:
+    if op not in BACKENDS:
+        raise ValueError(f"operation '{op}' does not exist; the operations are {_names(BACKENDS)}")
+    rows = BACKENDS[op]
+    if backend is None:
+        return rows
+    named = tuple(row for row in rows if row.name == backend)
+    if not named:
+        known = _names(row.name for row in rows)
+        raise ValueError(f"backend '{backend}' does not exist for {op}; choose from {known}")
+    return named
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names)
