@@ -6,6 +6,7 @@
 
 from collamo_kernels.backends import BackendError, explain
 from collamo_kernels.coattention import CoAttention, coattention
+from collamo_kernels.extension import build_info
 from collamo_kernels.pairwise_distances import pairwise_distances
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
@@ -16,6 +17,7 @@ __all__ = [
     "CoAttention",
     "GaussianRadial",
     "Relations",
+    "build_info",
     "coattention",
     "explain",
     "pairwise_distances",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -29,12 +30,16 @@ class Backend:
 
     def load(self) -> ModuleType:
         """Import the implementing module."""
-        return importlib.import_module(self.module)
+        # torch.compile can trace a look-up of what is imported already, but not an import.
+        return sys.modules.get(self.module) or importlib.import_module(self.module)
 
 
 BACKENDS: dict[str, tuple[Backend, ...]] = {
     "coattention": (Backend("reference", "collamo_kernels.coattention.reference"),),
-    "shortest_paths": (Backend("reference", "collamo_kernels.shortest_paths.reference"),),
+    "shortest_paths": (
+        Backend("cpu", "collamo_kernels.shortest_paths._cpu"),
+        Backend("reference", "collamo_kernels.shortest_paths.reference"),
+    ),
     "pairwise_distances": (Backend("reference", "collamo_kernels.pairwise_distances.reference"),),
 }
 

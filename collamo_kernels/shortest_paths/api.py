@@ -38,6 +38,7 @@ def shortest_paths(
         ``"padded"`` or ``"packed"``.
     max_atoms
         Pad to this many atoms; None takes the largest molecule. Only with ``layout="padded"``.
+        Inside ``torch.compile`` it is required.
     backend
         None takes the best that can serve the input; a name takes that one or raises.
 
@@ -77,6 +78,8 @@ def checked(
     if layout == "packed" and max_atoms is not None:
         raise ValueError("max_atoms has no meaning with layout='packed'; leave it out")
     _check_form(edge_index, ptr)
+    if torch.compiler.is_compiling():
+        return _traced(edge_index, ptr, layout, max_atoms)
     sizes = _check_ptr(ptr)
     _check_edges(edge_index, ptr)
     packed = layout == "packed"
@@ -88,6 +91,15 @@ def checked(
         )
     size = int((sizes * sizes).sum()) if packed else (largest if max_atoms is None else max_atoms)
     return {"edge_index": edge_index, "ptr": ptr, "packed": packed, "size": size}
+
+
+def _traced(edge_index: Tensor, ptr: Tensor, layout: str, max_atoms: int | None) -> dict[str, Any]:
+    """Leave the data alone: a compiled graph cannot look at it; the operator checks it anyway."""
+    if layout == "packed" or max_atoms is None:
+        raise ValueError(
+            "torch.compile must know the size of the result: give max_atoms, with layout='padded'"
+        )
+    return {"edge_index": edge_index, "ptr": ptr, "packed": False, "size": max_atoms}
 
 
 def _check_form(edge_index: Tensor, ptr: Tensor) -> None:

@@ -1,0 +1,61 @@
+"""The compiled extension: whether it is there, why not, and how it was built."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    from collamo_kernels import _C  # registers torch.ops.collamo_kernels
+except ImportError as error:
+    _C = None
+    _IMPORT_ERROR: str | None = str(error)
+else:
+    _IMPORT_ERROR = None
+
+REINSTALL = "pip install --no-build-isolation --no-deps -e ."
+
+
+def why_absent() -> str | None:
+    """Return why the compiled kernels cannot be used and what to do, or None if they can."""
+    if _C is not None:
+        return None
+    if importlib.util.find_spec("collamo_kernels._C") is not None:
+        return f"the extension does not load ({_IMPORT_ERROR}); build it again: {REINSTALL}"
+    if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        return f"there is no C++ compiler; install one (Debian: apt install g++), then {REINSTALL}"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        return f"there are no Python headers (Debian: apt install python3-dev); then {REINSTALL}"
+    return f"the extension was not compiled; compile it: {REINSTALL}"
+
+
+def build_info() -> dict[str, Any]:
+    """What is built and present, for ``collamo doctor`` and bug reports. Asks no GPU anything.
+
+    Returns
+    -------
+    dict
+        ``extension`` (bool), ``why_absent`` (str or None), ``compiler``, ``abi_target`` (oldest
+        torch it runs with), ``cpu_capability`` ("baseline", "avx2", "avx512"), ``cuda`` (bool:
+        CUDA kernels are built in), ``torch``, ``torch_cuda`` (CUDA version of torch, or None),
+        ``triton`` (bool).
+
+    Examples
+    --------
+    >>> sorted(build_info())[:3]
+    ['abi_target', 'compiler', 'cpu_capability']
+    """
+    absent = {"compiler": None, "abi_target": None, "cpu_capability": None, "cuda": False}
+    return {
+        "extension": _C is not None,
+        "why_absent": why_absent(),
+        **(absent if _C is None else _C.build_info()),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "triton": importlib.util.find_spec("triton") is not None,
+    }

@@ -1,0 +1,62 @@
+// The Python module collamo_kernels._C. Importing it registers the operators of ops.cpp; what it
+// holds itself says how it was built and what this processor can do.
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+namespace py = pybind11;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "gcc " __VERSION__;
+#elif defined(_MSC_VER)
+  return "msvc " + std::to_string(_MSC_VER);
+#else
+  return "unknown";
+#endif
+}
+
+// The newest stable ABI of torch whose functions this binary may use, e.g. "2.11".
+std::string abi_target() {
+  constexpr uint64_t version = TORCH_TARGET_VERSION;
+  return std::to_string(version >> 56) + "." + std::to_string((version >> 48) & 0xff);
+}
+
+// The widest instruction set of this processor that kernels are, or may be, written for.
+std::string cpu_capability() {
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    return "avx512";
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "baseline";
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = compiler();
+  info["abi_target"] = abi_target();
+  info["cpu_capability"] = cpu_capability();
+#ifdef COLLAMO_WITH_CUDA
+  info["cuda"] = true;
+#else
+  info["cuda"] = false;
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Compiled kernels of collamo_kernels";
+  module.def("build_info", &build_info, "How this extension was built, and this CPU's capability.");
+}
