@@ -1,0 +1,1 @@
+"""Answers, scores against baselines with intervals, and the report that says what they mean."""

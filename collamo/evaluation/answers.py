@@ -1,0 +1,103 @@
+"""The one place where a model answers: batched, greedy, longest prompts first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from collamo.errors import CollamoError
+
+ALL_MODALITIES = ("1d", "2d", "3d")
+
+
+@torch.inference_mode()
+def answer(
+    model,
+    processor,
+    pairs: Sequence[tuple[object, str]],
+    *,
+    modalities: Sequence[str] = ALL_MODALITIES,
+    batch_size: int = 32,
+    max_new_tokens: int = 128,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Return the model's answer to each (molecule, question), in the order given.
+
+    Greedy decoding, so the same inputs give the same text. Prompts are answered in order of
+    length, longest first: a batch wastes little padding and one that does not fit fails at once.
+
+    Parameters
+    ----------
+    model, processor
+        As `collamo.model.load_checkpoint` returns them; the model's train/eval mode is left as it
+        was.
+    pairs
+        (molecule, question): the molecule a SMILES, `Molecule` or `MoleculeFeatures`.
+    modalities
+        Which of "1d", "2d", "3d" the model may see.
+    progress
+        Called with the number of answers after every batch.
+
+    Examples
+    --------
+    >>> answer(model, processor, [("CCO", "How many hydroxyl groups does it have?")])  # doctest:
+    +SKIP ['1']
+    """
+    order = sorted(range(len(pairs)), key=lambda index: -_length(*pairs[index]))
+    answers: list[str] = [""] * len(pairs)
+    with _answering(model, processor):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            texts = _generate(
+                model, processor, [pairs[i] for i in rows], modalities, max_new_tokens
+            )
+            for row, text in zip(rows, texts, strict=True):
+                answers[row] = text
+            if progress is not None:
+                progress(len(rows))
+    return answers
+
+
+def _length(molecule, question: str) -> int:
+    atoms = getattr(molecule, "atom_features", None)
+    return len(question) + (len(atoms) if atoms is not None else 0)
+
+
+@contextmanager
+def _answering(model, processor):
+    """Evaluation mode and left padding for the time of the answers: generation continues at the
+    right end."""
+    training, side = model.training, processor.tokenizer.padding_side
+    model.eval()
+    processor.tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        model.train(training)
+        processor.tokenizer.padding_side = side
+
+
+def _generate(model, processor, pairs, modalities, max_new_tokens) -> list[str]:
+    inputs = processor(
+        text=[processor.prompt(question) for _, question in pairs],
+        molecules=[[molecule] for molecule, _ in pairs],
+        modalities=tuple(modalities),
+        padding=True,
+        return_tensors="pt",
+    ).to(model.device)
+    tokenizer = processor.tokenizer
+    tokens = model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    prompt = inputs["input_ids"].shape[1]
+    if tokens.shape[1] < prompt:
+        raise CollamoError("generate returned fewer tokens than its prompt holds")
+    texts = tokenizer.batch_decode(tokens[:, prompt:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
