@@ -1,0 +1,155 @@
+"""Atom and bond features with the integers of OGB 1.3.6, and the record that a shard row holds.
+
+Schema: ogb.utils.features (MIT), https://github.com/snap-stanford/ogb. Values outside a column's
+list take its last index, which OGB calls ``misc``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from rdkit import Chem
+
+from collamo.chem.conformer import Conformer
+from collamo.chem.molecule import Molecule
+
+ATOM_FEATURES = (
+    "atomic_number",
+    "chirality",
+    "degree",
+    "formal_charge",
+    "hydrogens",
+    "radical_electrons",
+    "hybridization",
+    "is_aromatic",
+    "is_in_ring",
+)
+ATOM_FEATURE_SIZES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
+BOND_FEATURES = ("bond_type", "stereo", "is_conjugated")
+BOND_FEATURE_SIZES = (5, 6, 2)
+
+_CHIRALITY = {
+    Chem.ChiralType.CHI_UNSPECIFIED: 0,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CW: 1,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 2,
+    Chem.ChiralType.CHI_OTHER: 3,
+}
+_HYBRIDIZATION = {
+    Chem.HybridizationType.SP: 0,
+    Chem.HybridizationType.SP2: 1,
+    Chem.HybridizationType.SP3: 2,
+    Chem.HybridizationType.SP3D: 3,
+    Chem.HybridizationType.SP3D2: 4,
+}
+_BOND_TYPE = {
+    Chem.BondType.SINGLE: 0,
+    Chem.BondType.DOUBLE: 1,
+    Chem.BondType.TRIPLE: 2,
+    Chem.BondType.AROMATIC: 3,
+}
+# OGB has no index for atropisomers and would raise; STEREOANY is the nearest in meaning.
+_STEREO = {
+    Chem.BondStereo.STEREONONE: 0,
+    Chem.BondStereo.STEREOZ: 1,
+    Chem.BondStereo.STEREOE: 2,
+    Chem.BondStereo.STEREOCIS: 3,
+    Chem.BondStereo.STEREOTRANS: 4,
+    Chem.BondStereo.STEREOANY: 5,
+}
+
+
+@dataclass(frozen=True)
+class MoleculeFeatures:
+    """What the encoders read of one molecule: numpy arrays and text, no RDKit. N atoms, E edges.
+
+    Attributes
+    ----------
+    smiles
+        `Molecule.smiles`: parsing it gives the atoms in this order.
+    selfies
+        SELFIES tokens; None = 1D is absent.
+    atom_features
+        uint8 ``[N, 9]``, columns `ATOM_FEATURES`, values below `ATOM_FEATURE_SIZES`.
+    edge_index
+        int32 ``[2, E]``, each bond as (i, j) then (j, i).
+    edge_features
+        uint8 ``[E, 3]``, columns `BOND_FEATURES`, values below `BOND_FEATURE_SIZES`.
+    conformer
+        Coordinates in Å with their provenance, or their absence with the reason.
+    """
+
+    smiles: str
+    selfies: tuple[str, ...] | None
+    atom_features: np.ndarray
+    edge_index: np.ndarray
+    edge_features: np.ndarray
+    conformer: Conformer
+
+    @property
+    def num_atoms(self) -> int:
+        """Atoms of the molecule."""
+        return len(self.atom_features)
+
+
+def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:
+    """Return the features of `molecule` with `conformer` (Å, same atom order).
+
+    Raises
+    ------
+    ValueError
+        The conformer has another number of atoms.
+    """
+    coordinates = conformer.coordinates
+    if coordinates is not None and coordinates.shape != (molecule.num_atoms, 3):
+        raise ValueError(
+            f"conformer has shape {list(coordinates.shape)} for the {molecule.num_atoms} atoms of "
+            f"{molecule.smiles!r}; embed this very molecule"
+        )
+    edge_index, edge_features = _edges(molecule.mol)
+    return MoleculeFeatures(
+        smiles=molecule.smiles,
+        selfies=molecule.selfies.tokens if molecule.selfies else None,
+        atom_features=np.array([_atom(a) for a in molecule.mol.GetAtoms()], dtype=np.uint8),
+        edge_index=edge_index,
+        edge_features=edge_features,
+        conformer=conformer,
+    )
+
+
+def _atom(atom: Chem.Atom) -> tuple[int, ...]:
+    number = atom.GetAtomicNum()
+    return (
+        number - 1 if 1 <= number <= 118 else 118,
+        _CHIRALITY.get(atom.GetChiralTag(), 4),
+        _capped(atom.GetTotalDegree(), 11),
+        _capped(atom.GetFormalCharge() + 5, 11),
+        _capped(atom.GetTotalNumHs(), 9),
+        _capped(atom.GetNumRadicalElectrons(), 5),
+        _HYBRIDIZATION.get(atom.GetHybridization(), 5),
+        int(atom.GetIsAromatic()),
+        int(atom.IsInRing()),
+    )
+
+
+def _capped(value: int, misc: int) -> int:
+    return value if 0 <= value < misc else misc
+
+
+def _edges(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
+    """Return ([2,E] int32, [E,3] uint8), both directions of each bond next to each other."""
+    pairs, features = [], []
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        pairs += [(i, j), (j, i)]
+        features += [_bond(bond)] * 2
+    edge_index = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
+    return np.ascontiguousarray(edge_index), np.array(features, dtype=np.uint8).reshape(-1, 3)
+
+
+def _bond(bond: Chem.Bond) -> tuple[int, int, int]:
+    return (
+        _BOND_TYPE.get(bond.GetBondType(), 4),
+        _STEREO.get(bond.GetStereo(), 5),
+        int(bond.GetIsConjugated()),
+    )
