@@ -1,0 +1,59 @@
+"""The molecular language model, on transformers' own classes.
+
+Importing this package registers the model with transformers' Auto classes.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+from collamo.model.build import build_model
+from collamo.model.checkpoints import load_checkpoint
+from collamo.model.configuration import (
+    CollamoConfig,
+    GinConfig,
+    ProjectorConfig,
+    SelfiesEncoderConfig,
+    UniMolConfig,
+)
+from collamo.model.modeling import (
+    MOLECULE_INPUTS,
+    CollamoForConditionalGeneration,
+    CollamoModel,
+    CollamoPreTrainedModel,
+)
+from collamo.model.processing import (
+    CollamoProcessor,
+    MoleculeFeatureExtractor,
+    SelfiesVocabulary,
+)
+from collamo.model.tiny import tiny_llama_config, train_tokenizer
+
+__all__ = [
+    "MOLECULE_INPUTS",
+    "CollamoConfig",
+    "CollamoForConditionalGeneration",
+    "CollamoModel",
+    "CollamoPreTrainedModel",
+    "CollamoProcessor",
+    "GinConfig",
+    "MoleculeFeatureExtractor",
+    "ProjectorConfig",
+    "SelfiesEncoderConfig",
+    "SelfiesVocabulary",
+    "UniMolConfig",
+    "build_model",
+    "load_checkpoint",
+    "tiny_llama_config",
+    "train_tokenizer",
+]
+
+AutoConfig.register("collamo", CollamoConfig, exist_ok=True)
+AutoModel.register(CollamoConfig, CollamoModel, exist_ok=True)
+AutoModelForMultimodalLM.register(CollamoConfig, CollamoForConditionalGeneration, exist_ok=True)
+AutoFeatureExtractor.register(CollamoConfig, MoleculeFeatureExtractor, exist_ok=True)
+AutoProcessor.register(CollamoConfig, CollamoProcessor, exist_ok=True)

@@ -1,0 +1,160 @@
+"""A CoLLaMo model around a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from collamo.errors import MissingDependencyError, UsageError
+from collamo.model.configuration import LLAMA2_7B, CollamoConfig
+from collamo.model.modeling import CollamoForConditionalGeneration
+from collamo.model.processing import (
+    CollamoProcessor,
+    MoleculeFeatureExtractor,
+    SelfiesVocabulary,
+)
+from collamo.model.tiny import MOL_TOKEN
+
+LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def build_model(
+    llm: LanguageModel | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    selfies_tokens: Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
+    """Build a model and its processor around a causal language model.
+
+    Encoders and projector are freshly drawn; the language model's weights are taken over. `<mol>`
+    is added to the tokenizer if it is new, and the embeddings are widened for it.
+
+    Parameters
+    ----------
+    llm
+        Folder, hub name, or (model, tokenizer) in memory. None takes the preset's: LLaMA-2-7B-chat
+        for "llama2-7b".
+    overrides
+        Configuration fields, see `CollamoConfig.from_overrides`.
+    preset
+        "tiny" or "llama2-7b"; None takes "llama2-7b" for its own language model and for any as
+        wide (4096), else "tiny".
+    selfies_tokens
+        SELFIES vocabulary, such as the manifest of prepared data has it; None takes the selfies
+        package's alphabet.
+    dtype, attn_implementation
+        Passed to transformers for the language model; the dtype holds for the whole model.
+
+    Returns
+    -------
+    (CollamoForConditionalGeneration, CollamoProcessor)
+
+    Raises
+    ------
+    MissingDependencyError
+        If the language model's files are not there and cannot be fetched.
+    UsageError
+        For unknown overrides, or a language model whose logits this model does not reproduce.
+
+    Examples
+    --------
+    >>> model, processor = build_model("runs/tiny_lm/final", preset="tiny")  # doctest: +SKIP
+    """
+    if llm is None and preset == "tiny":
+        raise UsageError(
+            "the tiny preset has no language model to download; train one with "
+            "`collamo train configs/tiny_lm.yaml` and give its folder"
+        )
+    source, tokenizer = (
+        llm if isinstance(llm, tuple) else _load_llm(llm or LLAMA2_7B, dtype, attn_implementation)
+    )
+    if preset is None:
+        preset = "llama2-7b" if source.config.hidden_size >= 4096 else "tiny"
+    mol_token_id = _add_mol_token(source, tokenizer)
+    config = CollamoConfig.from_overrides(preset, overrides, text_config=source.config)
+    vocabulary = SelfiesVocabulary(selfies_tokens)
+    config.selfies_config.vocab_size = len(vocabulary)
+    config.mol_token_id = mol_token_id
+    head = source.get_output_embeddings()
+    config.lm_head_bias = head.bias is not None
+    model = CollamoForConditionalGeneration(config).to(source.dtype)
+    model.model.language_model = source.base_model
+    model.lm_head = head
+    model.tie_weights()
+    model.generation_config = _generation_config(source, tokenizer, mol_token_id)
+    _check_same_logits(model, source)
+    processor = CollamoProcessor(
+        MoleculeFeatureExtractor(vocabulary.tokens),
+        tokenizer,
+        num_query_tokens=config.projector_config.num_query_tokens,
+    )
+    return model.eval(), processor
+
+
+def _load_llm(
+    name: str | Path, dtype: torch.dtype | None, attn_implementation: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal LM from safetensors (a pickle runs code when opened) and its tokenizer."""
+    options = {"use_safetensors": True, "dtype": dtype, "attn_implementation": attn_implementation}
+    options = {key: value for key, value in options.items() if value is not None}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name))
+        return AutoModelForCausalLM.from_pretrained(str(name), **options), tokenizer
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingDependencyError(
+            f"language model '{name}' cannot be loaded: {reason}; give a folder with its config, "
+            "safetensors weights and tokenizer, or download it where there is a network"
+        ) from error
+
+
+def _add_mol_token(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of `<mol>`, added if new; the embeddings then have a row for it."""
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [MOL_TOKEN]}, replace_extra_special_tokens=False
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    rows = source.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        source.resize_token_embeddings(len(tokenizer), mean_resizing=rows > 1)
+    return tokenizer.convert_tokens_to_ids(MOL_TOKEN)
+
+
+def _generation_config(source, tokenizer, mol_token_id: int):
+    """Take over the language model's settings; `<mol>` is an input, never an answer."""
+    generation = source.generation_config
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
+    generation.eos_token_id = generation.eos_token_id or tokenizer.eos_token_id
+    generation.suppress_tokens = [mol_token_id]
+    return generation
+
+
+@torch.no_grad()
+def _check_same_logits(model: CollamoForConditionalGeneration, source: PreTrainedModel) -> None:
+    """Refuse a language model that does more after its last layer than a linear map.
+
+    Logit soft-capping or scaling would be lost without a word; four tokens show it.
+    """
+    rows = source.get_input_embeddings().num_embeddings
+    device = source.get_input_embeddings().weight.device
+    ids = torch.arange(4, device=device)[None] % rows
+    ids = torch.where(ids == model.config.mol_token_id, 0, ids)
+    training = source.training
+    source.eval(), model.eval()
+    ours, theirs = model(input_ids=ids).logits, source(input_ids=ids).logits
+    source.train(training)
+    if not torch.equal(ours, theirs):
+        raise UsageError(
+            f"{type(source).__name__} does not compute its logits as a linear map of its last "
+            "hidden state; choose a language model without logit scaling or capping"
+        )

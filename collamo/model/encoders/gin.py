@@ -1,0 +1,164 @@
+"""The 2D encoder: a graph isomorphism network over atoms and bonds (Hu et al., ICLR 2020)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from collamo.model.configuration import GinConfig
+
+
+class GinEncoder(nn.Module):
+    """GIN with OGB embeddings; parameter names follow MoleculeSTM's published checkpoint.
+
+    With a ReLU after every round but the last::
+
+        h⁽⁰⁾ᵢ = Σ_f AtomEmbedding_f(xᵢ)
+        h⁽ˡ⁺¹⁾ᵢ = BatchNorm(MLP((1+ε) h⁽ˡ⁾ᵢ + Σ_j ReLU(h⁽ˡ⁾ⱼ + BondEmbedding(eᵢⱼ))))
+
+    The padded batch is flattened here to its real atoms, so that batch statistics never see
+    padding; neighbours are summed with ``index_add``.
+    """
+
+    def __init__(self, config: GinConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.atom_encoder = AtomEncoder(config.hidden_size)
+        self.gnns = nn.ModuleList(GinConv(config.hidden_size) for _ in range(config.num_layers))
+        self.batch_norms = nn.ModuleList(
+            AtomBatchNorm(config.hidden_size) for _ in range(config.num_layers)
+        )
+
+    def forward(
+        self, atom_features: Tensor, edge_index: Tensor, edge_features: Tensor, valid: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Encode a padded batch of molecules.
+
+        Parameters
+        ----------
+        atom_features
+            [B,N,9] int64 OGB atom features.
+        edge_index
+            [B,E,2] int64 directed edges (source, target), atom numbers inside the molecule, -1 in
+            padding.
+        edge_features
+            [B,E,3] int64 OGB bond features.
+        valid
+            [B,N] bool, True = real atom. Edges that touch another atom are ignored.
+
+        Returns
+        -------
+        tuple of Tensor
+            Levels 0 (embedding) to num_layers (output), each [B,N,C], zero in padding.
+        """
+        edges, bonds = flatten_edges(edge_index, edge_features, valid)
+        h = self.atom_encoder(atom_features[valid])  # [A, C], A real atoms
+        levels = [h]
+        for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
+            h = norm(conv(h, edges, bonds))
+            if i + 1 < len(self.gnns):
+                h = F.relu(h)
+            h = F.dropout(h, self.dropout, self.training)
+            levels.append(h)
+        return tuple(unflatten(level, valid) for level in levels)
+
+
+class GinConv(nn.Module):
+    """One round: the atom and the sum of its neighbours' messages through an MLP."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width),
+            AtomBatchNorm(2 * width),
+            nn.ReLU(),
+            nn.Linear(2 * width, width),
+        )
+        self.eps = nn.Parameter(torch.zeros(1))
+        self.bond_encoder = BondEncoder(width)
+
+    def reset_parameters(self) -> None:
+        """Start from ε = 0, the plain sum."""
+        nn.init.zeros_(self.eps)
+
+    def forward(self, h: Tensor, edges: Tensor, bonds: Tensor) -> Tensor:
+        """[A,C] atoms, [2,E] edges, [E,3] bond features → [A,C]."""
+        source, target = edges
+        messages = F.relu(h[source] + self.bond_encoder(bonds)).to(h.dtype)
+        return self.mlp((1 + self.eps) * h + torch.zeros_like(h).index_add(0, target, messages))
+
+
+class AtomBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that falls back to its running statistics for fewer than two rows.
+
+    A training batch that holds a single atom has no variance; nn.BatchNorm1d raises there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[A,C] → [A,C]."""
+        if self.training and x.shape[0] < 2:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
+class _SumOfEmbeddings(nn.Module):
+    """One table per categorical feature, the rows summed."""
+
+    def _tables(self, sizes: tuple[int, ...], width: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+
+    @staticmethod
+    def _sum(tables: nn.ModuleList, features: Tensor) -> Tensor:
+        return sum(table(features[..., i]) for i, table in enumerate(tables))
+
+
+class AtomEncoder(_SumOfEmbeddings):
+    """Sum of one embedding per OGB atom feature: [A,9] int64 → [A,C]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.atom_embedding_list = self._tables(tuple(ATOM_FEATURE_SIZES), width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Look up and sum."""
+        return self._sum(self.atom_embedding_list, features)
+
+
+class BondEncoder(_SumOfEmbeddings):
+    """Sum of one embedding per OGB bond feature: [E,3] int64 → [E,C]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.bond_embedding_list = self._tables(tuple(BOND_FEATURE_SIZES), width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Look up and sum."""
+        return self._sum(self.bond_embedding_list, features)
+
+
+def flatten_edges(
+    edge_index: Tensor, edge_features: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Renumber the edges between real atoms by their place among all real atoms of the batch.
+
+    [B,E,2], [B,E,3], [B,N] bool → edges [2,E'] int64, features [E',3]. Padding (-1) and edges of
+    atoms that are not real fall away.
+    """
+    num_atoms = valid.shape[1]
+    number = (valid.flatten().cumsum(0) - 1).view_as(valid)  # place among the real atoms
+    inside = (edge_index >= 0) & (edge_index < num_atoms)
+    if num_atoms == 0:
+        return edge_index.new_zeros(2, 0), edge_features.new_zeros(0, edge_features.shape[-1])
+    safe = edge_index.clamp(0, num_atoms - 1)
+    rows = torch.arange(valid.shape[0], device=valid.device)[:, None, None].expand_as(safe)
+    real = (inside & valid[rows, safe]).all(-1)  # [B, E]
+    return number[rows, safe][real].T, edge_features[real]
+
+
+def unflatten(h: Tensor, valid: Tensor) -> Tensor:
+    """[A,C] real atoms → [B,N,C], zero in padding."""
+    return h.new_zeros(*valid.shape, h.shape[-1]).masked_scatter(valid[..., None], h)

@@ -1,0 +1,218 @@
+"""The 3D encoder: Uni-Mol (Zhou et al., ICLR 2023), an SE(3)-invariant transformer on distances."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from collamo.model.configuration import UniMolConfig
+from collamo_kernels import pairwise_distances
+
+#: Lines of Uni-Mol's dict.txt; the id of a token is its line, [MASK] is appended.
+UNIMOL_DICTIONARY = (
+    *("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
+    *("C", "N", "O", "S", "H", "Cl", "F", "Br", "I", "Si", "P", "B", "Na", "K", "Al", "Ca", "Sn"),
+    *("As", "Hg", "Fe", "Zn", "Cr", "Se", "Gd", "Au", "Li"),
+    "[MASK]",
+)
+PAD, CLS, SEP, UNK = range(4)
+
+_ATOMIC_NUMBERS = {
+    **{"H": 1, "Li": 3, "B": 5, "C": 6, "N": 7, "O": 8, "F": 9, "Na": 11, "Al": 13, "Si": 14},
+    **{"P": 15, "S": 16, "Cl": 17, "K": 19, "Ca": 20, "Cr": 24, "Fe": 26, "Zn": 30, "As": 33},
+    **{"Se": 34, "Br": 35, "Sn": 50, "I": 53, "Gd": 64, "Au": 79, "Hg": 80},
+}
+_TOKEN_OF_ELEMENT = torch.full((128,), UNK)
+for _symbol, _number in _ATOMIC_NUMBERS.items():
+    _TOKEN_OF_ELEMENT[_number] = UNIMOL_DICTIONARY.index(_symbol)
+
+
+def unimol_inputs(
+    atomic_numbers: Tensor, coordinates: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Derive Uni-Mol's inputs from atoms and their places.
+
+    Parameters
+    ----------
+    atomic_numbers
+        [B,N] int64; elements outside the dictionary become [UNK].
+    coordinates
+        [B,N,3] float32 Å; padding is never read.
+    valid
+        [B,N] bool, True = real atom; real atoms come first.
+
+    Returns
+    -------
+    src_tokens [B,N+2] int64, src_distance [B,N+2,N+2] float32 Å, src_edge_type [B,N+2,N+2] int64
+        [CLS] atoms [SEP] [PAD]…; [CLS] and [SEP] sit at the centroid of the atoms. Pair type of
+        (i,j) is token_i · 31 + token_j. Distances and pair types are 0 where either is padding.
+    """
+    batch, num_atoms = valid.shape
+    atoms = _TOKEN_OF_ELEMENT.to(valid.device)[atomic_numbers.clamp(0, 127)]
+    tokens = F.pad(atoms.masked_fill(~valid, PAD), (1, 1), value=PAD)
+    tokens[:, 0] = CLS
+    order = torch.arange(1, num_atoms + 1, device=valid.device)
+    last = (order * valid).amax(1) if num_atoms else valid.new_zeros(batch, dtype=torch.long)
+    tokens.scatter_(1, last[:, None] + 1, SEP)
+    real = tokens != PAD
+    places = F.pad(_centred(coordinates, valid), (0, 0, 1, 1))
+    distance = pairwise_distances(places, real)
+    pair = real[:, :, None] & real[:, None, :]
+    size = len(UNIMOL_DICTIONARY)
+    edge_type = (tokens[:, :, None] * size + tokens[:, None, :]).masked_fill(~pair, 0)
+    return tokens, distance.masked_fill(~pair, 0.0), edge_type
+
+
+def _centred(coordinates: Tensor, valid: Tensor) -> Tensor:
+    """Move the centroid of each molecule's real atoms to the origin; padding becomes 0."""
+    inside = valid[..., None]
+    coordinates = torch.where(inside, coordinates.float(), 0.0)
+    centre = coordinates.sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(inside, coordinates - centre, 0.0)
+
+
+class UniMolEncoder(nn.Module):
+    """Uni-Mol; parameter names follow its published checkpoint.
+
+    The bias of the first layer comes from Gaussians of the distances; every layer hands its
+    attention logits (scaled q·k + bias) on as the bias of the next, so the pair representation
+    evolves. Pre-LN, GELU (erf), LayerNorm eps 1e-5.
+    """
+
+    def __init__(self, config: UniMolConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=PAD)
+        self.encoder = UniMolTransformer(config)
+        self.gbf = PairGaussians(config.num_gaussians, config.vocab_size**2, config.min_sigma)
+        self.gbf_proj = GaussianHead(config.num_gaussians, config.num_heads)
+
+    def forward(
+        self, src_tokens: Tensor, src_distance: Tensor, src_edge_type: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch.
+
+        [B,T] int64, [B,T,T] Å, [B,T,T] int64 (see `unimol_inputs`) → representation [B,T,C] and
+        pair representation [B,T,T,H], the last layer's logits. Rows of padding carry no meaning.
+        """
+        levels, pair = self.levels(src_tokens, src_distance, src_edge_type)
+        return levels[-1], pair
+
+    def levels(
+        self, src_tokens: Tensor, src_distance: Tensor, src_edge_type: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """As `forward`, with every level: embedding, layer outputs, the last one normalised."""
+        padding = src_tokens == PAD
+        features = self.gbf(src_distance, src_edge_type).to(self.embed_tokens.weight.dtype)
+        bias = self.gbf_proj(features).permute(0, 3, 1, 2)  # [B,H,T,T]
+        return self.encoder(self.embed_tokens(src_tokens), bias, padding)
+
+
+class UniMolTransformer(nn.Module):
+    """The stack of layers with the evolving pair bias."""
+
+    def __init__(self, config: UniMolConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.emb_layer_norm = nn.LayerNorm(config.hidden_size)
+        self.layers = nn.ModuleList(UniMolLayer(config) for _ in range(config.num_layers))
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, padding: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """[B,T,C], [B,H,T,T], [B,T] bool → levels, pair representation [B,T,T,H]."""
+        x = F.dropout(self.emb_layer_norm(x), self.dropout, self.training)
+        x = x.masked_fill(padding[..., None], 0.0)
+        hidden_keys = padding[:, None, None, :]
+        bias = bias.masked_fill(hidden_keys, float("-inf"))
+        levels = [x]
+        for layer in self.layers:
+            x, bias = layer(x, bias)
+            levels.append(x)
+        levels[-1] = self.final_layer_norm(x)
+        return tuple(levels), bias.masked_fill(hidden_keys, 0.0).permute(0, 2, 3, 1)
+
+
+class UniMolLayer(nn.Module):
+    """Pre-LN attention and feed-forward; returns its logits beside its output."""
+
+    def __init__(self, config: UniMolConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.self_attn = UniMolAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """[B,T,C], [B,H,T,T] → the same shapes."""
+        attended, logits = self.self_attn(self.self_attn_layer_norm(x), bias)
+        x = x + F.dropout(attended, self.dropout, self.training)
+        hidden = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return x + F.dropout(hidden, self.dropout, self.training), logits
+
+
+class UniMolAttention(nn.Module):
+    """softmax(q·k/√d + bias) v; the logits themselves are the next layer's bias."""
+
+    def __init__(self, config: UniMolConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """[B,T,C], [B,H,T,T] → output [B,T,C], logits [B,H,T,T] (softmax in float32)."""
+        heads = (*x.shape[:2], self.num_heads, -1)
+        q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.in_proj(x).chunk(3, dim=-1))
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+        weights = F.softmax(logits, dim=-1, dtype=torch.float32).to(v.dtype)
+        out = F.dropout(weights, self.dropout, self.training) @ v
+        return self.out_proj(out.transpose(1, 2).flatten(2)), logits
+
+
+class PairGaussians(nn.Module):
+    """ψ_k = N(mul_t · r + bias_t; μ_k, |σ_k| + floor), t the type of the pair; float32 inside.
+
+    Fresh values are the nominal ones (μ, σ uniform in [0, 3), mul 1, bias 0); the official code
+    overwrites them by N(0, 0.02) by accident, which leaves every Gaussian near r = 0.
+    """
+
+    def __init__(self, num_gaussians: int, pair_types: int, min_sigma: float):
+        super().__init__()
+        self.min_sigma = min_sigma
+        self.means = nn.Embedding(1, num_gaussians)
+        self.stds = nn.Embedding(1, num_gaussians)
+        self.mul = nn.Embedding(pair_types, 1)
+        self.bias = nn.Embedding(pair_types, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the nominal start."""
+        nn.init.uniform_(self.means.weight, 0, 3)
+        nn.init.uniform_(self.stds.weight, 0, 3)
+        nn.init.ones_(self.mul.weight)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, distance: Tensor, pair_type: Tensor) -> Tensor:
+        """[B,T,T] Å, [B,T,T] int64 → [B,T,T,K] float32."""
+        scaled = self.mul(pair_type).float() * distance[..., None] + self.bias(pair_type).float()
+        sigma = self.stds.weight.float().view(-1).abs() + self.min_sigma
+        z = (scaled - self.means.weight.float().view(-1)) / sigma
+        return torch.exp(-0.5 * z * z) / ((2 * torch.pi) ** 0.5 * sigma)
+
+
+class GaussianHead(nn.Module):
+    """K Gaussians → K → GELU → one bias per head."""
+
+    def __init__(self, num_gaussians: int, num_heads: int):
+        super().__init__()
+        self.linear1 = nn.Linear(num_gaussians, num_gaussians)
+        self.linear2 = nn.Linear(num_gaussians, num_heads)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[…,K] → […,H]."""
+        return self.linear2(F.gelu(self.linear1(features)))

@@ -1,0 +1,430 @@
+"""CollamoModel and CollamoForConditionalGeneration: encoders, projector and a causal LLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from collamo.model.configuration import CollamoConfig
+from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder, unimol_inputs
+from collamo.model.encoders.gin import GinConv
+from collamo.model.encoders.unimol import PairGaussians
+from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, drop_modalities
+from collamo_kernels import CoAttention, GaussianRadial
+
+#: Molecule tensors of the batch, all [R,M,…]: R prompts, M molecules per prompt, batch first, so
+#: that beam search can repeat rows.
+MOLECULE_INPUTS = (
+    "selfies_ids",
+    "atom_features",
+    "atom_valid",
+    "edge_index",
+    "edge_features",
+    "hops",
+    "coordinates",
+    "has_1d",
+    "has_2d",
+    "has_3d",
+    "molecule_valid",
+)
+
+
+@dataclass
+class CollamoModelOutputWithPast(ModelOutput):
+    """Hidden states of the language model, and the soft tokens [R,M,b,D] it was given."""
+
+    last_hidden_state: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    molecule_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class CollamoCausalLMOutputWithPast(ModelOutput):
+    """Loss and logits of the next token, and the soft tokens [R,M,b,D]."""
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    molecule_hidden_states: torch.FloatTensor | None = None
+
+
+class CollamoPreTrainedModel(PreTrainedModel):
+    """What both models share: configuration, initialisation, capabilities of the LLM."""
+
+    config_class = CollamoConfig
+    config: CollamoConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CoProjectorLayer", "UniMolLayer", "GinConv"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # The choice concerns the language model; molecules have their own attention.
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw fresh weights; the language model draws its own.
+
+        Linear maps are Xavier uniform (our choice, because 0.02 of LLaMA is meant for widths in
+        the thousands and leaves a width of 100 nearly silent).
+        """
+        if isinstance(module, PairGaussians | GinConv | LearnedQueries | RelationBias):
+            module.reset_parameters()
+        elif isinstance(module, GaussianRadial):
+            _init_radial(module)
+        elif isinstance(module, CoAttention):
+            if module.hop_bias is not None:
+                init.normal_(module.hop_bias, std=0.02)
+        elif isinstance(module, nn.Linear) and module is not getattr(self, "lm_head", None):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+
+def _init_radial(radial: GaussianRadial) -> None:
+    """Draw Φ3d's centres and widths (Å) as GaussianRadial itself does."""
+    if radial.grid == "learned":
+        init.uniform_(radial.mu, 0, 3)
+        init.uniform_(radial.sigma, 0, 3)
+
+
+class CollamoModel(CollamoPreTrainedModel):
+    """Molecule encoders, projector and a language model without its output layer.
+
+    Soft tokens of the molecules replace the embeddings of `<mol>` in the prompt, in order.
+    """
+
+    def __init__(self, config: CollamoConfig):
+        super().__init__(config)
+        selfies, gin, unimol = config.selfies_config, config.gin_config, config.unimol_config
+        self.selfies_encoder = SelfiesEncoder(selfies)
+        self.graph_encoder = GinEncoder(gin)
+        self.conformer_encoder = UniMolEncoder(unimol)
+        self.mol_projector = CoProjector(
+            config.projector_config,
+            widths={
+                "1d": selfies.hidden_size,
+                "2d": gin.hidden_size,
+                "3d": unimol.hidden_size,
+            },
+            num_levels={"1d": 1, "2d": gin.num_layers + 1, "3d": unimol.num_layers + 1},
+            text_width=config.text_config.hidden_size,
+        )
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's token embedding."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embedding."""
+        self.language_model.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> CollamoModel:
+        """Switch to training mode, except encoders whose every parameter is frozen.
+
+        Frozen weights with drifting batch statistics and dropout would not be frozen.
+        """
+        super().train(mode)
+        for encoder in (self.selfies_encoder, self.graph_encoder, self.conformer_encoder):
+            encoder.train(mode and any(p.requires_grad for p in encoder.parameters()))
+        return self
+
+    def get_molecule_features(
+        self,
+        selfies_ids: Tensor,
+        atom_features: Tensor,
+        atom_valid: Tensor,
+        edge_index: Tensor,
+        edge_features: Tensor,
+        hops: Tensor,
+        coordinates: Tensor,
+        has_1d: Tensor,
+        has_2d: Tensor,
+        has_3d: Tensor,
+        molecule_valid: Tensor,
+    ) -> Tensor:
+        """Encode molecules to soft tokens.
+
+        Every tensor is [R,M,…] as `collamo.data.batch_molecules` makes them. In training, present
+        modalities are dropped at random.
+
+        Returns
+        -------
+        Tensor
+            [R,M,b,D] in the language model's width; exactly zero where `molecule_valid` is False.
+        """
+        shape = molecule_valid.shape
+        present = torch.stack([has_1d, has_2d, has_3d], -1) & molecule_valid[..., None]
+        present = present.flatten(0, 1)
+        dropout = self.config.projector_config.modality_dropout
+        if self.training and dropout > 0:
+            present = drop_modalities(present, dropout)
+        one_d, two_d, three_d = present.unbind(1)
+        selfies_ids, atom_valid = selfies_ids.flatten(0, 1), atom_valid.flatten(0, 1)
+        valid = {
+            "1d": (selfies_ids != 0) & one_d[:, None],
+            "2d": atom_valid & two_d[:, None],
+            "3d": atom_valid & three_d[:, None],
+        }
+        atom_features = atom_features.flatten(0, 1)
+        edges = edge_index.flatten(0, 1), edge_features.flatten(0, 1)
+        coordinates = coordinates.flatten(0, 1).float()
+        levels = {
+            "1d": (self.selfies_encoder(selfies_ids, valid["1d"]),),
+            "2d": self.graph_encoder(atom_features, *edges, valid["2d"]),
+            "3d": self._conformer_levels(atom_features, coordinates, valid["3d"]),
+        }
+        # A dropped 2D must not leak through the relation: one value throughout says nothing.
+        hops = torch.where(two_d[:, None, None], hops.flatten(0, 1), 255)
+        soft = self.mol_projector(levels, valid, hops.to(torch.uint8), coordinates, present)
+        return soft.unflatten(0, shape)
+
+    def _conformer_levels(
+        self, atom_features: Tensor, coordinates: Tensor, valid: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Uni-Mol's levels of the atoms alone, without [CLS] and [SEP]: each [B,N,C]."""
+        # OGB's first feature is the atomic number counted from 0; its last class is "other".
+        inputs = unimol_inputs(atom_features[..., 0] + 1, coordinates, valid)
+        levels, _ = self.conformer_encoder.levels(*inputs)
+        return tuple(level[:, 1:-1] for level in levels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        selfies_ids: Tensor | None = None,
+        atom_features: Tensor | None = None,
+        atom_valid: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        edge_features: Tensor | None = None,
+        hops: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        has_1d: Tensor | None = None,
+        has_2d: Tensor | None = None,
+        has_3d: Tensor | None = None,
+        molecule_valid: Tensor | None = None,
+        **kwargs,
+    ) -> CollamoModelOutputWithPast:
+        """Splice the molecules into the prompt and run the language model.
+
+        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; all molecule tensors or none.
+
+        Raises
+        ------
+        ValueError
+            If a prompt's `<mol>` tokens and its molecules disagree in number, or `<mol>` tokens
+            come without molecules.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        molecules = (
+            *(selfies_ids, atom_features, atom_valid, edge_index, edge_features, hops),
+            *(coordinates, has_1d, has_2d, has_3d, molecule_valid),
+        )
+        missing = [n for n, x in zip(MOLECULE_INPUTS, molecules, strict=True) if x is None]
+        if 0 < len(missing) < len(MOLECULE_INPUTS):
+            raise ValueError(f"molecule tensors are missing: {', '.join(missing)}")
+        ids, embeds = input_ids, inputs_embeds
+        if embeds is None:
+            embeds = self.get_input_embeddings()(ids)
+        soft = None
+        if not missing:
+            soft = self.get_molecule_features(*molecules)
+            embeds = self._spliced(ids, embeds, soft, molecule_valid)
+        elif _is_prefill(past_key_values):
+            self._refuse_unfilled(ids, embeds)
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=embeds,
+            **kwargs,
+        )
+        return CollamoModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            molecule_hidden_states=soft,
+        )
+
+    def _placeholders(self, ids: Tensor | None, embeds: Tensor) -> Tensor:
+        """[R,T] bool: positions of `<mol>`."""
+        if ids is not None:
+            return ids == self.config.mol_token_id
+        if self.config.mol_token_id < 0:
+            return embeds.new_zeros(embeds.shape[:2], dtype=torch.bool)
+        mol = torch.tensor(self.config.mol_token_id, device=embeds.device)
+        return (embeds == self.get_input_embeddings()(mol)).all(-1)
+
+    def _spliced(self, ids: Tensor | None, embeds: Tensor, soft: Tensor, real: Tensor) -> Tensor:
+        """Put the soft tokens [R,M,b,D] of real molecules where `<mol>` stands, row by row."""
+        where = self._placeholders(ids, embeds)
+        found, wanted = where.sum(1), real.sum(1) * soft.shape[2]
+        if not torch.compiler.is_compiling() and not torch.equal(found, wanted):
+            row = int((found != wanted).nonzero()[0])
+            raise ValueError(
+                f"prompt {row} has {int(found[row])} <mol> tokens, but its {int(real[row].sum())} "
+                f"molecules fill {int(wanted[row])}; use one <mol> per molecule and let "
+                "CollamoProcessor expand it"
+            )
+        return embeds.masked_scatter(where[..., None], soft[real].to(embeds))
+
+    def _refuse_unfilled(self, ids: Tensor | None, embeds: Tensor) -> None:
+        """Raise where `<mol>` would be read as a word: fluent text about no molecule at all."""
+        if not torch.compiler.is_compiling() and self._placeholders(ids, embeds).any():
+            raise ValueError(
+                "the prompt has <mol> tokens, but no molecules were given; pass every output of "
+                "CollamoProcessor to the model, or leave <mol> out"
+            )
+
+
+def _is_prefill(past_key_values: Cache | None) -> bool:
+    return past_key_values is None or int(past_key_values.get_seq_length()) == 0
+
+
+class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
+    """CoLLaMo with the language model's output layer: loss, logits, generate."""
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "lm_head.weight": "model.language_model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: CollamoConfig):
+        super().__init__(config)
+        self.model = CollamoModel(config)
+        text = config.text_config
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        embedding = _name_of(self.model.language_model, self.get_input_embeddings())
+        self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{embedding}.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's token embedding."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embedding."""
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output layer."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the output layer."""
+        self.lm_head = value
+
+    def get_molecule_features(self, **molecules: Tensor) -> Tensor:
+        """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""
+        return self.model.get_molecule_features(**molecules)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        selfies_ids: Tensor | None = None,
+        atom_features: Tensor | None = None,
+        atom_valid: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        edge_features: Tensor | None = None,
+        hops: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        has_1d: Tensor | None = None,
+        has_2d: Tensor | None = None,
+        has_3d: Tensor | None = None,
+        molecule_valid: Tensor | None = None,
+        **kwargs,
+    ) -> CollamoCausalLMOutputWithPast:
+        """Predict the next token at every position.
+
+        Molecule tensors as in `CollamoModel.forward`; `labels` [R,T] int64, -100 = not scored;
+        `logits_to_keep`: number of last positions to compute logits for, 0 = all, or an index.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            selfies_ids=selfies_ids,
+            atom_features=atom_features,
+            atom_valid=atom_valid,
+            edge_index=edge_index,
+            edge_features=edge_features,
+            hops=hops,
+            coordinates=coordinates,
+            has_1d=has_1d,
+            has_2d=has_2d,
+            has_3d=has_3d,
+            molecule_valid=molecule_valid,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        return CollamoCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            molecule_hidden_states=outputs.molecule_hidden_states,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs,
+    ) -> dict:
+        """As the base class, but molecules are encoded once: they live in the cache afterwards.
+
+        transformers drops only tensors named in a list of its own after the prefill.
+        """
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            kwargs = {key: value for key, value in kwargs.items() if key not in MOLECULE_INPUTS}
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+
+def _name_of(parent: nn.Module, child: nn.Module) -> str:
+    return next(name for name, module in parent.named_modules() if module is child)

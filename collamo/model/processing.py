@@ -1,0 +1,448 @@
+"""From text and molecules to model inputs: vocabulary, feature extractor, processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin, ProcessorMixin
+
+from collamo.chem.conformer import absent_conformer, embed_conformer_limited
+from collamo.chem.features import MoleculeFeatures, featurize
+from collamo.chem.molecule import Molecule, parse_molecule
+from collamo.data.batch import batch_molecules
+from collamo.model.configuration import MODALITIES
+from collamo.model.modeling import MOLECULE_INPUTS
+from collamo.model.tiny import MOL_TOKEN
+
+MoleculeLike = str | Molecule | MoleculeFeatures
+
+
+class SelfiesVocabulary(Mapping[str, int]):
+    """SELFIES token → id: 0 is [PAD], 1 is [UNK], the given tokens follow in order.
+
+    Its length is the rows an embedding table needs.
+
+    Parameters
+    ----------
+    tokens
+        Distinct tokens, in the order of their ids; None takes the alphabet of the selfies package
+        (sorted), which covers ordinary organic molecules.
+
+    Raises
+    ------
+    ValueError
+        If a token appears twice.
+
+    Examples
+    --------
+    >>> SelfiesVocabulary(["[C]", "[O]"]).encode(["[C]", "[Xe]"])
+    [2, 1]
+    """
+
+    def __init__(self, tokens: Iterable[str] | None = None):
+        if tokens is None:
+            from selfies import get_semantic_robust_alphabet
+
+            tokens = sorted(get_semantic_robust_alphabet())
+        self.tokens = list(tokens)
+        every = ["[PAD]", "[UNK]", *self.tokens]
+        self._ids = {token: i for i, token in enumerate(every)}
+        if len(self._ids) != len(every):
+            twice = next(t for t in every if every.count(t) > 1)
+            raise ValueError(f"SELFIES token '{twice}' is in the vocabulary twice; keep one")
+
+    def __getitem__(self, token: str) -> int:
+        return self._ids[token]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def encode(self, tokens: Iterable[str]) -> list[int]:
+        """Return the ids; a token outside the vocabulary is [UNK]."""
+        return [self.get(token, self["[UNK]"]) for token in tokens]
+
+
+class MoleculeFeatureExtractor(FeatureExtractionMixin):
+    """Molecules to padded tensors; the SELFIES vocabulary is part of its saved JSON.
+
+    Parameters
+    ----------
+    selfies_tokens
+        Tokens of the vocabulary (see `SelfiesVocabulary`).
+    conformer_seed
+        Seed of conformers embedded on the fly, for molecules given as text.
+    conformer_seconds
+        Time limit of one embedding; past it the conformer is absent. Our choice: 30 s, because
+        RDKit can hang for minutes on cages and macrocycles.
+    """
+
+    model_input_names = list(MOLECULE_INPUTS)  # noqa: RUF012
+
+    def __init__(
+        self,
+        selfies_tokens: Sequence[str] | None = None,
+        conformer_seed: int = 0,
+        conformer_seconds: float = 30.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.selfies_tokens = SelfiesVocabulary(selfies_tokens).tokens
+        self.conformer_seed = conformer_seed
+        self.conformer_seconds = conformer_seconds
+
+    @property
+    def vocabulary(self) -> SelfiesVocabulary:
+        """The vocabulary of `selfies_tokens`."""
+        return SelfiesVocabulary(self.selfies_tokens)
+
+    def __call__(
+        self,
+        molecules: Sequence[Sequence[MoleculeLike]],
+        modalities: Sequence[str] = MODALITIES,
+    ) -> BatchFeature:
+        """Featurize and pad: R prompts with up to M molecules each → tensors [R,M,…].
+
+        Strings are parsed and their conformers embedded; a molecule that was featurized before
+        keeps what it has.
+
+        Raises
+        ------
+        MoleculeError
+            For text that is no molecule.
+        ValueError
+            For an unknown modality, or none.
+        """
+        if not modalities or set(modalities) - set(MODALITIES):
+            raise ValueError(f"modalities {list(modalities)}: choose one or more of {MODALITIES}")
+        rows = [[self.featurize(molecule, modalities) for molecule in row] for row in molecules]
+        return BatchFeature(batch_molecules(rows, self.vocabulary, tuple(modalities)))
+
+    def featurize(
+        self, molecule: MoleculeLike, modalities: Sequence[str] = MODALITIES
+    ) -> MoleculeFeatures:
+        """Return the features of one molecule; conformers cost time, so only if 3D is wanted."""
+        if isinstance(molecule, MoleculeFeatures):
+            return molecule
+        if isinstance(molecule, str):
+            molecule = parse_molecule(molecule)
+        if "3d" not in modalities:
+            return featurize(molecule, absent_conformer("3D not asked for"))
+        conformer = embed_conformer_limited(
+            molecule, seed=self.conformer_seed, seconds=self.conformer_seconds
+        )
+        return featurize(molecule, conformer)
+
+
+class CollamoProcessor(ProcessorMixin):
+    """Text with `<mol>` placeholders and molecules to everything the model takes.
+
+    Parameters
+    ----------
+    feature_extractor
+        `MoleculeFeatureExtractor`.
+    tokenizer
+        Tokenizer that knows `mol_token` as one special token.
+    num_query_tokens
+        Soft tokens b per molecule, as in the model's projector; one `<mol>` expands to so many.
+    mol_token
+        The placeholder.
+    chat_template
+        Jinja template; None takes the tokenizer's.
+
+    Examples
+    --------
+    >>> inputs = processor(processor.prompt("Is it polar?"), ["CCO"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        feature_extractor=None,
+        tokenizer=None,
+        num_query_tokens: int = 32,
+        mol_token: str = MOL_TOKEN,
+        chat_template: str | None = None,
+    ):
+        self.num_query_tokens = num_query_tokens
+        self.mol_token = mol_token
+        self.mol_token_id = tokenizer.convert_tokens_to_ids(mol_token)
+        if self.mol_token_id is None or self.mol_token_id == tokenizer.unk_token_id:
+            raise ValueError(
+                f"the tokenizer does not know '{mol_token}'; add it as a special token, "
+                "as collamo.build_model does"
+            )
+        chat_template = chat_template or tokenizer.chat_template
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        molecules: MoleculeLike | Sequence | None = None,
+        suffix: str | Sequence[str] | None = None,
+        modalities: Sequence[str] = MODALITIES,
+        padding: bool | str = True,
+        return_tensors: str | None = "pt",
+        padding_side: str | None = None,
+    ) -> BatchFeature:
+        """Prepare a batch.
+
+        Parameters
+        ----------
+        text
+            Prompt or prompts, with one `<mol>` per molecule.
+        molecules
+            One molecule per prompt, or a list of molecules per prompt; SMILES or SELFIES text,
+            `Molecule` or `MoleculeFeatures`. None for prompts without `<mol>`.
+        suffix
+            Answers. They are appended with the end-of-text token, and `labels` are returned: -100
+            on prompt and padding.
+        modalities
+            Which of "1d", "2d", "3d" the model gets to see.
+        padding
+            Pad to the longest prompt (True or "longest") or not at all.
+        return_tensors
+            "pt", or None for lists of ids (molecules are tensors always).
+        padding_side
+            None pads left without `suffix`, as generation needs, and right with it.
+
+        Returns
+        -------
+        BatchFeature
+            input_ids, attention_mask (, labels) [R,T], and the molecule tensors [R,M,…].
+
+        Raises
+        ------
+        ValueError
+            If a prompt's `<mol>` and its molecules differ in number, or an answer has `<mol>`.
+        MoleculeError
+            For text that is no molecule.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = _molecule_rows(molecules, len(texts), isinstance(text, str))
+        for number, (prompt, row) in enumerate(zip(texts, rows, strict=True)):
+            self._check_count(prompt, len(row), number)
+        answers = self._answers(suffix, len(texts))
+        ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
+        side = padding_side or ("left" if suffix is None else "right")
+        data = self._padded(ids, answers, bool(padding) and padding != "do_not_pad", side)
+        if suffix is None:
+            del data["labels"]
+        batch = BatchFeature(data, tensor_type=return_tensors)
+        if any(rows):
+            batch.update(self.feature_extractor(rows, modalities))
+        return batch
+
+    def prompt(self, question: str, num_molecules: int = 1) -> str:
+        """Return the prompt for a question about `num_molecules` molecules.
+
+        In the chat template's user turn, or ``<mol>\\nquestion\\n`` for a tokenizer without one.
+
+        Raises
+        ------
+        ValueError
+            If the question contains `<mol>`.
+        """
+        self._refuse_placeholder(question, "the question")
+        parts = [{"type": "molecule"}] * num_molecules + [{"type": "text", "text": question}]
+        if self.chat_template is None:
+            return f"{self.mol_token}\n" * num_molecules + f"{question}\n"
+        messages = [{"role": "user", "content": parts}]
+        return self._render([messages], add_generation_prompt=True)[0]
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
+        modalities: Sequence[str] = MODALITIES,
+        processor_kwargs: dict | None = None,
+        **kwargs,
+    ) -> str | list[str] | BatchFeature | torch.Tensor:
+        """Render conversations, and with `tokenize` also prepare their molecules.
+
+        The public method is overridden, because the private hook for further inputs drops them
+        without a word in transformers 5.17.
+
+        Parameters
+        ----------
+        conversation
+            Messages, or a list of conversations. Content is text or parts: ``{"type": "molecule",
+            "smiles": …}`` (text, `Molecule` or `MoleculeFeatures`) and ``{"type": "text", "text":
+            …}``.
+        chat_template, add_generation_prompt, kwargs
+            As for a tokenizer's `apply_chat_template`; further arguments reach the template.
+        tokenize
+            False returns text with `<mol>`; True what `__call__` returns.
+        return_dict
+            False with `tokenize` returns input_ids alone, for conversations without molecules.
+        modalities, processor_kwargs
+            Arguments of `__call__`.
+
+        Raises
+        ------
+        ValueError
+            If text of a message contains `<mol>`, a part is of another kind, or a molecule has
+            no "smiles".
+        """
+        single = bool(conversation) and isinstance(conversation[0], dict)
+        conversations = [conversation] if single else list(conversation)
+        for messages in conversations:
+            self._check_messages(messages)
+        texts = self._render(
+            conversations,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            **kwargs,
+        )
+        if not tokenize:
+            return texts[0] if single else texts
+        rows = [[_molecule_of(part) for part in _molecule_parts(c)] for c in conversations]
+        if any(rows) and not return_dict:
+            raise ValueError(
+                "return_dict=False would drop the molecules; take the dictionary and pass all of it"
+            )
+        molecules = rows if any(rows) else None
+        batch = self(texts, molecules, modalities=modalities, **(processor_kwargs or {}))
+        return batch if return_dict else batch["input_ids"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of everything the model takes from here."""
+        return ["input_ids", "attention_mask", *MOLECULE_INPUTS]
+
+    def _render(self, conversations: Sequence, chat_template: str | None = None, **kwargs):
+        """Render through the tokenizer; its template sees plain strings with `<mol>`."""
+        plain = [[self._flat_message(m) for m in messages] for messages in conversations]
+        template = chat_template or self.chat_template
+        if template is None:
+            raise ValueError("there is no chat template; pass chat_template or use prompt()")
+        return self.tokenizer.apply_chat_template(
+            plain, chat_template=template, tokenize=False, **kwargs
+        )
+
+    def _flat_message(self, message: dict) -> dict:
+        """Write parts as one string: any model's template takes that."""
+        content = message["content"]
+        if not isinstance(content, str):
+            content = "".join(
+                f"{self.mol_token}\n" if part["type"] == "molecule" else part["text"]
+                for part in content
+            )
+        return {**message, "content": content}
+
+    def _check_messages(self, messages: Sequence[dict]) -> None:
+        for message in messages:
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            for part in parts:
+                if part.get("type") == "text":
+                    self._refuse_placeholder(part["text"], f"a {message['role']} message")
+                elif part.get("type") != "molecule":
+                    raise ValueError(
+                        f"message part of type {part.get('type')!r}; use 'text' or 'molecule'"
+                    )
+
+    def _refuse_placeholder(self, text: str, place: str) -> None:
+        if self.mol_token in text:
+            raise ValueError(
+                f"{place} contains {self.mol_token}, the placeholder of molecules: {_short(text)}; "
+                "take it out"
+            )
+
+    def _check_count(self, prompt: str, num_molecules: int, number: int) -> None:
+        found = prompt.count(self.mol_token)
+        if found != num_molecules:
+            raise ValueError(
+                f"prompt {number} {_short(prompt)} has {found} {self.mol_token}, but "
+                f"{num_molecules} molecules were given for it; use one {self.mol_token} per "
+                "molecule"
+            )
+
+    def _prompt_ids(self, prompt: str, num_molecules: int) -> list[int]:
+        """Tokenize, each `<mol>` widened to b; a rendered template brings its own bos."""
+        bos = self.tokenizer.bos_token
+        special = not (bos and prompt.startswith(bos))
+        ids = self.tokenizer(prompt, add_special_tokens=special)["input_ids"]
+        if ids.count(self.mol_token_id) != num_molecules:
+            raise ValueError(
+                f"prompt {_short(prompt)}: the tokenizer does not keep {self.mol_token} as one "
+                "token; add it as a special token, as collamo.build_model does"
+            )
+        repeat = self.num_query_tokens
+        return [i for id_ in ids for i in [id_] * (repeat if id_ == self.mol_token_id else 1)]
+
+    def _answers(self, suffix: str | Sequence[str] | None, count: int) -> list[list[int]]:
+        """Token ids of the answers with the end-of-text token; nothing without answers."""
+        if suffix is None:
+            return [[] for _ in range(count)]
+        answers = [suffix] if isinstance(suffix, str) else list(suffix)
+        if len(answers) != count:
+            raise ValueError(f"{len(answers)} answers for {count} prompts; give one per prompt")
+        for answer in answers:
+            self._refuse_placeholder(answer, "an answer")
+        eos = [self.tokenizer.eos_token_id]
+        return [
+            self.tokenizer(answer, add_special_tokens=False)["input_ids"] + eos
+            for answer in answers
+        ]
+
+    def _padded(self, prompts, answers, pad: bool, side: str) -> dict[str, list[list[int]]]:
+        """Join prompt and answer, pad on one side, -100 labels everywhere but on the answer."""
+        if side not in ("left", "right"):
+            raise ValueError(f"padding_side {side!r}; use 'left' or 'right'")
+        rows = list(zip(prompts, answers, strict=True))
+        length = max((len(p) + len(a) for p, a in rows), default=0) if pad else 0
+        token = self.tokenizer.pad_token_id
+        token = self.tokenizer.eos_token_id if token is None else token
+        data = {"input_ids": [], "attention_mask": [], "labels": []}
+        for prompt, answer in rows:
+            ids = prompt + answer
+            gap = max(0, length - len(ids))
+            for key, values, fill in (
+                ("input_ids", ids, token),
+                ("attention_mask", [1] * len(ids), 0),
+                ("labels", [-100] * len(prompt) + answer, -100),
+            ):
+                padding = [fill] * gap
+                data[key].append(padding + values if side == "left" else values + padding)
+        return data
+
+
+def _molecule_rows(molecules, count: int, single: bool) -> list[list[MoleculeLike]]:
+    """Sort molecules into one list per prompt."""
+    if molecules is None:
+        return [[] for _ in range(count)]
+    if isinstance(molecules, MoleculeLike):
+        molecules = [molecules]
+    molecules = list(molecules)
+    nested = [not isinstance(molecule, MoleculeLike) for molecule in molecules]
+    if any(nested) and not all(nested):
+        raise ValueError("molecules mixes single molecules and lists; use lists for all prompts")
+    if single and not any(nested):
+        return [molecules]
+    if len(molecules) != count:
+        raise ValueError(
+            f"{len(molecules)} entries of molecules for {count} prompts; give one per prompt, "
+            "or a list of molecules for each"
+        )
+    return [list(entry) if nested[0] else [entry] for entry in molecules]
+
+
+def _molecule_parts(messages: Sequence[dict]) -> list[dict]:
+    contents = [m["content"] for m in messages if not isinstance(m["content"], str)]
+    return [part for content in contents for part in content if part["type"] == "molecule"]
+
+
+def _molecule_of(part: dict) -> MoleculeLike:
+    if part.get("smiles") is None:
+        raise ValueError('a molecule part has no "smiles"; write {"type": "molecule", "smiles": …}')
+    return part["smiles"]
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "…")

@@ -1,0 +1,313 @@
+"""Co-Proj: three views of a molecule attend with shared relations and become soft tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from collamo.model.configuration import MODALITIES, ProjectorConfig
+from collamo_kernels import CoAttention, GaussianRadial, Relations
+
+
+class CoProjector(nn.Module):
+    """L layers of modality-collaborative attention, gathered by b learned queries.
+
+    For layer l, on a common width C (pre-norm, residual, each followed by a feed-forward block)::
+
+        Ẑ1d = SelfAttn(Z1d)
+        Ẑ2d = CoAttn(Z2d; Φ2d + Φ3d)        Ẑ3d = CoAttn(Z3d; Φ2d + Φ3d)
+        P⁽ˡ⁺¹⁾ = Attn(P⁽ˡ⁾, [Ẑ1d; Ẑ2d; Ẑ3d], [Ẑ1d; Ẑ2d; Ẑ3d])
+
+    with P⁽⁰⁾ = P_base + Σ_present P_m; an MLP takes P⁽ᴸ⁾ to the language model's width. Both atom
+    branches get both relations: that is the collaboration. Source: arXiv 2601.12256, eq. 3.
+
+    Parameters
+    ----------
+    config
+        Sizes and options.
+    widths
+        Channels of each encoder, by modality.
+    num_levels
+        Levels each encoder returns, by modality.
+    text_width
+        Channels of the language model.
+    """
+
+    def __init__(
+        self,
+        config: ProjectorConfig,
+        widths: Mapping[str, int],
+        num_levels: Mapping[str, int],
+        text_width: int,
+    ):
+        super().__init__()
+        width = config.hidden_size
+        self.inputs = nn.ModuleDict(
+            {m: LevelInputs(config, widths[m], num_levels[m]) for m in MODALITIES}
+        )
+        self.queries = LearnedQueries(config.num_query_tokens, width)
+        self.relation_bias = RelationBias(config) if config.share_relation_bias else None
+        self.layers = nn.ModuleList(CoProjectorLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Sequential(
+            nn.Linear(width, text_width), nn.GELU(), nn.Linear(text_width, text_width)
+        )
+
+    def forward(
+        self,
+        levels: Mapping[str, Sequence[Tensor]],
+        valid: Mapping[str, Tensor],
+        hops: Tensor,
+        coordinates: Tensor,
+        present: Tensor,
+    ) -> Tensor:
+        """Turn encoder levels into soft tokens.
+
+        Parameters
+        ----------
+        levels
+            Per modality the encoder's levels, each [B,T_m,C_m].
+        valid
+            Per modality [B,T_m] bool, True = real token; all False where the modality is absent.
+        hops
+            [B,N,N] uint8 bonds; one value throughout (255) where 2D is absent. That adds the same
+            number to every logit of a row, which softmax ignores: exactly no Φ2d.
+        coordinates
+            [B,N,3] float32 Å, read where 3D is present only.
+        present
+            [B,3] bool, 1D, 2D and 3D present.
+
+        Returns
+        -------
+        Tensor
+            [B,b,text_width]; zero for a molecule without any modality.
+        """
+        relations = {
+            m: Relations(hops=hops, coordinates=coordinates, valid=valid[m], has_3d=present[:, 2])
+            for m in ("2d", "3d")
+        }
+        relations["1d"] = Relations(valid=valid["1d"])
+        phi = self.relation_bias() if self.relation_bias is not None else (None, None)
+        z = {m: torch.zeros((), device=hops.device) for m in MODALITIES}
+        p = self.queries(present)
+        for i, layer in enumerate(self.layers):
+            z = {m: self.inputs[m](i, z[m], levels[m], valid[m]) for m in MODALITIES}
+            p, *branches = layer(p, *z.values(), relations=relations, valid=valid, phi=phi)
+            z = dict(zip(MODALITIES, branches, strict=True))
+        soft = self.head(self.norm(p))
+        return torch.where(present.any(1)[:, None, None], soft, 0.0)
+
+
+class LevelInputs(nn.Module):
+    """Brings one encoder's levels to the common width.
+
+    Layer 0 gets a level, later layers get one added to their stream if `multi_level` (and the
+    encoder has several): of K+1 levels, layer l of L gets number round((l+1)·K/L), so the last
+    layer gets the encoder's output. Without `multi_level` layer 0 gets the output.
+    """
+
+    def __init__(self, config: ProjectorConfig, width: int, num_levels: int):
+        super().__init__()
+        last = num_levels - 1
+        several = config.multi_level and last > 0
+        count = config.num_layers if several else 1
+        self.level = [round((i + 1) * last / count) for i in range(count)]
+        self.maps = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden_size))
+            for _ in range(count)
+        )
+
+    def forward(self, layer: int, z: Tensor, levels: Sequence[Tensor], valid: Tensor) -> Tensor:
+        """[B,T,C] stream (or a zero scalar before layer 0) plus this layer's level."""
+        if layer >= len(self.maps):
+            return z
+        level = torch.where(valid[..., None], levels[self.level[layer]], 0.0)
+        return z + self.maps[layer](level)
+
+
+class LearnedQueries(nn.Module):
+    """P⁽⁰⁾ = P_base + Σ_present P_m.
+
+    A module, not a bare parameter of the model: peft's `modules_to_save` ignores those silently.
+    """
+
+    def __init__(self, num_tokens: int, width: int):
+        super().__init__()
+        self.base = nn.Parameter(torch.empty(num_tokens, width))
+        self.modality = nn.Parameter(torch.empty(len(MODALITIES), num_tokens, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start from well separated queries, hardly moved by the modalities present."""
+        nn.init.normal_(self.base, std=1.0)
+        nn.init.normal_(self.modality, std=0.02)
+
+    def forward(self, present: Tensor) -> Tensor:
+        """[B,3] bool → [B,b,C]."""
+        return self.base + torch.einsum("bm,mqc->bqc", present.to(self.base.dtype), self.modality)
+
+
+class RelationBias(nn.Module):
+    """The Φ2d table and the Φ3d function that layers and branches share."""
+
+    def __init__(self, config: ProjectorConfig):
+        super().__init__()
+        self.hop_bias = nn.Parameter(torch.empty(config.num_heads, config.hop_buckets))
+        self.radial = _radial(config)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start from a faint Φ2d."""
+        nn.init.normal_(self.hop_bias, std=0.02)
+
+    def forward(self) -> tuple[Tensor, nn.Module]:
+        """Return the table [H,S] and the module Å → [H]."""
+        return self.hop_bias, self.radial
+
+
+def _radial(config: ProjectorConfig) -> GaussianRadial:
+    return GaussianRadial(
+        config.num_heads, config.num_gaussians, config.radial_head, min_sigma=config.min_sigma
+    )
+
+
+class CoProjectorLayer(GradientCheckpointingLayer):
+    """One round: each branch attends to itself, then the queries gather from all three."""
+
+    def __init__(self, config: ProjectorConfig):
+        super().__init__()
+        own = not config.share_relation_bias
+        self.branches = nn.ModuleDict(
+            {m: BranchBlock(config, own_bias=own and m != "1d") for m in MODALITIES}
+        )
+        self.gather = GatherBlock(config)
+
+    def forward(
+        self,
+        p: Tensor,
+        z1d: Tensor,
+        z2d: Tensor,
+        z3d: Tensor,
+        relations: Mapping[str, Relations],
+        valid: Mapping[str, Tensor],
+        phi: tuple[Tensor | None, nn.Module | None],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[B,b,C] queries and [B,T_m,C] branches → the same, one layer on."""
+        z = dict(zip(MODALITIES, (z1d, z2d, z3d), strict=True))
+        nothing = (None, None)
+        z = {
+            m: block(z[m], relations[m], phi if m != "1d" else nothing)
+            for m, block in self.branches.items()
+        }
+        tokens = torch.cat([z[m] for m in MODALITIES], dim=1)
+        p = self.gather(p, tokens, torch.cat([valid[m] for m in MODALITIES], dim=1))
+        return p, z["1d"], z["2d"], z["3d"]
+
+
+class BranchBlock(nn.Module):
+    """z + CoAttn(LN z; Φ), then z + FFN(LN z); plain self-attention where Φ is nothing."""
+
+    def __init__(self, config: ProjectorConfig, own_bias: bool):
+        super().__init__()
+        width = config.hidden_size
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = CoAttention(
+            width,
+            config.num_heads,
+            hop_buckets=config.hop_buckets if own_bias else 0,
+            radial=_radial(config) if own_bias else None,
+        )
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, z: Tensor, relations: Relations, phi: tuple) -> Tensor:
+        """[B,T,C] → [B,T,C]; rows of padding stay finite and unread."""
+        hop_bias, radial = phi
+        attended = self.attention(
+            self.attention_norm(z), relations, hop_bias=hop_bias, radial=radial
+        )
+        return self.feed_forward(z + self.dropout(attended))
+
+
+class GatherBlock(nn.Module):
+    """p + Attn(LN p, LN z, LN z), then p + FFN(LN p)."""
+
+    def __init__(self, config: ProjectorConfig):
+        super().__init__()
+        self.query_norm = nn.LayerNorm(config.hidden_size)
+        self.token_norm = nn.LayerNorm(config.hidden_size)
+        self.attention = CrossAttention(config.hidden_size, config.num_heads, config.zero_attention)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, p: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+        """[B,b,C], [B,T,C], [B,T] bool → [B,b,C]."""
+        attended = self.attention(self.query_norm(p), self.token_norm(tokens), valid)
+        return self.feed_forward(p + self.dropout(attended))
+
+
+class CrossAttention(nn.Module):
+    """softmax(q·kᵀ/√d) v over the real tokens.
+
+    With `zero_attention` a zero key with a zero value joins them (nn.MultiheadAttention's
+    add_zero_attn): n tokens of logit s and value v then give n·eˢ/(n·eˢ + 1) · v, which grows with
+    n, where the plain average gives v for every n.
+    """
+
+    def __init__(self, width: int, num_heads: int, zero_attention: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        self.zero_attention = zero_attention
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, p: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+        """[B,b,C], [B,T,C], [B,T] bool → [B,b,C]; without any real token, the output's bias."""
+        q, k, v = self._heads(self.query(p)), self._heads(self.key(tokens)), self.value(tokens)
+        v = self._heads(v)
+        some = valid.any(1, keepdim=True)
+        if self.zero_attention:
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+            valid = F.pad(valid, (0, 1), value=True)
+        else:
+            valid = valid | ~some  # a row without keys would be NaN; its result is dropped below
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None, None, :])
+        out = torch.where(some[..., None, None], out, 0.0)
+        return self.output(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B,T,C] → [B,H,T,D]."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """x + W₂ GELU(W₁ LN x)."""
+
+    def __init__(self, config: ProjectorConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…,C] → […,C]."""
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
+
+
+def drop_modalities(present: Tensor, probability: float) -> Tensor:
+    """Drop each present modality of each molecule with `probability`, never all of them.
+
+    [B,3] bool → [B,3] bool. Where every present one was drawn, one of them stays, each equally
+    likely. Draws from torch's global generator of the device.
+    """
+    kept = present & (torch.rand(present.shape, device=present.device) >= probability)
+    lottery = torch.rand(present.shape, device=present.device).masked_fill(~present, -1.0)
+    survivor = F.one_hot(lottery.argmax(1), present.shape[1]).bool() & present
+    return torch.where(kept.any(1, keepdim=True), kept, survivor)
