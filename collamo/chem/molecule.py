@@ -28,7 +28,7 @@ _BRANCH_OR_RING = re.compile(r"\[(?:[=#/\\-]{0,2})(Branch|Ring)([123])\]")
 
 
 class RejectedMolecule(MoleculeError):
-    """A molecule that cannot be read; `code` is the short reason that rejected rows are counted by."""
+    """A molecule that cannot be read; `code` is the reason that rejected rows are counted by."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
