@@ -47,7 +47,7 @@ def answer(
     """
     order = sorted(range(len(pairs)), key=lambda index: -_length(*pairs[index]))
     answers: list[str] = [""] * len(pairs)
-    with _answering(model, processor):
+    with _evaluation_mode(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             texts = _generate(
@@ -66,17 +66,13 @@ def _length(molecule, question: str) -> int:
 
 
 @contextmanager
-def _answering(model, processor):
-    """Evaluation mode and left padding for the time of the answers: generation continues at the
-    right end."""
-    training, side = model.training, processor.tokenizer.padding_side
+def _evaluation_mode(model):
+    training = model.training
     model.eval()
-    processor.tokenizer.padding_side = "left"
     try:
         yield
     finally:
         model.train(training)
-        processor.tokenizer.padding_side = side
 
 
 def _generate(model, processor, pairs, modalities, max_new_tokens) -> list[str]:
@@ -84,8 +80,6 @@ def _generate(model, processor, pairs, modalities, max_new_tokens) -> list[str]:
         text=[processor.prompt(question) for _, question in pairs],
         molecules=[[molecule] for molecule, _ in pairs],
         modalities=tuple(modalities),
-        padding=True,
-        return_tensors="pt",
     ).to(model.device)
     tokenizer = processor.tokenizer
     tokens = model.generate(

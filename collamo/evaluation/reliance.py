@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from collamo.evaluation.answers import ALL_MODALITIES, answer
 from collamo.evaluation.report import MODEL, WRONG_MOLECULE
@@ -22,7 +23,7 @@ def answer_variants(
     max_new_tokens: int = 128,
     progress: Callable[[str, int], None] | None = None,
 ) -> dict[str, list[str | None]]:
-    """Return the answers to `examples` by variant: the model, a wrong molecule, each modality alone.
+    """Return the answers to `examples` by variant: the model, a wrong molecule, one modality.
 
     `features` gives each molecule's `MoleculeFeatures`, `wrong` another molecule for each. A
     question is not asked (None) where the molecule lacks the only modality a variant may see.
@@ -44,7 +45,7 @@ def answer_variants(
             modalities=modalities,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-            progress=None if progress is None else lambda n, name=name: progress(name, n),
+            progress=None if progress is None else partial(progress, name),
         )
         found = dict(zip(asked, texts, strict=True))
         answers[name] = [found.get(i) for i in range(len(examples))]
@@ -52,7 +53,7 @@ def answer_variants(
 
 
 def has_any(features, modalities: Sequence[str]) -> bool:
-    """Return whether the molecule has at least one of `modalities`; every molecule has its graph."""
+    """Return whether the molecule has one of `modalities`; every molecule has its graph."""
     present = {
         "1d": features.selfies is not None,
         "2d": True,

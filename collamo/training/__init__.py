@@ -1,0 +1,1 @@
+"""Recipes, the three training stages, and checkpoints that can be trusted."""

@@ -1,0 +1,124 @@
+"""What happens around a training step: stop on NaN, seal checkpoints, draw the learning curve."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import math
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from collamo.errors import CollamoError
+from collamo.training.manifest import delete_old_checkpoints, write_manifest
+
+logger = logging.getLogger(__name__)
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Stop before the first step whose gradient is NaN or infinite reaches the weights.
+
+    transformers by default logs such a loss as 0.0 and trains on. The last good checkpoint stays.
+    """
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Raise CollamoError naming the step.
+
+        Clipping comes first and spreads a NaN over all gradients: which one began cannot be seen.
+        """
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        if grads and not torch.nn.utils.get_total_norm(grads).isfinite():
+            raise CollamoError(non_finite_message("gradient", state.global_step + 1))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Raise CollamoError where a logged loss is NaN or infinite (an evaluation's, say)."""
+        for name, value in (logs or {}).items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise CollamoError(non_finite_message(name, state.global_step))
+
+
+def non_finite_message(what: str, step: int) -> str:
+    """Return the one line a user reads when training diverged."""
+    return (
+        f"step {step}: the {what} is NaN or infinite; training stopped, the last good checkpoint "
+        "is kept; lower training.learning_rate or look at that batch, then --resume"
+    )
+
+
+class SealCheckpoints(TrainerCallback):
+    """Write each checkpoint's manifest last, then delete the oldest beyond `keep` (None: keep all).
+
+    Trainer's own ``save_total_limit`` would delete the old one before the new one is known to be
+    whole.
+    """
+
+    def __init__(self, keep: int | None = None):
+        self.keep = keep
+
+    def on_save(self, args, state, control, **kwargs):
+        """Seal ``checkpoint-<step>``."""
+        if not state.is_world_process_zero:
+            return
+        output = Path(args.output_dir)
+        write_manifest(output / f"checkpoint-{state.global_step}")
+        delete_old_checkpoints(output, self.keep, state.best_model_checkpoint)
+
+
+class StartEpoch(TrainerCallback):
+    """Tell the sampler which pass over the data begins; after a resume, that of the interrupted
+    step."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Set the sampler's epoch."""
+        # state.epoch is a whole number at the end of a pass up to the rounding of step / steps.
+        self.sampler.epoch = int((state.epoch or 0.0) + 1e-6)
+
+
+class LearningCurve(TrainerCallback):
+    """Keep every logged number in ``log.jsonl`` and draw the losses as ``learning_curve.png`` at
+    the end."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Append one line: the step and what was logged."""
+        if state.is_world_process_zero:
+            with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Draw the picture from the trainer's own history, which a resume carries on."""
+        if state.is_world_process_zero:
+            draw_learning_curve(
+                {Path(args.output_dir).name: state.log_history},
+                Path(args.output_dir) / "learning_curve.png",
+            )
+
+
+def draw_learning_curve(histories: dict[str, list[dict]], path: Path) -> bool:
+    """Draw train (line) and validation (dots) loss over steps, one panel per named history, as a
+    PNG.
+
+    Returns False, and says so in the log, where matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning("no learning curve: matplotlib is missing; pip install 'collamo[train]'")
+        return False
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(histories), 3.2), layout="constrained")
+    for axes, (name, history) in zip(
+        figure.subplots(1, len(histories), squeeze=False)[0], histories.items(), strict=True
+    ):
+        for key, style, label in (("loss", "-", "train"), ("eval_loss", "o", "validation")):
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+                axes.legend()
+        axes.set(title=name, xlabel="step", ylabel="loss [nats per token]")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return True

@@ -1,0 +1,164 @@
+"""What a training step sees: questions about molecules, or blocks of plain text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from collamo.errors import UsageError, suggest
+
+# Batches are formed inside chunks of this many batches, sorted by length: wide enough that padding
+# nearly vanishes, narrow enough that the order stays random. transformers uses the same figure.
+CHUNK = 50
+
+
+class QuestionDataset(Dataset):
+    """(molecule features, question, answer) of one split of the prepared data.
+
+    One epoch holds ``min(per_molecule, questions it has)`` questions of every molecule, drawn
+    without replacement from ``(seed, epoch, molecule)`` alone: item ``epoch * len(self) + i`` is
+    the same example in every process, whatever was asked before. Resuming needs no other state.
+    """
+
+    def __init__(
+        self, data, split: str, *, names: Sequence[str] | None, per_molecule: int | None, seed: int
+    ):
+        self.data, self.seed = data, seed
+        self.questions = _by_molecule(data.tasks(split), names, split)
+        # (molecule, how manieth of its questions) of each item of an epoch
+        self.items = [
+            (molecule, draw)
+            for molecule, questions in self.questions.items()
+            for draw in range(min(per_molecule or len(questions), len(questions)))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def example(self, index: int):
+        """Return the `TaskExample` behind item `index` (epoch × length + position)."""
+        epoch, position = divmod(index, len(self.items))
+        molecule, draw = self.items[position]
+        questions = self.questions[molecule]
+        order = np.random.default_rng([self.seed, epoch, molecule]).permutation(len(questions))
+        return questions[order[draw]]
+
+    def length(self, index: int) -> int:
+        """Return the length of item `index` [characters of question and answer]."""
+        example = self.example(index)
+        return len(example.question) + len(example.answer)
+
+    def __getitem__(self, index: int) -> tuple[object, str, str]:
+        example = self.example(index)
+        return self.data.features(example.molecule), example.question, example.answer
+
+
+def _by_molecule(tasks: Iterable, names: Sequence[str] | None, split: str) -> dict[int, list]:
+    """Return the questions of each molecule, of the tasks in `names`; UsageError where none."""
+    questions, present = defaultdict(list), set()
+    for example in tasks:
+        present.add(example.task)
+        if names is None or example.task in names:
+            questions[example.molecule].append(example)
+    unknown = [name for name in names or () if name not in present]
+    if unknown:
+        raise UsageError(
+            f"tasks.names: the {split} split has no task {unknown[0]!r}"
+            f"{suggest(unknown[0], present)}; it has {', '.join(sorted(present)) or 'none'}"
+        )
+    if not questions:
+        raise UsageError(f"the {split} split of the prepared data holds no questions")
+    return dict(questions)
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffled items of one pass, numbered ``epoch * len + position``; a function of (seed, epoch).
+
+    With `length`, batches of similar length: inside chunks of 50 batches items are sorted by
+    length, then the batches are shuffled.
+    """
+
+    def __init__(self, dataset: Dataset, *, seed: int, batch_size: int, group_by_length: bool):
+        self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
+        self.group_by_length = group_by_length and hasattr(dataset, "length")
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        first = self.epoch * len(self.dataset)  # see QuestionDataset: the epoch is in the number
+        order = rng.permutation(len(self.dataset)) + first
+        if self.group_by_length:
+            order = self._grouped(order, rng)
+        return iter(order.tolist())
+
+    def _grouped(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        lengths = {int(index): self.dataset.length(int(index)) for index in order}
+        batches, size = [], self.batch_size
+        for start in range(0, len(order), CHUNK * size):
+            chunk = sorted(order[start : start + CHUNK * size].tolist(), key=lengths.__getitem__)
+            batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        # Only whole batches change places: a short one in the middle would shift all that follow.
+        whole = [batch for batch in batches if len(batch) == size]
+        short = [batch for batch in batches if len(batch) < size]
+        rng.shuffle(whole)
+        return np.array([index for batch in [*whole, *short] for index in batch])
+
+
+class QuestionCollator:
+    """Turn a list of (features, question, answer) into one padded batch with labels."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, items: Sequence[tuple[object, str, str]]) -> dict[str, torch.Tensor]:
+        """Return what the processor makes of the items, as the model's keyword arguments."""
+        molecules, questions, answers = zip(*items, strict=True)
+        return dict(
+            self.processor(
+                text=[self.processor.prompt(question) for question in questions],
+                molecules=[[molecule] for molecule in molecules],
+                suffix=list(answers),
+            )
+        )
+
+
+class TextBlocks(Dataset):
+    """Blocks of `block` tokens cut from the texts laid end to end, each text closed by <eos>.
+
+    The texts come in an order drawn anew for each epoch from ``(seed, epoch)``; item
+    ``epoch * len(self) + i`` is block i of that epoch. The last, partial block is left out.
+    """
+
+    def __init__(self, texts: Iterable[str], tokenizer, *, block: int, seed: int):
+        encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        self.texts = [np.array([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
+        self.block, self.seed = block, seed
+        self._epoch, self._blocks = -1, None
+        self.count = sum(map(len, self.texts)) // block
+        if not self.count:
+            raise UsageError(f"the corpus is shorter than one block of {block} tokens")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        epoch, position = divmod(index, self.count)
+        if epoch != self._epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.texts))
+            stream = np.concatenate([self.texts[i] for i in order])
+            self._epoch = epoch
+            self._blocks = stream[: self.count * self.block].reshape(self.count, self.block)
+        ids = torch.from_numpy(self._blocks[position].astype(np.int64))
+        return {"input_ids": ids, "labels": ids.clone()}
+
+
+def stack(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Collate items of equal shape."""
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}

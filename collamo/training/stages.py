@@ -1,0 +1,275 @@
+"""The three stages: which parameters train in each, on what, and what is left behind.
+
+=============== ============================================ ==========================
+stage           trained                                      written
+=============== ============================================ ==========================
+language_model  the whole small LLaMA                        ``final`` (LLM, tokenizer)
+align           projector, and encoders if the recipe says   ``final`` (full checkpoint)
+tune            projector and LoRA in the language model     ``adapter``, ``final`` (merged)
+=============== ============================================ ==========================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import set_seed
+
+from collamo.errors import CollamoError, UsageError, suggest
+from collamo.training.examples import QuestionCollator, QuestionDataset, TextBlocks, stack
+from collamo.training.manifest import find_last_valid_checkpoint
+from collamo.training.recipe import LoraRecipe, Recipe
+from collamo.training.trainer import data_seed, make_trainer, prepare_output, training_arguments
+
+logger = logging.getLogger(__name__)
+
+PROJECTOR = "mol_projector"
+ENCODERS = ("selfies_encoder", "graph_encoder", "conformer_encoder")
+LANGUAGE_MODEL = ("language_model", "lm_head")
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Run `recipe` and return the folder of what it made (``<output>/final``).
+
+    With `resume` training goes on from the newest whole checkpoint of the output folder, and starts
+    anew where there is none.
+
+    Raises
+    ------
+    UsageError
+        For an output folder that already holds checkpoints, unless `resume`.
+    CollamoError
+        When the loss or a gradient is NaN or infinite, or the wrong parameters would be trained.
+    """
+    output = Path(recipe.output)
+    prepare_output(output, resume)
+    checkpoint = find_last_valid_checkpoint(output) if resume else None
+    logger.info(
+        "stage %s: %s", recipe.stage, f"from {checkpoint}" if checkpoint else "from the start"
+    )
+    # Before the model is built: its new weights are drawn from torch's generator.
+    set_seed(training_arguments(recipe).seed)
+    run = {"language_model": _train_language_model, "align": _align, "tune": _tune}[recipe.stage]
+    return run(recipe, output, str(checkpoint) if checkpoint else None)
+
+
+def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
+    model, processor, data = _start(recipe)
+    parts = (PROJECTOR, *(ENCODERS if recipe.train_encoders else ()))
+    freeze_all_but(model, parts)
+    expected = {name for name, _ in model.named_parameters() if part_of(name) in parts}
+    _fit(recipe, model, processor, data, expected, checkpoint)
+    return _save(model, processor, output / "final")
+
+
+def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
+    model, processor, data = _start(recipe)
+    expected = expected_with_lora(model, recipe.lora)
+    adapted = add_lora(model, recipe.lora)
+    _fit(recipe, adapted, processor, data, expected, checkpoint)
+    # "auto" would ask the hub whether the vocabulary has grown.
+    adapted.save_pretrained(str(output / "adapter"), save_embedding_layers=False)
+    processor.save_pretrained(str(output / "adapter"))
+    return _save(adapted.merge_and_unload(), processor, output / "final")
+
+
+def _start(recipe: Recipe):
+    """Return (model, processor, data) a multimodal stage begins with."""
+    from collamo.data.shards import PreparedData
+    from collamo.model import build_model, load_checkpoint
+
+    data = PreparedData.open(recipe.data)
+    if recipe.init_from:
+        model, processor = load_checkpoint(recipe.init_from)
+    else:
+        model, processor = build_model(
+            recipe.llm, recipe.model, selfies_tokens=data.manifest.selfies_vocabulary
+        )
+    return model, processor, data
+
+
+def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: str | None) -> None:
+    """Train the parameters named in `expected`, and nothing else."""
+    assert_trained(model, expected, recipe.stage)
+    seed = data_seed(training_arguments(recipe))
+    tasks = {"names": recipe.tasks.names, "seed": seed}
+    trainer = make_trainer(
+        recipe,
+        model,
+        processor,
+        train=QuestionDataset(data, "train", per_molecule=recipe.tasks.per_molecule, **tasks),
+        # One question per molecule: the same ones at every evaluation, and few enough to be quick.
+        validation=_validation(
+            recipe, lambda: QuestionDataset(data, "validation", per_molecule=1, **tasks)
+        ),
+        collator=QuestionCollator(processor),
+        frozen=frozen_modules(model, recipe),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _validation(recipe: Recipe, make):
+    return make() if recipe.training.get("eval_strategy", "no") != "no" else None
+
+
+def _save(model, processor, folder: Path) -> Path:
+    model.save_pretrained(str(folder))
+    processor.save_pretrained(str(folder))
+    return folder
+
+
+def _train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
+    from collamo.data.shards import PreparedData
+
+    data = PreparedData.open(recipe.data)
+    texts = list(data.text("train"))
+    model, tokenizer = tiny_language_model(texts, recipe.model)
+    seed = data_seed(training_arguments(recipe))
+    block = {"block": recipe.block, "seed": seed}
+    trainer = make_trainer(
+        recipe,
+        model,
+        tokenizer,
+        train=TextBlocks(texts, tokenizer, **block),
+        validation=_validation(
+            recipe, lambda: TextBlocks(data.text("validation"), tokenizer, **block)
+        ),
+        collator=stack,
+    )
+    assert_trained(model, {name for name, _ in model.named_parameters()}, recipe.stage)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return _save(model, tokenizer, output / "final")
+
+
+def tiny_language_model(texts: Sequence[str], overrides: Mapping[str, Any]):
+    """Return an untrained small LLaMA and the tokenizer trained on `texts`.
+
+    `overrides` are fields of LlamaConfig and ``vocab_size``, the upper limit of the tokenizer's.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from collamo.model import tiny_llama_config, train_tokenizer
+
+    known = {field.name for field in dataclasses.fields(LlamaConfig)}
+    for key in overrides:
+        if key not in known:  # LlamaConfig itself takes any key without a word
+            raise UsageError(f"unknown key 'model.{key}'{suggest(key, known)}")
+    sizes = dict(overrides)
+    limit = {"vocab_size": sizes.pop("vocab_size")} if "vocab_size" in sizes else {}
+    tokenizer = train_tokenizer(texts, **limit)
+    try:
+        config = tiny_llama_config(len(tokenizer), **sizes)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"model: {' '.join(str(error).split())}") from None
+    return LlamaForCausalLM(config), tokenizer
+
+
+def part_of(name: str) -> str:
+    """Return which part of CoLLaMo a parameter belongs to, "" for none.
+
+    >>> part_of("model.mol_projector.layers.0.norm.weight")
+    'mol_projector'
+    """
+    parts = (PROJECTOR, *ENCODERS, *LANGUAGE_MODEL)
+    return next((piece for piece in name.split(".") if piece in parts), "")
+
+
+def freeze_all_but(model: nn.Module, parts: Iterable[str]) -> None:
+    """Let only the parameters of `parts` receive gradients."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts)
+
+
+def add_lora(model: nn.Module, lora: LoraRecipe):
+    """Return `model` frozen but for its projector and new LoRA weights in the language model."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        # A list would match by the end of the name, in the projector and the encoders too.
+        target_modules=rf".*\blanguage_model\..*\b({'|'.join(map(re.escape, lora.targets))})",
+        modules_to_save=[PROJECTOR],
+    )
+    return get_peft_model(model, config)
+
+
+def expected_with_lora(model: nn.Module, lora: LoraRecipe) -> set[str]:
+    """Return what must train after `add_lora`: the projector, and two matrices per target."""
+    linears = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and part_of(name) == "language_model"
+    ]
+    leaves = {name.rpartition(".")[2] for name in linears}
+    for target in lora.targets:
+        if target not in leaves:
+            raise UsageError(
+                f"lora.targets: the language model has no linear layer {target!r}"
+                f"{suggest(target, leaves)}; it has {', '.join(sorted(leaves))}"
+            )
+    names = {
+        f"{name}.lora_{side}.default.weight"
+        for name in linears
+        if name.rpartition(".")[2] in lora.targets
+        for side in "AB"
+    }
+    kept = f"{PROJECTOR}.modules_to_save.default."
+    names |= {
+        name.replace(f"{PROJECTOR}.", kept, 1)
+        for name, _ in model.named_parameters()
+        if part_of(name) == PROJECTOR
+    }
+    return {f"base_model.model.{name}" for name in names}
+
+
+def assert_trained(model: nn.Module, expected: Iterable[str], stage: str) -> None:
+    """Raise CollamoError unless exactly the parameters named in `expected` receive gradients.
+
+    PEFT leaves a parameter it cannot match frozen without a word, and adapts a layer nobody meant:
+    hours of training would be lost.
+    """
+    expected = set(expected)
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    unexpected, missing = sorted(trained.keys() - expected), sorted(expected - trained.keys())
+    if unexpected or missing:
+        problems = [
+            f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+            for what, names in (("unexpected", unexpected), ("missing", missing))
+            if names
+        ]
+        raise CollamoError(f"stage {stage} would train the wrong parameters: {'; '.join(problems)}")
+    every = sum(p.numel() for p in model.parameters())
+    parts = dict.fromkeys(part_of(name) for name in trained)
+    logger.info(
+        "stage %s trains %s of %s parameters: %s",
+        stage,
+        f"{sum(trained.values()):,}",
+        f"{every:,}",
+        ", ".join(filter(None, parts)),
+    )
+
+
+def frozen_modules(model: nn.Module, recipe: Recipe) -> list[nn.Module]:
+    """Return the encoders, and the language model, of which nothing is trained.
+
+    The language model is left alone under gradient checkpointing, which transformers applies in
+    training mode only.
+    """
+    # activation_checkpointing is the same option's name from transformers 5.23 on.
+    names = ("gradient_checkpointing", "activation_checkpointing")
+    checkpointing = any(recipe.training.get(name) for name in names)
+    parts = ENCODERS if checkpointing else (*ENCODERS, "language_model")
+    return [
+        module
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in parts
+        and not any(p.requires_grad for p in module.parameters())
+    ]

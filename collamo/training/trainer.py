@@ -1,0 +1,143 @@
+"""transformers' Trainer with what it lacks here: an order of the data that can be resumed, frozen
+parts that stay in evaluation mode, and a stop on the first NaN."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from collamo.errors import CollamoError, MissingDependencyError, UsageError
+from collamo.training.callbacks import (
+    LearningCurve,
+    SealCheckpoints,
+    StartEpoch,
+    StopOnNonFinite,
+    non_finite_message,
+)
+from collamo.training.examples import EpochSampler
+from collamo.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+class StageTrainer(Trainer):
+    """Trainer of one stage.
+
+    Parameters
+    ----------
+    frozen
+        Modules nothing of which is trained. They run in evaluation mode although `Trainer` puts the
+        whole model in training mode at every step: a frozen batch norm must not go on averaging.
+    sampler
+        Order of the training items, a function of (seed, epoch) alone.
+    """
+
+    def __init__(self, *args, frozen: Sequence[nn.Module], sampler: EpochSampler, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.frozen, self.sampler = list(frozen), sampler
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        return self.sampler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of one batch; CollamoError where it is NaN or infinite in training."""
+        for module in self.frozen:
+            module.eval()
+        result = super().compute_loss(
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        loss = result[0] if return_outputs else result
+        if model.training and not loss.isfinite().all():
+            raise CollamoError(non_finite_message("loss", self.state.global_step + 1))
+        return result
+
+
+def make_trainer(
+    recipe: Recipe,
+    model,
+    processor,
+    *,
+    train: Dataset,
+    validation: Dataset | None,
+    collator,
+    frozen: Sequence[nn.Module] = (),
+) -> StageTrainer:
+    """Return the trainer of `recipe` with every callback in place."""
+    args = training_arguments(recipe)
+    sampler = EpochSampler(
+        train,
+        seed=data_seed(args),
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        group_by_length=recipe.group_by_length,
+    )
+    return StageTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=validation if args.eval_strategy != "no" else None,
+        data_collator=collator,
+        processing_class=processor,
+        frozen=frozen,
+        sampler=sampler,
+        callbacks=[
+            StopOnNonFinite(),
+            SealCheckpoints(recipe.training.get("save_total_limit")),
+            StartEpoch(sampler),
+            LearningCurve(),
+        ],
+    )
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """Return the seed of the order and choice of the data."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """Return the TrainingArguments of `recipe`: its fields plus what this library needs."""
+    import torch
+
+    fields = {
+        "report_to": "tensorboard" if _has_tensorboard() else "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **recipe.training,
+        "output_dir": recipe.output,
+        "remove_unused_columns": False,  # our items are tuples of molecules and text
+        "logging_nan_inf_filter": False,  # by default a NaN loss is logged as 0
+        "label_names": ["labels"],  # a PEFT model hides the signature they are read from
+        "save_total_limit": None,  # SealCheckpoints deletes, once the newer one verifies
+    }
+    try:
+        return TrainingArguments(**fields)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"training: {error}") from None
+    except ImportError as error:
+        raise MissingDependencyError(f"training: {error}") from None
+
+
+def _has_tensorboard() -> bool:
+    if importlib.util.find_spec("tensorboard") is not None:
+        return True
+    logger.warning("no TensorBoard files: tensorboard is missing; pip install 'collamo[train]'")
+    return False
+
+
+def prepare_output(output: Path, resume: bool) -> None:
+    """Make the output folder; UsageError where it is no folder or holds another run."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output {output}: {error.strerror}") from None
+    if not os.access(output, os.W_OK):
+        raise UsageError(f"output {output} cannot be written to")
+    if not resume and any(output.glob("checkpoint-*")):
+        raise UsageError(
+            f"{output} already holds checkpoints; go on with --resume, delete it, or set --output"
+        )

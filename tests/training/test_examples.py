@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from collamo.data.tasks import TaskExample
+from collamo.errors import UsageError
+from collamo.training.examples import EpochSampler, QuestionDataset, TextBlocks
+
+
+class Data:
+    """Three molecules with 5, 2 and 1 questions, and what `PreparedData` offers of them."""
+
+    def tasks(self, split):
+        for molecule, count in ((4, 5), (7, 2), (9, 1)):
+            for i in range(count):
+                task = "caption" if i == 0 else "motif_count"
+                yield TaskExample(molecule, task, f"t{i}", f"question {i}?" + "!" * i, str(i))
+
+    def features(self, row):
+        return f"features of {row}"
+
+
+def dataset(per_molecule=2, names=None, seed=0):
+    return QuestionDataset(Data(), "train", names=names, per_molecule=per_molecule, seed=seed)
+
+
+def epoch_of(data, epoch):
+    return [data.example(epoch * len(data) + i) for i in range(len(data))]
+
+
+def test_an_epoch_asks_every_molecule_as_often_as_it_can():
+    data = dataset()
+    assert len(data) == 2 + 2 + 1
+    for epoch in range(20):
+        examples = epoch_of(data, epoch)
+        assert [e.molecule for e in examples] == [4, 4, 7, 7, 9]
+        assert len({(e.molecule, e.target) for e in examples}) == 5  # none twice
+
+
+def test_questions_change_with_the_epoch_and_follow_the_seed_alone():
+    data = dataset()
+    draws = [tuple(e.target for e in epoch_of(data, epoch)) for epoch in range(10)]
+    assert len(set(draws)) > 3
+    again = dataset()
+    assert [tuple(e.target for e in epoch_of(again, i)) for i in reversed(range(10))] == draws[::-1]
+    assert draws != [tuple(e.target for e in epoch_of(dataset(seed=1), i)) for i in range(10)]
+
+
+def test_every_question_gets_its_turn():
+    data = dataset(per_molecule=1)
+    seen = {e.target for epoch in range(60) for e in epoch_of(data, epoch) if e.molecule == 4}
+    assert seen == {"t0", "t1", "t2", "t3", "t4"}
+
+
+def test_items_are_features_question_answer():
+    data = dataset(per_molecule=None, names=("caption",))
+    assert len(data) == 3
+    assert data[0] == ("features of 4", "question 0?", "0")
+
+
+def test_an_unknown_task_is_a_usage_error():
+    with pytest.raises(UsageError, match=r"no task 'captions' \(did you mean 'caption'\?\)"):
+        dataset(names=("captions",))
+
+
+def sampler(data, **options):
+    return EpochSampler(data, **{"seed": 3, "batch_size": 2, "group_by_length": False, **options})
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_each_pass_visits_every_item_once_in_a_new_order(group):
+    data = dataset()
+    order = sampler(data, group_by_length=group)
+    passes = []
+    for epoch in range(6):
+        order.epoch = epoch
+        items = list(order)
+        assert sorted(items) == list(range(epoch * len(data), (epoch + 1) * len(data)))
+        assert list(order) == items
+        passes.append(tuple(i % len(data) for i in items))
+    assert len(set(passes)) > 3
+
+
+def test_grouping_puts_like_lengths_together():
+    class Long:
+        def __len__(self):
+            return 400
+
+        def length(self, index):
+            return (index * 7919) % 400
+
+    data = Long()
+    order = np.array(list(sampler(data, batch_size=4, group_by_length=True)))
+    assert sorted(order) == list(range(400))
+    lengths = np.array([data.length(i) for i in order]).reshape(-1, 4)
+    assert np.ptp(lengths, axis=1).max() < 30  # of 400, shuffled batches spread over about 240
+    assert abs(np.corrcoef(lengths.mean(1), np.arange(100))[0, 1]) < 0.3  # batches are shuffled
+
+
+class Letters:
+    """A tokenizer of single letters."""
+
+    eos_token_id = 0
+
+    def __call__(self, texts, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+
+def test_text_blocks_hold_every_token_once_per_epoch():
+    texts = ["abc", "de", "fghij"]  # 13 tokens with their ends: 3 blocks of 4, one token left over
+    blocks = TextBlocks(texts, Letters(), block=4, seed=0)
+    assert len(blocks) == 3
+    streams = set()
+    for epoch in (0, 1, 2, 3, 0):
+        ids = [blocks[epoch * 3 + i]["input_ids"] for i in range(3)]
+        stream = "".join(chr(t) if t else "|" for block in ids for t in block.tolist())
+        assert len(stream) == 12
+        assert all(text in f"{stream}|" or text[:-1] in stream for text in texts)
+        streams.add((epoch, stream))
+    assert len(streams) == 4  # epoch 0 again is epoch 0
+    assert len({stream for _, stream in streams}) > 1
+    item = blocks[0]
+    assert item["labels"].equal(item["input_ids"])
+
+
+def test_a_corpus_shorter_than_a_block_is_a_usage_error():
+    with pytest.raises(UsageError, match="shorter than one block of 64 tokens"):
+        TextBlocks(["abc"], Letters(), block=64, seed=0)

@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from collamo.errors import UsageError
+from collamo.training.recipe import LoraRecipe, load_recipe, parse_recipe
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ALIGN = {"stage": "align", "data": "d", "output": "o", "llm": "l"}
+
+
+@pytest.mark.parametrize("name", ["tiny_lm", "stage1", "stage2"])
+def test_the_shipped_recipes_are_valid_and_stay_in_the_demo_folder(name):
+    recipe = load_recipe(CONFIGS / f"{name}.yaml")
+    assert recipe.data == "demo/data"
+    assert Path(recipe.output).parts[0] == "demo"
+
+
+def test_the_shipped_recipes_follow_on_from_each_other():
+    language_model, align, tune = (
+        load_recipe(CONFIGS / f"{name}.yaml") for name in ("tiny_lm", "stage1", "stage2")
+    )
+    assert align.llm == f"{language_model.output}/final"
+    assert tune.init_from == f"{align.output}/final"
+
+
+def test_lora_defaults_are_those_of_the_predecessor():
+    assert LoraRecipe() == LoraRecipe(8, 32, 0.05, ("q_proj", "v_proj"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trian_encoders": True}, r"unknown key 'trian_encoders' \(did you mean 'train_encoders'"),
+        ({"lora": {"rnak": 4}}, r"lora: unknown key 'rnak' \(did you mean 'rank'\?\)"),
+        ({"tasks": {"per_mol": 4}}, r"tasks: unknown key 'per_mol' \(did you mean 'per_molecule'"),
+        ({"training": {"learning_rat": 1}}, r"'training.learning_rat' \(did you mean 'learning_ra"),
+        ({"training": {"warmup_ratio": 0.1}}, "training.warmup_ratio is now called warmup_steps"),
+        ({"training": {"output_dir": "x"}}, "training.output_dir cannot be set: set `output`"),
+        ({"training": {"logging_nan_inf_filter": True}}, "cannot be set"),
+        ({"training": {"max_steps": "many"}}, "max_steps: expected a whole number, got 'many'"),
+        ({"training": {"max_steps": 1.5}}, "max_steps: expected a whole number, got 1.5"),
+        ({"training": {"bf16": "maybe"}}, "bf16: expected true or false, got 'maybe'"),
+        ({"training": {"learning_rate": True}}, "learning_rate: expected a number, got True"),
+        (
+            {"training": {"lr_scheduler_type": "cosin"}},
+            r"'cosin' is none of .*did you mean 'cosine",
+        ),
+        ({"training": 3}, "training: expected `key: value` lines, got 3"),
+        ({"stage": "algin"}, r"stage: 'algin' is none of .*did you mean 'align'"),
+        ({"data": 3}, "data: expected text, got 3"),
+        ({"tasks": {"names": "caption"}}, "tasks: names: expected a list, got 'caption'"),
+        ({"tasks": {"per_molecule": 0}}, "tasks.per_molecule must be at least 1"),
+        ({"lora": {"dropout": 1.0}}, r"lora.dropout must lie in \[0, 1\)"),
+        ({"llm": None}, "stage align needs `llm`"),
+        ({"init_from": "x"}, "drop llm"),
+        ({"stage": "tune", "llm": None}, "stage tune needs `init_from`"),
+        ({"stage": "language_model"}, "trains from nothing"),
+    ],
+)
+def test_a_wrong_recipe_names_the_key_and_the_way_out(changes, message):
+    with pytest.raises(UsageError, match=message):
+        parse_recipe({**ALIGN, **changes})
+
+
+@pytest.mark.parametrize("key", ["stage", "data", "output"])
+def test_a_missing_key_is_named(key):
+    with pytest.raises(UsageError, match=f"missing key '{key}'"):
+        parse_recipe({k: v for k, v in ALIGN.items() if k != key})
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_are_dotted_or_short_and_typed(tmp_path):
+    path = write(tmp_path, yaml.safe_dump({**ALIGN, "training": {"max_steps": 5}}))
+    overrides = [
+        *("--training.learning_rate", "1e-4", "--max-steps=7", "--rank", "4"),
+        *("--data", "my data", "--tasks.names", "[caption]"),
+        *("--train_encoders", "false", "--model.a.b", "3"),
+    ]
+    recipe = load_recipe(path, overrides)
+    assert recipe.training == {"learning_rate": 1e-4, "max_steps": 7}
+    assert recipe.lora.rank == 4
+    assert recipe.data == "my data"
+    assert recipe.tasks.names == ("caption",)
+    assert recipe.train_encoders is False
+    assert recipe.model == {"a": {"b": 3}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--learning-rat", "1"], r"unknown option --learning_rat \(did you mean 'learning_rate'"),
+        (["--training.max_step", "1"], r"unknown option --training.max_step .*training.max_steps"),
+        (["--lora.rnk", "1"], r"unknown option --lora.rnk \(did you mean 'lora.rank'"),
+        (["--nowhere.x", "1"], "unknown option --nowhere.x"),
+        (["--max_steps"], "--max_steps needs a value"),
+        (["7"], "unexpected argument '7'"),
+        (["--max_steps", "[1"], "cannot read the value"),
+        (["--max_steps", "soon"], "max_steps: expected a whole number, got 'soon'"),
+        (["--data.x", "1"], "unknown option --data.x"),
+    ],
+)
+def test_a_wrong_override_is_a_usage_error(tmp_path, overrides, message):
+    path = write(tmp_path, yaml.safe_dump(ALIGN))
+    with pytest.raises(UsageError, match=message):
+        load_recipe(path, overrides)
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    with pytest.raises(UsageError, match=r"stage1.yml does not exist \(did you mean .*stage1.yaml"):
+        load_recipe(CONFIGS / "stage1.yml")
+    with pytest.raises(UsageError, match="is not YAML"):
+        load_recipe(write(tmp_path, "a: [1"))
+    with pytest.raises(UsageError, match="holds no `key: value` lines"):
+        load_recipe(write(tmp_path, "just text"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe(tmp_path)

@@ -1,0 +1,268 @@
+"""The three stages run on real molecules: what trains, what stays, what a resume gives."""
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trained import SAVE, STEPS, trained
+
+from collamo.errors import CollamoError, UsageError
+from collamo.training import stages
+from collamo.training.manifest import MANIFEST, verify_manifest
+from collamo.training.recipe import LoraRecipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+ENCODERS = ("selfies_encoder", "graph_encoder", "conformer_encoder")
+
+
+@pytest.fixture(scope="module")
+def run():
+    return trained()
+
+
+def prepared(run):
+    from collamo.data.shards import PreparedData
+
+    return PreparedData.open(run.data)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def changed_parts(before, after):
+    """The parts of the model in which any tensor (parameter or buffer) differs."""
+    assert before.keys() == after.keys()
+    return {stages.part_of(name) for name in before if not torch.equal(before[name], after[name])}
+
+
+def initial(run, **changes):
+    """The weights stage 1 begins with, drawn again with its seed."""
+    from transformers import set_seed
+
+    recipe = dataclasses.replace(run.recipe("stage1"), **changes)
+    set_seed(recipe.training.get("seed", 42))
+    model, _, _ = stages._start(recipe)
+    return model
+
+
+def test_alignment_trains_projector_and_encoders_and_nothing_else(run):
+    before, after = initial(run).state_dict(), weights(run.folder / "stage1" / "final")
+    before = {name: before[name] for name in after}
+    assert changed_parts(before, after) == {"mol_projector", *ENCODERS}
+
+
+def test_tuning_changes_projector_and_adapted_layers_only(run):
+    before, after = (weights(run.folder / s / "final") for s in ("stage1", "stage2"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    language = {name for name in changed if "language_model" in name}
+    assert {name.split(".")[-2] for name in language} == {"q_proj", "v_proj"}
+    assert len(language) == 4  # two layers, two projections each
+    assert {stages.part_of(name) for name in changed - language} == {"mol_projector"}
+
+
+def test_frozen_batch_norms_keep_their_averages(run):
+    """Stage 1 trains the encoders and moves the averages; stage 2 must not."""
+    first, second = (weights(run.folder / s / "final") for s in ("stage1", "stage2"))
+    averages = [name for name in first if "running_" in name or "num_batches" in name]
+    assert averages
+    assert all("graph_encoder" in name for name in averages)
+    assert all(torch.equal(first[name], second[name]) for name in averages)
+    start = initial(run).state_dict()
+    assert not any(torch.equal(first[name], start[name]) for name in averages)
+
+
+def trainable(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_frozen_encoders_leave_the_projector_alone_in_alignment(run):
+    model = initial(run)
+    stages.freeze_all_but(model, (stages.PROJECTOR,))
+    assert trainable(model) == {
+        n for n, _ in model.named_parameters() if n.startswith("model.mol_projector.")
+    }
+    # The learned queries are among them: PEFT and freezing by name both miss a bare parameter.
+    assert any("quer" in name for name in trainable(model))
+
+
+def test_lora_trains_two_matrices_per_target_and_the_whole_projector(run):
+    model = initial(run)
+    projector = {n for n, _ in model.named_parameters() if ".mol_projector." in n}
+    expected = stages.expected_with_lora(model, LoraRecipe())
+    adapted = stages.add_lora(model, LoraRecipe())
+    names = trainable(adapted)
+    assert names == expected
+    lora = {n for n in names if "lora_" in n}
+    assert len(lora) == 2 * 2 * 2  # layers × (q_proj, v_proj) × (A, B)
+    assert all(".language_model." in n for n in lora)
+    kept = {n.replace("modules_to_save.default.", "") for n in names - lora}
+    assert kept == {f"base_model.model.{n}" for n in projector}
+    stages.assert_trained(adapted, expected, "tune")
+
+
+def test_the_wrong_parameters_are_named(run):
+    model = initial(run)
+    stages.freeze_all_but(model, (stages.PROJECTOR, "graph_encoder"))
+    expected = {n for n, _ in model.named_parameters() if stages.part_of(n) == stages.PROJECTOR}
+    with pytest.raises(CollamoError, match=r"unexpected: model\.graph_encoder\.\S+.* …"):
+        stages.assert_trained(model, expected, "align")
+    stages.freeze_all_but(model, ())
+    with pytest.raises(CollamoError, match=r"stage align would train .* missing: model\.mol_proj"):
+        stages.assert_trained(model, expected, "align")
+
+
+def test_an_unknown_lora_target_is_a_usage_error(run):
+    with pytest.raises(UsageError, match=r"no linear layer 'q_prj' \(did you mean 'q_proj'"):
+        stages.expected_with_lora(initial(run), LoraRecipe(targets=("q_prj",)))
+
+
+@pytest.mark.parametrize("stage", ["tiny_lm", "stage1", "stage2"])
+def test_resuming_after_5_of_10_steps_gives_the_same_bits(run, stage, tmp_path):
+    """The step to resume at lies in the middle of an epoch, and its neighbours in others."""
+    output = tmp_path / stage
+    shutil.copytree(run.folder / stage, output)
+    shutil.rmtree(output / f"checkpoint-{STEPS}")
+    shutil.rmtree(output / "final")
+    torch.manual_seed(12345)  # whatever this process drew before must not matter
+    final = stages.train(run.recipe(stage, output), resume=True)
+    once, resumed = weights(run.folder / stage / "final"), weights(final)
+    assert once.keys() == resumed.keys()
+    assert [name for name in once if not torch.equal(once[name], resumed[name])] == []
+    state = json.loads((output / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+    epoch = state["epoch"]
+    assert state["global_step"] == STEPS
+    if stage != "tiny_lm":
+        assert epoch > 2
+        assert epoch * SAVE / STEPS % 1 != 0
+
+
+def test_resuming_at_the_end_of_an_epoch_gives_the_same_bits(run, tmp_path):
+    molecules = len({e.molecule for e in prepared(run).tasks("train")})
+    batch = next(b for b in range(1, molecules) if math.ceil(molecules / b) == SAVE)
+    recipe = run.recipe("stage1", tmp_path, "--per_device_train_batch_size", str(batch))
+    once = weights(stages.train(recipe))
+    state = json.loads((tmp_path / f"checkpoint-{SAVE}" / "trainer_state.json").read_text())
+    assert state["epoch"] == 1.0
+    shutil.rmtree(tmp_path / f"checkpoint-{STEPS}")
+    resumed = weights(stages.train(recipe, resume=True))
+    assert all(torch.equal(once[name], resumed[name]) for name in once)
+
+
+@pytest.mark.parametrize("damage", ["incomplete", "altered"])
+def test_a_broken_newest_checkpoint_is_skipped_and_named(run, damage, tmp_path, caplog):
+    output = tmp_path / "stage1"
+    shutil.copytree(run.folder / "stage1", output)
+    newest = output / f"checkpoint-{STEPS}"
+    if damage == "incomplete":
+        (newest / MANIFEST).unlink()
+        (newest / "optimizer.pt").unlink()
+    else:
+        file = newest / "model.safetensors"
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 4
+        file.write_bytes(data)
+    with caplog.at_level(logging.INFO, "collamo"):
+        stages.train(run.recipe("stage1", output), resume=True)
+    assert f"skipping {newest}" in caplog.text
+    assert f"from {output / f'checkpoint-{SAVE}'}" in caplog.text
+    assert verify_manifest(newest) is None  # written anew
+    once, again = weights(run.folder / "stage1" / "final"), weights(output / "final")
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_a_used_output_folder_needs_resume(run):
+    with pytest.raises(UsageError, match="already holds checkpoints; go on with --resume"):
+        stages.train(run.recipe("stage1"))
+
+
+def test_checkpoints_are_sealed_and_old_ones_deleted(run, tmp_path):
+    for stage in ("tiny_lm", "stage1", "stage2"):
+        for step in (SAVE, STEPS):
+            assert verify_manifest(run.folder / stage / f"checkpoint-{step}") is None
+    recipe = run.recipe("stage1", tmp_path / "out", "--max_steps", "3", "--save_steps", "1")
+    recipe.training["save_total_limit"] = 2
+    stages.train(recipe)
+    left = sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*"))
+    assert left == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_every_stage_leaves_its_curve_and_log(run):
+    for stage in ("tiny_lm", "stage1", "stage2"):
+        png = (run.folder / stage / "learning_curve.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+        lines = (run.folder / stage / "log.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in lines]
+        assert steps[:5] == [2, 4, 6, 8, 10]
+
+
+def test_tensorboard_files_are_written(run, tmp_path):
+    recipe = run.recipe(
+        "tiny_lm", tmp_path / "out", "--max_steps", "2", "--report_to", "tensorboard"
+    )
+    stages.train(recipe)
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
+
+
+def test_validation_loss_is_logged_when_asked_for(run, tmp_path):
+    recipe = run.recipe("stage1", tmp_path / "out", "--max_steps", "2", "--eval_strategy", "steps")
+    recipe.training["eval_steps"] = 1
+    stages.train(recipe)
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert sum("eval_loss" in entry for entry in log) == 2
+
+
+def test_an_infinite_loss_stops_training_and_keeps_the_last_checkpoint(run, tmp_path):
+    output = tmp_path / "out"
+    recipe = run.recipe("stage1", output, "--save_steps", "1", "--learning_rate", "1e30")
+    recipe.training["warmup_steps"] = 0
+    with pytest.raises(CollamoError, match=r"step 2: the (loss|gradient) is NaN or infinite") as e:
+        stages.train(recipe)
+    assert e.value.exit_code == 1
+    assert [p.name for p in output.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert verify_manifest(output / "checkpoint-1") is None
+    assert not (output / "final").exists()
+
+
+def test_a_nan_gradient_stops_before_it_reaches_the_weights(run, tmp_path, monkeypatch):
+    made = []
+
+    def poisoned(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        parameter = trainer.model.model.mol_projector.get_parameter(
+            next(n for n, _ in trainer.model.model.mol_projector.named_parameters())
+        )
+
+        def poison(grad):
+            return grad * float("nan") if trainer.state.global_step == 2 else grad
+
+        parameter.register_hook(poison)
+        made.append((trainer, parameter))
+        return trainer
+
+    make = stages.make_trainer
+    monkeypatch.setattr(stages, "make_trainer", poisoned)
+    with pytest.raises(CollamoError, match="step 3: the gradient is NaN or infinite"):
+        stages.train(run.recipe("stage1", tmp_path / "out"))
+    (_, parameter) = made[0]
+    assert parameter.isfinite().all()
+
+
+def test_the_adapter_and_the_merged_model_are_the_same_model(run):
+    from collamo.model import load_checkpoint
+
+    data = prepared(run)
+    example = data.tasks("test")[0]
+    logits = []
+    for folder in ("adapter", "final"):
+        model, processor = load_checkpoint(run.folder / "stage2" / folder)
+        prompt = processor.prompt(example.question)
+        inputs = processor([prompt], [[data.features(example.molecule)]], suffix=[example.answer])
+        with torch.no_grad():
+            logits.append(model(**inputs).logits)
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
