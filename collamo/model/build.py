@@ -134,7 +134,8 @@ def _generation_config(source, tokenizer, mol_token_id: int):
     generation = source.generation_config
     generation.pad_token_id = tokenizer.pad_token_id
     generation.bos_token_id = tokenizer.bos_token_id
-    generation.eos_token_id = generation.eos_token_id or tokenizer.eos_token_id
+    if generation.eos_token_id is None:
+        generation.eos_token_id = tokenizer.eos_token_id
     generation.suppress_tokens = [mol_token_id]
     return generation
 

@@ -5,13 +5,14 @@ accepts misspelt keys silently, so user input goes through `CollamoConfig.from_o
 does not.
 """
 
-from __future__ import annotations
-
+# No "from __future__ import annotations" here: `strict` checks values against the types of the
+# fields as they stand, and skips those that are strings.
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from collamo.errors import UsageError, suggest
@@ -231,7 +232,7 @@ class CollamoConfig(PreTrainedConfig):
         preset: str = "llama2-7b",
         overrides: Mapping[str, Any] | None = None,
         text_config: PreTrainedConfig | None = None,
-    ) -> CollamoConfig:
+    ) -> "CollamoConfig":
         """Build a configuration from a preset and checked overrides.
 
         Parameters
@@ -264,7 +265,7 @@ class CollamoConfig(PreTrainedConfig):
                 values[key] = value
         try:
             return cls(**values)
-        except (TypeError, ValueError) as error:  # strict dataclass fields name the field
+        except (StrictDataclassError, TypeError, ValueError) as error:
             raise UsageError(f"model configuration: {' '.join(str(error).split())}") from error
 
 

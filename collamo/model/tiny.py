@@ -10,11 +10,13 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 MOL_TOKEN = "<mol>"
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", MOL_TOKEN)
 
-#: One turn per line. Content is a string, or parts of which a molecule renders as `<mol>`.
+#: A role on its own line, then the content: a string, or parts of which a molecule renders as
+#: `<mol>`. The newline before an answer keeps its first word the token it is at a line's start;
+#: a trailing space would split off.
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
 {%- for message in messages -%}
-{{- message['role'] | capitalize + ': ' -}}
+{{- message['role'] | capitalize + ':\n' -}}
 {%- if message['content'] is string -%}{{- message['content'] -}}
 {%- else -%}
 {%- for part in message['content'] -%}
@@ -23,7 +25,7 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 {{- eos_token if message['role'] == 'assistant' else '\n' -}}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'Assistant: ' -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- 'Assistant:\n' -}}{%- endif -%}
 """
 
 

@@ -1,0 +1,50 @@
+"""Builds small random models; shared by the tests of this folder."""
+
+import copy
+
+import torch
+from transformers import LlamaForCausalLM
+
+from collamo.model import MOLECULE_INPUTS, build_model, tiny_llama_config
+
+SMALL = {
+    "selfies_config.hidden_size": 24,
+    "gin_config": {"num_layers": 2, "hidden_size": 24},
+    "unimol_config": {
+        "num_layers": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "num_gaussians": 8,
+    },
+    "projector_config": {
+        "num_layers": 2,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "intermediate_size": 48,
+        "num_query_tokens": 3,
+        "num_gaussians": 8,
+        "hop_buckets": 16,
+    },
+}
+
+
+def build(tokenizer, overrides=None, **llama):
+    """Return a fresh random model and its processor."""
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.2,  # far from uniform answers, so that wrong ones show
+    }
+    llm = LlamaForCausalLM(tiny_llama_config(len(tokenizer), **{**sizes, **llama}))
+    flat = copy.deepcopy({**SMALL, **(overrides or {})})
+    return build_model((llm, copy.deepcopy(tokenizer)), flat, preset="tiny")
+
+
+def molecules_of(batch):
+    """The molecule tensors of a batch."""
+    return {name: batch[name] for name in MOLECULE_INPUTS}

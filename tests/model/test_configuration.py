@@ -1,0 +1,69 @@
+import dataclasses
+
+import pytest
+from transformers import AutoConfig, PreTrainedConfig
+
+from collamo.errors import UsageError
+from collamo.model import CollamoConfig, GinConfig, ProjectorConfig, UniMolConfig
+from collamo.model.configuration import SelfiesEncoderConfig
+
+
+def test_defaults_are_the_published_sizes():
+    config = CollamoConfig.from_overrides("llama2-7b")
+    assert config.text_config.hidden_size == 4096
+    assert (config.gin_config.num_layers, config.gin_config.hidden_size) == (5, 300)
+    unimol = config.unimol_config
+    assert (unimol.num_layers, unimol.hidden_size, unimol.num_heads) == (15, 512, 64)
+
+
+def test_overrides_nested_and_dotted_agree():
+    nested = CollamoConfig.from_overrides("tiny", {"projector_config": {"num_layers": 3}})
+    dotted = CollamoConfig.from_overrides("tiny", {"projector_config.num_layers": 3})
+    assert nested.projector_config.num_layers == dotted.projector_config.num_layers == 3
+    assert nested.projector_config.hidden_size == 96  # the preset's other fields stay
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        ({"projector_confg": {}}, "projector_config"),
+        ({"projector_config": {"num_layer": 2}}, "num_layers"),
+        ({"gin_config.hiden_size": 2}, "hidden_size"),
+        ({"text_config": {"hiden_size": 2}}, "hidden_size"),
+    ],
+)
+def test_typo_is_an_error_with_a_suggestion(overrides, hint):
+    # transformers itself sets a misspelt key as an attribute and goes on
+    with pytest.raises(UsageError, match=f"did you mean '{hint}'"):
+        CollamoConfig.from_overrides("tiny", overrides)
+
+
+def test_unknown_preset_and_wrong_type():
+    with pytest.raises(UsageError, match="did you mean 'tiny'"):
+        CollamoConfig.from_overrides("tny")
+    with pytest.raises(UsageError, match="num_layers"):
+        CollamoConfig.from_overrides("tiny", {"projector_config.num_layers": "two"})
+    with pytest.raises(UsageError, match="radial_head"):
+        CollamoConfig.from_overrides("tiny", {"projector_config.radial_head": "conv"})
+
+
+def test_round_trip(tmp_path):
+    config = CollamoConfig.from_overrides("tiny", {"projector_config.num_query_tokens": 5})
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(again, CollamoConfig)
+    assert isinstance(again.projector_config, ProjectorConfig)
+    ours, theirs = config.to_dict(), again.to_dict()
+    assert theirs.pop("_name_or_path") == str(tmp_path)
+    assert theirs == {k: v for k, v in ours.items() if k != "_name_or_path"}
+
+
+@pytest.mark.parametrize(
+    "part", [CollamoConfig, GinConfig, ProjectorConfig, SelfiesEncoderConfig, UniMolConfig]
+)
+def test_every_field_is_documented(part):
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    ours = {f.name for f in dataclasses.fields(part)} - inherited - {"tie_word_embeddings"}
+    assert ours
+    for name in ours:
+        assert name in part.__doc__, f"{part.__name__}.{name}"

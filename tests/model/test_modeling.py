@@ -1,0 +1,354 @@
+from itertools import product
+
+import pytest
+import torch
+from model_helpers import build, molecules_of
+from transformers import AttentionInterface, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from collamo.model import MOLECULE_INPUTS, CollamoForConditionalGeneration, CollamoModel
+
+GREEDY = {"max_new_tokens": 6, "do_sample": False}
+SUBSETS = [
+    tuple(m for m, on in zip(("1d", "2d", "3d"), bits, strict=True) if on)
+    for bits in product([False, True], repeat=3)
+    if any(bits)
+]
+
+
+def answers(model, inputs, **options):
+    """Generated tokens alone."""
+    out = model.generate(**inputs, **{**GREEDY, **options})
+    start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    return out[:, start:]
+
+
+# --- forward ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_batch_equals_singles(model, processor, features, inputs):
+    together = model(**inputs).logits
+    for row, molecule in enumerate(features.values()):
+        prompt = processor.prompt("What is it?" + " Tell me." * row)
+        single = processor(prompt, [molecule])
+        alone = model(**single).logits[0]
+        # 1e-5 of logits near 1: padded shapes make BLAS and softmax sum in another order, a few
+        # float32 roundings; a leak from padding or a neighbour is far above that.
+        torch.testing.assert_close(together[row, -len(alone) :], alone, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_left_and_right_padding_agree(model, processor, features):
+    prompts = [processor.prompt("What?" + " Why?" * i) for i in range(len(features))]
+    molecules = list(features.values())
+    left = processor(prompts, molecules, padding_side="left")
+    right = processor(prompts, molecules, padding_side="right")
+    a, b = model(**left).logits, model(**right).logits
+    torch.testing.assert_close(
+        a[left["attention_mask"].bool()], b[right["attention_mask"].bool()], atol=1e-5, rtol=0
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modalities", SUBSETS)
+def test_any_subset_of_modalities(model, processor, features, modalities):
+    prompts = [processor.prompt("What?")] * len(features)
+    batch = processor(prompts, list(features.values()), modalities=modalities)
+    logits = model(**batch).logits
+    assert logits.isfinite().all()
+    full = processor(prompts, list(features.values()))
+    for name in {"1d", "2d", "3d"} - set(modalities):
+        full[f"has_{name}"].zero_()
+    # Marked absent while its tensors are still there: not one bit of them is read, and where the
+    # shapes agree the arithmetic does too.
+    torch.testing.assert_close(logits, model(**full).logits, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_absent_conformer_is_the_modality_switched_off(model, processor, features, flat_features):
+    prompts = [processor.prompt("What?")] * len(features)
+    flat = processor(prompts, list(flat_features.values()))
+    off = processor(prompts, list(features.values()), modalities=("1d", "2d"))
+    assert not flat["has_3d"].any()
+    assert torch.equal(model(**flat).logits, model(**off).logits)
+
+
+@torch.no_grad()
+def test_the_molecule_matters(model, processor, features):
+    prompt = processor.prompt("What?")
+    ethanol, methane = (model(**processor(prompt, [features[s]])).logits for s in ("CCO", "C"))
+    assert not torch.allclose(ethanol[0, -1], methane[0, -1], atol=1e-3)
+
+
+@torch.no_grad()
+def test_garbage_in_padding_changes_nothing(model, inputs):
+    clean = model(**inputs).logits
+    dirty = {name: tensor.clone() for name, tensor in inputs.items()}
+    padding = ~dirty["atom_valid"]
+    dirty["atom_features"][padding] = 1
+    dirty["coordinates"][padding] = torch.nan
+    dirty["hops"][padding] = 2
+    dirty["hops"].transpose(-1, -2)[padding] = 2
+    assert torch.equal(clean, model(**dirty).logits)
+
+
+@torch.no_grad()
+def test_two_molecules_in_a_prompt_keep_their_order(model, processor, features):
+    a, b = features["CCO"], features["C"]
+    text = "<mol> and <mol>"
+    batch = processor([text, "<mol>", "none"], [[a, b], [b], []])
+    assert batch["molecule_valid"].tolist() == [[True, True], [True, False], [False, False]]
+    out = model(**batch)
+    assert out.logits.isfinite().all()
+    assert not out.molecule_hidden_states[~batch["molecule_valid"]].any()
+    single = model(**processor(text, [a, b])).logits[0]
+    torch.testing.assert_close(out.logits[0, -len(single) :], single, atol=1e-5, rtol=0)
+    swapped = model(**processor(text, [b, a])).logits[0]
+    assert not torch.allclose(single, swapped, atol=1e-3)
+
+
+@torch.no_grad()
+def test_rotation_and_translation_change_nothing(model, inputs):
+    turn, _ = torch.linalg.qr(torch.randn(3, 3))
+    moved = {**inputs, "coordinates": inputs["coordinates"] @ turn.T + 4}
+    torch.testing.assert_close(model(**inputs).logits, model(**moved).logits, atol=1e-4, rtol=0)
+
+
+def test_modality_dropout_is_for_training_only(tokenizer, processor, inputs):
+    model, _ = build(tokenizer, {"projector_config.modality_dropout": 1.0})
+    seen = []
+    model.model.mol_projector.register_forward_hook(
+        lambda module, args, out: seen.append(args[-1]), always_call=True
+    )
+    model.train()(**inputs)
+    assert torch.equal(seen[-1].sum(1), torch.ones(len(seen[-1]), dtype=torch.long))
+    model.eval()(**inputs)
+    assert seen[-1].all()
+
+
+# --- refusing --------------------------------------------------------------------------------
+
+
+def test_placeholders_without_molecules_raise(model, inputs):
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match="no molecules were given"):
+        model(**text)
+    with pytest.raises(ValueError, match="no molecules were given"):
+        model.generate(**text, **GREEDY)
+    embeds = model.get_input_embeddings()(text["input_ids"])
+    with pytest.raises(ValueError, match="no molecules were given"):
+        model(inputs_embeds=embeds)
+
+
+def test_a_wrong_number_of_placeholders_names_the_prompt(model, inputs):
+    ids = inputs["input_ids"].clone()
+    column = (ids[2] == model.config.mol_token_id).nonzero()[0]
+    ids[2, column] = 5
+    # The total may even be right: row 3 has the one that row 2 lacks.
+    ids[3, -1] = model.config.mol_token_id
+    with pytest.raises(ValueError, match="prompt 2 has 2 <mol> tokens"):
+        model(**{**inputs, "input_ids": ids})
+
+
+def test_missing_molecule_tensors_are_named(model, inputs):
+    partial = {name: tensor for name, tensor in inputs.items() if name != "hops"}
+    with pytest.raises(ValueError, match="missing: hops"):
+        model(**partial)
+
+
+# --- generate --------------------------------------------------------------------------------
+
+
+def test_generation_variants_agree(model, inputs):
+    expected = answers(model, inputs)
+    assert torch.equal(expected, answers(model, inputs, use_cache=False))
+    assert torch.equal(expected, answers(model, inputs, cache_implementation="static"))
+    assert torch.equal(expected, answers(model, inputs, num_beams=1, num_return_sequences=1))
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    through = {name: t for name, t in inputs.items() if name != "input_ids"}
+    assert torch.equal(expected, answers(model, {**through, "inputs_embeds": embeds}))
+    with torch.no_grad():
+        soft = model.get_molecule_features(**molecules_of(inputs))
+        where = inputs["input_ids"] == model.config.mol_token_id
+        merged = embeds.masked_scatter(where[..., None], soft[inputs["molecule_valid"]])
+    text = {"inputs_embeds": merged, "attention_mask": inputs["attention_mask"]}
+    assert torch.equal(expected, answers(model, text))
+
+
+def test_beams_and_several_answers(model, inputs):
+    options = {"num_beams": 3, "num_return_sequences": 2}
+    beams = answers(model, inputs, **options)
+    assert len(beams) == 2 * len(inputs["input_ids"])
+    assert torch.equal(beams, answers(model, inputs, use_cache=False, **options))
+    assert torch.equal(beams, answers(model, inputs, cache_implementation="static", **options))
+    torch.manual_seed(0)
+    sampled = answers(model, inputs, do_sample=True, num_return_sequences=3)
+    assert len(sampled) == 3 * len(inputs["input_ids"])
+
+
+def test_each_row_of_a_generated_batch_is_its_single(model, processor, features, inputs):
+    together = answers(model, inputs)
+    for row, molecule in enumerate(features.values()):
+        prompt = processor.prompt("What is it?" + " Tell me." * row)
+        alone = answers(model, processor(prompt, [molecule]))[0]
+        assert torch.equal(together[row, : len(alone)], alone)
+
+
+def test_molecules_are_encoded_once(model, inputs):
+    """transformers forwards molecule tensors on every step unless told otherwise."""
+    calls = []
+    hook = model.model.mol_projector.register_forward_hook(lambda *_: calls.append(1))
+    model.generate(**inputs, **GREEDY, min_new_tokens=6)
+    hook.remove()
+    assert len(calls) == 1
+
+
+def test_the_placeholder_is_never_an_answer(tokenizer, inputs):
+    model, _ = build(tokenizer, tie_word_embeddings=False)
+    mol = model.config.mol_token_id
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[mol] = model.model.language_model.norm.weight
+    assert mol not in answers(model, inputs)
+
+
+# --- saving ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_save_and_load(tokenizer, inputs, tmp_path, tied):
+    model, processor = build(tokenizer, tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert not list(tmp_path.glob("*.bin"))
+    again = AutoModelForMultimodalLM.from_pretrained(tmp_path)
+    assert isinstance(again, CollamoForConditionalGeneration)
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    table = again.get_input_embeddings().weight
+    assert (again.lm_head.weight.data_ptr() == table.data_ptr()) == tied
+    assert torch.equal(answers(model, inputs), answers(again, inputs))
+    assert isinstance(AutoModel.from_pretrained(tmp_path), CollamoModel)
+    reopened = AutoProcessor.from_pretrained(tmp_path)
+    prompt = processor.prompt("What is it?")
+    assert reopened.prompt("What is it?") == prompt
+    one, two = (p(prompt, ["CCO"], modalities=("1d", "2d")) for p in (processor, reopened))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_weights_that_are_missing_are_drawn_not_left_empty(tokenizer, tmp_path):
+    """from_pretrained builds on the meta device; whatever it does not find must be drawn."""
+    from safetensors.torch import load_file, save_file
+
+    model, _ = build(tokenizer)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if "language_model" in k or "lm_head" in k}
+    save_file(kept, file, metadata={"format": "pt"})
+    again = CollamoForConditionalGeneration.from_pretrained(tmp_path)
+    assert all(p.isfinite().all() for p in again.parameters())
+    queries = again.model.mol_projector.queries.base
+    assert 0.5 < queries.std() < 2
+    radial = again.model.mol_projector.relation_bias.radial
+    gbf = again.model.conformer_encoder.gbf
+    for name, values in {"mu": radial.mu, "means": gbf.means.weight}.items():
+        assert 0 <= values.min() < values.max() <= 3, name  # not N(0, 0.02) on top of each other
+    assert torch.equal(gbf.mul.weight, torch.ones_like(gbf.mul.weight))
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def labelled(processor, features):
+    prompts = [processor.prompt("What?")] * len(features)
+    return processor(prompts, list(features.values()), suffix=["alpha"] * len(features))
+
+
+def test_loss_scores_the_answer_alone(model, processor, features):
+    batch = labelled(processor, features)
+    with torch.no_grad():
+        out = model(**batch)
+    logits, labels = out.logits[:, :-1], batch["labels"][:, 1:]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(out.loss, expected)
+
+
+def test_gradient_reaches_everything(tokenizer, processor, features):
+    model, _ = build(tokenizer)
+    model.train()
+    batch = labelled(processor, features)
+    for _ in range(3):  # modality dropout hides some in one step
+        model(**batch).loss.backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert missing == []
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tokenizer, processor, features):
+    batch = labelled(processor, features)
+    gradients = []
+    for checkpointing in (False, True):
+        model, _ = build(tokenizer, {"projector_config.modality_dropout": 0.0})
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(0)
+        model.train()(**batch).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+def test_frozen_encoders_stay_frozen(tokenizer, inputs):
+    """Batch statistics and dropout of a frozen encoder do not move in training mode."""
+    model, _ = build(tokenizer, {"unimol_config.dropout": 0.5})
+    model.model.graph_encoder.requires_grad_(False)
+    model.model.conformer_encoder.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.model.graph_encoder.state_dict().items()}
+    model.train()(**inputs)
+    assert not model.model.graph_encoder.training
+    assert not model.model.conformer_encoder.training
+    assert model.model.selfies_encoder.training
+    after = model.model.graph_encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_bfloat16(tokenizer, inputs):
+    model, _ = build(tokenizer)
+    with torch.no_grad():
+        exact = model(**inputs).logits
+        half = model.to(torch.bfloat16)(**inputs).logits
+    assert half.dtype == torch.bfloat16
+    assert half.isfinite().all()
+    # bf16 keeps 8 bits, the logits are sums over two layers: a few per cent of their spread.
+    assert (half.float() - exact).abs().mean() < 0.1 * exact.std()
+
+
+# --- attention implementations of the language model --------------------------------------------
+
+
+@torch.no_grad()
+def test_custom_attention_needs_its_mask_too(tokenizer, inputs):
+    """Registered alone, an attention function silently gets no mask for a left-padded batch."""
+    from transformers import AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    model, _ = build(tokenizer)
+    expected = model(**inputs).logits
+    AttentionInterface.register("collamo_test_attention", sdpa_attention_forward)
+    AttentionMaskInterface.register("collamo_test_attention", sdpa_mask)
+    model.set_attn_implementation("collamo_test_attention")
+    assert model.model.language_model.config._attn_implementation == "collamo_test_attention"
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(model(**inputs).logits[real], expected[real], atol=1e-5, rtol=0)
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(model(**inputs).logits[real], expected[real], atol=1e-5, rtol=0)
+
+
+def test_names_the_forward_takes():
+    import inspect
+
+    for kind in (CollamoModel, CollamoForConditionalGeneration):
+        assert set(MOLECULE_INPUTS) <= set(inspect.signature(kind.forward).parameters)

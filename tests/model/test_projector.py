@@ -1,0 +1,230 @@
+from itertools import product
+
+import pytest
+import torch
+
+from collamo.model.configuration import MODALITIES, ProjectorConfig
+from collamo.model.projector import CoProjector, CrossAttention, LevelInputs, drop_modalities
+
+SUBSETS = [subset for subset in product([False, True], repeat=3) if any(subset)]
+WIDTHS = {"1d": 6, "2d": 8, "3d": 10}
+LEVELS = {"1d": 1, "2d": 3, "3d": 4}
+
+
+def projector(**options):
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "num_gaussians": 6}
+    config = ProjectorConfig(
+        **{**sizes, "num_layers": 2, "num_query_tokens": 3, "hop_buckets": 8, **options}
+    )
+    return CoProjector(config, WIDTHS, LEVELS, text_width=12).eval()
+
+
+def case(present=(True, True, True), atoms=5, tokens=4, batch=2, seed=0):
+    """Random levels and relations of `batch` molecules, the last atom and token padding."""
+    g = torch.Generator().manual_seed(seed)
+    present = torch.tensor([present] * batch)
+    length = {"1d": tokens, "2d": atoms, "3d": atoms}
+    levels = {
+        m: tuple(torch.randn(batch, length[m], WIDTHS[m], generator=g) for _ in range(LEVELS[m]))
+        for m in MODALITIES
+    }
+    valid = {
+        m: (torch.arange(length[m]) < length[m] - 1) & present[:, i, None]
+        for i, m in enumerate(MODALITIES)
+    }
+    chain = (torch.arange(atoms)[:, None] - torch.arange(atoms)).abs().to(torch.uint8)
+    hops = chain.expand(batch, -1, -1).clone()
+    hops[:, -1], hops[:, :, -1] = 255, 255
+    hops[~present[:, 1]] = 255
+    coordinates = torch.randn(batch, atoms, 3, generator=g)
+    return {
+        "levels": levels,
+        "valid": valid,
+        "hops": hops,
+        "coordinates": coordinates,
+        "present": present,
+    }
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("multi_level", [True, False])
+@pytest.mark.parametrize("zero_attention", [True, False])
+def test_every_parameter_gets_gradient(share, multi_level, zero_attention):
+    model = projector(
+        share_relation_bias=share, multi_level=multi_level, zero_attention=zero_attention
+    )
+    inputs = case()
+    out = model(**inputs)
+    assert out.shape == (2, 3, 12)
+    (out * torch.randn_like(out)).sum().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [name for name in silent if not _is_inert(name, zero_attention)] == []
+
+
+def _is_inert(name, zero_attention):
+    """Whether softmax ignores a parameter: it shifts a whole row of logits.
+
+    A key's bias and the last bias of Φ3d do; the zero key makes a key's bias count.
+    """
+    if name.endswith("radial.head.2.bias"):
+        return True
+    return name.endswith("attention.key.bias") and not ("gather" in name and zero_attention)
+
+
+@pytest.mark.parametrize("present", SUBSETS)
+def test_absent_modalities_are_not_read(present):
+    """Encoder garbage, hops and coordinates of an absent modality change no bit."""
+    model = projector()
+    inputs, other = case(present), case(present)
+    for i, m in enumerate(MODALITIES):
+        if not present[i]:
+            other["levels"][m][-1].fill_(torch.nan)
+            other["levels"][m][0].fill_(torch.nan)
+    if not present[2]:
+        other["coordinates"].fill_(torch.nan)
+    out = model(**inputs)
+    assert out.isfinite().all()
+    assert torch.equal(out, model(**other))
+
+
+@pytest.mark.parametrize("present", SUBSETS)
+def test_every_subset_gives_its_own_tokens(present):
+    model = projector()
+    full, part = model(**case()), model(**case(present))
+    assert part.isfinite().all()
+    assert (part == full).all() == all(present)
+
+
+def test_absent_2d_adds_no_hop_bias():
+    """One hop value throughout is no Φ2d: the table's values do not matter, nor get gradient."""
+    model = projector()
+    inputs = case((True, False, True))
+    before = model(**inputs)
+    with torch.no_grad():
+        model.relation_bias.hop_bias.mul_(100).add_(1)
+    after = model(**inputs)
+    # The constant is added to float32 logits, so it costs their last bits: 1e-5 of values near 1.
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
+    after.sum().backward()
+    assert model.relation_bias.hop_bias.grad.abs().max() < 1e-6
+    assert not torch.allclose(model(**case()), before, atol=1e-2)  # with 2D it does matter
+
+
+def test_absent_3d_adds_no_distance_bias():
+    model = projector()
+    inputs = case((True, True, False))
+    model(**inputs).sum().backward()
+    assert all(not p.grad.any() for p in model.relation_bias.radial.parameters())
+
+
+@pytest.mark.parametrize("zero_attention", [True, False])
+def test_a_padding_molecule_is_zero_forward_and_backward(zero_attention):
+    model = projector(zero_attention=zero_attention)
+    inputs = case((False, False, False))
+    out = model(**inputs)
+    assert torch.equal(out, torch.zeros_like(out))
+    out.sum().backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(not g.any() for g in grads)
+
+
+def test_garbage_in_padding_changes_nothing():
+    model, inputs, other = projector(), case(), case()
+    for m in MODALITIES:
+        for level in other["levels"][m]:
+            level[:, -1] = torch.nan
+    other["coordinates"][:, -1] = torch.nan
+    other["hops"][:, -1] = 3
+    other["hops"][:, :, -1] = 7
+    assert torch.equal(model(**inputs), model(**other))
+
+
+def test_rotation_translation_and_permutation_of_atoms():
+    model, inputs = projector(), case(atoms=7)
+    before = model(**inputs)
+    turn, _ = torch.linalg.qr(torch.randn(3, 3))
+    moved = {**inputs, "coordinates": inputs["coordinates"] @ turn.T + 3}
+    torch.testing.assert_close(before, model(**moved), atol=1e-4, rtol=0)
+    order = torch.randperm(7)
+    shuffled = {
+        **inputs,
+        "levels": {
+            m: tuple(level if m == "1d" else level[:, order] for level in inputs["levels"][m])
+            for m in MODALITIES
+        },
+        "valid": {m: v if m == "1d" else v[:, order] for m, v in inputs["valid"].items()},
+        "hops": inputs["hops"][:, order][:, :, order],
+        "coordinates": inputs["coordinates"][:, order],
+    }
+    torch.testing.assert_close(before, model(**shuffled), atol=1e-4, rtol=0)
+
+
+def test_distance_and_hops_matter():
+    model, inputs = projector(), case()
+    before = model(**inputs)
+    assert not torch.equal(before, model(**{**inputs, "coordinates": 2 * inputs["coordinates"]}))
+    assert not torch.equal(before, model(**{**inputs, "hops": inputs["hops"].clamp(max=1)}))
+
+
+def test_zero_attention_counts_and_the_plain_average_does_not():
+    p, token = torch.ones(1, 1, 4), torch.tensor([[[1.0, 0, 0, 0]]])
+    results = {}
+    for zero_attention in (True, False):
+        torch.manual_seed(0)
+        attention = CrossAttention(4, 1, zero_attention)
+        results[zero_attention] = [
+            attention(p, token.expand(1, n, 4), torch.ones(1, n, dtype=torch.bool)) for n in (1, 4)
+        ]
+    one, four = results[False]
+    torch.testing.assert_close(one, four)
+    one, four = results[True]
+    assert not torch.allclose(one, four, atol=1e-3)
+
+
+def test_zero_attention_is_that_of_multihead_attention():
+    torch.manual_seed(0)
+    ours = CrossAttention(8, 2, zero_attention=True).double()
+    theirs = torch.nn.MultiheadAttention(8, 2, add_zero_attn=True, batch_first=True).double()
+    with torch.no_grad():
+        parts = (ours.query, ours.key, ours.value)
+        theirs.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        theirs.out_proj.load_state_dict(ours.output.state_dict())
+    p, tokens = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 8).double()
+    valid = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    expected, _ = theirs(p, tokens, tokens, key_padding_mask=~valid)
+    torch.testing.assert_close(ours(p, tokens, valid), expected)
+
+
+@pytest.mark.parametrize("probability", [0.2, 0.9, 1.0])
+def test_modality_dropout_never_drops_all_and_never_invents(probability):
+    torch.manual_seed(0)
+    present = torch.tensor(SUBSETS * 300 + [(False, False, False)] * 10)
+    kept = drop_modalities(present, probability)
+    assert not (kept & ~present).any()
+    assert torch.equal(kept.any(1), present.any(1))
+    alone = kept[present.all(1)].double().mean(0)
+    # 300 draws each: four standard errors of the expected share.
+    share = (1 - probability) + probability**3 / 3
+    assert (alone - share).abs().max() < 4 * (share * (1 - share) / 300) ** 0.5 + 1e-9
+
+
+def test_multi_level_takes_spread_levels_and_ends_at_the_output():
+    def levels(num_layers, num_levels, multi_level=True):
+        config = ProjectorConfig(num_layers=num_layers, hidden_size=8, multi_level=multi_level)
+        return LevelInputs(config, 4, num_levels).level
+
+    assert levels(5, 6) == [1, 2, 3, 4, 5]  # GIN
+    assert levels(5, 16) == [3, 6, 9, 12, 15]  # Uni-Mol
+    assert levels(5, 1) == [0]  # SELFIES has one level
+    assert levels(5, 6, multi_level=False) == [5]
+
+
+def test_same_relations_are_shared_or_owned():
+    shared, owned = projector(), projector(share_relation_bias=False)
+    count = sum("hop_bias" in name for name, _ in shared.named_parameters())
+    assert count == 1
+    names = [name for name, _ in owned.named_parameters() if "hop_bias" in name]
+    assert len(names) == 2 * 2  # layers × atom branches
+    assert not any("1d" in name for name in names)
