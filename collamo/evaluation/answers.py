@@ -45,7 +45,7 @@ def answer(
     >>> answer(model, processor, [("CCO", "How many hydroxyl groups does it have?")])  # doctest:
     +SKIP ['1']
     """
-    order = sorted(range(len(pairs)), key=lambda index: -_length(*pairs[index]))
+    order = sorted(range(len(pairs)), key=lambda index: _order(*pairs[index]))
     answers: list[str] = [""] * len(pairs)
     with _evaluation_mode(model):
         for start in range(0, len(order), batch_size):
@@ -60,9 +60,10 @@ def answer(
     return answers
 
 
-def _length(molecule, question: str) -> int:
-    atoms = getattr(molecule, "atom_features", None)
-    return len(question) + (len(atoms) if atoms is not None else 0)
+def _order(molecule, question: str) -> tuple[int, str, int]:
+    """Sort by question, then atoms: equal questions get answers that end at about one time."""
+    atoms = getattr(molecule, "atom_features", ())
+    return -len(question), question, -len(atoms)
 
 
 @contextmanager

@@ -132,14 +132,15 @@ class Report:
         lines += [f"- {'✓' if v.beats_both else '✗'} {v.sentence}" for v in self.verdicts]
         lines += ["", "## By task", ""]
         for task, variants in self.by_task.items():
-            lines += [f"### {task}", "", *_markdown_table(*task_table(variants)), ""]
-        lines += ["## By target", "", *_markdown_table(*target_table(self.by_target)), ""]
-        lines += ["## Some answers", "", *_markdown_table(*_example_table(self.examples)), ""]
+            lines += [f"### {task}", "", *markdown_table(*task_table(variants)), ""]
+        lines += ["## By target", "", *markdown_table(*target_table(self.by_target)), ""]
+        lines += ["## Some answers", "", *markdown_table(*_example_table(self.examples)), ""]
         return "\n".join([*lines, _HOW])
 
     def show(self, console) -> None:
         """Print the verdicts and the table of each task on a rich console."""
         from rich.table import Table
+        from rich.text import Text
 
         for task, variants in self.by_task.items():
             header, rows = task_table(variants)
@@ -147,11 +148,11 @@ class Report:
             for name in header:
                 table.add_column(name)
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))  # a Text is no markup: "[0.1, 0.2]" stays
             console.print(table)
         for verdict in self.verdicts:
-            mark = "[green]✓[/green]" if verdict.beats_both else "[red]✗[/red]"
-            console.print(mark, verdict.sentence.replace("[", r"\["))
+            mark = Text("✓ ", "green") if verdict.beats_both else Text("✗ ", "red")
+            console.print(mark + Text(verdict.sentence))
 
 
 _HOW = f"""## How this was measured
@@ -162,8 +163,9 @@ when the two intervals do not overlap.
 
 - exact match: the right number, or the same text up to white space; an unparsed answer is wrong.
 - scaled error: |error| divided by the train split's standard deviation of the target, so that
-  targets with different units can be averaged; an unparsed answer is counted as the train mean.
-  Always answering the train mean would score about 0.8 on normally distributed values.
+  targets with different units can be averaged. An unparsed answer is counted as the train mean or
+  as the most common answer, whichever is further off. Always answering the train mean would score
+  about 0.8 on normally distributed values.
 - scaled MAE of parsed, MAE: over the answers that hold a number; look at the unparsed column
   beside them.
 - BLEU: {BLEU_TOKENISATION}.
@@ -217,7 +219,9 @@ def _example_table(examples: Sequence[dict]) -> tuple[list[str], list[list[str]]
     return header, [[str(example.get(key, "")) for key in keys] for example in examples]
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table; bars and line breaks in cells are made harmless."""
+
     def line(cells):
         escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
         return f"| {' | '.join(escaped)} |"

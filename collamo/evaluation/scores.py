@@ -39,7 +39,7 @@ class Scores:
     - ``scaled_mae``: mean of |error| / (train standard deviation of the target), over the parsed
       answers;
     - ``scaled_error``: the same over all numeric questions, an unparsed answer counted as the
-      train mean;
+      train mean or the most common answer, whichever is further off: silence never pays;
     - ``bleu``: corpus BLEU-4, 0–100, captions only.
     """
 
@@ -130,9 +130,16 @@ def _row(example, answer: str, train: TrainStatistics) -> _Row:
     scale = train.scale.get(key) or None
     if scale is None:
         return _Row(example, answer, right, number is None, error)
-    penalised = abs(train.mean[key] - example.value) if error is None else error
+    penalised = _silence(example, train) if error is None else error
     scaled = None if error is None else error / scale
     return _Row(example, answer, right, number is None, error, scaled, penalised / scale)
+
+
+def _silence(example, train: TrainStatistics) -> float:
+    """Return the error an unparsed answer is charged with, in the unit of the target."""
+    common = parse_number(train.most_common_answer(example.task, example.target))
+    guesses = [train.mean[example.task, example.target], common]
+    return max(abs(guess - example.value) for guess in guesses if guess is not None)
 
 
 def _mean(values: Sequence[tuple[_Row, float]], seed: int) -> Estimate:

@@ -89,6 +89,11 @@ def choose_questions(examples: Sequence, limit: int | None, seed: int) -> list:
     return [examples[index] for index in sorted(kept)]
 
 
+def count_questions(data, split: str, limit: int | None) -> int:
+    """Return how many questions `evaluate` will ask each variant."""
+    return len(choose_questions(data.tasks(split), limit, seed=0))
+
+
 def fixed_answers(examples: Sequence, train: TrainStatistics) -> dict[str, list[str | None]]:
     """Return the answers of the opponents that need no model; the median only where one exists."""
     return {

@@ -80,8 +80,14 @@ class StartEpoch(TrainerCallback):
 
 
 class LearningCurve(TrainerCallback):
-    """Keep every logged number in ``log.jsonl`` and draw the losses as ``learning_curve.png`` at
-    the end."""
+    """Keep what is logged in ``log.jsonl``; at the end draw it as ``learning_curve.png``."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Begin the log anew; on a resume, drop the lines after the checkpoint it goes on from."""
+        path = Path(args.output_dir) / "log.jsonl"
+        if state.is_world_process_zero:
+            kept = [e for e in read_log(path) if e["step"] <= state.global_step > 0]
+            path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Append one line: the step and what was logged."""
@@ -96,6 +102,13 @@ class LearningCurve(TrainerCallback):
                 {Path(args.output_dir).name: state.log_history},
                 Path(args.output_dir) / "learning_curve.png",
             )
+
+
+def read_log(path: Path) -> list[dict]:
+    """Return the entries of a ``log.jsonl``; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def draw_learning_curve(histories: dict[str, list[dict]], path: Path) -> bool:

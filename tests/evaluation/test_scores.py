@@ -38,13 +38,23 @@ def test_errors_are_scaled_by_the_train_spread_of_each_target():
     assert one.metrics["mae"].value == pytest.approx(2.0)
 
 
-def test_unparsed_answers_are_counted_wrong_and_as_the_train_mean():
-    train = TrainStatistics.of([logp(0, 0.0), logp(1, 2.0)])  # mean 1, spread 1
+def test_unparsed_answers_are_wrong_and_charged_the_worse_of_two_guesses():
+    train = TrainStatistics.of([logp(0, 0.0), logp(1, 2.0)])  # mean 1, spread 1, "0.00" first
     found = score([logp(7, 3.0), logp(8, 3.0)], ["3.00", "no idea"], train)
     assert (found.questions, found.scored, found.unparsed, found.skipped) == (2, 1, 1, 0)
     assert found.metrics["exact_match"].value == 0.5
     assert found.metrics["scaled_mae"].value == 0.0
-    assert found.metrics["scaled_error"].value == pytest.approx((0 + 2) / 2)
+    assert found.metrics["scaled_error"].value == pytest.approx((0 + 3) / 2)
+    low = score([logp(8, -1.0)], [""], train)
+    assert low.metrics["scaled_error"].value == pytest.approx(2)  # the mean is further off
+
+
+def test_silence_never_beats_a_guess():
+    train = TrainStatistics.of([logp(i, float(i**2)) for i in range(20)])
+    examples = [logp(i, float(i**2)) for i in range(20)]
+    silent = score(examples, [""] * 20, train).metrics["scaled_error"].value
+    for guess in ("0.00", repr(train.mean["property_2d", "logp"])):
+        assert silent >= score(examples, [guess] * 20, train).metrics["scaled_error"].value
 
 
 def test_rows_in_are_rows_scored_unparsed_and_skipped():

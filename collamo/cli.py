@@ -1,0 +1,316 @@
+"""The command line: ``collamo prepare | train | ask | generate | evaluate | doctor``.
+
+Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
+code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
+Ctrl-C. Every heavy import happens inside the command that needs it: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
+
+app = typer.Typer(
+    name="collamo",
+    help="Relation-aware molecular language models: prepare data, train, ask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Where `make demo` leaves its models, and what a checkpoint folder holds at least.
+DEMO_CHECKPOINTS = ("demo/stage2/final", "demo/stage1/final")
+CHECKPOINT_FILES = ("config.json", "adapter_config.json")
+SPLITS = ("train", "validation", "test")
+
+CheckpointOption = Annotated[
+    Optional[Path],  # noqa: UP045 - older typer cannot read Path | None
+    typer.Option(
+        envvar="COLLAMO_CHECKPOINT",
+        help="Folder of the trained model. Default: the newest in demo/.",
+    ),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Questions answered together.")]
+TokensOption = Annotated[int, typer.Option(min=1, help="Longest answer [tokens].")]
+TimeOption = Annotated[
+    float, typer.Option(min=0.1, help="Longest time for one conformer [s]; then 3D is left out.")
+]
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code. ``--debug`` shows the traceback of an error."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > end]
+    try:
+        result = app(args=arguments, prog_name="collamo", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`collamo doctor | head`); nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _fail(*_explain(error))
+    code = result if isinstance(result, int) else 0
+    return _fail("interrupted", 130) if code == 130 else code
+
+
+def _fail(message: str, code: int) -> int:
+    # One line, whatever the message holds.
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return (message, exit code) for any exception that reached the top."""
+    if isinstance(error, CollamoError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # typer's own: unknown option, missing argument
+        return error.format_message(), 2
+    if isinstance(error, typer.Abort):
+        return "aborted", 130
+    if isinstance(error, ModuleNotFoundError):
+        return f"package {error.name!r} is not installed; `collamo doctor` says what it gives", 4
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'input/output'}: {error.strerror}", 1
+    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", is_eager=True)
+    ] = False,
+) -> None:
+    """Relation-aware molecular language models: prepare data, train, ask."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("collamo").setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Any key of the recipe is an option too: --training.learning_rate 1e-4, --data my/data.",
+)
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as configs/stage1.yaml.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint, if any.")
+    ] = False,
+) -> None:
+    """Train one stage: the small language model, the alignment, or the instruction tuning."""
+    from collamo.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, context.args)
+    from collamo.training.stages import train as train_stage
+
+    # transformers prints its progress to stdout; stdout is for data.
+    with contextlib.redirect_stdout(sys.stderr):
+        final = train_stage(loaded, resume=resume)
+    print(final)
+
+
+def find_checkpoint(given: Path | None) -> Path:
+    """Return the checkpoint folder to use; MissingDependencyError where there are no weights."""
+    if given is None:
+        demos = [Path(name) for name in DEMO_CHECKPOINTS if _is_checkpoint(Path(name))]
+        if not demos:
+            raise MissingDependencyError(
+                "no trained weights here: run `make demo`, or give --checkpoint or set "
+                "COLLAMO_CHECKPOINT"
+            )
+        return max(demos, key=lambda folder: folder.stat().st_mtime)
+    if not _is_checkpoint(given):
+        problem = "has no config.json" if given.is_dir() else "does not exist"
+        raise MissingDependencyError(
+            f"checkpoint {given} {problem}; train one (`make demo`) or give another --checkpoint"
+        )
+    return given
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CHECKPOINT_FILES)
+
+
+def load_model(folder: Path):
+    """Return (model, processor) of a checkpoint; MissingDependencyError where it cannot be read."""
+    from transformers.utils import logging as transformers_logging
+
+    from collamo.model.checkpoints import load_checkpoint
+
+    transformers_logging.disable_progress_bar()
+    return load_checkpoint(folder)
+
+
+def _check_question(question: str) -> str:
+    if not question.strip():
+        raise UsageError("the question is empty")
+    return question
+
+
+@app.command()
+def ask(
+    smiles: Annotated[str, typer.Argument(help="The molecule: SMILES or SELFIES.")],
+    question: Annotated[str, typer.Argument(help="A question about it.")],
+    checkpoint: CheckpointOption = None,
+    max_new_tokens: TokensOption = 128,
+    time_limit: TimeOption = 30.0,
+) -> None:
+    """Answer one question about one molecule."""
+    from collamo.chem.conformer import embed_conformer_limited
+    from collamo.chem.features import featurize
+    from collamo.chem.molecule import parse_molecule
+
+    _check_question(question)
+    molecule = parse_molecule(smiles)
+    folder = find_checkpoint(checkpoint)
+    conformer = embed_conformer_limited(molecule, seconds=time_limit)
+    if conformer.coordinates is None:
+        print(f"note: answered without 3D: {conformer.reason}", file=sys.stderr)
+    model, processor = load_model(folder)
+    from collamo.evaluation.answers import answer
+
+    pairs = [(featurize(molecule, conformer), question)]
+    print(answer(model, processor, pairs, max_new_tokens=max_new_tokens)[0])
+
+
+@app.command()
+def generate(
+    questions: Annotated[
+        Path, typer.Argument(help="CSV, TSV or JSONL file with a molecule and a question per row.")
+    ],
+    checkpoint: CheckpointOption = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where to write: .csv, .tsv or .jsonl. Default: JSONL on stdout."),
+    ] = None,
+    smiles_column: Annotated[str, typer.Option(help="Column of the molecules.")] = "smiles",
+    question_column: Annotated[str, typer.Option(help="Column of the questions.")] = "question",
+    batch_size: BatchOption = 32,
+    max_new_tokens: TokensOption = 128,
+    time_limit: TimeOption = 30.0,
+) -> None:
+    """Answer a file of questions. Every row comes back; a bad one with its reason."""
+    from collamo.evaluation import question_files as files
+
+    if out is not None and out.suffix not in files.FORMATS:
+        raise UsageError(f"--out {out} must end in {', '.join(files.FORMATS)}")
+    rows = files.read_questions(questions, smiles_column, question_column)
+    folder = find_checkpoint(checkpoint)
+    with _progress("molecules", len(rows)) as advance:
+        features = files.read_molecules(rows, time_limit, advance)
+    if any(row.reason is None for row in rows):
+        model, processor = load_model(folder)
+        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        with _progress("answers", len(rows)) as advance:
+            files.answer_rows(rows, features, model, processor, progress=advance, **options)
+    files.write_answers(rows, out)
+    bad = sum(row.reason is not None for row in rows)
+    print(f"{len(rows)} rows: {len(rows) - bad} answered, {bad} with errors", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int):
+    """Show a progress bar on stderr; yields a function that takes how many more are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointOption = None,
+    data: Annotated[Path, typer.Option(help="Folder written by `collamo prepare`.")] = Path(
+        "demo/data"
+    ),
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="At most so many questions per task, drawn with the seed."),
+    ] = None,
+    modalities_alone: Annotated[
+        bool, typer.Option(help="Also ask with 1D, 2D and 3D alone.")
+    ] = True,
+    batch_size: BatchOption = 64,
+    max_new_tokens: TokensOption = 128,
+    seed: Annotated[int, typer.Option(help="Of the wrong molecules, limit and intervals.")] = 0,
+) -> None:
+    """Score a model on a split against two baselines, with intervals and verdicts."""
+    if split not in SPLITS:
+        raise UsageError(
+            f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"
+        )
+    from collamo.data.shards import PreparedData
+
+    prepared = PreparedData.open(data)
+    folder = find_checkpoint(checkpoint)
+    model, processor = load_model(folder)
+    from rich.console import Console
+
+    from collamo.evaluation.split import count_questions
+    from collamo.evaluation.split import evaluate as evaluate_split
+
+    variants = 5 if modalities_alone else 2
+    with _progress("answers", variants * count_questions(prepared, split, limit)) as advance:
+        report = evaluate_split(
+            model,
+            processor,
+            prepared,
+            split=split,
+            limit=limit,
+            seed=seed,
+            alone=modalities_alone,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            about={"checkpoint": str(folder), "data": str(data)},
+            progress=lambda _, count: advance(count),
+            out=out,
+        )
+    report.show(Console())
+    print(f"written to {out}/report.md, report.json and predictions.jsonl", file=sys.stderr)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing, and what each missing piece would give."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from collamo.doctor import about, examine, healthy
+
+    checks = examine()
+    table = Table(title=about(), title_justify="left")
+    for column in ("", "what", "found", "gives", "to get it"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        mark = "ok" if check.found else "MISSING" if check.required else "–"
+        fix = "" if check.found else check.fix
+        table.add_row(mark, check.name, check.found or "–", check.gives, fix)
+    Console(markup=False).print(table)  # the brackets of 'collamo[train]' are no markup
+    if not healthy(checks):
+        missing = [c.name for c in checks if c.required and not c.found]
+        raise MissingDependencyError(f"required packages are missing: {', '.join(missing)}")

@@ -1,0 +1,118 @@
+"""What is installed, what is missing, and what each missing piece would give."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report: what was `found` (None: nothing) and what it `gives`."""
+
+    name: str
+    found: str | None
+    gives: str
+    fix: str
+    required: bool = False
+
+
+# package, what it gives, how to get it
+_REQUIRED = (
+    ("torch", "tensors and training", "pip install 'torch>=2.11'"),
+    ("transformers", "the language model and its Trainer", "pip install 'transformers>=5.17,<6'"),
+    ("tokenizers", "text to token ids", "pip install tokenizers"),
+    ("safetensors", "checkpoints without pickle", "pip install safetensors"),
+    ("peft", "LoRA in stage 2", "pip install peft"),
+    ("accelerate", "devices and distributed training", "pip install accelerate"),
+    ("rdkit", "molecules and conformers", "pip install rdkit"),
+    ("selfies", "the 1D modality", "pip install selfies"),
+    ("pyarrow", "shards of prepared data", "pip install pyarrow"),
+    ("pebble", "time limits on conformers", "pip install pebble"),
+    ("sacrebleu", "BLEU of captions", "pip install sacrebleu"),
+)
+_OPTIONAL = (
+    ("tensorboard", "learning curves while training", "pip install 'collamo[train]'"),
+    ("matplotlib", "learning curves as pictures", "pip install 'collamo[train]'"),
+    ("triton", "fused attention on an NVIDIA GPU", "pip install 'collamo[gpu]'"),
+    (
+        "flash-attn",
+        "faster attention inside the language model on a GPU",
+        "pip install 'collamo[gpu]'",
+    ),
+    ("torch-cluster", "radius graphs of large molecules", "pip install 'collamo[cluster]'"),
+    ("ray", "data preparation over several machines", "pip install 'collamo[ray]'"),
+    ("gradio", "the demo in a browser", "pip install 'collamo[web]'"),
+)
+
+
+def examine() -> list[Check]:
+    """Return every check, required ones first; never raises for a missing piece."""
+    checks = [_package(*row, required=True) for row in _REQUIRED]
+    checks += [_extension(), _compiler(), _cuda()]
+    return checks + [_package(*row) for row in _OPTIONAL]
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Return whether everything required is there."""
+    return all(check.found is not None for check in checks if check.required)
+
+
+def about() -> str:
+    """Return one line on the interpreter and the machine."""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    return f"Python {platform.python_version()}, {machine}"
+
+
+def _package(name: str, gives: str, fix: str, required: bool = False) -> Check:
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    return Check(name, found, gives, fix, required)
+
+
+def _guarded(read: Callable[[], str | None]) -> str | None:
+    """Return what `read` finds; a broken installation is reported as missing, with its reason."""
+    try:
+        return read()
+    except Exception as error:  # a half-installed torch raises anything, and the doctor must go on
+        return f"broken: {type(error).__name__}: {error}"
+
+
+def _extension() -> Check:
+    def read() -> str | None:
+        if importlib.util.find_spec("collamo_kernels._C") is None:
+            return None
+        import collamo_kernels
+
+        info = collamo_kernels.build_info()
+        return ", ".join(f"{key} {value}" for key, value in info.items())
+
+    fix = "install a C++ compiler, then: pip install --no-build-isolation ."
+    gives = "fast hops on the CPU; without it the same in plain PyTorch"
+    return Check("compiled kernels", _guarded(read), gives, fix)
+
+
+def _compiler() -> Check:
+    names = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
+    found = next(filter(None, map(shutil.which, names)), None)
+    fix = "on Debian or Ubuntu: apt install g++"
+    return Check("C++ compiler", found, "building the compiled kernels", fix)
+
+
+def _cuda() -> Check:
+    def read() -> str | None:
+        import torch
+
+        if torch.cuda.is_available():
+            return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+        return None
+
+    fix = "an NVIDIA driver and a CUDA build of torch"
+    return Check("CUDA GPU", _guarded(read), "training and answering on the GPU", fix)
