@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from collamo.model.configuration import CollamoConfig
 from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder, unimol_inputs
 from collamo.model.encoders.gin import GinConv
-from collamo.model.encoders.unimol import PairGaussians
+from collamo.model.encoders.unimol import UniformEmbedding
 from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, drop_modalities
 from collamo_kernels import CoAttention, GaussianRadial
 
@@ -81,7 +81,7 @@ class CollamoPreTrainedModel(PreTrainedModel):
         Linear maps are Xavier uniform (our choice, because 0.02 of LLaMA is meant for widths in
         the thousands and leaves a width of 100 nearly silent).
         """
-        if isinstance(module, PairGaussians | GinConv | LearnedQueries | RelationBias):
+        if isinstance(module, UniformEmbedding | GinConv | LearnedQueries | RelationBias):
             module.reset_parameters()
         elif isinstance(module, GaussianRadial):
             _init_radial(module)

@@ -184,18 +184,10 @@ class PairGaussians(nn.Module):
     def __init__(self, num_gaussians: int, pair_types: int, min_sigma: float):
         super().__init__()
         self.min_sigma = min_sigma
-        self.means = nn.Embedding(1, num_gaussians)
-        self.stds = nn.Embedding(1, num_gaussians)
-        self.mul = nn.Embedding(pair_types, 1)
-        self.bias = nn.Embedding(pair_types, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the nominal start."""
-        nn.init.uniform_(self.means.weight, 0, 3)
-        nn.init.uniform_(self.stds.weight, 0, 3)
-        nn.init.ones_(self.mul.weight)
-        nn.init.zeros_(self.bias.weight)
+        self.means = UniformEmbedding(1, num_gaussians, 0.0, 3.0)
+        self.stds = UniformEmbedding(1, num_gaussians, 0.0, 3.0)
+        self.mul = UniformEmbedding(pair_types, 1, 1.0, 1.0)
+        self.bias = UniformEmbedding(pair_types, 1, 0.0, 0.0)
 
     def forward(self, distance: Tensor, pair_type: Tensor) -> Tensor:
         """[B,T,T] Å, [B,T,T] int64 → [B,T,T,K] float32."""
@@ -203,6 +195,22 @@ class PairGaussians(nn.Module):
         sigma = self.stds.weight.float().view(-1).abs() + self.min_sigma
         z = (scaled - self.means.weight.float().view(-1)) / sigma
         return torch.exp(-0.5 * z * z) / ((2 * torch.pi) ** 0.5 * sigma)
+
+
+class UniformEmbedding(nn.Embedding):
+    """An embedding that starts uniform in [low, high].
+
+    A class of its own, because an initialiser that goes through modules would take a plain
+    embedding for one of tokens: the very accident of the official code.
+    """
+
+    def __init__(self, rows: int, width: int, low: float, high: float):
+        self.low, self.high = low, high
+        super().__init__(rows, width)
+
+    def reset_parameters(self) -> None:
+        """Draw the start."""
+        nn.init.uniform_(self.weight, self.low, self.high)
 
 
 class GaussianHead(nn.Module):
