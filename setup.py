@@ -16,11 +16,11 @@ HERE = Path(__file__).parent
 
 def notice(reason):
     """Say once, where an installing person can see it, that the fast kernels are missing."""
-    text = f"collamo: installed without compiled kernels ({reason}).\n" + (
-        "collamo: everything works, slower; `collamo doctor` says what is missing."
-    )
-    line = "-" * 78
-    print(f"{line}\n{text}\n{line}", file=sys.stderr, flush=True)
+    if {"egg_info", "dist_info"} & set(sys.argv):  # pip asks for metadata first, then builds
+        return
+    text = f"collamo: installed without compiled kernels ({reason}).\n"
+    text += "collamo: everything works, slower; `collamo doctor` says what is missing."
+    print("-" * 78, text, "-" * 78, sep="\n", file=sys.stderr, flush=True)
 
 
 def switched_on(name):

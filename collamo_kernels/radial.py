@@ -152,14 +152,15 @@ class GaussianRadial(nn.Module):
 
     def gaussians(self, u: Tensor) -> Tensor:
         """ψ, ``[M, K]``."""
-        s = self.widths().to(u.dtype)
+        s = self.widths(u.dtype)
         z = (u[:, None] - self.mu.to(u.dtype)) / s
         psi = torch.exp(-0.5 * z * z)
         return psi / (math.sqrt(2 * math.pi) * s) if self.normalized else psi
 
-    def widths(self) -> Tensor:
+    def widths(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """s, ``[K]`` in Å: |σ| + min_sigma, or the spacing of the fixed grid."""
-        return self.sigma if self.grid == "fixed" else self.sigma.abs() + self.min_sigma
+        sigma = self.sigma.to(dtype)
+        return sigma if self.grid == "fixed" else sigma.abs() + self.min_sigma
 
     def _apply_head(self, psi: Tensor) -> Tensor:
         layers = [layer for layer in self.head if isinstance(layer, nn.Linear)]

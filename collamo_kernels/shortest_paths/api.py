@@ -147,7 +147,7 @@ def _check_edges(edge_index: Tensor, ptr: Tensor) -> None:
             f"edge_index column {at} is {edge_index[:, at].tolist()}, but ptr says the batch has "
             f"{atoms} atoms; number atoms from 0 through the whole batch"
         )
-    molecule = torch.searchsorted(ptr, edge_index.contiguous(), right=True) - 1
+    molecule = torch.searchsorted(ptr.contiguous(), edge_index.contiguous(), right=True) - 1
     crossing = molecule[0] != molecule[1]
     if bool(crossing.any()):
         at = int(crossing.nonzero()[0, 0])

@@ -143,19 +143,30 @@ class Search {
   // latest[v] holds the targets at exactly level - 1 bonds from v, fresh[v] whether there are any;
   // returns whether any new target was met.
   bool walk_one_bond(const Molecule& molecule, uint8_t level) {
+    // Local pointers: a byte written to a row may alias anything, so the compiler would read the
+    // members again after each.
+    const uint32_t* first = molecule.first.data();
+    const uint16_t* neighbours = molecule.neighbours.data();
+    const Set* latest = latest_.data();
+    const uint8_t* fresh = fresh_.data();
+    Set* next = next_.data();
+    Set* reach = reach_.data();
+    uint8_t* row = hops_;
     bool any = false;
-    for (int64_t v = 0; v < molecule.atoms; ++v) {
+    const int64_t atoms = molecule.atoms, pitch = pitch_;
+    for (int64_t v = 0; v < atoms; ++v, row += pitch) {
       Set found{};
-      bool heard = false;
-      for (uint32_t e = molecule.first[v]; e < molecule.first[v + 1]; ++e) {
-        const uint16_t u = molecule.neighbours[e];
-        if (kSkipStale && !fresh_[u]) continue;
+      bool heard = !kSkipStale;
+      for (uint32_t e = first[v], end = first[v + 1]; e < end; ++e) {
+        const uint16_t u = neighbours[e];
+        if (kSkipStale && !fresh[u]) continue;
         heard = true;
-        for (int w = 0; w < Words; ++w) found[w] |= latest_[u][w];
+        for (int w = 0; w < Words; ++w) found[w] |= latest[u][w];
       }
-      next_fresh_[v] = heard && keep_new(v, level, found);
-      any |= next_fresh_[v] != 0;
-      if (heard || !kSkipStale) next_[v] = found;
+      const bool met = heard && keep_new(reach[v], level, row, found);
+      any |= met;
+      if (heard) next[v] = found;
+      if (kSkipStale) next_fresh_[v] = met;
     }
     latest_.swap(next_);
     fresh_.swap(next_fresh_);
@@ -176,18 +187,17 @@ class Search {
           const Set& there = reach_[molecule.neighbours[e]];
           for (int w = 0; w < Words; ++w) found[w] |= there[w];
         }
-        any |= keep_new(v, kLongest, found);
+        any |= keep_new(reach_[v], kLongest, hops_ + v * pitch_, found);
       }
     }
   }
 
-  // Reduces `found` to the targets v had not reached, and writes their hops.
-  bool keep_new(int64_t v, uint8_t level, Set& found) {
-    uint8_t* row = hops_ + v * pitch_;
+  // Reduces `found` to the targets not yet in `reach`, adds them, and writes their hops.
+  static bool keep_new(Set& reach, uint8_t level, uint8_t* row, Set& found) {
     bool any = false;
     for (int w = 0; w < Words; ++w) {
-      found[w] &= ~reach_[v][w];
-      reach_[v][w] |= found[w];
+      found[w] &= ~reach[w];
+      reach[w] |= found[w];
       any |= found[w] != 0;
       for (uint64_t rest = found[w]; rest != 0; rest &= rest - 1) {
         row[64 * w + __builtin_ctzll(rest)] = level;

@@ -1,0 +1,118 @@
+"""Choosing an implementation, saying why, and what import costs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import collamo_kernels as ck
+from collamo_kernels import extension
+from collamo_kernels.backends import BACKENDS, choose
+from collamo_kernels.testing import required_backends
+
+Q = torch.zeros(1, 1, 2, 8)
+CARBON = torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 1])
+
+
+def test_required_backends_exist():
+    known = {row.name for rows in BACKENDS.values() for row in rows}
+    assert required_backends() <= known, "COLLAMO_TEST_BACKENDS names a backend that does not exist"
+
+
+@pytest.mark.parametrize("op", BACKENDS)
+def test_every_operation_has_its_definition_last(op):
+    assert BACKENDS[op][-1].name == "reference"
+    for row in BACKENDS[op]:
+        module = row.load()
+        assert callable(getattr(module, op))
+        assert callable(module.unsupported)
+
+
+def test_a_named_backend_that_refuses_raises_its_reason(monkeypatch):
+    from collamo_kernels.shortest_paths import _cpu
+
+    monkeypatch.setattr(_cpu, "why_absent", lambda: "there is no C++ compiler")
+    with pytest.raises(ck.BackendError, match="backend 'cpu': there is no C"):
+        ck.shortest_paths(*CARBON, backend="cpu")
+    assert ck.shortest_paths(*CARBON).tolist() == [[[0]]]  # None: the next best
+    text = ck.explain(ck.shortest_paths, *CARBON)
+    assert [line.split(maxsplit=1) for line in text.splitlines()[1:]] == [
+        ["cpu", "there is no C++ compiler"],
+        ["reference", "takes it"],
+    ]
+
+
+def test_all_refusals_are_in_the_message(monkeypatch):
+    from collamo_kernels.coattention import reference
+
+    monkeypatch.setattr(reference, "unsupported", lambda **_: "out of ink")
+    with pytest.raises(ck.BackendError, match="backend 'reference': out of ink"):
+        ck.coattention(Q, Q, Q)
+
+
+def test_explain_answers_for_every_operation(capsys):
+    for call in (
+        (ck.coattention, Q, Q, Q),
+        ("shortest_paths", *CARBON),
+        (ck.pairwise_distances, torch.zeros(1, 2, 3)),
+    ):
+        text = ck.explain(*call)
+        assert "takes it" in text
+        assert capsys.readouterr().out.strip() == text
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="operation 'attention' does not exist"):
+        choose("attention", None, {})
+    with pytest.raises(ValueError, match="operation 'attention' does not exist"):
+        ck.explain("attention", Q)
+    with pytest.raises(ValueError, match="choose from 'reference'"):
+        ck.coattention(Q, Q, Q, backend="fast")
+
+
+def test_build_info():
+    info = ck.build_info()
+    assert info["extension"] == (info["why_absent"] is None)
+    assert info["torch"] == torch.__version__
+    if info["extension"]:
+        assert info["abi_target"] == "2.11"
+        assert info["cpu_capability"] in ("baseline", "avx2", "avx512")
+        assert info["compiler"]
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ({"spec": object()}, "the extension does not load .undefined symbol"),
+        ({"compiler": None}, "there is no C.. compiler"),
+        ({"include": "/nowhere"}, "there are no Python headers"),
+    ],
+)
+def test_why_absent_names_what_is_missing(found, reason, monkeypatch):
+    found = {"spec": None, "compiler": "/usr/bin/c++", "include": "/nowhere"} | found
+    monkeypatch.setattr(extension, "_C", None)
+    monkeypatch.setattr(extension, "_IMPORT_ERROR", "undefined symbol")
+    monkeypatch.setattr(extension.importlib.util, "find_spec", lambda _: found["spec"])
+    monkeypatch.setattr(extension.shutil, "which", lambda _: found["compiler"])
+    monkeypatch.setattr(extension.sysconfig, "get_paths", lambda: {"include": found["include"]})
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(extension.why_absent())
+    assert "pip install" in extension.why_absent()
+
+
+def test_import_brings_nothing_optional_and_starts_no_gpu():
+    program = """
+import sys, torch
+def refuse(*args, **kwargs):
+    raise RuntimeError("asked for a GPU")
+torch.cuda._lazy_init = torch.cuda.is_available = torch.cuda.device_count = refuse
+before = set(sys.modules)
+import collamo_kernels
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+unwanted = {"triton", "rdkit", "transformers", "scipy", "networkx", "flash_attn", "collamo"}
+assert not new & unwanted, new & unwanted
+assert not torch.cuda.is_initialized()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

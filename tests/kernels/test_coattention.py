@@ -1,0 +1,427 @@
+"""The attention: by hand, against float64, under symmetries, and at its edges."""
+
+import math
+
+import pytest
+import torch
+
+import collamo_kernels as ck
+from collamo_kernels.relations import PackedLayout
+from collamo_kernels.testing import (
+    CASES,
+    Case,
+    assert_accurate,
+    assert_all_accurate,
+    attend,
+    attend_eagerly,
+    make_inputs,
+    random_graphs,
+    with_gradients,
+)
+
+BY_NAME = {case.name: case for case in CASES}
+LAYOUTS = ("padded", "packed")
+EVERYTHING = Case("everything", (5, 3), bias=True, conformer_missing=True, types="pair", width=4)
+
+
+def ids(case):
+    return case.name.replace(" ", "-")
+
+
+def two_atoms(**relations):
+    """Two atoms whose q·k is 0, so that the logits are the biases alone; values 1 and 3."""
+    q = torch.zeros(1, 1, 2, 1, dtype=torch.float64)
+    v = torch.tensor([1.0, 3.0], dtype=torch.float64).reshape(1, 1, 2, 1)
+    return {"q": q, "k": q, "v": v, "relations": ck.Relations(**relations)}
+
+
+def mix(logit_1, logit_3):
+    """What attention over the values 1 and 3 gives for these logits."""
+    a, b = math.exp(logit_1), math.exp(logit_3)
+    return (a + 3 * b) / (a + b)
+
+
+class TestByHand:
+    def test_no_bias_is_the_mean(self):
+        out = ck.coattention(**two_atoms())
+        torch.testing.assert_close(out.flatten().tolist(), [2.0, 2.0])
+
+    def test_content(self):
+        q = torch.tensor([2.0, 1.0], dtype=torch.float64).reshape(1, 1, 2, 1)
+        out = ck.coattention(q, q, two_atoms()["v"], scale=0.5)
+        torch.testing.assert_close(out.flatten().tolist(), [mix(2.0, 1.0), mix(1.0, 0.5)])
+
+    def test_scale_is_one_over_root_width(self):
+        q = torch.ones(1, 1, 2, 4, dtype=torch.float64)
+        k = torch.stack([torch.zeros(4), torch.ones(4)]).double()[None, None]
+        v = torch.tensor([1.0, 3.0]).double().reshape(1, 1, 2, 1).expand(1, 1, 2, 4)
+        out = ck.coattention(q, k, v)
+        torch.testing.assert_close(out[0, 0, :, 0].tolist(), [mix(0, 2), mix(0, 2)])
+
+    @pytest.mark.parametrize(
+        ("hop", "column"), [(1, 1), (2, 2), (3, 2), (253, 2), (254, 2), (255, 3)]
+    )
+    def test_hops_read_their_column(self, hop, column):
+        hops = torch.tensor([[[0, hop], [hop, 0]]], dtype=torch.uint8)
+        table = torch.tensor([[0.3, -1.0, 0.7, 2.0]], dtype=torch.float64)  # S = 4
+        out = ck.coattention(**two_atoms(hops=hops), hop_bias=table)
+        other = float(table[0, column])
+        torch.testing.assert_close(out.flatten().tolist(), [mix(0.3, other), mix(other, 0.3)])
+
+    def test_direction_is_query_to_key(self):
+        hops = torch.tensor([[[0, 1], [255, 0]]], dtype=torch.uint8)
+        table = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64)
+        out = ck.coattention(**two_atoms(hops=hops), hop_bias=table)
+        torch.testing.assert_close(out.flatten().tolist(), [mix(0, 1), mix(-1, 0)])
+
+    def test_distance_in_angstrom(self):
+        x = torch.tensor([[[0.0, 0, 0], [1.0, 2.0, 2.0]]], dtype=torch.float64)
+        out = ck.coattention(**two_atoms(coordinates=x), radial=lambda r: r[:, None] / 2)
+        torch.testing.assert_close(out.flatten().tolist(), [mix(0, 1.5), mix(1.5, 0)])
+
+    def test_terms_add_up(self):
+        x = torch.tensor([[[0.0, 0, 0], [0.0, 0.0, 3.0]]], dtype=torch.float64)
+        hops = torch.tensor([[[0, 1], [1, 0]]], dtype=torch.uint8)
+        out = ck.coattention(
+            **two_atoms(coordinates=x, hops=hops),
+            hop_bias=torch.tensor([[0.0, 0.25, 9.0]], dtype=torch.float64),
+            radial=lambda r: r[:, None],
+            bias=torch.tensor([[[[0.0, 0.5], [-1.0, 0.0]]]], dtype=torch.float64),
+        )
+        torch.testing.assert_close(out.flatten().tolist(), [mix(0, 3.75), mix(2.25, 0)])
+
+    def test_minus_infinity_excludes_a_pair(self):
+        bias = torch.tensor([[[[0.0, -math.inf], [-math.inf, -math.inf]]]], dtype=torch.float64)
+        bias.requires_grad_()
+        out = ck.coattention(**two_atoms(), bias=bias)
+        assert out.flatten().tolist() == [1.0, 0.0]
+        (gradient,) = torch.autograd.grad(out.sum(), bias)
+        assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=ids)
+def test_accuracy(case, dtype, layout, coattention_backend, serves):
+    inputs = make_inputs(case, dtype)
+    exact = with_gradients(attend, inputs.double())
+    yardstick = with_gradients(attend_eagerly, inputs)
+
+    def run(x):
+        return attend(x, layout, backend=coattention_backend)
+
+    actual = serves(coattention_backend, lambda: with_gradients(run, inputs))
+    assert actual["out"].dtype == dtype
+    assert_all_accurate(actual, yardstick, exact)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradcheck(layout):
+    inputs = make_inputs(EVERYTHING, torch.float64)
+    names, tensors = zip(*inputs.grads(), strict=True)
+    assert {"q", "k", "v", "bias", "coordinates", "hop_bias", "radial.mu", "radial.gamma"} <= {
+        *names
+    }
+    assert torch.autograd.gradcheck(lambda *_: attend(inputs, layout), tensors)
+
+
+def test_second_gradients():
+    case = Case("small", (3, 2), heads=1, width=2, hop_buckets=3, gaussians=3, bias=True)
+    inputs = make_inputs(case, torch.float64)
+    tensors = [tensor for _, tensor in inputs.grads()]
+    assert torch.autograd.gradgradcheck(lambda *_: attend(inputs), tensors)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_order_of_atoms_does_not_matter(layout):
+    inputs = make_inputs(Case("one", (9,), fragments=2), torch.float64)
+    order = torch.randperm(9)
+    shuffled = inputs.double()
+    relations = ck.Relations(
+        hops=inputs.relations.hops.view(9, 9)[order][:, order].flatten(),
+        coordinates=inputs.relations.coordinates[order],
+        cu_seqlens=inputs.relations.cu_seqlens,
+    )
+    shuffled.relations = relations
+    shuffled.q, shuffled.k, shuffled.v = inputs.q[order], inputs.k[order], inputs.v[order]
+    torch.testing.assert_close(attend(shuffled, layout), attend(inputs, layout)[order])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_molecules_do_not_see_each_other(layout):
+    inputs = make_inputs(Case("three", (4, 6, 5)), torch.float64)
+    together = attend(inputs, layout)
+    with torch.no_grad():
+        for x in (inputs.q, inputs.k, inputs.v, inputs.relations.coordinates):
+            x[4:10] = torch.randn_like(x[4:10])
+    apart = attend(inputs, layout)
+    assert torch.equal(together[:4], apart[:4])
+    assert torch.equal(together[10:], apart[10:])
+    assert not torch.equal(together[4:10], apart[4:10])
+
+
+def test_rotation_translation_and_mirror_do_not_matter():
+    inputs = make_inputs(Case("one", (9,), hops=False), torch.float64)
+    before = attend(inputs)
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+    with torch.no_grad():
+        inputs.relations.coordinates.copy_(inputs.relations.coordinates @ rotation + 5.0)
+    torch.testing.assert_close(attend(inputs), before)
+
+
+def test_no_force_and_no_torque_on_the_whole_molecule():
+    inputs = make_inputs(Case("one", (9,)), torch.float64)
+    force = with_gradients(attend, inputs)["coordinates"]
+    assert force.abs().max() > 1e-3
+    torch.testing.assert_close(force.sum(0), torch.zeros(3, dtype=torch.float64))
+    torque = torch.linalg.cross(inputs.relations.coordinates, force).sum(0)
+    torch.testing.assert_close(torque, torch.zeros(3, dtype=torch.float64))
+
+
+class TestPadding:
+    def padded(self, extra=3, garbage=math.nan):
+        """A case padded by hand, with leaf tensors whose padding holds garbage."""
+        inputs = make_inputs(Case("two", (5, 2), bias=True))
+        relations = ck.Relations(
+            hops=inputs.relations.hops,
+            coordinates=inputs.relations.coordinates.detach(),
+            cu_seqlens=inputs.relations.cu_seqlens,
+            max_seqlen=5 + extra,
+        )
+        place = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+        packed = inputs.q, inputs.k, inputs.v
+        q, k, v = (place.pad(x.detach(), garbage).transpose(1, 2).clone() for x in packed)
+        bias = place.pad_pairs(inputs.bias.detach().t(), garbage).permute(0, 3, 1, 2).clone()
+        coordinates = place.pad(relations.coordinates, garbage)
+        leaves = [x.requires_grad_() for x in (q, k, v, bias, coordinates)]
+        hops, valid = relations.padded().hops, relations.padded().valid
+        relations = ck.Relations(hops=hops, coordinates=coordinates, valid=valid)
+        shared = {"hop_bias": inputs.hop_bias, "radial": inputs.radial, "bias": bias}
+        out = ck.coattention(q, k, v, relations=relations, **shared)
+        parameters = [inputs.hop_bias, *inputs.radial.parameters()]
+        grads = torch.autograd.grad(out, [*leaves, *parameters], torch.randn_like(out))
+        return place, out, grads
+
+    @pytest.mark.parametrize("garbage", [math.nan, math.inf, -1e30])
+    def test_garbage_changes_nothing(self, garbage):
+        torch.manual_seed(0)
+        _, clean, clean_grads = self.padded(garbage=0.0)
+        torch.manual_seed(0)
+        _, out, grads = self.padded(garbage=garbage)
+        assert torch.equal(out, clean)
+        for dirty, wanted in zip(grads, clean_grads, strict=True):
+            assert torch.equal(dirty, wanted)
+
+    def test_padding_is_exactly_zero(self):
+        place, out, (dq, dk, dv, dbias, dx, *_) = self.padded()
+        for x in (out, dq, dk, dv):
+            assert x.transpose(1, 2)[~place.valid].abs().max() == 0
+            assert x.transpose(1, 2)[place.valid].abs().min() > 0
+        assert dbias.permute(0, 2, 3, 1)[~place.pair_valid].abs().max() == 0
+        assert dx[~place.valid].abs().max() == 0
+
+    def test_more_padding_changes_nothing(self):
+        torch.manual_seed(0)
+        place, out, _ = self.padded(extra=0)
+        torch.manual_seed(0)
+        wider, more, _ = self.padded(extra=9)
+        a, b = place.pack(out.transpose(1, 2)), wider.pack(more.transpose(1, 2))
+        assert_accurate(b, a, a.double())
+
+    def test_a_molecule_of_padding_alone(self):
+        q = torch.full((2, 1, 3, 4), math.nan, requires_grad=True)
+        relations = ck.Relations(valid=torch.zeros(2, 3, dtype=torch.bool))
+        out = ck.coattention(q, q, q, relations=relations)
+        (gradient,) = torch.autograd.grad(out, q, torch.randn_like(out))
+        assert torch.equal(out, torch.zeros_like(out))
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+class TestMissingRelations:
+    def test_no_hops_no_phi2d(self):
+        inputs = make_inputs(BY_NAME["no relations"])
+        plain = attend(inputs)
+        inputs.hop_bias = torch.randn(2, 12)
+        inputs.radial = ck.GaussianRadial(2)
+        assert torch.equal(attend(inputs), plain)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_a_molecule_without_conformer_is_as_if_it_had_no_radial(self, layout):
+        inputs = make_inputs(Case("two", (5, 6), conformer_missing=True), torch.float64)
+        mixed = attend(inputs, layout)
+        inputs.relations = ck.Relations(
+            hops=inputs.relations.hops, cu_seqlens=inputs.relations.cu_seqlens
+        )
+        without = attend(inputs, layout)
+        assert torch.equal(mixed[5:], without[5:])
+        assert not torch.equal(mixed[:5], without[:5])
+
+    def test_its_coordinates_get_no_gradient(self):
+        inputs = make_inputs(Case("two", (5, 6), conformer_missing=True))
+        gradient = with_gradients(attend, inputs)["coordinates"]
+        assert gradient[5:].abs().max() == 0
+        assert gradient[:5].abs().max() > 0
+
+
+def test_atoms_in_one_place_have_finite_gradients():
+    inputs = make_inputs(Case("one", (4,)), torch.float64)
+    with torch.no_grad():
+        inputs.relations.coordinates.zero_()
+    grads = with_gradients(attend, inputs)
+    assert all(x.isfinite().all() for x in grads.values())
+    assert grads["coordinates"].abs().max() == 0
+
+
+@pytest.mark.parametrize("view", ["transposed", "expanded", "unaligned"])
+def test_any_strides(view, coattention_backend, serves):
+    base = torch.randn(2, 7, 3, 8)
+    q = {
+        "transposed": lambda: base.transpose(1, 2),
+        "expanded": lambda: base[:1, :, :1].transpose(1, 2).expand(2, 3, 7, 8),
+        "unaligned": lambda: torch.randn(2 * 3 * 7 * 8 + 1)[1:].view(2, 3, 7, 8),
+    }[view]()
+    hops = torch.randint(0, 9, (2, 7, 7), dtype=torch.uint8).transpose(1, 2)
+    bias = torch.randn(1, 1, 7, 7).expand(2, 3, 7, 7)
+    shared = {"hop_bias": torch.randn(8, 3).t(), "backend": coattention_backend}
+
+    def run(q, bias, hops):
+        relations = ck.Relations(hops=hops)
+        return ck.coattention(q, q, q, relations=relations, bias=bias, **shared)
+
+    strided = serves(coattention_backend, lambda: run(q, bias, hops))
+    plain = run(q.contiguous(), bias.contiguous(), hops.contiguous())
+    assert_accurate(strided, plain, run(q.double(), bias, hops))
+
+
+class TestDropout:
+    def run(self, seed, p=0.25, layout="padded"):
+        torch.manual_seed(seed)
+        q = torch.zeros(1, 4, 64, 4) if layout == "padded" else torch.zeros(64, 4, 4)
+        cu_seqlens = None if layout == "padded" else torch.tensor([0, 64], dtype=torch.int32)
+        relations = ck.Relations(cu_seqlens=cu_seqlens)
+        return ck.coattention(q, q, torch.ones_like(q), relations=relations, dropout_p=p)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_seed_decides(self, layout):
+        assert torch.equal(self.run(1, layout=layout), self.run(1, layout=layout))
+        assert not torch.equal(self.run(1, layout=layout), self.run(2, layout=layout))
+
+    def test_statistics(self):
+        # Each output is the mean of 64 weights that are 0 or 1/(1-p): mean 1, variance p/(1-p)/64.
+        out = torch.stack([self.run(seed)[..., 0] for seed in range(20)])
+        deviations = 5 * math.sqrt(0.25 / 0.75 / 64 / out.numel())
+        assert abs(float(out.mean()) - 1) < deviations
+        assert abs(float(out.var()) * 64 / (0.25 / 0.75) - 1) < 0.1
+
+    def test_zero_is_off(self):
+        assert torch.equal(self.run(1, p=0.0), self.run(2, p=0.0))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_same_bits_every_time(layout):
+    inputs = make_inputs(BY_NAME["graphormer slim"])
+    first = with_gradients(lambda x: attend(x, layout), inputs)
+    for _ in range(5):
+        again = with_gradients(lambda x: attend(x, layout), inputs)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_autocast_leaves_the_statistics_alone():
+    inputs = make_inputs(BY_NAME["around 16"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = attend(inputs)
+    assert torch.equal(inside, attend(inputs))
+
+
+def test_compiles_as_one_graph():
+    inputs = make_inputs(Case("small", (6, 4), bias=True, types="pair"))
+    relations = inputs.relations.padded()
+    q = inputs.layout.pad(inputs.q.detach()).transpose(1, 2)
+    shared = {"relations": relations, "hop_bias": inputs.hop_bias, "radial": inputs.radial}
+
+    def run(q):
+        return ck.coattention(q, q, q, **shared)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert_accurate(compiled(q), run(q), run(q).double())
+
+
+BAD = {
+    "q has shape": {"q": torch.zeros(3, 4)},
+    "the head width must be at least 1": dict.fromkeys("qkv", torch.zeros(1, 2, 3, 0)),
+    "q has dtype": {"q": torch.zeros(1, 2, 3, 4, dtype=torch.int32)},
+    "k has shape": {"k": torch.zeros(1, 2, 5, 4)},
+    "v has dtype": {"v": torch.zeros(1, 2, 3, 4, dtype=torch.float64)},
+    "k is on meta": {"k": torch.zeros(1, 2, 3, 4, device="meta")},
+    "hop_bias has shape": {"hop_bias": torch.zeros(3, 8)},
+    "hop_bias has 1 columns": {"hop_bias": torch.zeros(2, 1)},
+    "hop_bias has dtype": {"hop_bias": torch.zeros(2, 8, dtype=torch.int64)},
+    "bias has shape": {"bias": torch.zeros(1, 1, 3, 3)},
+    "bias has dtype": {"bias": torch.zeros(1, 2, 3, 3, dtype=torch.bool)},
+    "radial is a str": {"radial": "gaussian"},
+    "dropout_p is 1": {"dropout_p": 1.0},
+    "relations.valid has shape": {"relations": ck.Relations(valid=torch.ones(1, 4) > 0)},
+    "relations are packed": {
+        "relations": ck.Relations(cu_seqlens=torch.tensor([0, 3], dtype=torch.int32))
+    },
+    "relations are on meta": {"relations": ck.Relations(valid=torch.ones(1, 3, device="meta") > 0)},
+    "radial returned shape": {
+        "radial": lambda r: r,
+        "relations": ck.Relations(coordinates=torch.zeros(1, 3, 3)),
+    },
+    "backend 'cuda' does not exist": {"backend": "cuda"},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_wrong_input_is_named(message):
+    arguments = dict.fromkeys("qkv", torch.zeros(1, 2, 3, 4)) | BAD[message]
+    with pytest.raises(ValueError, match=message):
+        ck.coattention(**arguments)
+
+
+def test_packed_with_the_wrong_number_of_atoms():
+    relations = ck.Relations(cu_seqlens=torch.tensor([0, 3], dtype=torch.int32))
+    q = torch.zeros(4, 2, 8)
+    with pytest.raises(ValueError, match="q has 4 atoms, but relations"):
+        ck.coattention(q, q, q, relations=relations)
+
+
+def test_property_any_batch_matches_each_molecule_alone():
+    """Hypothesis draws batches; each molecule attends as if it were alone."""
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 1000))
+    def check(sizes, seed):
+        case = Case("drawn", tuple(sizes), conformer_missing=bool(seed % 2), fragments=1 + seed % 3)
+        inputs = make_inputs(case, torch.float64, seed=seed)
+        whole = attend(inputs)
+        start = 0
+        hops = inputs.relations.hops.split([n * n for n in sizes])
+        for number, n in enumerate(sizes):
+            atoms = slice(start, start + n)
+            relations = ck.Relations(
+                hops=hops[number].view(1, n, n),
+                coordinates=inputs.relations.coordinates[None, atoms],
+                has_3d=torch.tensor([number % 2 == 0 or not case.conformer_missing]),
+            )
+            q, k, v = (x[atoms].transpose(0, 1)[None] for x in (inputs.q, inputs.k, inputs.v))
+            phi = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
+            alone = ck.coattention(q, k, v, relations=relations, **phi)[0].transpose(0, 1)
+            torch.testing.assert_close(whole[atoms], alone)
+            start += n
+
+    check()
+
+
+def test_salt_reads_the_unreachable_column():
+    edges, ptr = random_graphs((8,), torch.Generator().manual_seed(0), fragments=2)
+    relations = ck.Relations.from_graphs(edges, ptr)
+    q = torch.zeros(1, 1, 8, 1)
+    v = torch.arange(8.0).reshape(1, 1, 8, 1)
+    table = torch.zeros(1, 6)
+    table[0, -1] = -1e4  # a table that shuts fragments off from each other
+    out = ck.coattention(q, q, v, relations=relations, hop_bias=table)
+    assert out.flatten().tolist() == [1.5] * 4 + [5.5] * 4

@@ -1,0 +1,93 @@
+"""Who may import whom: kernels never the model, and inside the model one way only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("errors", "chem", "data", "model", "training", "evaluation", "cli")
+# The command line's companions; `doctor` looks at the installation for the command line.
+SAME_LAYER = {"doctor": "cli", "__main__": "cli"}
+
+
+def imports(path, root=ROOT):
+    """Yield (line, dotted name) of every import of a file, those inside functions included."""
+    parts = path.relative_to(root).with_suffix("").parts
+    package = parts if path.name == "__init__.py" else parts[:-1]
+    package = package[:-1] if package and package[-1] == "__init__" else package
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith("import_module")
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield node.lineno, node.args[0].value
+
+
+def layer(name):
+    """Return the layer of a dotted name inside collamo, or None outside (or `collamo` itself)."""
+    head, *rest = name.split(".")
+    if head != "collamo" or not rest:
+        return None
+    found = SAME_LAYER.get(rest[0], rest[0])
+    return found if found in LAYERS else None
+
+
+def complaints(root):
+    """Return one line for every import that goes the wrong way."""
+    wrong = []
+    for path in sorted(root.glob("collamo*/**/*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        here = layer(".".join(parts))
+        for line, name in imports(path, root):
+            if parts[0] == "collamo_kernels" and name.split(".")[0] == "collamo":
+                wrong.append(f"{path.relative_to(root)}:{line} imports {name}")
+            there = layer(name)
+            if here and there and LAYERS.index(there) > LAYERS.index(here):
+                wrong.append(f"{path.relative_to(root)}:{line} ({here}) imports {name} ({there})")
+    return wrong
+
+
+def test_imports_run_one_way():
+    assert complaints(ROOT) == []
+
+
+def test_every_module_of_collamo_has_a_layer():
+    modules = {path.stem for path in (ROOT / "collamo").iterdir() if path.suffix == ".py"}
+    folders = {path.parent.name for path in (ROOT / "collamo").glob("*/__init__.py")}
+    assert (modules | folders) - {"__init__"} <= {*LAYERS, *SAME_LAYER}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        ("collamo_kernels/radial.py", "import collamo", True),
+        ("collamo_kernels/radial.py", "def f():\n    from collamo.model import x", True),
+        ("collamo_kernels/radial.py", "import collamo_kernels.relations", False),
+        ("collamo/chem/molecule.py", "def f():\n    from collamo import data", True),
+        ("collamo/chem/molecule.py", "from ..data import batch", True),
+        ("collamo/chem/molecule.py", "from .. import data", True),
+        ("collamo/chem/__init__.py", "from ..model.modeling import x", True),
+        (
+            "collamo/chem/molecule.py",
+            "import importlib\nimportlib.import_module('collamo.cli')",
+            True,
+        ),
+        ("collamo/chem/molecule.py", "from . import features\nimport collamo_kernels", False),
+        ("collamo/chem/__init__.py", "from .molecule import Molecule", False),
+        ("collamo/model/modeling.py", "from collamo.errors import UsageError", False),
+        ("collamo/model/modeling.py", "from collamo.doctor import check", True),
+    ],
+)
+def test_the_rule_itself(file, text, found, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert bool(complaints(tmp_path)) == found
