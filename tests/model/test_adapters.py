@@ -1,0 +1,172 @@
+"""LoRA on the language model, the projector trained and saved whole, and opening it all again."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from model_helpers import build
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from collamo.errors import CollamoError, MissingDependencyError, UsageError
+from collamo.model import CollamoForConditionalGeneration, load_checkpoint
+
+LORA = LoraConfig(
+    r=2,
+    target_modules=r"model\.language_model\..*\.(q_proj|v_proj)",
+    modules_to_save=["mol_projector"],
+    task_type="CAUSAL_LM",
+)
+
+
+@pytest.fixture
+def base(tokenizer, tmp_path):
+    """A saved model: (folder, model, processor)."""
+    model, processor = build(tokenizer)
+    folder = tmp_path / "base"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    model, _ = load_checkpoint(folder)
+    return folder, model, processor
+
+
+def stirred(peft_model):
+    """Give every trainable parameter a value of its own."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in peft_model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return peft_model.eval()
+
+
+def test_exactly_the_expected_parameters_train(base):
+    """modules_to_save matches by suffix and ignores bare parameters without a word."""
+    _, model, _ = base
+    projector = {n for n, _ in model.model.mol_projector.named_parameters()}
+    assert any("queries" in name for name in projector)
+    peft_model = get_peft_model(model, LORA)
+    trained = {n for n, p in peft_model.named_parameters() if p.requires_grad}
+    prefix = "base_model.model.model."
+    saved = f"{prefix}mol_projector.modules_to_save.default."
+    expected = {saved + name for name in projector} | {
+        f"{prefix}language_model.layers.{layer}.self_attn.{proj}.lora_{ab}.default.weight"
+        for layer in range(2)
+        for proj in ("q_proj", "v_proj")
+        for ab in "AB"
+    }
+    assert trained == expected
+
+
+def test_no_module_name_ends_like_another(base):
+    """`modules_to_save` and `target_modules` match suffixes: the projector's name is unique."""
+    _, model, _ = base
+    names = [name for name, _ in model.named_modules()]
+    assert sum(name.endswith("mol_projector") for name in names) == 1
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        assert all("language_model" in n for n in names if n.endswith(name))
+
+
+def test_adapter_round_trip(base, inputs, tmp_path):
+    folder, model, processor = base
+    peft_model = stirred(get_peft_model(model, LORA))
+    peft_model.peft_config["default"].base_model_name_or_path = str(folder)
+    adapter = tmp_path / "adapter"
+    peft_model.save_pretrained(adapter)
+    assert (adapter / "adapter_model.safetensors").is_file()
+    again, reopened = load_checkpoint(adapter)
+    assert isinstance(again, PeftModel)
+    assert reopened.num_query_tokens == processor.num_query_tokens
+    ours, theirs = peft_model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with torch.no_grad():
+        # Equal weights in other places of memory: BLAS may sum in another order, so not equal bits.
+        ours, theirs = (m(**inputs).logits for m in (peft_model, again))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    tokens = peft_model.generate(**inputs, **options)
+    assert torch.equal(tokens, again.generate(**inputs, **options))
+
+
+def test_merged_adapter_is_a_plain_checkpoint(base, inputs, tmp_path):
+    _, model, processor = base
+    peft_model = stirred(get_peft_model(model, LORA))
+    with torch.no_grad():
+        expected = peft_model(**inputs).logits
+    merged = peft_model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "final")
+    processor.save_pretrained(tmp_path / "final")
+    again, _ = load_checkpoint(tmp_path / "final")
+    assert isinstance(again, CollamoForConditionalGeneration)
+    ours, theirs = merged.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with torch.no_grad():
+        # Merging adds B·A to the weight before the product instead of after: rounding.
+        torch.testing.assert_close(again(**inputs).logits, expected, atol=1e-4, rtol=0)
+
+
+def test_training_the_adapter_moves_only_it(base, inputs):
+    _, model, _ = base
+    peft_model = get_peft_model(model, LORA)
+    before = {n: p.clone() for n, p in peft_model.named_parameters()}
+    statistics = {n: b.clone() for n, b in peft_model.named_buffers()}
+    optimizer = torch.optim.SGD([p for p in peft_model.parameters() if p.requires_grad], lr=1.0)
+    peft_model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
+    optimizer.step()
+    moved = {n for n, p in peft_model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert all("lora_B" in n or "mol_projector.modules_to_save" in n for n in moved)
+    for name, buffer in peft_model.named_buffers():
+        assert torch.equal(buffer, statistics[name]), name
+
+
+# --- what cannot be opened ------------------------------------------------------------
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(MissingDependencyError, match="is not a folder"):
+        load_checkpoint(tmp_path / "nothing")
+    with pytest.raises(MissingDependencyError, match=r"no config\.json"):
+        load_checkpoint(tmp_path)
+
+
+def test_another_kind_of_model(base, tmp_path):
+    _, model, _ = base
+    model.config.text_config.save_pretrained(tmp_path / "llm")
+    with pytest.raises(UsageError, match="'llama', not a CoLLaMo checkpoint"):
+        load_checkpoint(tmp_path / "llm")
+
+
+def test_pickled_weights_are_not_opened(base):
+    folder, model, _ = base
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(MissingDependencyError, match="pickled weights"):
+        load_checkpoint(folder)
+
+
+def test_broken_config_and_missing_processor(base):
+    folder, _, _ = base
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(CollamoError, match="processor"):
+        load_checkpoint(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CollamoError, match="not valid JSON"):
+        load_checkpoint(folder)
+
+
+def test_adapter_without_its_base(base, tmp_path):
+    folder, model, _ = base
+    peft_model = get_peft_model(model, LORA)
+    adapter = tmp_path / "adapter"
+    peft_model.save_pretrained(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "../base"  # relative to the adapter
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert isinstance(load_checkpoint(adapter)[0], PeftModel)
+    shutil.rmtree(folder)
+    with pytest.raises(MissingDependencyError, match=r"trained on '\.\./base', which is not there"):
+        load_checkpoint(adapter)

@@ -1,0 +1,134 @@
+import copy
+
+import pytest
+import torch
+from model_helpers import SMALL, build
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+from collamo.errors import MissingDependencyError, UsageError
+from collamo.model import build_model, tiny_llama_config, train_tokenizer
+
+
+def llm(tokenizer, **options):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 4, "intermediate_size": 32}
+    return LlamaForCausalLM(tiny_llama_config(len(tokenizer), **{**sizes, **options}))
+
+
+def test_from_a_folder(tokenizer, tmp_path):
+    source = llm(tokenizer)
+    source.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, processor = build_model(tmp_path, SMALL, selfies_tokens=["[C]", "[O]"])
+    ids = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, source.eval()(input_ids=ids).logits)
+    assert model.config.selfies_config.vocab_size == 4
+    assert model.config.mol_token_id == processor.mol_token_id == 3
+    assert model.generation_config.suppress_tokens == [3]
+    assert not model.training
+
+
+def test_the_placeholder_is_added_and_embeddings_widen(tokenizer):
+    """A language model that never heard of `<mol>`, its tokenizer neither."""
+    stranger = train_tokenizer(["How many atoms?"] * 5, 280)
+    backend = stranger._tokenizer.to_str().replace("<mol>", "<other>")
+    stranger = type(stranger)(
+        tokenizer_object=type(stranger._tokenizer).from_str(backend),
+        pad_token=None,
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    source = llm(stranger)
+    rows = source.get_input_embeddings().num_embeddings
+    model, processor = build_model((source, stranger), SMALL)
+    assert model.config.mol_token_id == rows
+    assert model.get_input_embeddings().num_embeddings == rows + 1
+    assert model.config.text_config.vocab_size == model.lm_head.out_features == rows + 1
+    batch = processor("<mol> a", ["C"], modalities=("1d", "2d"))
+    assert model(**batch).logits.shape[-1] == rows + 1
+    assert processor.tokenizer.pad_token == "</s>"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_stay_tied(tokenizer, tied):
+    model, _ = build_model((llm(tokenizer, tie_word_embeddings=tied), tokenizer), SMALL)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+
+
+def test_another_architecture(tokenizer, tmp_path):
+    """GPT-2 calls its embedding otherwise."""
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    config.bos_token_id, config.eos_token_id = 1, 2
+    model, processor = build_model((GPT2LMHeadModel(config), copy.deepcopy(tokenizer)), SMALL)
+    batch = processor(processor.prompt("What?"), ["C"], modalities=("1d", "2d"))
+    assert model(**batch).logits.isfinite().all()
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert again.lm_head.weight is again.get_input_embeddings().weight
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_model_that_scales_its_logits_is_refused(tokenizer):
+    from transformers import CohereConfig, CohereForCausalLM
+
+    config = CohereConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        logit_scale=0.1,
+    )
+    with pytest.raises(UsageError, match="linear map"):
+        build_model((CohereForCausalLM(config), copy.deepcopy(tokenizer)), SMALL)
+
+
+def test_missing_language_model(tmp_path):
+    with pytest.raises(MissingDependencyError, match="cannot be loaded") as error:
+        build_model(tmp_path / "nothing")
+    assert error.value.exit_code == 4
+    with pytest.raises(MissingDependencyError, match="Llama-2-7b-chat-hf"):
+        build_model()  # tests have no network
+    with pytest.raises(UsageError, match="tiny_lm"):
+        build_model(preset="tiny")
+
+
+def test_pickled_language_model_is_not_opened(tokenizer, tmp_path):
+    source = llm(tokenizer)
+    source.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(MissingDependencyError, match="safetensors"):
+        build_model(tmp_path, SMALL)
+
+
+def test_unknown_override(tokenizer):
+    with pytest.raises(UsageError, match="did you mean 'num_layers'"):
+        build(tokenizer, {"projector_config": {"num_layer": 3}})
+
+
+def test_tiny_preset_sizes(tokenizer):
+    """The sizes the demo is tuned for; a change should be a decision."""
+    torch.manual_seed(0)
+    model, _ = build_model((LlamaForCausalLM(tiny_llama_config(1024)), tokenizer))
+    parts = {n: sum(p.numel() for p in m.parameters()) for n, m in model.model.named_children()}
+    assert parts["language_model"] < 1.5e6
+    assert sum(parts.values()) < 3e6
+
+
+def test_language_model_can_be_taken_out_again(tokenizer, tmp_path):
+    """The text configuration stays that of an ordinary causal LM."""
+    model, _ = build(tokenizer)
+    plain = AutoModelForCausalLM.from_config(model.config.text_config)
+    plain.model.load_state_dict(model.model.language_model.state_dict())
+    ids = torch.arange(4, 9)[None]
+    with torch.no_grad():
+        plain.lm_head.load_state_dict(model.lm_head.state_dict())
+        assert torch.equal(plain.eval()(input_ids=ids).logits, model(input_ids=ids).logits)

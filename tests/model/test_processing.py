@@ -1,0 +1,248 @@
+import json
+
+import pytest
+import torch
+from model_helpers import build
+
+from collamo.chem.molecule import parse_molecule
+from collamo.errors import CollamoError, MoleculeError
+from collamo.model import CollamoProcessor, MoleculeFeatureExtractor, SelfiesVocabulary
+
+B = 3  # soft tokens per molecule of the test model
+NO_3D = ("1d", "2d")
+
+
+def mol_count(processor, batch):
+    return (batch["input_ids"] == processor.mol_token_id).sum(1).tolist()
+
+
+# --- vocabulary and feature extractor ------------------------------------------------------------
+
+
+def test_vocabulary():
+    vocabulary = SelfiesVocabulary(["[C]", "[=O]"])
+    assert dict(vocabulary) == {"[PAD]": 0, "[UNK]": 1, "[C]": 2, "[=O]": 3}
+    assert vocabulary.encode(["[C]", "[Xe]", "[=O]"]) == [2, 1, 3]
+    assert SelfiesVocabulary().tokens == sorted(SelfiesVocabulary().tokens)
+    with pytest.raises(ValueError, match=r"'\[C\]' is in the vocabulary twice"):
+        SelfiesVocabulary(["[C]", "[C]"])
+
+
+def test_vocabulary_is_in_the_saved_json(tmp_path):
+    extractor = MoleculeFeatureExtractor(["[C]", "[O]"], conformer_seed=7)
+    extractor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["selfies_tokens"] == ["[C]", "[O]"]
+    again = MoleculeFeatureExtractor.from_pretrained(tmp_path)
+    assert (again.selfies_tokens, again.conformer_seed) == (["[C]", "[O]"], 7)
+
+
+def test_text_molecule_and_features_give_the_same_tensors(processor, features):
+    text = "CC(=O)Oc1ccccc1C(=O)O"
+    extractor = processor.feature_extractor
+    one, two, three = (extractor([[m]]) for m in (text, parse_molecule(text), features[text]))
+    assert one["has_3d"].all()
+    for name in one:
+        assert torch.equal(one[name], two[name])
+        assert torch.equal(one[name], three[name])
+
+
+def test_conformers_are_embedded_only_where_3d_is_asked_for(processor, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("embedded")
+
+    monkeypatch.setattr("collamo.model.processing.embed_conformer_limited", refuse)
+    batch = processor.feature_extractor([["CCO"]], modalities=NO_3D)
+    assert not batch["has_3d"].any()
+    with pytest.raises(AssertionError, match="embedded"):
+        processor.feature_extractor([["CCO"]])
+
+
+@pytest.mark.parametrize("modalities", [(), ("4d",), ("1d", "x")])
+def test_unknown_modalities(processor, modalities):
+    with pytest.raises((ValueError, CollamoError), match="modalit"):
+        processor("<mol>", ["CCO"], modalities=modalities)
+
+
+def test_bad_smiles_is_named(processor):
+    with pytest.raises(MoleculeError, match="C1CC"):
+        processor("<mol>", ["C1CC"], modalities=NO_3D)
+
+
+# --- placeholders ------------------------------------------------------------------------------
+
+
+def test_each_placeholder_widens(processor):
+    batch = processor(["<mol> a", "<mol> b <mol>"], [["C"], ["C", "CC"]], modalities=NO_3D)
+    assert mol_count(processor, batch) == [B, 2 * B]
+    assert batch["molecule_valid"].tolist() == [[True, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("text", "molecules", "found"),
+    [
+        ("no placeholder", ["C"], "has 0 <mol>, but 1"),
+        ("<mol>", None, "has 1 <mol>, but 0"),
+        ("<mol> and <mol>", ["C"], "has 2 <mol>, but 1"),
+        (["<mol>", "<mol><mol>"], ["C", "C"], "prompt 1 '<mol><mol>' has 2 <mol>, but 1"),
+        (["<mol>", "<mol>"], [["C", "C"], []], "prompt 0 '<mol>' has 1 <mol>, but 2"),
+    ],
+)
+def test_count_mismatch_names_the_prompt(processor, text, molecules, found):
+    with pytest.raises(ValueError, match=found):
+        processor(text, molecules, modalities=NO_3D)
+
+
+def test_user_text_cannot_smuggle_a_placeholder(processor):
+    with pytest.raises(ValueError, match="the question contains <mol>"):
+        processor.prompt("What is <mol>?")
+    with pytest.raises(ValueError, match="an answer contains <mol>"):
+        processor("<mol>", ["C"], suffix="<mol>", modalities=NO_3D)
+    for content in ("<mol>", [{"type": "text", "text": "<mol>"}]):
+        messages = [{"role": "user", "content": content}]
+        with pytest.raises(ValueError, match="a user message contains <mol>"):
+            processor.apply_chat_template(messages)
+
+
+@pytest.mark.parametrize(
+    ("molecules", "complaint"),
+    [(["C"], "1 entries of molecules for 2 prompts"), (["C", ["C"]], "mixes")],
+)
+def test_molecules_must_match_the_prompts(processor, molecules, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        processor(["<mol>", "<mol>"], molecules, modalities=NO_3D)
+
+
+def test_text_alone_has_no_molecule_tensors(processor):
+    assert set(processor(["hello", "you"])) == {"input_ids", "attention_mask"}
+
+
+# --- answers and padding -------------------------------------------------------------------------
+
+
+def test_suffix_becomes_labels(processor):
+    tokenizer = processor.tokenizer
+    prompts = [processor.prompt("What?"), processor.prompt("What is its weight?")]
+    batch = processor(prompts, ["C", "C"], suffix=["-3", "12.5"], modalities=NO_3D)
+    for row, answer in enumerate(["-3", "12.5"]):
+        labels = batch["labels"][row]
+        scored = labels[labels != -100]
+        assert tokenizer.decode(scored) == answer + tokenizer.eos_token
+        assert torch.equal(batch["input_ids"][row][labels != -100], scored)
+    assert batch["attention_mask"][0, 0] == 1  # padded on the right
+    assert batch["attention_mask"][0, -1] == 0
+    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+
+
+def test_prompt_ids_are_the_same_with_and_without_an_answer(processor):
+    prompt = processor.prompt("What is its weight?")
+    without = processor(prompt, ["C"], modalities=NO_3D)["input_ids"][0]
+    with_answer = processor(prompt, ["C"], suffix="12.5", modalities=NO_3D)["input_ids"][0]
+    assert torch.equal(with_answer[: len(without)], without)
+
+
+def test_padding_sides_and_lists(processor):
+    texts = ["<mol> a", "<mol> a b c"]
+    left = processor(texts, ["C", "C"], modalities=NO_3D)
+    assert left["attention_mask"][0, 0] == 0
+    assert left["attention_mask"][0, -1] == 1
+    right = processor(texts, ["C", "C"], modalities=NO_3D, padding_side="right")
+    assert right["attention_mask"][0, 0] == 1
+    ragged = processor(texts, ["C", "C"], modalities=NO_3D, padding=False, return_tensors=None)
+    assert len(ragged["input_ids"][0]) < len(ragged["input_ids"][1])
+    with pytest.raises(ValueError, match="padding_side"):
+        processor(texts, ["C", "C"], modalities=NO_3D, padding_side="up")
+
+
+def test_one_bos_at_the_start(processor):
+    bos = processor.tokenizer.bos_token_id
+    for text in (processor.prompt("What?"), "<mol> plain"):
+        ids = processor(text, ["C"], modalities=NO_3D)["input_ids"][0]
+        assert ids[0] == bos
+        assert (ids == bos).sum() == 1
+
+
+# --- chat template -------------------------------------------------------------------------------
+
+
+def conversation(smiles="CCO"):
+    parts = [{"type": "molecule", "smiles": smiles}, {"type": "text", "text": "What is it?"}]
+    return [{"role": "user", "content": parts}]
+
+
+def test_chat_template_keeps_the_molecule(processor, model):
+    """On transformers 5.17 the private hook dropped it: fluent text about nothing."""
+    batch = processor.apply_chat_template(
+        conversation(), tokenize=True, add_generation_prompt=True, modalities=NO_3D
+    )
+    assert mol_count(processor, batch) == [B]
+    assert batch["atom_valid"].sum() == 3
+    direct = processor(processor.prompt("What is it?"), ["CCO"], modalities=NO_3D)
+    assert batch.keys() == direct.keys()
+    assert all(torch.equal(batch[name], direct[name]) for name in direct)
+    assert model.generate(**batch, max_new_tokens=2).shape[1] > batch["input_ids"].shape[1]
+
+
+def test_chat_template_batches_and_text(processor):
+    text = processor.apply_chat_template(conversation(), add_generation_prompt=True)
+    assert text == processor.prompt("What is it?")
+    plain = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    batch = processor.apply_chat_template(
+        [conversation("C"), plain], tokenize=True, modalities=NO_3D
+    )
+    assert batch["molecule_valid"].tolist() == [[True], [False]]
+    ids = processor.apply_chat_template(plain, tokenize=True, return_dict=False)
+    assert processor.decode(ids[0]) == "<s>User:\nHello\nAssistant:\nHi</s>"
+
+
+def test_chat_template_refuses_what_it_cannot_do(processor):
+    with pytest.raises(ValueError, match="would drop the molecules"):
+        processor.apply_chat_template(
+            conversation(), tokenize=True, return_dict=False, modalities=NO_3D
+        )
+    image = [{"role": "user", "content": [{"type": "image", "url": "x"}]}]
+    with pytest.raises(ValueError, match="'image'"):
+        processor.apply_chat_template(image)
+    nothing = [{"role": "user", "content": [{"type": "molecule"}]}]
+    with pytest.raises(ValueError, match='no "smiles"'):
+        processor.apply_chat_template(nothing, tokenize=True)
+
+
+def test_a_template_of_plain_strings_works(processor):
+    """Most language models' own templates know no molecule parts."""
+    template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    text = processor.apply_chat_template(conversation(), chat_template=template)
+    assert text == "[<mol>\nWhat is it?]"
+
+
+def test_prompt_without_a_chat_template(tokenizer):
+    _, processor = build(tokenizer)
+    processor.tokenizer.chat_template = processor.chat_template = None
+    assert processor.prompt("Why?", num_molecules=2) == "<mol>\n<mol>\nWhy?\n"
+
+
+# --- the processor itself ------------------------------------------------------------------------
+
+
+def test_a_tokenizer_without_the_placeholder_is_refused(tokenizer):
+    extractor = MoleculeFeatureExtractor(["[C]"])
+    with pytest.raises(ValueError, match="does not know '<m0l>'"):
+        CollamoProcessor(extractor, tokenizer, mol_token="<m0l>")
+
+
+def test_save_and_load(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = CollamoProcessor.from_pretrained(tmp_path)
+    assert again.num_query_tokens == B
+    assert again.mol_token_id == processor.mol_token_id
+    assert again.feature_extractor.selfies_tokens == processor.feature_extractor.selfies_tokens
+    assert again.chat_template == processor.chat_template
+    assert {"input_ids", "hops", "molecule_valid"} <= set(again.model_input_names)
+
+
+def test_tokenizer_splits_digits_and_round_trips(tokenizer):
+    ids = tokenizer("12.5", add_special_tokens=False)["input_ids"]
+    assert [tokenizer.decode([i]) for i in ids] == ["1", "2", ".", "5"]
+    for text in ("Å and 分子", "C[C@H](N)C", "  two  spaces\n"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert tokenizer.convert_tokens_to_ids(["<pad>", "<s>", "</s>", "<mol>"]) == [0, 1, 2, 3]
