@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from collamo.chem.molecule import Molecule
+from collamo.chem.molecule import Molecule, captured_log
 
 # Our choice, measured on 150 NCI molecules against the same minimisation run to its end: mean error
 # of a heavy-atom distance 0.18 Å after ETKDG alone, 0.054 Å after 100 steps (11 ms), 0.014 Å after
@@ -76,7 +76,7 @@ def embed_conformer(molecule: Molecule, seed: int = 0) -> Conformer:
     if given is not None:
         return given
     try:
-        with rdBase.CaptureErrorLog():
+        with captured_log():
             full = Chem.AddHs(molecule.mol)
             if not _embed(full, seed):
                 return absent_conformer("ETKDGv3 found no geometry", seed)

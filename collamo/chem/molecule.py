@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +27,16 @@ _SELFIES_TEXT = re.compile(r"(\[[^\[\]\s]+\]\.?)+")
 # Tokens that no SMILES has, or a bare carbon beside another token.
 _SELFIES_ONLY = re.compile(r"\[[=#/\\-]{0,2}(Branch|Ring)[123]\]|\[[=#/\\]|\[C\]\.?\[|\]\.?\[C\]")
 _BRANCH_OR_RING = re.compile(r"\[(?:[=#/\\-]{0,2})(Branch|Ring)([123])\]")
+
+
+@contextmanager
+def captured_log() -> Iterator[rdBase.CaptureErrorLog]:
+    """Keep RDKit's messages off stderr inside the block; ``.messages`` holds its errors after.
+
+    The logger itself is never switched off: outside the block it is as the user left it.
+    """
+    with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as log:
+        yield log
 
 
 class RejectedMolecule(MoleculeError):
@@ -152,7 +164,7 @@ class Molecule:
         if not text.strip():
             raise RejectedMolecule("empty", "mol block is empty")
         try:
-            with rdBase.CaptureErrorLog() as log:
+            with captured_log() as log:
                 mol = Chem.MolFromMolBlock(text, removeHs=False)
         except (RuntimeError, UnicodeEncodeError, ValueError) as error:
             raise RejectedMolecule("syntax", f"mol block: {_one_line(error)}") from None
@@ -275,7 +287,7 @@ def _checked_text(text: str, kind: str, limit: int) -> str:
 
 def _mol_of_smiles(smiles: str) -> Chem.Mol:
     try:
-        with rdBase.CaptureErrorLog() as log:
+        with captured_log() as log:
             mol = Chem.MolFromSmiles(smiles)
     except (RuntimeError, ValueError) as error:
         raise RejectedMolecule(
@@ -332,7 +344,7 @@ def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     for atom in copy.GetAtoms():
         atom.SetIntProp("_source_atom", atom.GetIdx())
     try:
-        with rdBase.CaptureErrorLog() as log:
+        with captured_log() as log:
             copy = Chem.RemoveHs(copy)
     except (Chem.MolSanitizeException, RuntimeError, ValueError) as error:
         code, reason = _why(log.messages or str(error))
@@ -344,7 +356,7 @@ def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 def _written(mol: Chem.Mol) -> tuple[list[int], str]:
     """Return the order in which RDKit writes the atoms, and the SMILES in that order."""
     try:
-        with rdBase.CaptureErrorLog():
+        with captured_log():
             smiles = Chem.MolToSmiles(mol, canonical=False)
             order = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
             again = Chem.MolFromSmiles(smiles) if len(smiles) <= MAX_SMILES_CHARACTERS else None
@@ -380,7 +392,7 @@ def _encode_selfies(mol: Chem.Mol) -> SelfiesString:
     for atom in plain.GetAtoms():
         atom.SetAtomMapNum(0)
     try:
-        with rdBase.CaptureErrorLog():
+        with captured_log():
             smiles = Chem.MolToSmiles(plain, canonical=False, kekuleSmiles=True)
         order = list(plain.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
         tokens = tuple(selfies.split_selfies(selfies.encoder(smiles)))

@@ -6,8 +6,10 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from collamo.chem.molecule import captured_log
 
 # Our choice: a scaffold with more molecules than a tenth of the test split goes to train, so that
 # no single ring system decides the scores.
@@ -20,7 +22,7 @@ def scaffold_of(canonical_smiles: str) -> str:
     A function of the canonical SMILES, so that equal molecules have equal scaffolds however they
     were written.
     """
-    with rdBase.CaptureErrorLog():
+    with captured_log():
         mol = Chem.MolFromSmiles(canonical_smiles)
         if mol is None:  # RDKit cannot read a few SMILES that it wrote; such a molecule is alone
             return canonical_smiles
