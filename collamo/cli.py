@@ -107,6 +107,73 @@ def options(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def _named(*names: str) -> list[str]:
+    """Return what `names` holds once commas inside each are read as separators."""
+    return [part.strip() for name in names for part in name.split(",") if part.strip()]
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(help="nci (inside RDKit) or a CSV, TSV, JSONL, SMI or SDF file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    conformers: Annotated[bool, typer.Option(help="Embed conformers where none is given.")] = True,
+    seed: Annotated[int, typer.Option(help="Of conformers, splits and questions.")] = 0,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Worker processes. Default: one per processor."),
+    ] = None,
+    time_limit: TimeOption = 30.0,
+    max_reject_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Rejected share of rows that is too much.")
+    ] = 0.05,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Only the first so many rows."),
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
+    smiles_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column of the molecules, where it is not recognised."),
+    ] = None,
+    caption_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column of given captions."),
+    ] = None,
+    iupac_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column of IUPAC names."),
+    ] = None,
+    measured_columns: Annotated[
+        str, typer.Option(help="Numeric columns, by commas; logS:log mol/L adds a unit.")
+    ] = "",
+) -> None:
+    """Turn a source of molecules into shards, splits and questions."""
+    from collamo.data.prepare import prepare as prepare_source
+
+    manifest = prepare_source(
+        source,
+        out,
+        conformers=conformers,
+        seed=seed,
+        workers=workers,
+        time_limit=time_limit,
+        max_reject_rate=max_reject_rate,
+        limit=limit,
+        shard_size=shard_size,
+        smiles_column=smiles_column,
+        caption_column=caption_column,
+        iupac_column=iupac_column,
+        measured_columns=tuple(_named(measured_columns)),
+    )
+    rows, splits = manifest.rows, manifest.splits
+    print(
+        f"{rows['in']} rows: {rows['ok']} ok, {rows['rejected']} rejected; "
+        + ", ".join(f"{count} {name}" for name, count in splits.items())
+    )
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Any key of the recipe is an option too: --training.learning_rate 1e-4, --data my/data.",

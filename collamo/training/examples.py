@@ -129,8 +129,36 @@ class QuestionCollator:
         )
 
 
+# Facts told and questions asked in one dialogue. Our choice: about 250 tokens, one training block.
+FACTS, ASKED = 10, 5
+
+
+def dialogues(tasks: Iterable, *, per_molecule: int, seed: int) -> Iterator[list[dict]]:
+    """Yield chat messages that tell facts about a molecule and then ask about them.
+
+    The first user turn holds the facts where a prompt has ``<mol>``; so a language model trained on
+    text alone learns to look there for the answer. All of it is text of the prepared corpus.
+    """
+    by_molecule = defaultdict(list)
+    for example in tasks:
+        by_molecule[example.molecule].append(example)
+    for molecule, examples in by_molecule.items():
+        for number in range(per_molecule):
+            rng = np.random.default_rng([seed, molecule, number])
+            told = [examples[i] for i in rng.permutation(len(examples))[:FACTS]]
+            facts = "; ".join(f"{e.target} {e.answer}" for e in told)
+            asked = [told[i] for i in rng.permutation(len(told))[:ASKED]]
+            questions = [f"{facts}\n{asked[0].question}", *(e.question for e in asked[1:])]
+            turns = zip(questions, (e.answer for e in asked), strict=True)
+            yield [
+                {"role": role, "content": text}
+                for turn in turns
+                for role, text in zip(("user", "assistant"), turn, strict=True)
+            ]
+
+
 class TextBlocks(Dataset):
-    """Blocks of `block` tokens cut from the texts laid end to end, each text closed by <eos>.
+    """Blocks of `block` tokens cut from the texts laid end to end, each text closed by </s>.
 
     The texts come in an order drawn anew for each epoch from ``(seed, epoch)``; item
     ``epoch * len(self) + i`` is block i of that epoch. The last, partial block is left out.
@@ -138,7 +166,10 @@ class TextBlocks(Dataset):
 
     def __init__(self, texts: Iterable[str], tokenizer, *, block: int, seed: int):
         encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        self.texts = [np.array([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
+        eos = tokenizer.eos_token_id
+        # a dialogue brings its own end
+        closed = [ids if ids and ids[-1] == eos else [*ids, eos] for ids in encoded]
+        self.texts = [np.array(ids, dtype=np.int32) for ids in closed]
         self.block, self.seed = block, seed
         self._epoch, self._blocks = -1, None
         self.count = sum(map(len, self.texts)) // block

@@ -74,6 +74,10 @@ class Recipe:
     """Batch questions of similar length together: less padding, the same examples."""
     block: int = 256
     """Tokens per training block in stage language_model (our choice: longer than our captions)."""
+    dialogues: int = 2
+    """Dialogues per molecule beside the plain text in stage language_model: some of its facts, then
+    questions about them in the chat template, at the very place the soft tokens will take. Our
+    choice: a model that has never looked anything up in its context cannot be aligned frozen."""
     training: dict[str, Any] = field(default_factory=dict)
     """Fields of transformers.TrainingArguments."""
 
@@ -327,6 +331,8 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         "lora.rank": recipe.lora.rank,
         "block": recipe.block,
     }
+    if recipe.dialogues < 0:
+        raise UsageError(f"{where}: dialogues must be at least 0, got {recipe.dialogues}")
     for name, number in positive.items():
         if number < 1:
             raise UsageError(f"{where}: {name} must be at least 1, got {number}")

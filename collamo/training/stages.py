@@ -22,7 +22,13 @@ from torch import nn
 from transformers import set_seed
 
 from collamo.errors import CollamoError, UsageError, suggest
-from collamo.training.examples import QuestionCollator, QuestionDataset, TextBlocks, stack
+from collamo.training.examples import (
+    QuestionCollator,
+    QuestionDataset,
+    TextBlocks,
+    dialogues,
+    stack,
+)
 from collamo.training.manifest import find_last_valid_checkpoint
 from collamo.training.recipe import LoraRecipe, Recipe
 from collamo.training.trainer import data_seed, make_trainer, prepare_output, training_arguments
@@ -128,23 +134,31 @@ def _train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) 
     from collamo.data.shards import PreparedData
 
     data = PreparedData.open(recipe.data)
-    texts = list(data.text("train"))
-    model, tokenizer = tiny_language_model(texts, recipe.model)
+    model, tokenizer = tiny_language_model(list(data.text("train")), recipe.model)
     seed = data_seed(training_arguments(recipe))
-    block = {"block": recipe.block, "seed": seed}
+
+    def blocks(split: str) -> TextBlocks:
+        texts = corpus(data, split, tokenizer, recipe.dialogues, seed)
+        return TextBlocks(texts, tokenizer, block=recipe.block, seed=seed)
+
     trainer = make_trainer(
         recipe,
         model,
         tokenizer,
-        train=TextBlocks(texts, tokenizer, **block),
-        validation=_validation(
-            recipe, lambda: TextBlocks(data.text("validation"), tokenizer, **block)
-        ),
+        train=blocks("train"),
+        validation=_validation(recipe, lambda: blocks("validation")),
         collator=stack,
     )
     assert_trained(model, {name for name, _ in model.named_parameters()}, recipe.stage)
     trainer.train(resume_from_checkpoint=checkpoint)
     return _save(model, tokenizer, output / "final")
+
+
+def corpus(data, split: str, tokenizer, per_molecule: int, seed: int) -> list[str]:
+    """Return the text of a split: its plain lines, and dialogues in the tokenizer's template."""
+    turns = dialogues(data.tasks(split), per_molecule=per_molecule, seed=seed)
+    chats = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in turns]
+    return [*data.text(split), *chats]
 
 
 def tiny_language_model(texts: Sequence[str], overrides: Mapping[str, Any]):

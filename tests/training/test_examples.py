@@ -3,7 +3,7 @@ import pytest
 
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
-from collamo.training.examples import EpochSampler, QuestionDataset, TextBlocks
+from collamo.training.examples import EpochSampler, QuestionDataset, TextBlocks, dialogues
 
 
 class Data:
@@ -121,6 +121,24 @@ def test_text_blocks_hold_every_token_once_per_epoch():
     assert len({stream for _, stream in streams}) > 1
     item = blocks[0]
     assert item["labels"].equal(item["input_ids"])
+
+
+def test_dialogues_tell_what_they_ask_about():
+    tasks = list(Data().tasks("train"))
+    chats = list(dialogues(tasks, per_molecule=2, seed=0))
+    assert len(chats) == 3 * 2
+    for chat in chats:
+        assert [m["role"] for m in chat] == ["user", "assistant"] * (len(chat) // 2)
+        facts, first = chat[0]["content"].split("\n")
+        questions = [first, *(m["content"] for m in chat[2::2])]
+        truth = {e.question: (e.target, e.answer) for e in tasks}
+        for question, answer in zip(questions, chat[1::2], strict=True):
+            target, expected = truth[question]
+            assert answer["content"] == expected
+            assert f"{target} {expected}" in facts
+    assert list(dialogues(tasks, per_molecule=2, seed=0)) == chats
+    assert list(dialogues(tasks, per_molecule=2, seed=1)) != chats
+    assert list(dialogues(tasks, per_molecule=0, seed=0)) == []
 
 
 def test_a_corpus_shorter_than_a_block_is_a_usage_error():
