@@ -115,6 +115,15 @@ def test_accuracy(case, dtype, layout, coattention_backend, serves):
     assert_all_accurate(actual, yardstick, exact)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_rounded_once(dtype):
+    """Sums and softmax are float32: what comes out is the float32 result, rounded at the end."""
+    inputs = make_inputs(BY_NAME["graphormer slim"], dtype)
+    wide = make_inputs(BY_NAME["graphormer slim"])
+    wide.q, wide.k, wide.v = inputs.q.float(), inputs.k.float(), inputs.v.float()
+    assert torch.equal(attend(inputs), attend(wide).to(dtype))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradcheck(layout):
     inputs = make_inputs(EVERYTHING, torch.float64)
