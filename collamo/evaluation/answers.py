@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from collamo.errors import CollamoError
+from collamo.errors import CollamoError, UsageError
 
 ALL_MODALITIES = ("1d", "2d", "3d")
 
@@ -45,6 +45,9 @@ def answer(
     >>> answer(model, processor, [("CCO", "How many hydroxyl groups does it have?")])  # doctest:
     +SKIP ['1']
     """
+    for _, question in pairs:
+        if processor.mol_token in question:
+            raise UsageError(f"the question contains {processor.mol_token}; take it out")
     order = sorted(range(len(pairs)), key=lambda index: _order(*pairs[index]))
     answers: list[str] = [""] * len(pairs)
     with _evaluation_mode(model):

@@ -46,6 +46,16 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
 
+    def train(self, *args, **kwargs):
+        """Train as `Trainer` does; an error leaves no half-drawn bar in front of its message."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                bar = getattr(callback, "training_bar", None)
+                if bar is not None:
+                    bar.close()
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; CollamoError where it is NaN or infinite in training."""
         for module in self.frozen:
