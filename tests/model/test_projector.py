@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from collamo.model.configuration import MODALITIES, ProjectorConfig
-from collamo.model.projector import CoProjector, CrossAttention, LevelInputs, drop_modalities
+from collamo.model.projector import (
+    CoProjector,
+    CrossAttention,
+    LearnedQueries,
+    LevelInputs,
+    drop_modalities,
+)
 
 SUBSETS = [subset for subset in product([False, True], repeat=3) if any(subset)]
 WIDTHS = {"1d": 6, "2d": 8, "3d": 10}
@@ -94,6 +100,15 @@ def test_every_subset_gives_its_own_tokens(present):
     full, part = model(**case()), model(**case(present))
     assert part.isfinite().all()
     assert (part == full).all() == all(present)
+
+
+def test_queries_are_the_base_and_the_modalities_present():
+    queries = LearnedQueries(3, 4)
+    present = torch.tensor([[True, False, True], [False, False, False]])
+    p = queries(present)
+    base, (one, _, three) = queries.base, queries.modality
+    torch.testing.assert_close(p[0], base + one + three)
+    assert torch.equal(p[1], base)
 
 
 def test_absent_2d_adds_no_hop_bias():
