@@ -221,7 +221,7 @@ class PreparedData:
             )
 
     def _shard(self, index: int, row: int) -> _Shard:
-        if row < 1 or shard_name(index) not in self.manifest.files:
+        if not 1 <= row <= self.manifest.rows["in"]:
             raise KeyError(f"row {row} is outside the {self.manifest.rows['in']} prepared rows")
         if index not in self._shards:
             self._shards[index] = _Shard(self.table(index))

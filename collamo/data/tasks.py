@@ -127,12 +127,14 @@ class Facts:
 
 def measure(molecule: Molecule, conformer: Conformer) -> Facts:
     """Compute the facts of one molecule."""
-    values = {entry.target: float(entry.compute(molecule.mol)) for entry in PROPERTIES_2D}
+    # Six decimals: sums over atoms differ in the last bit with the order of the atoms.
+    mol = molecule.mol
+    values = {entry.target: round(float(entry.compute(mol)), 6) for entry in PROPERTIES_2D}
     return Facts(
-        formula=rdMolDescriptors.CalcMolFormula(molecule.mol),
+        formula=rdMolDescriptors.CalcMolFormula(mol),
         motifs=count_motifs(molecule),
         properties={target: value for target, value in values.items() if np.isfinite(value)},
-        geometry=_geometry(molecule.mol, conformer.coordinates),
+        geometry=_geometry(mol, conformer.coordinates),
     )
 
 

@@ -1,0 +1,320 @@
+"""`prepare`: rows in = rows out, the same bytes however it ran, nothing lost."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import collamo.data.prepare as prepare_module
+from collamo.chem.conformer import embed_conformer, worker_context
+from collamo.chem.features import featurize
+from collamo.chem.molecule import parse_molecule
+from collamo.data.prepare import prepare
+from collamo.data.shards import SPLITS, PreparedData
+from collamo.data.splits import scaffold_of
+from collamo.errors import CollamoError, TooManyRejectedError, UsageError
+
+MIXED = """smiles,caption,homo
+CCO,Ethanol,-0.25
+C1CC,unclosed,1
+,empty,
+CC(=O)Oc1ccccc1C(=O)O,Aspirin,NA
+CCO CCN,two,1
+OCC,Ethanol again,
+C*,a dummy,
+[Na+].[Cl-],"A ""salt"", white",-0.3
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    path = tmp_path / "mixed.csv"
+    path.write_text(MIXED)
+    return path
+
+
+@pytest.fixture(scope="module")
+def nci(tmp_path_factory):
+    out = tmp_path_factory.mktemp("nci") / "data"
+    prepare("nci", out, limit=48, shard_size=20, workers=2)
+    return out
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def only_forked():
+    if worker_context().get_start_method() != "fork":
+        pytest.skip("the fault is put in by patching, which only a forked worker inherits")
+
+
+def test_rows_in_are_rows_ok_plus_rejected(mixed, tmp_path):
+    manifest = prepare(mixed, tmp_path / "out", workers=1, max_reject_rate=0.5)
+    assert manifest.rows == {"in": 8, "ok": 5, "rejected": 3}
+    assert manifest.rejected == {"empty": 1, "unclosed_ring": 1, "white_space": 1}
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    rejected = [json.loads(line) for line in lines]
+    assert [(row["row"], row["text"], row["reason"]) for row in rejected] == [
+        (2, "C1CC", "unclosed_ring"),
+        (3, "", "empty"),
+        (5, "CCO CCN", "white_space"),
+    ]
+    assert "row 2: SMILES 'C1CC' has an unclosed ring" in rejected[0]["message"]
+    data = PreparedData.open(tmp_path / "out")
+    rows = {row for split in SPLITS for row in data.molecules(split)}
+    assert rows == {1, 4, 6, 7, 8}
+    examples = [example for split in SPLITS for example in data.tasks(split)]
+    assert {e.molecule: e.answer for e in examples if e.task == "measured"} == {
+        1: "-0.2500",
+        8: "-0.3000",
+    }
+    captions = {e.molecule: e.answer for e in examples if e.task == "caption"}
+    assert captions[8] == 'A "salt", white'
+    with pytest.raises(KeyError, match="rejected"):
+        data.features(2)
+    with pytest.raises(KeyError, match="outside"):
+        data.features(9)
+
+
+def test_equal_molecules_share_a_split(mixed, tmp_path):
+    prepare(mixed, tmp_path / "out", workers=1, max_reject_rate=0.5, split=(0.4, 0.3, 0.3))
+    data = PreparedData.open(tmp_path / "out")
+    assert [{1, 6} & set(data.molecules(split)) for split in SPLITS].count({1, 6}) == 1
+
+
+def test_features_come_back_as_they_were_made(nci):
+    data = PreparedData.open(nci)
+    for row in (1, 20, 21, 48):
+        features = data.features(row)
+        molecule = parse_molecule(features.smiles)
+        made = featurize(molecule, embed_conformer(molecule))
+        assert features.selfies == made.selfies
+        for name in ("atom_features", "edge_index", "edge_features"):
+            assert getattr(features, name).dtype == getattr(made, name).dtype
+            assert (getattr(features, name) == getattr(made, name)).all()
+        assert (features.conformer.coordinates == made.conformer.coordinates).all()
+        assert features.conformer.method == made.conformer.method
+        assert features.conformer.converged == made.conformer.converged
+
+
+def test_absence_comes_back_with_its_reason(tmp_path):
+    manifest = prepare("nci", tmp_path / "out", limit=5, conformers=False, workers=1)
+    assert manifest.conformers == {"none": 5}
+    conformer = PreparedData.open(tmp_path / "out").features(3).conformer
+    assert conformer.coordinates is None
+    assert conformer.reason == "not asked for"
+
+
+def test_no_molecule_and_no_scaffold_in_two_splits(nci):
+    data = PreparedData.open(nci)
+    seen = {}
+    for split in SPLITS:
+        for features in data.molecules(split).values():
+            canonical = parse_molecule(features.smiles).canonical_smiles
+            for key in {canonical, scaffold_of(canonical) or canonical}:
+                assert seen.setdefault(key, split) == split
+    assert {split: len(data.molecules(split)) for split in SPLITS} == data.manifest.splits
+
+
+def test_manifest_counts_what_is_there(nci):
+    data = PreparedData.open(nci)
+    manifest = data.manifest
+    assert manifest.rows["in"] == manifest.rows["ok"] + manifest.rows["rejected"] == 48
+    for split in SPLITS:
+        assert sum(manifest.tasks[split].values()) == len(data.tasks(split))
+        assert {e.molecule for e in data.tasks(split)} <= set(data.molecules(split))
+        assert len(list(data.text(split))) == len(data.tasks(split))
+    tokens = {t for f in data.molecules("train").values() for t in f.selfies or ()}
+    assert list(manifest.selfies_vocabulary) == sorted(tokens)
+    data.verify()
+
+
+def test_the_number_of_workers_changes_no_byte(nci, tmp_path):
+    prepare("nci", tmp_path / "one", limit=48, shard_size=20, workers=1)
+    assert files(tmp_path / "one") == files(nci)
+
+
+def test_resume_keeps_verified_shards_and_redoes_the_rest(nci, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, content in files(nci).items():
+        (out / name).write_bytes(content)
+    # as a kill leaves it: no manifest, a shard without its sidecar, a truncated one, a stray file
+    (out / "manifest.json").unlink()
+    (out / "molecules-00001.json").unlink()
+    whole = (out / "molecules-00002.parquet").read_bytes()
+    (out / "molecules-00002.parquet").write_bytes(whole[:-100])
+    kept = (out / "molecules-00000.parquet").stat().st_mtime_ns
+    done = []
+    original = prepare_module.process_rows
+
+    def watched(rows, *arguments):
+        rows = list(rows)
+        done.extend(row.number for row in rows)
+        return original(iter(rows), *arguments)
+
+    monkeypatch.setattr(prepare_module, "process_rows", watched)
+    prepare("nci", out, limit=48, shard_size=20, workers=2)
+    assert done == list(range(21, 49))
+    assert (out / "molecules-00000.parquet").stat().st_mtime_ns == kept
+    assert files(out) == files(nci)
+
+
+def test_killed_and_started_again(nci, tmp_path):
+    """SIGKILL in the middle of a run, twice; the third run gives the same bytes."""
+    only_forked()
+    out = tmp_path / "out"
+    for _ in range(2):
+        process = worker_context().Process(
+            target=prepare,
+            args=("nci", out),
+            kwargs={"limit": 48, "shard_size": 20, "workers": 1},
+        )
+        process.start()
+        before = len(list(out.glob("*.parquet")))
+        while process.is_alive() and len(list(out.glob("*.parquet"))) == before:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    prepare("nci", out, limit=48, shard_size=20, workers=2)
+    assert files(out) == files(nci)
+
+
+def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
+    original = getattr(prepare_module, name)
+
+    def faulty(molecule, *arguments):
+        if molecule.smiles == smiles:
+            fault()
+        return original(molecule, *arguments)
+
+    monkeypatch.setattr(prepare_module, name, faulty)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "reason"),
+    [
+        (lambda: time.sleep(60), "time_limit", "took longer than 1 s"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash", "RDKit crashed (exit code -9)"),
+    ],
+    ids=["hang", "crash"],
+)
+def test_a_fault_costs_one_conformer_or_one_row(tmp_path, monkeypatch, fault, code, reason):
+    only_forked()
+    path = tmp_path / "a.smi"
+    path.write_text("\n".join("C" * a + "N" + "C" * b for a in range(1, 7) for b in range(6)))
+    fault_on(monkeypatch, "CCCNC", fault)
+    manifest = prepare(path, tmp_path / "embedding", workers=2, time_limit=1.0)
+    assert manifest.rows == {"in": 36, "ok": 36, "rejected": 0}
+    assert manifest.conformers["none"] == 1
+    conformer = PreparedData.open(tmp_path / "embedding").features(14).conformer
+    assert (conformer.coordinates, conformer.reason) == (None, reason)
+
+    fault_on(monkeypatch, "CCCNC", fault, "measure")
+    manifest = prepare(path, tmp_path / "facts", workers=2, time_limit=1.0)
+    assert manifest.rows == {"in": 36, "ok": 35, "rejected": 1}
+    assert manifest.rejected == {code: 1}
+
+
+def test_an_rdkit_exception_costs_one_row(tmp_path, monkeypatch):
+    only_forked()
+
+    def fail():
+        raise RuntimeError("Invariant\nViolation")
+
+    fault_on(monkeypatch, "CC", fail, "measure")
+    path = tmp_path / "a.smi"
+    path.write_text("C\nCC\nCCC\n")
+    manifest = prepare(path, tmp_path / "out", workers=1, max_reject_rate=0.5)
+    assert manifest.rejected == {"rdkit": 1}
+    rejected = json.loads((tmp_path / "out" / "rejected.jsonl").read_text())
+    assert rejected["message"] == "row 2: RDKit failed: RuntimeError Invariant Violation"
+
+
+def test_too_many_rejected_fails_after_writing(mixed, tmp_path):
+    with pytest.raises(TooManyRejectedError, match="3 of 8 rows were rejected") as caught:
+        prepare(mixed, tmp_path / "out", workers=1)
+    assert caught.value.exit_code == 3
+    assert PreparedData.open(tmp_path / "out").manifest.rows["ok"] == 5
+
+
+def test_text_that_is_not_utf8_is_kept_in_the_report(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"smiles\nCC\xff\nC\n")
+    manifest = prepare(path, tmp_path / "out", workers=1, max_reject_rate=0.5)
+    assert manifest.rejected == {"encoding": 1}
+    assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text())["text"] == "CC\udcff"
+
+
+def test_another_preparation_is_not_overwritten(nci):
+    with pytest.raises(UsageError, match="another source, other options"):
+        prepare("nci", nci, limit=48, shard_size=20, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"workers": -1}, "workers is -1"),
+        ({"time_limit": 0}, "time_limit is 0"),
+        ({"max_reject_rate": 5}, "between 0 and 1"),
+        ({"split": (0.8, 0.1, 0.2)}, "add up to 1"),
+        ({"smiles_column": "smiles"}, "no columns"),
+    ],
+)
+def test_bad_options_are_usage_errors(tmp_path, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        prepare("nci", tmp_path / "out", **arguments)
+
+
+def test_altered_or_missing_files_are_named(nci, tmp_path):
+    for name, content in files(nci).items():
+        (tmp_path / name).write_bytes(content)
+    shard = tmp_path / "molecules-00001.parquet"
+    flipped = bytearray(shard.read_bytes())
+    flipped[200] ^= 1
+    shard.write_bytes(flipped)
+    data = PreparedData.open(tmp_path)
+    data.features(1)
+    with pytest.raises(CollamoError, match=r"molecules-00001\.parquet was altered"):
+        data.features(21)
+    with pytest.raises(CollamoError, match="altered"):
+        data.verify()
+    shard.write_bytes(flipped[:-1])
+    with pytest.raises(CollamoError, match="bytes, the manifest says"):
+        PreparedData.open(tmp_path)
+    shard.unlink()
+    with pytest.raises(CollamoError, match=r"molecules-00001\.parquet is missing"):
+        PreparedData.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(CollamoError, match="damaged"):
+        PreparedData.open(tmp_path)
+    with pytest.raises(UsageError, match="no prepared data"):
+        PreparedData.open(tmp_path / "nothing")
+
+
+def test_unknown_split(nci):
+    with pytest.raises(UsageError, match="did you mean 'train'"):
+        PreparedData.open(nci).tasks("trian")
+
+
+def test_real_pubchem_rows(shared_data, tmp_path):
+    manifest = prepare(
+        shared_data / "pubchem_3k.jsonl", tmp_path / "out", limit=60, conformers=False
+    )
+    assert manifest.rows == {"in": 60, "ok": 60, "rejected": 0}
+    for split in SPLITS:
+        counts = manifest.tasks[split]
+        assert counts["caption"] == manifest.splits[split]
+        assert 0 < counts["iupac_name"] <= manifest.splits[split]
+    assert set(manifest.measured) == {"xlogp3", "complexity"}
+
+
+def test_real_records_with_coordinates(shared_data, tmp_path):
+    manifest = prepare(shared_data / "gdb1k.sdf", tmp_path / "out", limit=210)
+    assert manifest.rows == {"in": 210, "ok": 208, "rejected": 2}
+    assert manifest.rejected == {"valence": 2}
+    assert manifest.conformers == {"given": 208}

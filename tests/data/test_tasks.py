@@ -1,0 +1,167 @@
+"""Questions: the truth is exact, the wording varies, the answer is short."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
+from collamo.chem.molecule import parse_molecule
+from collamo.chem.motifs import count_motifs
+from collamo.data.sources import MEASURED_COLUMNS, open_source
+from collamo.data.tasks import (
+    PROPERTIES_2D,
+    TASKS,
+    build_tasks,
+    compose_caption,
+    format_number,
+    measure,
+    task_rng,
+)
+
+ASPIRIN = parse_molecule("CC(=O)Oc1ccccc1C(=O)O")
+
+
+def tasks_of(molecule, columns=None, seed=0, conformer=None, measured=None):
+    conformer = conformer or absent_conformer("not needed")
+    rng = task_rng(seed, molecule.canonical_smiles)
+    return build_tasks(molecule, conformer, columns or {}, rng, row=7, measured=measured)
+
+
+def answers(tasks, task):
+    return {example.target: example.answer for example in tasks if example.task == task}
+
+
+def test_properties_of_aspirin():
+    # PubChem CID 2244: C9H8O4, 180.16 g/mol, TPSA 63.6 Å², 1 donor, 13 heavy atoms; HBA, logP and
+    # QED by RDKit's definitions
+    assert answers(tasks_of(ASPIRIN), "property_2d") == {
+        "formula": "C9H8O4",
+        "molecular_weight": "180.2",
+        "logp": "1.31",
+        "tpsa": "63.6",
+        "qed": "0.55",
+        "fraction_sp3": "0.11",
+        "hbond_donors": "1",
+        "hbond_acceptors": "3",
+        "rotatable_bonds": "2",
+        "ring_count": "1",
+        "heavy_atoms": "13",
+        "formal_charge": "0",
+    }
+
+
+def test_motif_questions_ask_as_many_absent_as_present():
+    truth = count_motifs(ASPIRIN)
+    asked = [example for example in tasks_of(ASPIRIN) if example.task == "motif_count"]
+    present = [example for example in asked if truth[example.target]]
+    assert len(present) == 4
+    assert len(asked) == 8
+    assert len({example.target for example in asked}) == 8
+    for example in asked:
+        assert example.answer == str(truth[example.target])
+        assert example.value == truth[example.target]
+        assert f"{example.target}s" in example.question
+
+
+def test_geometry_by_hand():
+    """Two carbons 2 Å apart and one on top: R_g = √(Σ d² / n) about the centre."""
+    propane = parse_molecule("CCC")
+    line = Conformer(np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]], dtype=np.float32), "given")
+    found = answers(tasks_of(propane, conformer=line), "property_3d")
+    assert found == {"radius_of_gyration": f"{math.sqrt(2 / 3):.2f}", "longest_distance": "2.0"}
+
+
+def test_radius_of_gyration_weighs_by_mass():
+    molecule = parse_molecule("[2H]Cl")
+    line = Conformer(np.array([[0, 0, 0], [1, 0, 0]], dtype=np.float32), "given")
+    light, heavy = 2.014, 35.453
+    expected = math.sqrt(light * heavy) / (light + heavy)
+    value = measure(molecule, line).geometry["radius_of_gyration"]
+    assert format_number(value, 4) == format_number(expected, 4)
+
+
+def test_no_conformer_no_geometry_question():
+    assert not answers(tasks_of(ASPIRIN), "property_3d")
+    helium = parse_molecule("[He]")
+    assert not answers(tasks_of(helium, conformer=embed_conformer(helium)), "property_3d")
+
+
+def test_given_text_and_numbers_are_asked_as_given():
+    columns = {
+        "caption": "A drug.\n It helps.",
+        "iupac_name": " 2-acetoxy… ",
+        "homo": "-0.25431",
+        "mu": "NA",
+    }
+    known = {name: MEASURED_COLUMNS[name] for name in ("homo", "mu")}
+    tasks = tasks_of(ASPIRIN, columns, measured=known)
+    assert answers(tasks, "caption") == {"given": "A drug. It helps."}
+    assert answers(tasks, "iupac_name") == {"iupac_name": "2-acetoxy…"}
+    (homo,) = [example for example in tasks if example.task == "measured"]
+    assert (homo.answer, homo.value, homo.unit) == ("-0.2543", -0.25431, "Hartree")
+    assert "Hartree" in homo.question
+    assert "Hartree" not in homo.answer
+
+
+def test_units_are_in_the_question_and_not_in_the_answer():
+    for example in tasks_of(ASPIRIN, conformer=embed_conformer(ASPIRIN)):
+        assert example.molecule == 7
+        assert example.task in TASKS
+        if example.unit:
+            assert f" in {example.unit}" in example.question
+        if example.value is not None:
+            assert float(example.answer) == pytest.approx(example.value, abs=0.5)
+        assert "{" not in example.question + example.answer
+
+
+def test_wording_depends_on_seed_and_molecule_alone():
+    assert tasks_of(ASPIRIN) == tasks_of(parse_molecule("O=C(O)c1ccccc1OC(C)=O"))
+    assert tasks_of(ASPIRIN) != tasks_of(ASPIRIN, seed=1)
+
+
+def test_several_wordings():
+    questions = {
+        example.question
+        for seed in range(40)
+        for example in tasks_of(ASPIRIN, seed=seed)
+        if example.target in ("logp", "ring_count")
+    }
+    assert len(questions) == 8
+
+
+def test_captions_are_short_varied_and_true():
+    facts = measure(ASPIRIN, absent_conformer("not needed"))
+    captions = {compose_caption(facts, random.Random(seed)) for seed in range(50)}
+    assert len(captions) > 30
+    for caption in captions:
+        assert "C9H8O4" in caption
+        assert "180.2 g/mol" in caption
+        assert "a carboxylic acid group and an acetyl group" in caption
+        assert "1.3" in caption
+
+
+def test_captions_have_15_to_40_words():
+    for row in list(open_source("nci"))[:200]:
+        facts = measure(parse_molecule(row.text), absent_conformer("not needed"))
+        words = compose_caption(facts, task_rng(0, row.text)).split()
+        assert 15 <= len(words) <= 40
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (-0.004, 2, "0.00"),
+        (-0.006, 2, "-0.01"),
+        (2.5, 0, "2"),
+        (-40.478931, None, "-40.4789"),
+        (-0.0, 0, "0"),
+    ],
+)
+def test_numbers(value, decimals, text):
+    assert format_number(value, decimals) == text
+
+
+def test_property_names_are_unique():
+    assert len({entry.target for entry in PROPERTIES_2D}) == len(PROPERTIES_2D)
