@@ -54,6 +54,9 @@ def test_uff_where_mmff_has_no_parameters(capfd):
 def test_fragments_of_a_salt_do_not_share_a_place():
     conformer = embed_conformer(parse_molecule("[Na+].CC(=O)[O-].[Cl-].[K+]"))
     assert distances(conformer)[np.triu_indices(7, 1)].min() > 1.0
+    noble = embed_conformer(parse_molecule("[He].[Ne].[Ar]"))  # no force field moves them apart
+    assert noble.method == "etkdgv3"
+    assert distances(noble)[np.triu_indices(3, 1)].min() > 3.0
 
 
 def test_rdkit_errors_are_an_absence_with_the_reason():
