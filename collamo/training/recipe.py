@@ -278,6 +278,8 @@ def _coerce_union(value: Any, choices: Sequence[Any], where: str) -> Any:
 
 def _coerce_scalar(value: Any, hint: type, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Enum):
+        # YAML 1.1 reads a bare `no` as false, and "no" is what save_strategy calls never.
+        value = "no" if value is False else value
         try:
             return hint(value).value
         except ValueError:

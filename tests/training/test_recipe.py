@@ -64,6 +64,12 @@ def test_a_wrong_recipe_names_the_key_and_the_way_out(changes, message):
         parse_recipe({**ALIGN, **changes})
 
 
+def test_a_bare_no_is_the_strategy_not_a_truth_value(tmp_path):
+    path = write(tmp_path, yaml.safe_dump(ALIGN) + "training:\n  eval_strategy: no\n")
+    training = load_recipe(path, ["--save_strategy", "no"]).training
+    assert training == {"eval_strategy": "no", "save_strategy": "no"}
+
+
 @pytest.mark.parametrize("key", ["stage", "data", "output"])
 def test_a_missing_key_is_named(key):
     with pytest.raises(UsageError, match=f"missing key '{key}'"):
