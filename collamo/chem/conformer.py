@@ -67,14 +67,14 @@ def given_conformer(molecule: Molecule) -> Conformer | None:
     return _with_coordinates(molecule.mol.GetConformer().GetPositions(), "given", None, None)
 
 
-def embed_conformer(molecule: Molecule, seed: int = 0) -> Conformer:
+def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_STEPS) -> Conformer:
     """Return a conformer: the given one, else ETKDGv3 + MMFF (UFF where MMFF has no parameters).
 
     Hydrogens are added for the embedding and removed after; atom i of the result is atom i of
     `molecule.mol`. Where the embedding fails it is tried again from random coordinates. RDKit puts
     every fragment of a salt on the origin; they are set side by side and minimised with their
     interaction. (Embedding them together takes RDKit over 30 s for 8 of the 4,991 NCI molecules.)
-    Same molecule and seed, same bits.
+    Same molecule, seed and steps of the force field, same bits.
 
     Runs in this process without a time limit (RDKit's own is not reliable: it was passed ten times
     over); `embed_conformer_limited` has one.
@@ -87,7 +87,7 @@ def embed_conformer(molecule: Molecule, seed: int = 0) -> Conformer:
             full = Chem.AddHs(molecule.mol)
             if not _embed(full, seed):
                 return absent_conformer("ETKDGv3 found no geometry", seed)
-            method, converged = _minimise(full)
+            method, converged = _minimise(full, steps)
     except (RuntimeError, ValueError) as error:
         # e.g. "bad lower bound" for a mercury complex in NCI
         cause = str(error).split("Violation occurred")[0].replace("Invariant Violation", "")
@@ -173,7 +173,7 @@ def _spread(full: Chem.Mol) -> None:
     conformer.SetPositions(positions)
 
 
-def _minimise(full: Chem.Mol) -> tuple[str, bool | None]:
+def _minimise(full: Chem.Mol, steps: int) -> tuple[str, bool | None]:
     """Minimise in place; return (method, converged)."""
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
         method, minimise = "etkdgv3+mmff", rdForceFieldHelpers.MMFFOptimizeMolecule
@@ -181,5 +181,5 @@ def _minimise(full: Chem.Mol) -> tuple[str, bool | None]:
         method, minimise = "etkdgv3+uff", rdForceFieldHelpers.UFFOptimizeMolecule
     else:
         return "etkdgv3", None
-    status = minimise(full, maxIters=FORCE_FIELD_STEPS, ignoreInterfragInteractions=False)
+    status = minimise(full, maxIters=steps, ignoreInterfragInteractions=False)
     return ("etkdgv3", None) if status == -1 else (method, status == 0)

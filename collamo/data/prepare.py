@@ -71,6 +71,7 @@ class Options:
     """What shapes the result; stored in the manifest and compared when a run is resumed."""
 
     conformers: bool
+    force_field_steps: int
     seed: int
     time_limit: float
     limit: int | None
@@ -96,6 +97,7 @@ def prepare(
     out: str | Path,
     *,
     conformers: bool = True,
+    force_field_steps: int = FORCE_FIELD_STEPS,
     seed: int = 0,
     workers: int | None = None,
     time_limit: float = 30.0,
@@ -124,6 +126,9 @@ def prepare(
         The folder; layout in `collamo.data.shards`.
     conformers
         False: no embedding; given 3D coordinates are kept all the same.
+    force_field_steps
+        Of MMFF or UFF per conformer. 100 save a fifth of the time and leave a mean error of a
+        distance of 0.05 Å instead of 0.014 Å.
     seed
         Of conformers, splits and questions.
     workers
@@ -158,6 +163,7 @@ def prepare(
     """
     options = Options(
         conformers=conformers,
+        force_field_steps=force_field_steps,
         seed=seed,
         time_limit=float(time_limit),
         limit=limit,
@@ -188,6 +194,7 @@ def prepare(
 def _check(options: Options, workers: int | None, max_reject_rate: float) -> None:
     positive = {
         "time_limit": options.time_limit,
+        "force_field_steps": options.force_field_steps,
         "shard_size": options.shard_size,
         "limit": options.limit,
         "workers": workers,
@@ -225,7 +232,7 @@ class _Job:
     @cached_property
     def key(self) -> str:
         """What a shard was made from; shards with another key are not ours."""
-        made_from = [self.sha256, self._options(), _versions(), MOTIFS, FORCE_FIELD_STEPS]
+        made_from = [self.sha256, self._options(), _versions(), MOTIFS]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def start(self) -> None:
@@ -506,7 +513,7 @@ def _conformer(molecule: Molecule, options: Options, absence: str | None) -> Con
         return absent_conformer(absence, options.seed)
     if not options.conformers:
         return absent_conformer("not asked for")
-    return embed_conformer(molecule, options.seed)
+    return embed_conformer(molecule, options.seed, options.force_field_steps)
 
 
 def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[str, object]:

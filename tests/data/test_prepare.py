@@ -108,6 +108,21 @@ def test_absence_comes_back_with_its_reason(tmp_path):
     assert conformer.reason == "not asked for"
 
 
+def test_options_reach_the_force_field(nci, tmp_path):
+    prepare("nci", tmp_path / "out", limit=3, force_field_steps=5, workers=1)
+    rough = PreparedData.open(tmp_path / "out").features(2).conformer
+    fine = PreparedData.open(nci).features(2).conformer
+    assert not rough.converged
+    assert (rough.coordinates != fine.coordinates).any()
+
+
+def test_slow_molecules_hand_their_neighbours_back(tmp_path, monkeypatch):
+    only_forked()
+    monkeypatch.setattr(prepare_module, "CHUNK_SECONDS", 0.0)
+    manifest = prepare("nci", tmp_path / "out", limit=20, conformers=False, workers=1)
+    assert manifest.rows == {"in": 20, "ok": 20, "rejected": 0}
+
+
 def test_no_molecule_and_no_scaffold_in_two_splits(nci):
     data = PreparedData.open(nci)
     seen = {}
