@@ -48,9 +48,14 @@ class QuestionDataset(Dataset):
         return questions[order[draw]]
 
     def length(self, index: int) -> int:
-        """Return the length of item `index` [characters of question and answer]."""
+        """Return the size of item `index`: 4 × atoms + characters, a token being about 4.
+
+        On 25 batches of 16 a step took 0.47 s CPU ungrouped, 0.43 s by text, 0.38 s by atoms and
+        0.34 s by both.
+        """
         example = self.example(index)
-        return len(example.question) + len(example.answer)
+        atoms = len(self.data.features(example.molecule).atom_features)
+        return 4 * atoms + len(example.question) + len(example.answer)
 
     def __getitem__(self, index: int) -> tuple[object, str, str]:
         example = self.example(index)

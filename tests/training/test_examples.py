@@ -1,9 +1,22 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
 from collamo.training.examples import EpochSampler, QuestionDataset, TextBlocks, dialogues
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of a molecule with as many atoms as its row number."""
+
+    row: int
+
+    @property
+    def atom_features(self):
+        return np.zeros((self.row, 9), np.uint8)
 
 
 class Data:
@@ -16,7 +29,7 @@ class Data:
                 yield TaskExample(molecule, task, f"t{i}", f"question {i}?" + "!" * i, str(i))
 
     def features(self, row):
-        return f"features of {row}"
+        return Features(row)
 
 
 def dataset(per_molecule=2, names=None, seed=0):
@@ -54,7 +67,8 @@ def test_every_question_gets_its_turn():
 def test_items_are_features_question_answer():
     data = dataset(per_molecule=None, names=("caption",))
     assert len(data) == 3
-    assert data[0] == ("features of 4", "question 0?", "0")
+    assert data[0] == (Features(4), "question 0?", "0")
+    assert data.length(0) == 4 * 4 + len("question 0?") + len("0")
 
 
 def test_an_unknown_task_is_a_usage_error():
