@@ -181,7 +181,7 @@ class CollamoProcessor(ProcessorMixin):
         self,
         text: str | Sequence[str],
         molecules: MoleculeLike | Sequence | None = None,
-        suffix: str | Sequence[str] | None = None,
+        suffix: str | Sequence[str | Sequence[str]] | None = None,
         modalities: Sequence[str] = MODALITIES,
         padding: bool | str = True,
         return_tensors: str | None = "pt",
@@ -198,7 +198,8 @@ class CollamoProcessor(ProcessorMixin):
             `Molecule` or `MoleculeFeatures`. None for prompts without `<mol>`.
         suffix
             Answers. They are appended with the end-of-text token, and `labels` are returned: -100
-            on prompt and padding.
+            on prompt and padding. A dialogue about the same molecules is a list ``[answer, further
+            prompt, answer, …]`` (see `further_prompt`); its further prompts have labels -100 too.
         modalities
             Which of "1d", "2d", "3d" the model gets to see.
         padding
@@ -251,6 +252,28 @@ class CollamoProcessor(ProcessorMixin):
             return f"{self.mol_token}\n" * num_molecules + f"{question}\n"
         messages = [{"role": "user", "content": parts}]
         return self._render([messages], add_generation_prompt=True)[0]
+
+    def further_prompt(self, question: str) -> str:
+        """Return the text between an answer and the next: a further question, same molecules.
+
+        Raises
+        ------
+        ValueError
+            If the question contains `<mol>`, or the chat template rewrites earlier turns.
+        """
+        self._refuse_placeholder(question, "the question")
+        if self.chat_template is None:
+            return f"{question}\n"
+        turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        asked = [*turn, {"role": "user", "content": question}]
+        before = self._render([turn])[0]
+        whole = self._render([asked], add_generation_prompt=True)[0]
+        if not whole.startswith(before):
+            raise ValueError(
+                "the chat template rewrites earlier turns when a dialogue goes on; ask one "
+                "question per molecule (tasks.per_molecule: 1)"
+            )
+        return whole[len(before) :]
 
     def apply_chat_template(
         self,
@@ -376,37 +399,45 @@ class CollamoProcessor(ProcessorMixin):
         repeat = self.num_query_tokens
         return [i for id_ in ids for i in [id_] * (repeat if id_ == self.mol_token_id else 1)]
 
-    def _answers(self, suffix: str | Sequence[str] | None, count: int) -> list[list[int]]:
-        """Token ids of the answers with the end-of-text token; nothing without answers."""
+    def _answers(
+        self, suffix: str | Sequence[str | Sequence[str]] | None, count: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """(Token ids, labels) of what follows each prompt; nothing without answers."""
         if suffix is None:
-            return [[] for _ in range(count)]
+            return [([], []) for _ in range(count)]
         answers = [suffix] if isinstance(suffix, str) else list(suffix)
         if len(answers) != count:
             raise ValueError(f"{len(answers)} answers for {count} prompts; give one per prompt")
-        for answer in answers:
-            self._refuse_placeholder(answer, "an answer")
-        eos = [self.tokenizer.eos_token_id]
-        return [
-            self.tokenizer(answer, add_special_tokens=False)["input_ids"] + eos
-            for answer in answers
-        ]
+        return [self._dialogue([a] if isinstance(a, str) else a) for a in answers]
+
+    def _dialogue(self, segments: Sequence[str]) -> tuple[list[int], list[int]]:
+        """[answer, further prompt, answer, …] → ids, and labels: -100 on the further prompts."""
+        ids, labels = [], []
+        for number, segment in enumerate(segments):
+            answered = number % 2 == 0
+            self._refuse_placeholder(segment, "an answer" if answered else "a further prompt")
+            tokens = self.tokenizer(segment, add_special_tokens=False)["input_ids"]
+            tokens = tokens + [self.tokenizer.eos_token_id] * answered
+            ids += tokens
+            labels += tokens if answered else [-100] * len(tokens)
+        return ids, labels
 
     def _padded(self, prompts, answers, pad: bool, side: str) -> dict[str, list[list[int]]]:
         """Join prompt and answer, pad on one side, -100 labels everywhere but on the answer."""
         if side not in ("left", "right"):
             raise ValueError(f"padding_side {side!r}; use 'left' or 'right'")
-        rows = list(zip(prompts, answers, strict=True))
-        length = max((len(p) + len(a) for p, a in rows), default=0) if pad else 0
+        rows = [(p, *answer) for p, answer in zip(prompts, answers, strict=True)]
+        length = max((len(p) + len(a) for p, a, _ in rows), default=0) if pad else 0
         token = self.tokenizer.pad_token_id
         token = self.tokenizer.eos_token_id if token is None else token
         data = {"input_ids": [], "attention_mask": [], "labels": []}
-        for prompt, answer in rows:
+        for prompt, answer, labels in rows:
             ids = prompt + answer
             gap = max(0, length - len(ids))
             for key, values, fill in (
                 ("input_ids", ids, token),
                 ("attention_mask", [1] * len(ids), 0),
-                ("labels", [-100] * len(prompt) + answer, -100),
+                ("labels", [-100] * len(prompt) + labels, -100),
             ):
                 padding = [fill] * gap
                 data[key].append(padding + values if side == "left" else values + padding)

@@ -134,6 +134,36 @@ def test_suffix_becomes_labels(processor):
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
 
 
+def test_a_dialogue_scores_every_answer_and_no_question(processor):
+    tokenizer, eos = processor.tokenizer, processor.tokenizer.eos_token
+    suffix = ["-3", processor.further_prompt("And its weight?"), "12.5"]
+    batch = processor([processor.prompt("What?")], ["C"], suffix=[suffix], modalities=NO_3D)
+    labels, ids = batch["labels"][0], batch["input_ids"][0]
+    assert tokenizer.decode(labels[labels != -100]) == f"-3{eos}12.5{eos}"
+    assert torch.equal(ids[labels != -100], labels[labels != -100])
+    chat = [
+        {"role": "user", "content": [{"type": "molecule"}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "-3"},
+        {"role": "user", "content": "And its weight?"},
+        {"role": "assistant", "content": "12.5"},
+    ]
+    soft = processor.mol_token * processor.num_query_tokens
+    rendered = processor.apply_chat_template(chat).replace(processor.mol_token, soft)
+    assert tokenizer.decode(ids) == rendered
+
+
+def test_a_further_prompt_refuses_a_placeholder_and_a_template_that_rewrites(processor):
+    with pytest.raises(ValueError, match="the question contains <mol>"):
+        processor.further_prompt("and <mol>?")
+    kept = processor.chat_template
+    try:
+        processor.chat_template = "{{ messages | length }}{{ messages[-1]['content'] }}"
+        with pytest.raises(ValueError, match="per_molecule: 1"):
+            processor.further_prompt("more?")
+    finally:
+        processor.chat_template = kept
+
+
 def test_prompt_ids_are_the_same_with_and_without_an_answer(processor):
     prompt = processor.prompt("What is its weight?")
     without = processor(prompt, ["C"], modalities=NO_3D)["input_ids"][0]
