@@ -41,8 +41,8 @@ class TaskRecipe:
     names: tuple[str, ...] | None = None
     """Tasks to use, such as motif_count or caption; null: all the prepared data has."""
     per_molecule: int = 4
-    """Questions drawn anew for each molecule in each epoch (our choice: an epoch then sees every
-    molecule, and a molecule is not learned by heart through its hundred questions)."""
+    """Questions drawn anew for each molecule in each epoch and asked in one dialogue (our choice:
+    the molecule is encoded once for all of them, and not learned by heart through its hundred)."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Recipe:
     """Batch questions of similar length together: less padding, the same examples."""
     block: int = 256
     """Tokens per training block in stage language_model (our choice: longer than our captions)."""
-    dialogues: int = 2
-    """Dialogues per molecule beside the plain text in stage language_model: some of its facts, then
-    questions about them in the chat template, at the very place the soft tokens will take. Our
-    choice: a model that has never looked anything up in its context cannot be aligned frozen."""
+    dialogues: int = 4
+    """Dialogues per molecule in stage language_model: some of its facts, then questions about them
+    in the chat template, at the very place the soft tokens will take. Our choice: a model that has
+    never looked anything up in its context cannot be aligned frozen. 0: plain lines alone."""
     training: dict[str, Any] = field(default_factory=dict)
     """Fields of transformers.TrainingArguments."""
 

@@ -23,10 +23,13 @@ from transformers import set_seed
 
 from collamo.errors import CollamoError, UsageError, suggest
 from collamo.training.examples import (
+    Document,
     QuestionCollator,
     QuestionDataset,
     TextBlocks,
+    dialogue_documents,
     dialogues,
+    plain_documents,
     stack,
 )
 from collamo.training.manifest import find_last_valid_checkpoint
@@ -138,8 +141,8 @@ def _train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) 
     seed = data_seed(training_arguments(recipe))
 
     def blocks(split: str) -> TextBlocks:
-        texts = corpus(data, split, tokenizer, recipe.dialogues, seed)
-        return TextBlocks(texts, tokenizer, block=recipe.block, seed=seed)
+        documents = corpus(data, split, tokenizer, recipe.dialogues, seed)
+        return TextBlocks(documents, block=recipe.block, seed=seed)
 
     trainer = make_trainer(
         recipe,
@@ -154,11 +157,18 @@ def _train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) 
     return _save(model, tokenizer, output / "final")
 
 
-def corpus(data, split: str, tokenizer, per_molecule: int, seed: int) -> list[str]:
-    """Return the text of a split: its plain lines, and dialogues in the tokenizer's template."""
-    turns = dialogues(data.tasks(split), per_molecule=per_molecule, seed=seed)
-    chats = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in turns]
-    return [*data.text(split), *chats]
+def corpus(data, split: str, tokenizer, per_molecule: int, seed: int) -> list[Document]:
+    """Return the text of a split: captions as they stand, the other questions inside dialogues.
+
+    Without dialogues every question with its answer is a line of plain text.
+    """
+    if not per_molecule:
+        return plain_documents(data.text(split), tokenizer)
+    tasks = list(data.tasks(split))
+    captions = [f"{e.question} {e.answer}" for e in tasks if e.task == "caption"]
+    questions = (e for e in tasks if e.task != "caption")
+    chats = dialogues(questions, per_molecule=per_molecule, seed=seed)
+    return [*plain_documents(captions, tokenizer), *dialogue_documents(chats, tokenizer)]
 
 
 def tiny_language_model(texts: Sequence[str], overrides: Mapping[str, Any]):

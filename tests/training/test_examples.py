@@ -5,7 +5,14 @@ import pytest
 
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
-from collamo.training.examples import EpochSampler, QuestionDataset, TextBlocks, dialogues
+from collamo.training.examples import (
+    EpochSampler,
+    QuestionDataset,
+    TextBlocks,
+    dialogue_documents,
+    dialogues,
+    plain_documents,
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,12 @@ def dataset(per_molecule=2, names=None, seed=0):
 
 
 def epoch_of(data, epoch):
-    return [data.example(epoch * len(data) + i) for i in range(len(data))]
+    return [e for i in range(len(data)) for e in data.examples(epoch * len(data) + i)]
 
 
 def test_an_epoch_asks_every_molecule_as_often_as_it_can():
     data = dataset()
-    assert len(data) == 2 + 2 + 1
+    assert len(data) == 3
     for epoch in range(20):
         examples = epoch_of(data, epoch)
         assert [e.molecule for e in examples] == [4, 4, 7, 7, 9]
@@ -64,10 +71,10 @@ def test_every_question_gets_its_turn():
     assert seen == {"t0", "t1", "t2", "t3", "t4"}
 
 
-def test_items_are_features_question_answer():
-    data = dataset(per_molecule=None, names=("caption",))
+def test_items_are_features_questions_answers():
+    data = dataset(per_molecule=9, names=("caption",))
     assert len(data) == 3
-    assert data[0] == (Features(4), "question 0?", "0")
+    assert data[0] == (Features(4), ["question 0?"], ["0"])
     assert data.length(0) == 4 * 4 + len("question 0?") + len("0")
 
 
@@ -76,13 +83,26 @@ def test_an_unknown_task_is_a_usage_error():
         dataset(names=("captions",))
 
 
+class Items:
+    """So many items of well mixed lengths."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def length(self, index):
+        return (index * 7919) % self.count
+
+
 def sampler(data, **options):
     return EpochSampler(data, **{"seed": 3, "batch_size": 2, "group_by_length": False, **options})
 
 
 @pytest.mark.parametrize("group", [False, True])
 def test_each_pass_visits_every_item_once_in_a_new_order(group):
-    data = dataset()
+    data = Items(9)
     order = sampler(data, group_by_length=group)
     passes = []
     for epoch in range(6):
@@ -95,14 +115,7 @@ def test_each_pass_visits_every_item_once_in_a_new_order(group):
 
 
 def test_grouping_puts_like_lengths_together():
-    class Long:
-        def __len__(self):
-            return 400
-
-        def length(self, index):
-            return (index * 7919) % 400
-
-    data = Long()
+    data = Items(400)
     order = np.array(list(sampler(data, batch_size=4, group_by_length=True)))
     assert sorted(order) == list(range(400))
     lengths = np.array([data.length(i) for i in order]).reshape(-1, 4)
@@ -122,7 +135,7 @@ class Letters:
 
 def test_text_blocks_hold_every_token_once_per_epoch():
     texts = ["abc", "de", "fghij"]  # 13 tokens with their ends: 3 blocks of 4, one token left over
-    blocks = TextBlocks(texts, Letters(), block=4, seed=0)
+    blocks = TextBlocks(plain_documents(texts, Letters()), block=4, seed=0)
     assert len(blocks) == 3
     streams = set()
     for epoch in (0, 1, 2, 3, 0):
@@ -155,6 +168,24 @@ def test_dialogues_tell_what_they_ask_about():
     assert list(dialogues(tasks, per_molecule=0, seed=0)) == []
 
 
+def test_dialogues_learn_the_answers_and_nothing_else():
+    from collamo.model import train_tokenizer
+
+    chat = [
+        {"role": "user", "content": "logp 1.25; tpsa 40.5\nWhat is the logP?"},
+        {"role": "assistant", "content": "1.25"},
+        {"role": "user", "content": "And the area?"},
+        {"role": "assistant", "content": "40.5"},
+    ]
+    tokenizer = train_tokenizer([m["content"] for m in chat], vocab_size=300)
+    (document,) = dialogue_documents([chat], tokenizer)
+    assert tokenizer.decode(document.ids) == tokenizer.apply_chat_template(chat, tokenize=False)
+    assert tokenizer.decode(document.ids[document.learned]) == "1.25</s>40.5</s>"
+    blocks = TextBlocks([document], block=len(document.ids), seed=0)
+    labels = blocks[0]["labels"]
+    assert labels[labels != -100].tolist() == document.ids[document.learned].tolist()
+
+
 def test_a_corpus_shorter_than_a_block_is_a_usage_error():
     with pytest.raises(UsageError, match="shorter than one block of 64 tokens"):
-        TextBlocks(["abc"], Letters(), block=64, seed=0)
+        TextBlocks(plain_documents(["abc"], Letters()), block=64, seed=0)
