@@ -119,6 +119,9 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     conformers: Annotated[bool, typer.Option(help="Embed conformers where none is given.")] = True,
+    force_field_steps: Annotated[
+        int, typer.Option(min=0, help="Longest minimisation of a conformer [steps].")
+    ] = 200,
     seed: Annotated[int, typer.Option(help="Of conformers, splits and questions.")] = 0,
     workers: Annotated[
         Optional[int],  # noqa: UP045
@@ -156,6 +159,7 @@ def prepare(
         source,
         out,
         conformers=conformers,
+        force_field_steps=force_field_steps,
         seed=seed,
         workers=workers,
         time_limit=time_limit,

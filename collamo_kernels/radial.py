@@ -17,9 +17,10 @@ class GaussianRadial(nn.Module):
 
     With u = γ_t·r + β_t for a pair of type t (γ = 1, β = 0 where there are no types)::
 
-        ψ_k(u) = exp(-½ ((u - μ_k) / s_k)²)  [ / (√(2π)·s_k) if normalized ],   s_k = |σ_k| +
-        min_sigma Φ3d    = W ψ + b                                    (head="linear") Φ3d    = W₂
-        GELU(W₁ ψ + b₁) + b₂,   W₁ [K, K]       (head="mlp")
+        ψ_k(u) = exp(-½ ((u - μ_k) / s_k)²)  [ / (√(2π)·s_k) if normalized ]
+        s_k    = |σ_k| + min_sigma
+        Φ3d    = W ψ + b                             (head="linear")
+        Φ3d    = W₂ GELU(W₁ ψ + b₁) + b₂, W₁ [K, K]  (head="mlp")
 
     Gaussians and head are computed in float32 at least, whatever the parameters' dtype and inside
     autocast too. Gradients: every parameter and the distances. Φ3d of a pair depends on nothing

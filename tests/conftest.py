@@ -1,4 +1,4 @@
-"""What every test gets: no network, a fixed seed, and the way to the real data beside the repository."""
+"""What every test gets: no network, a fixed seed, the way to real data beside the repository."""
 
 import os
 from pathlib import Path

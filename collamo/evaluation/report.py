@@ -16,8 +16,8 @@ MODEL = "CoLLaMo"
 WRONG_MOLECULE = "wrong molecule"
 MOST_COMMON = "most common answer"
 TRAIN_MEDIAN = "train median"
-# The two opponents; the median is a third, stronger one for absolute errors, reported
-# beside them.
+# The two opponents of every verdict; the median is a third, stronger one for absolute errors,
+# reported beside them.
 BASELINES = (MOST_COMMON, WRONG_MOLECULE)
 METRIC_NAMES = {
     "exact_match": "exact match ↑",
