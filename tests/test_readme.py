@@ -1,0 +1,16 @@
+import re
+from pathlib import Path
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_example_runs(capsys):
+    example = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
+    exec(compile(example, "README.md", "exec"), {})
+    hops, y, out = capsys.readouterr().out.strip().split(" torch.Size(")
+    assert hops.startswith("tensor([0, 1, 2, 2, 3]")
+    assert (y, out) == ("[1, 13, 64])", "[1, 8, 13, 8])")
+
+
+def test_it_fits_on_three_screens():
+    assert len(README.splitlines()) <= 150
