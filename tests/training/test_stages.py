@@ -9,12 +9,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained import SAVE, STEPS, trained
+from trained import CONFIGS, SAVE, STEPS, trained
 
 from collamo.errors import CollamoError, UsageError
 from collamo.training import stages
 from collamo.training.manifest import MANIFEST, verify_manifest
-from collamo.training.recipe import LoraRecipe
+from collamo.training.recipe import LoraRecipe, load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 ENCODERS = ("selfies_encoder", "graph_encoder", "conformer_encoder")
@@ -61,8 +61,9 @@ def test_tuning_changes_projector_and_adapted_layers_only(run):
     before, after = (weights(run.folder / s / "final") for s in ("stage1", "stage2"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     language = {name for name in changed if "language_model" in name}
-    assert {name.split(".")[-2] for name in language} == {"q_proj", "v_proj"}
-    assert len(language) == 4  # two layers, two projections each
+    targets = load_recipe(CONFIGS / "stage2.yaml").lora.targets
+    assert {name.split(".")[-2] for name in language} == set(targets)
+    assert len(language) == 2 * len(targets)  # the language model has two layers
     assert {stages.part_of(name) for name in changed - language} == {"mol_projector"}
 
 
