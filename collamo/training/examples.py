@@ -162,7 +162,7 @@ def dialogue_documents(conversations: Iterable[list[dict]], tokenizer) -> list[D
     """Return `conversations` in the tokenizer's chat template; only the answers are learned.
 
     Facts drawn at random cannot be predicted: learning them too drowns the answers, a tenth of the
-    tokens (looking up one of one or two facts after 150 steps, the same model: 15 of 44, then 25).
+    tokens (after 150 steps the same model found 15 of 44 answers with all learned, 25 with these).
     """
     encoded = tokenizer.apply_chat_template(
         list(conversations), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
