@@ -1,10 +1,13 @@
 // All-pairs hop counts by breadth-first search from every atom at once.
 //
-// reach[v] is a bit set: the atoms that v reaches within the bonds walked so far. One more bond is
+// reach[v] is a bit set: the atoms that v reaches within k bonds. One more bond is
 //   reach'[v] = reach[v] | OR over v→u of reach[u],
-// 64 pairs to an instruction. Each pair is written once, when its bit first appears. Atoms are
-// numbered inside their molecule; targets are taken in blocks of at most 512, so that the sets of a
-// large molecule stay in cache and its memory grows with N, not N².
+// 64 pairs to an instruction. The hops of a pair are the number of k at which it was still out of
+// reach, and all pairs out of reach have counted alike. So the counts are kept as bit planes in
+// Gray code, where counting one on turns one plane over, plane[ctz(k + 1)] ^= ~reach, and become
+// bytes once, at the end: 1.5 µs for a molecule of 28 atoms, where writing each pair's byte as it
+// is met takes 7. Atoms are numbered inside their molecule; targets are taken in blocks of at most
+// 512, so that the sets of a large molecule stay in cache and its memory grows with N, not N².
 
 #include "shortest_paths.h"
 
@@ -21,68 +24,96 @@ namespace collamo::cpu {
 namespace {
 
 constexpr int kLongest = 253;
+constexpr int kPlanes = 8;  // of counts up to kLongest
 constexpr uint8_t kUnreachable = 255;
-constexpr int64_t kPairsPerTask =
-    16384;  // ≈ 20 µs of work, several times what waking a thread costs
+constexpr int64_t kPairsPerTask = 32768;  // ≈ 50 µs, several times what waking a thread costs
 
-// The edges that leave each atom of the batch: targets[first[v]] … targets[first[v + 1] - 1].
-struct OutgoingEdges {
+[[noreturn]] void bad_edge(const Graphs& graphs, int64_t edge, const char* why) {
+  throw std::invalid_argument("edge_index column " + std::to_string(edge) + " is [" +
+                              std::to_string(graphs.source[edge]) + ", " +
+                              std::to_string(graphs.target[edge]) + "]; " + why);
+}
+
+// The edges of the batch, checked and molecule by molecule: b has first[b] … first[b + 1] - 1.
+class EdgesByMolecule {
+ public:
+  const int64_t* source;
+  const int64_t* target;
   std::vector<int64_t> first;
-  std::vector<int64_t> targets;
+
+  // Throws here and not in the parallel loop, which would swallow the message.
+  explicit EdgesByMolecule(const Graphs& graphs)
+      : source(graphs.source), target(graphs.target), first(graphs.molecules + 1, 0) {
+    bool grouped = true;
+    int64_t b = 0, start = 0, stop = 0;  // the molecule of the edge before, nearly always the same
+    for (int64_t e = 0; e < graphs.edges; ++e) {
+      const int64_t from = graphs.source[e], to = graphs.target[e];
+      if (from < start || from >= stop || to < start || to >= stop) {
+        const int64_t before = b;
+        b = molecule_of(graphs, e);
+        start = graphs.ptr[b], stop = graphs.ptr[b + 1];
+        if (to < start || to >= stop) bad_edge(graphs, e, "an edge must stay inside one molecule");
+        grouped &= b >= before;
+      }
+      ++first[b + 1];
+    }
+    for (int64_t i = 0; i < graphs.molecules; ++i) first[i + 1] += first[i];
+    if (!grouped) sort(graphs);
+  }
+
+ private:
+  static int64_t molecule_of(const Graphs& graphs, int64_t edge) {
+    const int64_t *ptr = graphs.ptr, *last = ptr + graphs.molecules;
+    const int64_t from = graphs.source[edge], to = graphs.target[edge];
+    if (from < 0 || from >= *last || to < 0 || to >= *last) {
+      bad_edge(graphs, edge, "ptr has fewer atoms; number atoms from 0 through the whole batch");
+    }
+    return std::upper_bound(ptr, last, from) - ptr - 1;
+  }
+
+  void sort(const Graphs& graphs) {
+    sorted_.resize(2 * graphs.edges);
+    std::vector<int64_t> next(first.begin(), first.end() - 1);
+    for (int64_t e = 0; e < graphs.edges; ++e) {
+      const int64_t at = next[molecule_of(graphs, e)]++;
+      sorted_[at] = graphs.source[e];
+      sorted_[graphs.edges + at] = graphs.target[e];
+    }
+    source = sorted_.data();
+    target = source + graphs.edges;
+  }
+
+  std::vector<int64_t> sorted_;
 };
 
-[[noreturn]] void bad_edge(int64_t edge, int64_t from, int64_t to, const char* why) {
-  throw std::invalid_argument("edge_index column " + std::to_string(edge) + " is [" +
-                              std::to_string(from) + ", " + std::to_string(to) + "]; " + why);
-}
-
-OutgoingEdges sort_by_source(const Graphs& graphs) {
-  const int64_t atoms = graphs.ptr[graphs.molecules];
-  OutgoingEdges edges{std::vector<int64_t>(atoms + 1), std::vector<int64_t>(graphs.edges)};
-  for (int64_t e = 0; e < graphs.edges; ++e) {
-    const int64_t from = graphs.source[e], to = graphs.target[e];
-    if (from < 0 || from >= atoms || to < 0 || to >= atoms) {
-      bad_edge(e, from, to, "ptr has fewer atoms; number atoms from 0 through the whole batch");
-    }
-    ++edges.first[from];
-  }
-  int64_t total = 0;
-  for (int64_t& count : edges.first) count = total += count;  // now the end of each atom's edges
-  for (int64_t e = graphs.edges; e-- > 0;) {
-    edges.targets[--edges.first[graphs.source[e]]] = graphs.target[e];
-  }
-  return edges;
-}
-
-// Here and not in the parallel loop, which would swallow the message.
-void check_edges_stay_inside(const OutgoingEdges& edges, const Graphs& graphs) {
-  for (int64_t b = 0; b < graphs.molecules; ++b) {
-    const int64_t start = graphs.ptr[b], stop = graphs.ptr[b + 1];
-    for (int64_t e = edges.first[start]; e < edges.first[stop]; ++e) {
-      if (edges.targets[e] >= start && edges.targets[e] < stop) continue;
-      throw std::invalid_argument("edge_index joins molecule " + std::to_string(b) + " to atom " +
-                                  std::to_string(edges.targets[e]) +
-                                  " of another; an edge must stay inside one molecule");
-    }
-  }
-}
-
-// One molecule, with neighbours numbered inside it.
+// One molecule, with atoms numbered inside it. The neighbours of atom v stand in the groups of four
+// first[v] … first[v + 1] - 1, filled up with v itself: four at a time need no inner loop that is
+// mispredicted, and few atoms have more.
 struct Molecule {
   int64_t atoms = 0;
-  std::vector<uint32_t> first;
+  bool one_group = true;
+  std::vector<uint32_t> first, next;
   std::vector<uint16_t> neighbours;
   std::vector<uint16_t> order;
 
-  void load(const OutgoingEdges& edges, int64_t start, int64_t stop) {
+  void load(const EdgesByMolecule& edges, int64_t b, int64_t start, int64_t stop) {
     atoms = stop - start;
-    first.assign(1, 0);
-    neighbours.clear();
-    for (int64_t v = start; v < stop; ++v) {
-      for (int64_t e = edges.first[v]; e < edges.first[v + 1]; ++e) {
-        neighbours.push_back(static_cast<uint16_t>(edges.targets[e] - start));
-      }
-      first.push_back(static_cast<uint32_t>(neighbours.size()));
+    const int64_t begin = edges.first[b], end = edges.first[b + 1];
+    next.assign(atoms, 0);
+    for (int64_t e = begin; e < end; ++e) ++next[edges.source[e] - start];
+    first.resize(atoms + 1);
+    neighbours.resize(4 * atoms + (end - begin));
+    uint32_t groups = 0;
+    for (int64_t v = 0; v < atoms; ++v) {
+      first[v] = groups;
+      groups += std::max<uint32_t>(1, (next[v] + 3) / 4);
+      next[v] = 4 * first[v];
+      std::fill_n(&neighbours[4 * first[v]], 4 * (groups - first[v]), static_cast<uint16_t>(v));
+    }
+    first[atoms] = groups;
+    one_group = groups == atoms;
+    for (int64_t e = begin; e < end; ++e) {
+      neighbours[next[edges.source[e] - start]++] = static_cast<uint16_t>(edges.target[e] - start);
     }
     order.clear();
   }
@@ -96,7 +127,7 @@ struct Molecule {
       met[root] = true;
       order.push_back(static_cast<uint16_t>(root));
       for (size_t i = order.size() - 1; i < order.size(); ++i) {
-        for (uint32_t e = first[order[i]]; e < first[order[i] + 1]; ++e) {
+        for (uint32_t e = 4 * first[order[i]]; e < 4 * first[order[i] + 1]; ++e) {
           if (met[neighbours[e]]) continue;
           met[neighbours[e]] = true;
           order.push_back(neighbours[e]);
@@ -106,127 +137,213 @@ struct Molecule {
   }
 };
 
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(16)));
+
+// One byte for each of 32 columns, in the order in which bits are tested: byte 4i + c stands for
+// column 8c + i, the bytes with i < 4 in `low`.
+struct Columns {
+  Bytes low, high;
+};
+
+// 32 bits → 32 bytes, 255 where the bit is set.
+Columns spread(uint32_t bits) {
+  const Bytes bytes = reinterpret_cast<Bytes>(Words{} + bits);  // byte 4i + c is byte c of the bits
+  const Bytes low{1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8};
+  const Bytes high = low << 4;
+  return {(bytes & low) == low, (bytes & high) == high};
+}
+
+#ifdef __clang__
+#define COLLAMO_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // gcc has the other name from version 12 on
+#define COLLAMO_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Bytes{__VA_ARGS__})
+#endif
+
+// Interleaving the halves three times takes byte 4i + c to byte 8c + i.
+void write_columns(const Columns& columns, uint8_t* to) {
+  Bytes a = columns.low, b = columns.high;
+  for (int round = 0; round < 3; ++round) {
+    const Bytes first =
+        COLLAMO_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    b = COLLAMO_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    a = first;
+  }
+  std::memcpy(to, &a, 16);
+  std::memcpy(to + 16, &b, 16);
+}
+
+#undef COLLAMO_SHUFFLE
+
+// Bit sets of 64·Words targets, which the compiler keeps in the widest registers there are.
+template <int Words>
+struct SetOf {
+  typedef uint64_t Type __attribute__((vector_size(8 * Words)));
+};
+template <>
+struct SetOf<1> {
+  using Type = uint64_t;
+};
+
 // The search for 64·Words targets of one molecule.
 template <int Words>
 class Search {
-  using Set = std::array<uint64_t, Words>;
-  // In a large molecule few atoms meet a block's targets at one time; in a small one the test costs
-  // more than it saves.
-  static constexpr bool kSkipStale = Words > 2;
+  using Set = typename SetOf<Words>::Type;
 
  public:
-  // `hops` is the molecule's matrix, its rows `pitch` apart, filled with kUnreachable.
+  // Writes the columns first_target … first_target + 64·Words of the molecule's matrix, whose rows
+  // are `pitch` apart. The last block of targets goes on to the end of the row.
   void run(Molecule& molecule, int64_t first_target, int64_t pitch, uint8_t* hops) {
-    hops_ = hops + first_target;
-    pitch_ = pitch;
     start(molecule.atoms, first_target);
-    int level = 1;
-    while (level <= kLongest && walk_one_bond(molecule, static_cast<uint8_t>(level))) ++level;
-    if (level > kLongest) walk_to_the_end(molecule);
+    const auto walk =
+        molecule.one_group ? &Search::walk_one_bond<true> : &Search::walk_one_bond<false>;
+    int bonds = 0;
+    while (bonds < kLongest && (this->*walk)(molecule, bonds)) ++bonds;
+    if (bonds == kLongest) walk_to_the_end(molecule);
+    write(bonds, first_target, pitch, hops);
   }
 
  private:
   void start(int64_t atoms, int64_t first_target) {
+    atoms_ = atoms;
     reach_.assign(atoms, Set{});
-    latest_.assign(atoms, Set{});
     next_.resize(atoms);
-    fresh_.assign(atoms, 1);
-    next_fresh_.resize(atoms);
+    planes_.resize(kPlanes * atoms);
     const int64_t end = std::min<int64_t>(atoms, first_target + 64 * Words);
     for (int64_t v = first_target; v < end; ++v) {
       const int64_t bit = v - first_target;
-      reach_[v][bit / 64] = latest_[v][bit / 64] = uint64_t{1} << (bit % 64);
-      hops_[v * pitch_ + bit] = 0;
+      words_of(reach_[v])[bit / 64] = uint64_t{1} << (bit % 64);
     }
   }
 
-  // latest[v] holds the targets at exactly level - 1 bonds from v, fresh[v] whether there are any;
-  // returns whether any new target was met.
-  bool walk_one_bond(const Molecule& molecule, uint8_t level) {
-    // Local pointers: a byte written to a row may alias anything, so the compiler would read the
-    // members again after each.
+  // Counts the targets that are more than `bonds` bonds away, then walks one on; returns whether
+  // any target was met by it. kOneGroup: every atom has one group of neighbours, so group v is its.
+  template <bool kOneGroup>
+  bool walk_one_bond(const Molecule& molecule, int bonds) {
     const uint32_t* first = molecule.first.data();
     const uint16_t* neighbours = molecule.neighbours.data();
-    const Set* latest = latest_.data();
-    const uint8_t* fresh = fresh_.data();
+    const Set* reach = reach_.data();
     Set* next = next_.data();
-    Set* reach = reach_.data();
-    uint8_t* row = hops_;
-    bool any = false;
-    const int64_t atoms = molecule.atoms, pitch = pitch_;
-    for (int64_t v = 0; v < atoms; ++v, row += pitch) {
-      Set found{};
-      bool heard = !kSkipStale;
-      for (uint32_t e = first[v], end = first[v + 1]; e < end; ++e) {
-        const uint16_t u = neighbours[e];
-        if (kSkipStale && !fresh[u]) continue;
-        heard = true;
-        for (int w = 0; w < Words; ++w) found[w] |= latest[u][w];
+    const int64_t atoms = atoms_;
+    Set* plane = planes_.data() + __builtin_ctz(bonds + 1) * atoms;
+    if ((bonds & (bonds + 1)) == 0) std::fill(plane, plane + atoms, Set{});  // its first turn
+    Set met{};
+    for (int64_t v = 0; v < atoms; ++v) {
+      const Set before = reach[v];
+      plane[v] ^= ~before;
+      Set found = before;
+      const int64_t begin = kOneGroup ? v : first[v], end = kOneGroup ? v + 1 : first[v + 1];
+      for (int64_t g = begin; g < end; ++g) {
+        const uint16_t* u = neighbours + 4 * g;
+        found |= reach[u[0]] | reach[u[1]] | reach[u[2]] | reach[u[3]];
       }
-      const bool met = heard && keep_new(reach[v], level, row, found);
-      any |= met;
-      if (heard) next[v] = found;
-      if (kSkipStale) next_fresh_[v] = met;
+      met |= found ^ before;
+      next[v] = found;
     }
-    latest_.swap(next_);
-    fresh_.swap(next_fresh_);
-    return any;
+    reach_.swap(next_);
+    return any(met);
   }
 
   // Past the longest hop only "reachable" counts, so sets are updated in place: one sweep down the
   // order gathers everything at each root, one up hands it out (edges both ways; else sweep on).
   void walk_to_the_end(Molecule& molecule) {
     molecule.walk();
-    bool any = true;
-    for (bool upwards = false; any; upwards = !upwards) {
-      any = false;
-      for (int64_t i = 0; i < molecule.atoms; ++i) {
-        const int64_t v = molecule.order[upwards ? i : molecule.atoms - 1 - i];
-        Set found{};
-        for (uint32_t e = molecule.first[v]; e < molecule.first[v + 1]; ++e) {
-          const Set& there = reach_[molecule.neighbours[e]];
-          for (int w = 0; w < Words; ++w) found[w] |= there[w];
+    Set met{};
+    bool upwards = true;
+    do {
+      met = Set{};
+      upwards = !upwards;
+      for (int64_t i = 0; i < atoms_; ++i) {
+        const int64_t v = molecule.order[upwards ? i : atoms_ - 1 - i];
+        Set found = reach_[v];
+        for (uint32_t e = 4 * molecule.first[v]; e < 4 * molecule.first[v + 1]; ++e) {
+          found |= reach_[molecule.neighbours[e]];
         }
-        any |= keep_new(reach_[v], kLongest, hops_ + v * pitch_, found);
+        met |= found ^ reach_[v];
+        reach_[v] = found;
+      }
+    } while (any(met));
+  }
+
+  // Rows from the first to the last and 32 columns at a time, of which those behind the row's end
+  // are written over by the next row.
+  void write(int longest, int64_t first_target, int64_t pitch, uint8_t* hops) const {
+    const int planes = longest == 0 ? 0 : 32 - __builtin_clz(longest);
+    const bool last = first_target + 64 * Words >= atoms_;
+    const int64_t columns = last ? pitch - first_target : 64 * Words;
+    const uint8_t* end = hops + atoms_ * pitch;
+    for (int64_t v = 0; v < atoms_; ++v) {
+      uint8_t* row = hops + v * pitch + first_target;
+      for (int64_t c = 0; c < columns; c += 32, row += 32) {
+        const Columns counts = c < 64 * Words ? count(planes, v, c) : spread(~0u);
+        if (end - row >= 32) {
+          write_columns(counts, row);
+        } else {
+          uint8_t bytes[32];
+          write_columns(counts, bytes);
+          std::memcpy(row, bytes, end - row);
+        }
       }
     }
   }
 
-  // Reduces `found` to the targets not yet in `reach`, adds them, and writes their hops.
-  static bool keep_new(Set& reach, uint8_t level, uint8_t* row, Set& found) {
-    bool any = false;
-    for (int w = 0; w < Words; ++w) {
-      found[w] &= ~reach[w];
-      reach[w] |= found[w];
-      any |= found[w] != 0;
-      for (uint64_t rest = found[w]; rest != 0; rest &= rest - 1) {
-        row[64 * w + __builtin_ctzll(rest)] = level;
-      }
+  // The hops from v to 32 targets: Gray code to binary from the top bit down, then 255 over what
+  // was never reached.
+  Columns count(int planes, int64_t v, int64_t c) const {
+    uint32_t bits = 0;
+    Columns counts{};
+    for (int j = planes - 1; j >= 0; --j) {
+      bits ^= bits_of(planes_[j * atoms_ + v], c);
+      const Columns one = spread(bits);
+      counts.low += counts.low - one.low;  // -255 is 1
+      counts.high += counts.high - one.high;
     }
-    return any;
+    const Columns never = spread(~bits_of(reach_[v], c));
+    return {counts.low | never.low, counts.high | never.high};
   }
 
-  std::vector<Set> reach_, latest_, next_;
-  std::vector<uint8_t> fresh_, next_fresh_;
-  uint8_t* hops_ = nullptr;
-  int64_t pitch_ = 0;
+  static uint32_t bits_of(const Set& set, int64_t c) {
+    return static_cast<uint32_t>(words_of(set)[c / 64] >> c % 64);
+  }
+
+  static bool any(const Set& set) {
+    uint64_t any = 0;
+    for (int w = 0; w < Words; ++w) any |= words_of(set)[w];
+    return any != 0;
+  }
+
+  // A vector may be read and written as its elements are.
+  static const uint64_t* words_of(const Set& set) {
+    return reinterpret_cast<const uint64_t*>(&set);
+  }
+  static uint64_t* words_of(Set& set) { return reinterpret_cast<uint64_t*>(&set); }
+
+  int64_t atoms_ = 0;
+  std::vector<Set> reach_, next_, planes_;
 };
 
 // Scratch memory of one thread, kept from molecule to molecule.
 class Searcher {
  public:
-  void run(const OutgoingEdges& edges, int64_t start, int64_t stop, int64_t pitch, uint8_t* hops) {
-    molecule_.load(edges, start, stop);
-    const int64_t atoms = stop - start;
-    if (atoms <= 64) return search(narrow_, 64, pitch, hops);
-    if (atoms <= 128) return search(middle_, 128, pitch, hops);
-    search(wide_, 512, pitch, hops);
+  void run(const EdgesByMolecule& edges, const Graphs& graphs, int64_t b, int64_t pitch,
+           uint8_t* hops) {
+    molecule_.load(edges, b, graphs.ptr[b], graphs.ptr[b + 1]);
+    const int64_t atoms = molecule_.atoms;
+    if (atoms <= 64) {
+      search(narrow_, 64, pitch, hops);
+    } else if (atoms <= 128) {
+      search(middle_, 128, pitch, hops);
+    } else {
+      search(wide_, 512, pitch, hops);
+    }
+    std::memset(hops + atoms * pitch, kUnreachable, (pitch - atoms) * pitch);
   }
 
  private:
+  // From the last block to the first, because a block may write over the start of the next row.
   template <int Words>
   void search(Search<Words>& search, int64_t block, int64_t pitch, uint8_t* hops) {
-    for (int64_t first = 0; first < molecule_.atoms; first += block) {
+    for (int64_t first = (molecule_.atoms - 1) / block * block; first >= 0; first -= block) {
       search.run(molecule_, first, pitch, hops);
     }
   }
@@ -240,8 +357,7 @@ class Searcher {
 }  // namespace
 
 void shortest_paths(const Graphs& graphs, int64_t padded, uint8_t* hops) {
-  const OutgoingEdges edges = sort_by_source(graphs);
-  check_edges_stay_inside(edges, graphs);
+  const EdgesByMolecule edges(graphs);
   const int64_t* ptr = graphs.ptr;
   std::vector<int64_t> offset(graphs.molecules + 1, 0);
   for (int64_t b = 0; b < graphs.molecules; ++b) {
@@ -253,9 +369,8 @@ void shortest_paths(const Graphs& graphs, int64_t padded, uint8_t* hops) {
   torch::stable::parallel_for(0, graphs.molecules, grain, [&](int64_t begin, int64_t end) {
     Searcher searcher;
     for (int64_t b = begin; b < end; ++b) {
-      std::memset(hops + offset[b], kUnreachable, offset[b + 1] - offset[b]);
       const int64_t pitch = padded < 0 ? ptr[b + 1] - ptr[b] : padded;
-      searcher.run(edges, ptr[b], ptr[b + 1], pitch, hops + offset[b]);
+      searcher.run(edges, graphs, b, pitch, hops + offset[b]);
     }
   });
 }
