@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from collamo_kernels.backends import choose
-
-MAX_ATOMS = 65_535  # of one molecule; the search keeps atom numbers in 16 bits
+from collamo_kernels.shortest_paths.checks import check_form
 
 
 def shortest_paths(
@@ -72,87 +71,27 @@ def shortest_paths(
 def checked(
     edge_index: Tensor, ptr: Tensor, layout: str = "padded", max_atoms: int | None = None
 ) -> dict[str, Any]:
-    """Return what the implementations take, or raise a ValueError that names the wrong one."""
+    """Return what the implementations take, or raise a ValueError that names the wrong one.
+
+    The data are not looked at, but for the size of the result: each implementation checks them in
+    its own way, and calls `checks.check_contents` where it needs the words for what is wrong.
+    """
     if layout not in ("padded", "packed"):
         raise ValueError(f"layout is {layout!r}; use 'padded' or 'packed'")
     if layout == "packed" and max_atoms is not None:
         raise ValueError("max_atoms has no meaning with layout='packed'; leave it out")
-    _check_form(edge_index, ptr)
-    if torch.compiler.is_compiling():
-        return _traced(edge_index, ptr, layout, max_atoms)
-    sizes = _check_ptr(ptr)
-    _check_edges(edge_index, ptr)
+    check_form(edge_index, ptr)
     packed = layout == "packed"
-    largest = int(sizes.max()) if len(sizes) else 0
-    if max_atoms is not None and not largest <= max_atoms <= MAX_ATOMS:
-        raise ValueError(
-            f"max_atoms is {max_atoms}; the largest molecule of the batch has {largest} atoms and "
-            f"the limit is {MAX_ATOMS}"
-        )
-    size = int((sizes * sizes).sum()) if packed else (largest if max_atoms is None else max_atoms)
+    size = _size(ptr, packed) if max_atoms is None else max_atoms
     return {"edge_index": edge_index, "ptr": ptr, "packed": packed, "size": size}
 
 
-def _traced(edge_index: Tensor, ptr: Tensor, layout: str, max_atoms: int | None) -> dict[str, Any]:
-    """Leave the data alone: a compiled graph cannot look at it; the operator checks it anyway."""
-    if layout == "packed" or max_atoms is None:
+def _size(ptr: Tensor, packed: bool) -> int:
+    if torch.compiler.is_compiling():
         raise ValueError(
             "torch.compile must know the size of the result: give max_atoms, with layout='padded'"
         )
-    return {"edge_index": edge_index, "ptr": ptr, "packed": False, "size": max_atoms}
-
-
-def _check_form(edge_index: Tensor, ptr: Tensor) -> None:
-    if edge_index.dtype != torch.int64:
-        raise ValueError(f"edge_index has dtype {edge_index.dtype}; convert it: edge_index.long()")
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
-        raise ValueError(f"edge_index has shape {list(edge_index.shape)}; it must be [2, E]")
-    if ptr.dtype != torch.int64:
-        raise ValueError(f"ptr has dtype {ptr.dtype}; convert it: ptr.long()")
-    if ptr.dim() != 1 or len(ptr) == 0:
-        raise ValueError(
-            f"ptr has shape {list(ptr.shape)}; it must be [B + 1], [0] for no molecules"
-        )
-    if edge_index.device != ptr.device:
-        raise ValueError(
-            f"edge_index is on {edge_index.device} and ptr on {ptr.device}; move them together"
-        )
-
-
-def _check_ptr(ptr: Tensor) -> Tensor:
-    if int(ptr[0]) != 0:
-        raise ValueError(f"ptr starts at {int(ptr[0])}; it must start at 0")
     sizes = ptr.diff()
-    if bool((sizes < 0).any()):
-        at = int((sizes < 0).nonzero()[0, 0])
-        raise ValueError(
-            f"ptr falls from {int(ptr[at])} to {int(ptr[at + 1])} at molecule {at}; "
-            "it must be the running total of atoms"
-        )
-    if bool((sizes > MAX_ATOMS).any()):
-        at = int((sizes > MAX_ATOMS).nonzero()[0, 0])
-        raise ValueError(
-            f"ptr gives molecule {at} {int(sizes[at])} atoms; "
-            f"the limit is {MAX_ATOMS}, drop or split it"
-        )
-    return sizes
-
-
-def _check_edges(edge_index: Tensor, ptr: Tensor) -> None:
-    atoms = int(ptr[-1])
-    outside = ((edge_index < 0) | (edge_index >= atoms)).any(0)
-    if bool(outside.any()):
-        at = int(outside.nonzero()[0, 0])
-        raise ValueError(
-            f"edge_index column {at} is {edge_index[:, at].tolist()}, but ptr says the batch has "
-            f"{atoms} atoms; number atoms from 0 through the whole batch"
-        )
-    molecule = torch.searchsorted(ptr.contiguous(), edge_index.contiguous(), right=True) - 1
-    crossing = molecule[0] != molecule[1]
-    if bool(crossing.any()):
-        at = int(crossing.nonzero()[0, 0])
-        raise ValueError(
-            f"edge_index column {at} joins atom {int(edge_index[0, at])} of molecule "
-            f"{int(molecule[0, at])} to atom {int(edge_index[1, at])} of molecule "
-            f"{int(molecule[1, at])}; an edge must stay inside one molecule"
-        )
+    if packed:
+        return int(sizes.square().sum())
+    return int(sizes.max()) if len(sizes) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from collamo_kernels.shortest_paths.checks import check_contents
 from collamo_kernels.shortest_paths.constants import LONGEST, UNREACHABLE
 
 
@@ -18,6 +19,7 @@ def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int) -> 
 
     `size` is N, the padded number of atoms, or, packed, the number of pairs ``Σ N_b²``.
     """
+    check_contents(edge_index, ptr, packed, size)
     if packed:
         blocks = [
             _search(_adjacency(edge_index, start, stop)).flatten()
