@@ -1,11 +1,11 @@
 // All-pairs hop counts by breadth-first search from every atom at once.
 //
-// reach[v] is a bit set: the atoms that v reaches within k bonds. One more bond is
-//   reach'[v] = reach[v] | OR over v→u of reach[u],
-// 64 pairs to an instruction. The hops of a pair are the number of k at which it was still out of
-// reach, and all pairs out of reach have counted alike. So the counts are kept as bit planes in
-// Gray code, where counting one on turns one plane over, plane[ctz(k + 1)] ^= ~reach, and become
-// bytes once, at the end: 1.5 µs for a molecule of 28 atoms, where writing each pair's byte as it
+// away[v] is a bit set: the atoms that are more than k bonds away from v. One more bond is
+//   away'[v] = away[v] & AND over v→u of away[u],
+// 64 pairs to an instruction. The hops of a pair are the number of k at which it was still away,
+// and all pairs that are away have counted alike. So the counts are kept as bit planes in Gray
+// code, where counting one on turns one plane over, plane[ctz(k + 1)] ^= away, and become bytes
+// once, at the end: 1.4 µs for a molecule of 28 atoms, where writing each pair's byte as it
 // is met takes 7. Atoms are numbered inside their molecule; targets are taken in blocks of at most
 // 512, so that the sets of a large molecule stay in cache and its memory grows with N, not N².
 
@@ -138,7 +138,7 @@ struct Molecule {
 };
 
 typedef uint8_t Bytes __attribute__((vector_size(16)));
-typedef uint32_t Words __attribute__((vector_size(16)));
+typedef uint32_t Lanes __attribute__((vector_size(16)));
 
 // One byte for each of 32 columns, in the order in which bits are tested: byte 4i + c stands for
 // column 8c + i, the bytes with i < 4 in `low`.
@@ -146,9 +146,9 @@ struct Columns {
   Bytes low, high;
 };
 
-// 32 bits → 32 bytes, 255 where the bit is set.
-Columns spread(uint32_t bits) {
-  const Bytes bytes = reinterpret_cast<Bytes>(Words{} + bits);  // byte 4i + c is byte c of the bits
+// The 32 bits of `bits`, four times over → 32 bytes, 255 where the bit is set.
+Columns spread(Lanes bits) {
+  const Bytes bytes = reinterpret_cast<Bytes>(bits);  // byte 4i + c is byte c of the bits
   const Bytes low{1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8};
   const Bytes high = low << 4;
   return {(bytes & low) == low, (bytes & high) == high};
@@ -195,10 +195,7 @@ class Search {
   // are `pitch` apart. The last block of targets goes on to the end of the row.
   void run(Molecule& molecule, int64_t first_target, int64_t pitch, uint8_t* hops) {
     start(molecule.atoms, first_target);
-    const auto walk =
-        molecule.one_group ? &Search::walk_one_bond<true> : &Search::walk_one_bond<false>;
-    int bonds = 0;
-    while (bonds < kLongest && (this->*walk)(molecule, bonds)) ++bonds;
+    const int bonds = molecule.one_group ? walk<true>(molecule) : walk<false>(molecule);
     if (bonds == kLongest) walk_to_the_end(molecule);
     write(bonds, first_target, pitch, hops);
   }
@@ -206,46 +203,52 @@ class Search {
  private:
   void start(int64_t atoms, int64_t first_target) {
     atoms_ = atoms;
-    reach_.assign(atoms, Set{});
+    away_.assign(atoms, ~Set{});
     next_.resize(atoms);
     planes_.resize(kPlanes * atoms);
     const int64_t end = std::min<int64_t>(atoms, first_target + 64 * Words);
     for (int64_t v = first_target; v < end; ++v) {
       const int64_t bit = v - first_target;
-      words_of(reach_[v])[bit / 64] = uint64_t{1} << (bit % 64);
+      words_of(away_[v])[bit / 64] ^= uint64_t{1} << (bit % 64);
     }
   }
 
-  // Counts the targets that are more than `bonds` bonds away, then walks one on; returns whether
-  // any target was met by it. kOneGroup: every atom has one group of neighbours, so group v is its.
+  // Walks bond by bond until no target comes nearer, kLongest at most; returns the longest hop.
+  // kOneGroup: every atom has one group of neighbours, number v. Not inlined, because the loop then
+  // loses its registers to what is around it.
   template <bool kOneGroup>
-  bool walk_one_bond(const Molecule& molecule, int bonds) {
+  [[gnu::noinline]] int walk(const Molecule& molecule) {
     const uint32_t* first = molecule.first.data();
     const uint16_t* neighbours = molecule.neighbours.data();
-    const Set* reach = reach_.data();
-    Set* next = next_.data();
+    Set *away = away_.data(), *next = next_.data();
     const int64_t atoms = atoms_;
-    Set* plane = planes_.data() + __builtin_ctz(bonds + 1) * atoms;
-    if ((bonds & (bonds + 1)) == 0) std::fill(plane, plane + atoms, Set{});  // its first turn
-    Set met{};
-    for (int64_t v = 0; v < atoms; ++v) {
-      const Set before = reach[v];
-      plane[v] ^= ~before;
-      Set found = before;
-      const int64_t begin = kOneGroup ? v : first[v], end = kOneGroup ? v + 1 : first[v + 1];
-      for (int64_t g = begin; g < end; ++g) {
-        const uint16_t* u = neighbours + 4 * g;
-        found |= reach[u[0]] | reach[u[1]] | reach[u[2]] | reach[u[3]];
+    int bonds = 0;
+    for (; bonds < kLongest; ++bonds) {
+      Set* plane = planes_.data() + __builtin_ctz(bonds + 1) * atoms;
+      if ((bonds & (bonds + 1)) == 0) std::fill(plane, plane + atoms, Set{});  // its first turn
+      Set met{};
+      for (int64_t v = 0; v < atoms; ++v) {
+        const Set before = away[v];
+        plane[v] ^= before;
+        Set still = before;
+        const int64_t begin = kOneGroup ? v : first[v], end = kOneGroup ? v + 1 : first[v + 1];
+        for (int64_t g = begin; g < end; ++g) {
+          const uint16_t* u = neighbours + 4 * g;
+          still &= away[u[0]] & away[u[1]] & away[u[2]] & away[u[3]];
+        }
+        met |= still ^ before;
+        next[v] = still;
       }
-      met |= found ^ before;
-      next[v] = found;
+      std::swap(away, next);
+      if (!any(met)) break;
     }
-    reach_.swap(next_);
-    return any(met);
+    if (away != away_.data()) away_.swap(next_);
+    return bonds;
   }
 
-  // Past the longest hop only "reachable" counts, so sets are updated in place: one sweep down the
-  // order gathers everything at each root, one up hands it out (edges both ways; else sweep on).
+  // Past the longest hop only "away for ever" counts, so sets are updated in place: one sweep down
+  // the order gathers everything at each root, one up hands it out (edges both ways; else sweep
+  // on).
   void walk_to_the_end(Molecule& molecule) {
     molecule.walk();
     Set met{};
@@ -255,12 +258,12 @@ class Search {
       upwards = !upwards;
       for (int64_t i = 0; i < atoms_; ++i) {
         const int64_t v = molecule.order[upwards ? i : atoms_ - 1 - i];
-        Set found = reach_[v];
+        Set still = away_[v];
         for (uint32_t e = 4 * molecule.first[v]; e < 4 * molecule.first[v + 1]; ++e) {
-          found |= reach_[molecule.neighbours[e]];
+          still &= away_[molecule.neighbours[e]];
         }
-        met |= found ^ reach_[v];
-        reach_[v] = found;
+        met |= still ^ away_[v];
+        away_[v] = still;
       }
     } while (any(met));
   }
@@ -275,7 +278,7 @@ class Search {
     for (int64_t v = 0; v < atoms_; ++v) {
       uint8_t* row = hops + v * pitch + first_target;
       for (int64_t c = 0; c < columns; c += 32, row += 32) {
-        const Columns counts = c < 64 * Words ? count(planes, v, c) : spread(~0u);
+        const Columns counts = c < 64 * Words ? count(planes, v, c) : spread(~Lanes{});
         if (end - row >= 32) {
           write_columns(counts, row);
         } else {
@@ -290,20 +293,24 @@ class Search {
   // The hops from v to 32 targets: Gray code to binary from the top bit down, then 255 over what
   // was never reached.
   Columns count(int planes, int64_t v, int64_t c) const {
-    uint32_t bits = 0;
+    Lanes bits{};
     Columns counts{};
-    for (int j = planes - 1; j >= 0; --j) {
-      bits ^= bits_of(planes_[j * atoms_ + v], c);
+    const Set* plane = planes_.data() + planes * atoms_ + v;
+    for (int j = 0; j < planes; ++j) {
+      plane -= atoms_;
+      bits ^= bits_of(*plane, c);
       const Columns one = spread(bits);
       counts.low += counts.low - one.low;  // -255 is 1
       counts.high += counts.high - one.high;
     }
-    const Columns never = spread(~bits_of(reach_[v], c));
+    const Columns never = spread(bits_of(away_[v], c));
     return {counts.low | never.low, counts.high | never.high};
   }
 
-  static uint32_t bits_of(const Set& set, int64_t c) {
-    return static_cast<uint32_t>(words_of(set)[c / 64] >> c % 64);
+  static Lanes bits_of(const Set& set, int64_t c) {
+    uint32_t bits;
+    std::memcpy(&bits, reinterpret_cast<const char*>(&set) + c / 8, 4);  // little-endian
+    return Lanes{} + bits;
   }
 
   static bool any(const Set& set) {
@@ -312,14 +319,14 @@ class Search {
     return any != 0;
   }
 
-  // A vector may be read and written as its elements are.
+  // A vector may be read and written through its elements.
   static const uint64_t* words_of(const Set& set) {
     return reinterpret_cast<const uint64_t*>(&set);
   }
   static uint64_t* words_of(Set& set) { return reinterpret_cast<uint64_t*>(&set); }
 
   int64_t atoms_ = 0;
-  std::vector<Set> reach_, next_, planes_;
+  std::vector<Set> away_, next_, planes_;
 };
 
 // Scratch memory of one thread, kept from molecule to molecule.
