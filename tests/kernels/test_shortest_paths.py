@@ -152,6 +152,28 @@ def test_every_size_against_scipy(fragments, hops_of):
     assert np.array_equal(packed, np.concatenate([want.ravel() for want in wanted]))
 
 
+@pytest.mark.parametrize("rim", [3, 4, 5, 8, 9, 70, 600])
+def test_an_atom_with_many_neighbours(rim, hops_of):
+    wheel = both_ways(*[(0, i + 1) for i in range(rim)], (1, 2))
+    hops = hops_of(wheel, torch.tensor([0, rim + 1]), max_atoms=rim + 34)[0]
+    expected = torch.full((rim + 34, rim + 34), 255)
+    expected[: rim + 1, : rim + 1] = 2
+    expected[0, : rim + 1] = expected[: rim + 1, 0] = 1
+    expected[1, 2] = expected[2, 1] = 1
+    expected[range(rim + 1), range(rim + 1)] = 0
+    assert torch.equal(hops.long(), expected)
+
+
+def test_edges_in_any_order(hops_of):
+    """Molecule by molecule, as PyG makes them, is the order that is read without sorting."""
+    edges, ptr = random_graphs((20, 0, 7, 33, 70), torch.Generator().manual_seed(2))
+    molecule_by_molecule = edges[:, edges[0].argsort(stable=True)]
+    shuffled = edges[:, torch.randperm(edges.shape[1], generator=torch.Generator().manual_seed(3))]
+    hops = hops_of(molecule_by_molecule, ptr, layout="packed")
+    assert torch.equal(hops_of(shuffled, ptr, layout="packed"), hops)
+    assert torch.equal(hops_of(shuffled.flip(1), ptr, layout="packed"), hops)
+
+
 @st.composite
 def directed_graphs(draw):
     """Up to four graphs of up to 70 atoms with any directed edges."""
