@@ -152,7 +152,7 @@ def test_every_size_against_scipy(fragments, hops_of):
     assert np.array_equal(packed, np.concatenate([want.ravel() for want in wanted]))
 
 
-@pytest.mark.parametrize("rim", [3, 4, 5, 8, 9, 70, 600])
+@pytest.mark.parametrize("rim", [3, 4, 5, 8, 9, 60, 600])
 def test_an_atom_with_many_neighbours(rim, hops_of):
     wheel = both_ways(*[(0, i + 1) for i in range(rim)], (1, 2))
     hops = hops_of(wheel, torch.tensor([0, rim + 1]), max_atoms=rim + 34)[0]
