@@ -1,0 +1,90 @@
+"""How rivals are compared: in turns in one run, by medians, with the answers checked before."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import results
+import torch
+
+SHORT = 0.1  # s; what is faster is called once unmeasured first, as the others left cold caches
+
+
+@pytest.fixture
+def threads(request):
+    """Hold torch to so many threads (a parameter)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def compare(benchmark):
+    """``compare(op, workload, ours, rivals, rounds)``: time all of them in turns and report.
+
+    pytest-benchmark times `ours`; before each of its rounds every rival is timed once. A rival is
+    a function, or the reason why it cannot run. The medians go to the screen and to
+    ``results/<machine>/<op>.csv``; its column `ratio` is the rival's time over ours.
+    """
+
+    def run(
+        op: str,
+        workload: str,
+        ours: Callable,
+        rivals: dict[str, Callable | str],
+        rounds: int,
+        floor: float | None = None,
+        extra_mib: dict[str, float] | None = None,
+    ) -> None:
+        times = {name: [] for name, rival in rivals.items() if callable(rival)}
+        first = {name: _time(rivals[name]) for name in times}
+
+        def rivals_first():
+            for name in times:
+                if first[name] < SHORT:
+                    rivals[name]()
+                times[name].append(_time(rivals[name]))
+            ours()
+
+        benchmark.pedantic(ours, setup=rivals_first, rounds=rounds)
+        median = {name: statistics.median(values) for name, values in times.items()}
+        mine = benchmark.stats.stats.median
+        notes = {"ours": "" if floor is None else f"floor {1e3 * floor:g} ms: {mine / floor:.3g} x"}
+        rows = [
+            {
+                "workload": workload,
+                "rival": name,
+                "median_ms": f"{1e3 * seconds:.4g}",
+                "ratio": f"{seconds / mine:.3g}",
+                "rounds": rounds,
+                "extra_mib": (extra_mib or {}).get(name, ""),
+                "note": notes.get(name, ""),
+            }
+            for name, seconds in {"ours": mine, **median}.items()
+        ]
+        rows += [
+            {"workload": workload, "rival": name, "note": reason}
+            for name, reason in rivals.items()
+            if not callable(reason)
+        ]
+        results.append(op, rows)
+        _show(rows)
+
+    return run
+
+
+def _time(call: Callable) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _show(rows: list[dict]) -> None:
+    print(f"\n{rows[0]['workload']}, {torch.get_num_threads()} thread(s)")
+    for row in rows:
+        figures = (row.get(key, "") for key in ("median_ms", "ratio", "extra_mib"))
+        print("  {:<28} {:>10} ms {:>8} x {:>8} MiB".format(row["rival"], *figures), row["note"])
