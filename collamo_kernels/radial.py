@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,23 @@ from torch.nn import functional as F
 
 FIXED_GRID_END = 9.0  # Å; the fixed centres of Uni-Mol+ (linspace(0, 9, K), width = spacing)
 INITIAL_RANGE = 3.0  # centres and widths start as U(0, 3), as in Graphormer-3D and Transformer-M
+
+# Interpolation error allowed in a table, as a part of max(1, |Φ3d|): 1 is the scale of a logit.
+# float32: 1.2e-7, where PyTorch's own float32 Φ3d (128 Gaussians) is 7e-7 from float64 (linear
+# head), 3e-7 (MLP). Half precision: a sixteenth of the distance between neighbours around 1.
+TABLE_TOLERANCE = {
+    torch.float32: torch.finfo(torch.float32).eps,
+    torch.bfloat16: torch.finfo(torch.bfloat16).eps / 16,
+    torch.float16: torch.finfo(torch.float16).eps / 16,
+}
+# An MLP's bound adds K terms of either sign twice over; at K = 128 it is 20 to 40 times the true
+# error (linear: 3). So it may be √(K / this) times larger: 690 knots instead of 890.
+MLP_SLACK = 8.0
+# Every single Gaussian is held to the tolerance times this, whatever its weight: its sum over the
+# pairs is the gradient of that weight.
+GRADIENT_SLACK = 2.0
+MAX_KNOTS = 8192  # 2 MiB at 32 heads; beyond it the exact Gaussians cost less than the table
+BLOCKS = 128  # blocks over the range, 65 to 128: with 64 the init needs 5 % more knots
 
 
 class GaussianRadial(nn.Module):
@@ -163,12 +181,266 @@ class GaussianRadial(nn.Module):
         sigma = self.sigma.to(dtype)
         return sigma if self.grid == "fixed" else sigma.abs() + self.min_sigma
 
+    def table(
+        self,
+        low: float,
+        high: float,
+        dtype: torch.dtype = torch.float32,
+        derivative: bool = False,
+    ) -> RadialTable | None:
+        """Φ3d on a grid fine enough for every u of ``[low, high]``, or None where none is.
+
+        On a cell of width h, cubic Hermite interpolation is off by at most ``h⁴/384 · max|Φ⁗|``.
+        The range is cut into blocks; each block has ``2^k`` equal cells, as few as the tolerance
+        allows there.
+
+        *Proven*: max|Φ⁗| over a block is bounded from the parameters alone. ``|ψ⁗|`` is at most
+        the largest ``|He₄(z)| exp(-z²/2) / s⁴`` from the block's nearest point to μ outwards,
+        likewise for the other derivatives; the triangle inequality takes it through ``|W|``, and
+        for the MLP the chain rule to order four (Faà di Bruno) with the largest values of GELU's
+        derivatives. The true error is some 3 times (linear) or 20 times (MLP) smaller.
+        *Measured*: only the scale ``max(1, |Φ3d|)`` of the tolerance, at the blocks' centres.
+
+        Parameters
+        ----------
+        low, high
+            Range of u, Å: of the distances themselves where there are no pair types.
+        dtype
+            What the attention computes in: sets the tolerance (`TABLE_TOLERANCE`). None comes
+            back for float64, which is for exact work.
+        derivative
+            Also make the table of dΦ3d/du, held to the same tolerance (with half as many knots
+            again). Needed where coordinates, γ or β get gradients.
+
+        Returns
+        -------
+        RadialTable or None
+            Values and slopes carry the history of every parameter. None where more than
+            `MAX_KNOTS` knots would be needed (Gaussians narrower than about 0.005 Å), or where
+            a parameter is not finite: evaluate the module itself then.
+
+        Examples
+        --------
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> radial = GaussianRadial(num_heads=4)
+        >>> table, r = radial.table(0.0, 25.0), torch.rand(1000) * 25
+        >>> bool((table.lookup(r) - radial(r)).abs().max() < 1e-6)
+        True
+        """
+        if not -math.inf < low <= high < math.inf:
+            raise ValueError(f"the range is [{low}, {high}]; it must be finite and low <= high")
+        if dtype not in TABLE_TOLERANCE:
+            return None
+        with torch.autocast(self.mu.device.type, enabled=False):
+            low, block, centres = _blocks(low, high, self.mu)
+            cells, *errors = self._cells(centres, block, TABLE_TOLERANCE[dtype], derivative)
+            if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
+                return None
+            knots = _knots(centres, block, cells)
+            rows, slope_rows = torch.stack(self._derivatives(knots, 1), 1), None
+            if derivative:
+                with torch.no_grad():
+                    slope_rows = torch.stack(self._derivatives(knots, 2)[1:], 1)
+            first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
+            return RadialTable(rows, first_knot, low, block, *map(float, errors), slope_rows)
+
+    @torch.no_grad()
+    def _cells(
+        self, centres: Tensor, block: float, tolerance: float, derivative: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cells per block ``[M]``, and the bounds of the errors of Φ3d and of its derivative."""
+        bounds, gaussian = self._derivative_bounds(centres, block / 2)
+        scale = torch.stack(self._derivatives(centres, 1)).abs().amax((1, 2)).clamp(min=1)
+        if self.head_kind == "mlp":
+            scale = scale * max(1.0, math.sqrt(self.num_gaussians / MLP_SLACK))
+        wanted = [bound / scale for bound, scale in zip(bounds, scale, strict=True)]
+        wanted = [*(wanted if derivative else wanted[:1]), gaussian / GRADIENT_SLACK]
+        inverse = (torch.stack(wanted).amax(0) / (384 * tolerance)).pow(0.25)  # 1/h
+        cells = (inverse * block).clamp(min=1).log2().ceil().exp2()
+        value, slope = (torch.stack(bounds) * (block / cells).pow(4)).amax(1) / 384
+        return cells, value, slope
+
+    def _derivative_bounds(self, centres: Tensor, reach: float) -> tuple[list[Tensor], Tensor]:
+        """Per block ``[M]``: ``max_h |Φ⁗|`` and ``max_h |Φ⁽⁵⁾|``; and ``max_k |ψ⁗|`` (ψ ≤ 1)."""
+        s = self.widths(centres.dtype)
+        z = ((centres[:, None] - self.mu.to(s.dtype)).abs() - reach).clamp_(min=0) / s  # [M, K]
+        psi = [bound / s**n for n, bound in enumerate(_bell_derivative_bounds(z), 1)]
+        gaussian = psi[3].amax(1)
+        if self.normalized:
+            psi = [bound / (math.sqrt(2 * math.pi) * s) for bound in psi]
+        first, *rest = (layer.weight.to(s.dtype).abs() for layer in self._linear_layers())
+        if not rest:
+            return [F.linear(x, first).amax(1) for x in psi[3:]], gaussian
+        hidden = _gelu_chain_bounds(*F.linear(torch.stack(psi), first))
+        return [F.linear(x, rest[0]).amax(1) for x in hidden], gaussian
+
+    def _derivatives(self, u: Tensor, order: int) -> list[Tensor]:
+        """Φ3d and its first `order` (1 or 2) derivatives by u, each ``[M, H]``."""
+        dtype = u.dtype
+        s = self.widths(dtype)
+        z = (u[:, None] - self.mu.to(dtype)) / s
+        psi = torch.exp(-0.5 * z * z)
+        psi = psi / (math.sqrt(2 * math.pi) * s) if self.normalized else psi
+        psi = [psi, -z / s * psi, (z * z - 1) / s**2 * psi if order == 2 else None][: order + 1]
+        first, *rest = ((x.weight.to(dtype), x.bias.to(dtype)) for x in self._linear_layers())
+        out = [F.linear(psi[0], *first), *(F.linear(x, first[0]) for x in psi[1:])]
+        for weight, bias in rest:
+            a, slope = out[:2]
+            # GELU'(a)·a' in one pass over [M, K]; spelled out it takes five.
+            hidden = [F.gelu(a), torch.ops.aten.gelu_backward(slope, a)]
+            for curvature in out[2:]:
+                bell = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
+                bent = (2 - a * a) * bell * slope**2  # GELU''(a)·a'²
+                hidden.append(bent + torch.ops.aten.gelu_backward(curvature, a))
+            out = [F.linear(hidden[0], weight, bias), *(F.linear(x, weight) for x in hidden[1:])]
+        return out
+
+    def _linear_layers(self) -> list[nn.Linear]:
+        return [layer for layer in self.head if isinstance(layer, nn.Linear)]
+
     def _apply_head(self, psi: Tensor) -> Tensor:
-        layers = [layer for layer in self.head if isinstance(layer, nn.Linear)]
-        out = F.linear(psi, layers[0].weight.to(psi.dtype), layers[0].bias.to(psi.dtype))
-        for layer in layers[1:]:
+        first, *rest = self._linear_layers()
+        out = F.linear(psi, first.weight.to(psi.dtype), first.bias.to(psi.dtype))
+        for layer in rest:
             out = F.linear(F.gelu(out), layer.weight.to(psi.dtype), layer.bias.to(psi.dtype))
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class RadialTable:
+    """A radial function as values and slopes on a grid, to be read by cubic Hermite interpolation.
+
+    Block m covers ``[low + m·block, low + (m + 1)·block]`` in ``first_knot[m + 1] -
+    first_knot[m]`` equal cells (a power of two); neighbouring blocks share the knot between them.
+
+    Parameters
+    ----------
+    rows
+        ``[G, 2, H]`` float32: value, and slope per Å, at every knot. Carries the history of the
+        parameters it was made from.
+    first_knot
+        int32 ``[M + 1]``: where in `rows` each block begins; the last entry is G - 1.
+    low
+        Where block 0 begins, Å: a multiple of `block`, at most the `low` that was asked for.
+    block
+        Length of a block, Å: a power of two, so that ``floor(u / block)`` and what is left of u
+        are exact. (``u - low`` is not, where low < 0: it cost half of the accuracy.)
+    error
+        Proven bound of ``|interpolated - Φ3d|`` over the grid, floating-point rounding aside.
+    slope_error
+        The same for the slope read from `slope_rows`, per Å.
+    slope_rows
+        ``[G, 2, H]``, without history: slope and curvature, the table of dΦ3d/du; None unless
+        asked for. The derivative of what `rows` interpolate is no substitute: it divides the
+        rounding of two values by h, which cost 6e-4 per Å in float32 where PyTorch's own
+        derivative is off by 5e-7.
+    """
+
+    rows: Tensor
+    first_knot: Tensor
+    low: float
+    block: float
+    error: float
+    slope_error: float
+    slope_rows: Tensor | None = None
+
+    def lookup(self, u: Tensor) -> Tensor:
+        """Interpolate Φ3d: ``[M] → [M, H]``. This is the definition for every backend.
+
+        With y, s at the ends of a cell of width h and x in [0, 1] inside it::
+
+            y₀ + x²(3 - 2x)·(y₁ - y₀) + h·x(1 - x)·((1 - x)·s₀ - x·s₁)
+
+        u must be finite; outside the grid the value of its nearest end comes back. Gradients:
+        `rows`, and u where there are `slope_rows`.
+        """
+        value = self._interpolate(u.detach(), self.rows)
+        if self.slope_rows is None or not u.requires_grad:
+            return value
+        slope = self._interpolate(u.detach(), self.slope_rows)
+        return value + (u - u.detach())[:, None] * slope  # adds 0, and the gradient
+
+    def _interpolate(self, u: Tensor, rows: Tensor) -> Tensor:
+        at, first = u / self.block, int(self.low / self.block)
+        start = at.floor().clamp(first, first + len(self.first_knot) - 2)
+        m = start.long() - first
+        cells = self.first_knot.diff()[m]
+        at = (at - start) * cells
+        cell = torch.minimum(at.long().clamp(min=0), cells - 1)
+        x = (at - cell).clamp(0, 1)[:, None]
+        # F.embedding sums its gradient in a fixed order; an index would use atomics.
+        knot = (self.first_knot[m] + cell)[:, None] + torch.arange(2, device=u.device)
+        ends = F.embedding(knot, rows.flatten(1)).unflatten(2, rows.shape[1:])
+        (y0, s0), (y1, s1) = (end.unbind(1) for end in ends.unbind(1))
+        h = (self.block / cells)[:, None]
+        return y0 + x * x * (3 - 2 * x) * (y1 - y0) + h * x * (1 - x) * ((1 - x) * s0 - x * s1)
+
+
+def _blocks(low: float, high: float, like: Tensor) -> tuple[float, float, Tensor]:
+    """Where the grid starts, the length of its blocks, and their centres ``[M]``."""
+    # Powers of two make u/block, the borders and the knots exact in floating point.
+    block = 2.0 ** math.ceil(math.log2(max(high - low, 1e-3) / (BLOCKS - 1)))
+    low = math.floor(low / block) * block
+    number = max(1, math.ceil((high - low) / block))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return low, block, (torch.arange(number, dtype=dtype, device=like.device) + 0.5) * block + low
+
+
+def _knots(centres: Tensor, block: float, cells: Tensor) -> Tensor:
+    """Every knot's u, ``[G]``: the left ends of all cells, then the end of the grid."""
+    first = centres - block / 2
+    before = cells.cumsum(0) - cells
+    per_cell = torch.stack([first, block / cells, before]).repeat_interleave(cells.long(), 1)
+    left, h, before = per_cell
+    index = torch.arange(len(left), dtype=left.dtype, device=left.device)
+    return torch.cat([left + (index - before) * h, centres[-1:] + block / 2])
+
+
+# max|GELU⁽ⁿ⁾| over the real line, n = 1 … 5, rounded up. With φ the normal density they are
+# Φ + xφ at √2, and (2 - x²)φ, (x³ - 4x)φ, (-x⁴ + 7x² - 4)φ, (x⁵ - 11x³ + 18x)φ at 0, 0.7923,
+# 0 and 0.6344.
+GELU_PEAKS = (1.1290, 0.7979, 0.7788, 1.5958, 2.8426)
+# Where |Heₙ(z)| exp(-z²/2), the n-th derivative of a Gaussian, turns back (z > 0), and its value
+# there, rounded up: the zeros of Heₙ₊₁.
+BELL_PEAKS = (
+    ((1.0, 0.60654),),
+    ((1.73206, 0.44627),),
+    ((0.74197, 1.38012), (2.33442, 0.37490)),
+    ((1.35563, 1.85488), (2.85698, 0.34873)),
+    ((0.61671, 5.78306), (1.88918, 2.52212), (3.32426, 0.35248)),
+)
+
+
+def _bell_derivative_bounds(z: Tensor) -> list[Tensor]:
+    """Largest ``|dⁿ/dzⁿ exp(-z²/2)|`` from z ≥ 0 outwards, for n = 1 … 5."""
+    square = z * z
+    bell = torch.exp(-0.5 * square)
+    hermite = (
+        z,
+        square - 1,
+        (square - 3) * z,
+        (square - 6) * square + 3,
+        ((square - 10) * square + 15) * z,
+    )
+    bounds = []
+    for polynomial, peaks in zip(hermite, BELL_PEAKS, strict=True):
+        bound = (polynomial * bell).abs_()
+        for turn, peak in peaks:
+            bound = torch.maximum(bound, (z < turn) * peak)
+        bounds.append(bound)
+    return bounds
+
+
+def _gelu_chain_bounds(a1: Tensor, a2: Tensor, a3: Tensor, a4: Tensor, a5: Tensor) -> list[Tensor]:
+    """Bounds of the 4th and 5th derivative of GELU(a(u)), from those of a (Faà di Bruno)."""
+    g1, g2, g3, g4, g5 = GELU_PEAKS
+    square = a1 * a1
+    fourth = g1 * a4 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + square * (6 * g3 * a2 + g4 * square)
+    fifth = g1 * a5 + g2 * (10 * a2 * a3 + 5 * a1 * a4)
+    fifth += g3 * (15 * a1 * a2 * a2 + 10 * square * a3)
+    fifth += square * a1 * (10 * g4 * a2 + g5 * square)
+    return [fourth, fifth]
 
 
 def _make_head(kind: str, gaussians: int, heads: int) -> nn.Sequential:

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import collamo_kernels as ck
 from collamo_kernels.coattention.reference import radial_term
-from collamo_kernels.testing import assert_accurate
+from collamo_kernels.radial import TABLE_TOLERANCE, RadialTable
+from collamo_kernels.testing import FACTORS, assert_accurate, assert_all_accurate
 
 
 def one_gaussian(mu, sigma, **options):
@@ -203,3 +204,183 @@ class TestOfficial:
         wanted = golden["out.phi3d_unmasked"]
         torch.testing.assert_close(phi[real], wanted[real], atol=2e-5, rtol=0)
         assert phi[~real].abs().max() == 0
+
+
+def trained(radial):
+    """Narrow Gaussians, some at the floor, and a head that amplifies."""
+    with torch.no_grad():
+        radial.sigma.mul_(0.3)
+        radial.sigma[::16] = 0
+        for layer in radial.head[::2]:
+            layer.weight.mul_(2)
+    return radial
+
+
+TABLES = {
+    "init": lambda: ck.GaussianRadial(8),
+    "linear": lambda: ck.GaussianRadial(8, head="linear"),
+    "normalized": lambda: ck.GaussianRadial(8, normalized=True),
+    "fixed": lambda: ck.GaussianRadial(8, grid="fixed"),
+    "fixed linear": lambda: ck.GaussianRadial(8, 20, head="linear", grid="fixed"),
+    "few": lambda: ck.GaussianRadial(8, 8, head="linear"),
+    "trained": lambda: trained(ck.GaussianRadial(8, min_sigma=0.02)),
+    "trained linear": lambda: trained(ck.GaussianRadial(8, head="linear", min_sigma=0.02)),
+}
+
+
+@pytest.fixture(params=TABLES)
+def tabulated(request):
+    return TABLES[request.param]()
+
+
+def anywhere(pairs, low=0.0, high=25.0):
+    return low + torch.rand(pairs) * (high - low)
+
+
+class TestTable:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_error_is_within_the_proven_bound(self, tabulated, dtype):
+        exact = tabulated.double()
+        table = exact.table(0.0, 25.0, dtype)  # float64 rows: no rounding hides in the bound
+        u = anywhere(100_000).double()
+        with torch.no_grad():
+            wanted = exact(u)
+            error = (table.lookup(u) - wanted).abs().max()
+        assert error <= table.error
+        assert table.error <= 4 * TABLE_TOLERANCE[dtype] * max(1, wanted.abs().max())
+
+    def test_values(self, tabulated):
+        table, u = tabulated.table(0.0, 25.0), anywhere(20_000)
+        assert table.rows.dtype == torch.float32
+        yardstick = tabulated(u)
+        assert_accurate(table.lookup(u), yardstick, tabulated.double()(u.double()))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_values_in_half_precision(self, tabulated, dtype):
+        table, u = tabulated.table(0.0, 25.0, dtype), anywhere(20_000)
+        yardstick = tabulated(u).to(dtype)
+        assert_accurate(table.lookup(u).to(dtype), yardstick, tabulated.double()(u.double()))
+
+    def test_gradients_of_parameters(self, tabulated):
+        u = anywhere(20_000, 0.5, 9.0)
+        cotangent = torch.randn(len(u), 8)
+
+        def gradients(values, radial):
+            parameters = dict(radial.named_parameters())
+            grads = torch.autograd.grad(values, parameters.values(), cotangent.to(values))
+            return dict(zip(parameters, grads, strict=True))
+
+        actual = gradients(tabulated.table(0.0, 9.0).lookup(u), tabulated)
+        yardstick = gradients(tabulated(u), tabulated)
+        exact = tabulated.double()
+        assert_all_accurate(actual, yardstick, gradients(exact(u.double()), exact))
+
+    @pytest.mark.parametrize("name", ["init", "linear", "few"])
+    def test_gradient_of_distances(self, name):
+        radial = TABLES[name]()
+        u = anywhere(20_000).requires_grad_()
+        cotangent = torch.randn(len(u), 8)
+        table = radial.table(0.0, 25.0, derivative=True)
+        (actual,) = torch.autograd.grad(table.lookup(u), u, cotangent)
+        (yardstick,) = torch.autograd.grad(radial(u), u, cotangent)
+        wide = u.detach().double().requires_grad_()
+        (exact,) = torch.autograd.grad(radial.double()(wide), wide, cotangent.double())
+        assert_accurate(actual, yardstick, exact, FACTORS["coordinates"])
+
+    @pytest.mark.parametrize("head", ["mlp", "linear"])
+    def test_gradcheck(self, head):
+        radial = ck.GaussianRadial(2, 4, head=head, normalized=True).double()
+        u = torch.rand(5, dtype=torch.float64)
+
+        def lookup(*_):
+            return radial.table(0.0, 2.0, torch.bfloat16).lookup(u)
+
+        assert torch.autograd.gradcheck(lookup, tuple(radial.parameters()))
+
+    def test_is_small_where_training_starts(self):
+        radial = ck.GaussianRadial(32)
+        assert len(radial.table(0.0, 25.0).rows) < 1500
+        assert len(radial.table(0.0, 25.0, torch.bfloat16).rows) < 500
+        assert len(radial.table(0.0, 25.0, derivative=True).rows) < 5000
+
+    def test_knots_are_where_the_gaussians_are(self):
+        radial = ck.GaussianRadial(2, 1, head="linear", min_sigma=0.05)
+        with torch.no_grad():
+            radial.mu.fill_(3.0)
+            radial.sigma.zero_()
+        table = radial.table(0.0, 16.0)
+        cells = table.first_knot.diff()
+        centres = table.low + (torch.arange(len(cells)) + 0.5) * table.block
+        assert cells[(centres - 3).abs() < table.block].min() >= 8
+        assert cells[(centres - 3).abs() > 1].max() == 1
+
+    def test_typed_pairs_share_the_table(self):
+        radial = ck.GaussianRadial(4, 16, pair_types=3)
+        with torch.no_grad():
+            radial.gamma.copy_(torch.tensor([1.0, -0.5, 2.0]))
+            radial.beta.copy_(torch.tensor([0.0, 0.3, -2.0]))
+        r, types = anywhere(5000), torch.randint(3, (5000,))
+        u = radial.affine(r, types)
+        table = radial.table(u.min().item(), u.max().item())
+        yardstick = radial(r, types)
+        exact = radial.double()(r.double(), types)
+        assert_accurate(table.lookup(u), yardstick, exact)
+
+    def test_too_narrow_for_a_table(self):
+        radial = ck.GaussianRadial(4, min_sigma=1e-5)
+        with torch.no_grad():
+            radial.sigma[:4] = 0
+        assert radial.table(0.0, 25.0) is None
+        assert radial.table(0.0, 25.0, torch.bfloat16) is None
+
+    def test_parameters_that_are_not_finite(self):
+        radial = ck.GaussianRadial(4)
+        with torch.no_grad():
+            radial.head[2].weight[0, 0] = math.nan
+        assert radial.table(0.0, 25.0) is None
+
+    def test_float64_is_for_exact_work(self):
+        assert ck.GaussianRadial(4).table(0.0, 25.0, torch.float64) is None
+
+    def test_autocast_changes_nothing(self):
+        radial = ck.GaussianRadial(4, 16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = radial.table(0.0, 9.0).rows
+        assert torch.equal(inside, radial.table(0.0, 9.0).rows)
+
+    def test_one_distance(self):
+        radial = ck.GaussianRadial(4)
+        table = radial.table(0.0, 0.0)
+        torch.testing.assert_close(table.lookup(torch.zeros(1)), radial(torch.zeros(1)))
+
+    @pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.0, math.inf), (math.nan, 1.0)])
+    def test_wrong_range_is_named(self, bounds):
+        with pytest.raises(ValueError, match="it must be finite and low <= high"):
+            ck.GaussianRadial(2).table(*bounds)
+
+
+class TestLookup:
+    """A cubic is reproduced exactly, whatever the cells."""
+
+    def cubic(self):
+        knots = torch.tensor([2.0, 4.0, 4.5, 5.0, 5.5, 6.0], dtype=torch.float64)
+        rows = torch.stack([knots**3 - knots, 3 * knots**2 - 1], 1)[..., None]
+        slopes = torch.stack([3 * knots**2 - 1, 6 * knots], 1)[..., None]
+        first_knot = torch.tensor([0, 1, 5], dtype=torch.int32)
+        return RadialTable(
+            rows, first_knot, 2.0, 2.0, error=0.0, slope_error=0.0, slope_rows=slopes
+        )
+
+    def test_inside(self):
+        u = torch.linspace(2, 6, 201, dtype=torch.float64, requires_grad=True)
+        values = self.cubic().lookup(u)[:, 0]
+        torch.testing.assert_close(values, u**3 - u)
+        (slope,) = torch.autograd.grad(values.sum(), u)
+        torch.testing.assert_close(slope[1:-1], (3 * u**2 - 1)[1:-1].detach())
+
+    def test_outside_is_the_end(self):
+        ends = self.cubic().lookup(torch.tensor([0.0, -1e9, 7.0, 1e9], dtype=torch.float64))
+        assert ends[:, 0].tolist() == [6.0, 6.0, 210.0, 210.0]
+
+    def test_nothing(self):
+        assert self.cubic().lookup(torch.zeros(0, dtype=torch.float64)).shape == (0, 1)
