@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -235,7 +236,7 @@ class GaussianRadial(nn.Module):
             return None
         with torch.autocast(self.mu.device.type, enabled=False):
             low, block, centres = _blocks(low, high, self.mu)
-            cells, *errors = self._cells(centres, block, TABLE_TOLERANCE[dtype], derivative)
+            cells, errors = self._cells(centres, block, TABLE_TOLERANCE[dtype], int(derivative))
             if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
                 return None
             knots = _knots(centres, block, cells)
@@ -244,56 +245,62 @@ class GaussianRadial(nn.Module):
                 with torch.no_grad():
                     slope_rows = torch.stack(self._derivatives(knots, 2)[1:], 1)
             first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
-            return RadialTable(rows, first_knot, low, block, *map(float, errors), slope_rows)
+            return RadialTable(rows, first_knot, low, block, errors.tolist(), slope_rows)
 
     @torch.no_grad()
     def _cells(
-        self, centres: Tensor, block: float, tolerance: float, derivative: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cells per block ``[M]``, and the bounds of the errors of Φ3d and of its derivative."""
-        bounds, gaussian = self._derivative_bounds(centres, block / 2)
-        scale = torch.stack(self._derivatives(centres, 1)).abs().amax((1, 2)).clamp(min=1)
+        self, centres: Tensor, block: float, tolerance: float, slopes: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cells per block ``[M]``, and the bounds of the errors: of Φ3d, and of `slopes` slopes."""
+        bounds, gaussian = self._derivative_bounds(centres, block / 2, 4 + slopes)
+        scale = torch.stack(self._derivatives(centres, slopes)).abs().amax((1, 2)).clamp(min=1)
         if self.head_kind == "mlp":
             scale = scale * max(1.0, math.sqrt(self.num_gaussians / MLP_SLACK))
-        wanted = [bound / scale for bound, scale in zip(bounds, scale, strict=True)]
-        wanted = [*(wanted if derivative else wanted[:1]), gaussian / GAUSSIAN_SHARE]
-        inverse = (torch.stack(wanted).amax(0) / (384 * tolerance)).pow(0.25)  # 1/h
+        worst = torch.maximum((bounds / scale[:, None]).amax(0), gaussian / GAUSSIAN_SHARE)
+        inverse = (worst / (384 * tolerance)).pow(0.25)  # 1/h
         cells = (inverse * block).clamp(min=1).log2().ceil().exp2()
-        value, slope = (torch.stack(bounds) * (block / cells).pow(4)).amax(1) / 384
-        return cells, value, slope
+        return cells, (bounds * (block / cells).pow(4)).amax(1) / 384
 
-    def _derivative_bounds(self, centres: Tensor, reach: float) -> tuple[list[Tensor], Tensor]:
-        """Per block ``[M]``: ``max_h |Φ⁗|`` and ``max_h |Φ⁽⁵⁾|``; and ``max_k |ψ⁗|`` (ψ ≤ 1)."""
+    def _derivative_bounds(
+        self, centres: Tensor, reach: float, order: int
+    ) -> tuple[Tensor, Tensor]:
+        """Per block: ``max_h |Φ⁽ⁿ⁾|``, n from 4 to `order`, ``[order - 3, M]``; ``max_k |ψ⁗|``."""
         s = self.widths(centres.dtype)
         z = ((centres[:, None] - self.mu.to(s.dtype)).abs() - reach).clamp_(min=0) / s  # [M, K]
-        psi = [bound / s**n for n, bound in enumerate(_bell_derivative_bounds(z), 1)]
-        gaussian = psi[3].amax(1)
-        if self.normalized:
-            psi = [bound / (math.sqrt(2 * math.pi) * s) for bound in psi]
         first, *rest = (layer.weight.to(s.dtype).abs() for layer in self._linear_layers())
-        if not rest:
-            return [F.linear(x, first).amax(1) for x in psi[3:]], gaussian
-        hidden = _gelu_chain_bounds(*F.linear(torch.stack(psi), first))
-        return [F.linear(x, rest[0]).amax(1) for x in hidden], gaussian
+        orders = range(1 if rest else 4, order + 1)
+        psi = [
+            bound / s**n
+            for n, bound in zip(orders, _bell_derivative_bounds(z, orders), strict=True)
+        ]
+        gaussian = psi[4 - orders[0]].amax(1)  # of Gaussians of height 1, normalized or not
+        psi = torch.stack(psi)
+        bounds = F.linear(psi / (math.sqrt(2 * math.pi) * s) if self.normalized else psi, first)
+        if rest:
+            bounds = F.linear(torch.stack(_gelu_chain_bounds(*bounds)), rest[0])
+        return bounds.amax(2), gaussian
 
     def _derivatives(self, u: Tensor, order: int) -> list[Tensor]:
-        """Φ3d and its first `order` (1 or 2) derivatives by u, each ``[M, H]``."""
+        """Φ3d and its first `order` (0 to 2) derivatives by u, each ``[M, H]``."""
         dtype = u.dtype
         s = self.widths(dtype)
         z = (u[:, None] - self.mu.to(dtype)) / s
         psi = torch.exp(-0.5 * z * z)
         psi = psi / (math.sqrt(2 * math.pi) * s) if self.normalized else psi
-        psi = [psi, -z / s * psi, (z * z - 1) / s**2 * psi if order == 2 else None][: order + 1]
+        psi = [psi]
+        if order > 0:
+            psi.append(-z / s * psi[0])
+        if order > 1:
+            psi.append((z * z - 1) / s**2 * psi[0])
         first, *rest = ((x.weight.to(dtype), x.bias.to(dtype)) for x in self._linear_layers())
         out = [F.linear(psi[0], *first), *(F.linear(x, first[0]) for x in psi[1:])]
         for weight, bias in rest:
-            a, slope = out[:2]
+            a, hidden = out[0], [F.gelu(out[0])]
             # GELU'(a)·a' in one pass over [M, K]; spelled out it takes five.
-            hidden = [F.gelu(a), torch.ops.aten.gelu_backward(slope, a)]
-            for curvature in out[2:]:
+            hidden += [torch.ops.aten.gelu_backward(x, a) for x in out[1:]]
+            if order > 1:
                 bell = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
-                bent = (2 - a * a) * bell * slope**2  # GELU''(a)·a'²
-                hidden.append(bent + torch.ops.aten.gelu_backward(curvature, a))
+                hidden[2] += (2 - a * a) * bell * out[1] ** 2  # GELU''(a)·a'²
             out = [F.linear(hidden[0], weight, bias), *(F.linear(x, weight) for x in hidden[1:])]
         return out
 
@@ -327,10 +334,9 @@ class RadialTable:
     block
         Length of a block, Å: a power of two, so that ``floor(u / block)`` and what is left of u
         are exact. (``u - low`` is not, where low < 0: it cost half of the accuracy.)
-    error
-        Proven bound of ``|interpolated - Φ3d|`` over the grid, floating-point rounding aside.
-    slope_error
-        The same for the slope read from `slope_rows`, per Å.
+    errors
+        Proven bounds, floating-point rounding aside, of ``|interpolated - Φ3d|`` and, where there
+        are `slope_rows`, of the same for dΦ3d/du, per Å.
     slope_rows
         ``[G, 2, H]``, without history: slope and curvature, the table of dΦ3d/du; None unless
         asked for. The derivative of what `rows` interpolate is no substitute: it divides the
@@ -342,8 +348,7 @@ class RadialTable:
     first_knot: Tensor
     low: float
     block: float
-    error: float
-    slope_error: float
+    errors: list[float]
     slope_rows: Tensor | None = None
 
     def lookup(self, u: Tensor) -> Tensor:
@@ -402,6 +407,14 @@ def _knots(centres: Tensor, block: float, cells: Tensor) -> Tensor:
 # Φ + xφ at √2, and (2 - x²)φ, (x³ - 4x)φ, (-x⁴ + 7x² - 4)φ, (x⁵ - 11x³ + 18x)φ at 0, 0.7923,
 # 0 and 0.6344.
 GELU_PEAKS = (1.1290, 0.7979, 0.7788, 1.5958, 2.8426)
+# The polynomials Heₙ of the n-th derivative of exp(-z²/2), n = 1 … 5, given z and z².
+HERMITE = (
+    lambda z, square: z,
+    lambda z, square: square - 1,
+    lambda z, square: (square - 3) * z,
+    lambda z, square: (square - 6) * square + 3,
+    lambda z, square: ((square - 10) * square + 15) * z,
+)
 # Where |Heₙ(z)| exp(-z²/2), the n-th derivative of a Gaussian, turns back (z > 0), and its value
 # there, rounded up: the zeros of Heₙ₊₁.
 BELL_PEAKS = (
@@ -413,35 +426,27 @@ BELL_PEAKS = (
 )
 
 
-def _bell_derivative_bounds(z: Tensor) -> list[Tensor]:
-    """Largest ``|dⁿ/dzⁿ exp(-z²/2)|`` from z ≥ 0 outwards, for n = 1 … 5."""
+def _bell_derivative_bounds(z: Tensor, orders: range) -> Iterator[Tensor]:
+    """Yield the largest ``|dⁿ/dzⁿ exp(-z²/2)|`` from z ≥ 0 outwards, for each n of 1 … 5."""
     square = z * z
     bell = torch.exp(-0.5 * square)
-    hermite = (
-        z,
-        square - 1,
-        (square - 3) * z,
-        (square - 6) * square + 3,
-        ((square - 10) * square + 15) * z,
-    )
-    bounds = []
-    for polynomial, peaks in zip(hermite, BELL_PEAKS, strict=True):
-        bound = (polynomial * bell).abs_()
-        for turn, peak in peaks:
+    for n in orders:
+        bound = (HERMITE[n - 1](z, square) * bell).abs_()
+        for turn, peak in BELL_PEAKS[n - 1]:
             bound = torch.maximum(bound, (z < turn) * peak)
-        bounds.append(bound)
-    return bounds
+        yield bound
 
 
-def _gelu_chain_bounds(a1: Tensor, a2: Tensor, a3: Tensor, a4: Tensor, a5: Tensor) -> list[Tensor]:
-    """Bounds of the 4th and 5th derivative of GELU(a(u)), from those of a (Faà di Bruno)."""
+def _gelu_chain_bounds(a1: Tensor, a2: Tensor, a3: Tensor, a4: Tensor, *a5: Tensor) -> list[Tensor]:
+    """Bounds of the 4th (and 5th) derivative of GELU(a(u)), from those of a (Faà di Bruno)."""
     g1, g2, g3, g4, g5 = GELU_PEAKS
     square = a1 * a1
-    fourth = g1 * a4 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + square * (6 * g3 * a2 + g4 * square)
-    fifth = g1 * a5 + g2 * (10 * a2 * a3 + 5 * a1 * a4)
-    fifth += g3 * (15 * a1 * a2 * a2 + 10 * square * a3)
-    fifth += square * a1 * (10 * g4 * a2 + g5 * square)
-    return [fourth, fifth]
+    out = [g1 * a4 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + square * (6 * g3 * a2 + g4 * square)]
+    for last in a5:
+        fifth = g1 * last + g2 * (10 * a2 * a3 + 5 * a1 * a4)
+        fifth += g3 * (15 * a1 * a2 * a2 + 10 * square * a3)
+        out.append(fifth + square * a1 * (10 * g4 * a2 + g5 * square))
+    return out
 
 
 def _make_head(kind: str, gaussians: int, heads: int) -> nn.Sequential:

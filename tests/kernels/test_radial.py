@@ -246,8 +246,18 @@ class TestTable:
         with torch.no_grad():
             wanted = exact(u)
             error = (table.lookup(u) - wanted).abs().max()
-        assert error <= table.error
-        assert table.error <= 4 * TABLE_TOLERANCE[dtype] * max(1, wanted.abs().max())
+        assert error <= table.errors[0]
+        assert table.errors[0] <= 4 * TABLE_TOLERANCE[dtype] * max(1, wanted.abs().max())
+
+    @pytest.mark.parametrize("name", ["init", "linear", "normalized", "few"])
+    def test_error_of_the_slope_is_within_the_proven_bound(self, name):
+        exact = TABLES[name]().double()
+        table = exact.table(0.0, 25.0, derivative=True)
+        u = anywhere(20_000).double().requires_grad_()
+        for head in range(2):
+            (wanted,) = torch.autograd.grad(exact(u)[:, head].sum(), u)
+            (actual,) = torch.autograd.grad(table.lookup(u)[:, head].sum(), u)
+            assert (actual - wanted).abs().max() <= table.errors[1]
 
     def test_values(self, tabulated):
         table, u = tabulated.table(0.0, 25.0), anywhere(20_000)
@@ -367,9 +377,7 @@ class TestLookup:
         rows = torch.stack([knots**3 - knots, 3 * knots**2 - 1], 1)[..., None]
         slopes = torch.stack([3 * knots**2 - 1, 6 * knots], 1)[..., None]
         first_knot = torch.tensor([0, 1, 5], dtype=torch.int32)
-        return RadialTable(
-            rows, first_knot, 2.0, 2.0, error=0.0, slope_error=0.0, slope_rows=slopes
-        )
+        return RadialTable(rows, first_knot, 2.0, 2.0, errors=[0.0, 0.0], slope_rows=slopes)
 
     def test_inside(self):
         u = torch.linspace(2, 6, 201, dtype=torch.float64, requires_grad=True)
