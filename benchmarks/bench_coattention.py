@@ -1,0 +1,208 @@
+"""Attention with bonds and distances: ours against what PyTorch offers, on one batch of molecules.
+
+64 molecules of at most 100 atoms as they come, 32 heads of width 24, 128 Gaussians with an MLP
+head, 64 hop buckets, float32. Ours takes them packed; the rivals take them padded to the longest.
+The radial function counts, because it trains; SDPA and FlexAttention have it ready-built and still
+have less to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import memory
+import molecules
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
+
+import collamo_kernels as ck
+from collamo_kernels.coattention.reference import hop_term, radial_term, valid_pairs
+from collamo_kernels.testing import (
+    Case,
+    Inputs,
+    assert_accurate,
+    assert_all_accurate,
+    attend,
+    attend_eagerly,
+    make_inputs,
+    with_gradients,
+)
+
+BATCH = 64
+SIZE = {"heads": 32, "width": 24, "hop_buckets": 64, "gaussians": 128, "head": "mlp"}
+FLOOR = 3e-3  # s, two cores, forward: table rows 0.4 ms, 160 MFLOP, 1.6 M exponentials
+
+
+def molecule_inputs(count: int = BATCH) -> tuple[str, Inputs]:
+    """Real graphs and conformers; q, k, v and the tables are drawn."""
+    name, mols = molecules.read(count)
+    edges, ptr = molecules.graphs(mols)
+    inputs = make_inputs(Case("molecules", tuple(ptr.diff().tolist()), **SIZE))
+    x = molecules.coordinates(mols).requires_grad_()
+    relations = ck.Relations.from_graphs(edges, ptr, x, layout="packed")
+    return name, dataclasses.replace(inputs, relations=relations)
+
+
+def one_large_molecule() -> Inputs:
+    """A random tree with rings, of 500 atoms."""
+    return make_inputs(Case("500 atoms", (500,), **SIZE))
+
+
+class Padded:
+    """The same inputs as the rivals take them, [B, H, N, D]; padding is not timed."""
+
+    def __init__(self, inputs: Inputs):
+        place = self.place = inputs.layout
+        tensors = (inputs.q, inputs.k, inputs.v, inputs.cotangent)
+        q, k, v, cotangent = (place.pad(x.detach()).transpose(1, 2).contiguous() for x in tensors)
+        self.q, self.k, self.v = (x.requires_grad_() for x in (q, k, v))
+        self.cotangent = cotangent
+        self.hop_bias, self.radial = inputs.hop_bias, inputs.radial
+        self.relations = inputs.relations.padded()
+        x = self.relations.coordinates.detach().requires_grad_()
+        self.relations = dataclasses.replace(self.relations, coordinates=x)
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """Return everything that gets a gradient."""
+        tables = (self.relations.coordinates, self.hop_bias, *self.radial.parameters())
+        return self.q, self.k, self.v, *tables
+
+    def bias(self) -> Tensor:
+        """Φ2d + Φ3d [B, H, N, N], -1e30 where there is padding: what SDPA has to be handed."""
+        with torch.no_grad():
+            phi = hop_term(self.relations, self.hop_bias) + radial_term(self.relations, self.radial)
+            allowed = valid_pairs(self.relations.valid)[:, None]
+            return torch.where(allowed, phi, -1e30).contiguous()
+
+
+def backwards(out: Tensor, tensors: tuple[Tensor, ...], cotangent: Tensor) -> tuple:
+    """All gradients of (out · cotangent).sum()."""
+    return torch.autograd.grad(out, tensors, cotangent, allow_unused=True)
+
+
+def rivals_of(inputs: Inputs, backward: bool) -> dict[str, Callable]:
+    """Return the rivals by name, each a function of nothing that returns the result."""
+    padded, place = Padded(inputs), inputs.layout
+    q, k, v = padded.q, padded.k, padded.v
+    bias = padded.bias().requires_grad_(backward)
+    compiled = torch.compile(_reference, dynamic=False)
+    flex = torch.compile(flex_attention, dynamic=False)
+
+    def timed(forward: Callable, tensors: tuple[Tensor, ...]) -> Callable:
+        def run() -> Tensor:
+            with torch.set_grad_enabled(backward):
+                out = forward()
+            if backward:
+                backwards(out, tensors, padded.cotangent)
+            return out
+
+        run.packed = lambda: place.pack(run().detach().transpose(1, 2))  # for the check
+        return run
+
+    def by(function: Callable) -> Callable:
+        arguments = (q, k, v, padded.relations, padded.hop_bias, padded.radial)
+        return timed(lambda: function(*arguments), padded.learned())
+
+    def sdpa() -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    def flexible() -> Tensor:
+        plain = (x.detach() for x in (q, k, v))
+        return flex(*plain, score_mod=lambda s, b, h, i, j: s + bias[b, h, i, j])
+
+    rivals = {"reference": by(_reference), "compiled reference": by(compiled)}
+    rivals["SDPA, bias ready-built"] = timed(sdpa, (q, k, v, bias))
+    if not backward:  # FlexAttention has no backward pass on a CPU
+        rivals["FlexAttention, bias ready-built"] = timed(flexible, ())
+    return rivals
+
+
+def _reference(q, k, v, relations, hop_bias, radial) -> Tensor:
+    arguments = {"relations": relations, "hop_bias": hop_bias, "radial": radial}
+    return ck.coattention(q, k, v, **arguments, backend="reference")
+
+
+def checked(rivals: dict[str, Callable], yardstick: Tensor, exact: Tensor) -> dict:
+    """Run each rival once; one that cannot run gives way to its reason."""
+    able = {}
+    for name, rival in rivals.items():
+        try:
+            answer = rival.packed()
+        except Exception as error:  # whatever a compiler may throw
+            lines = str(error).strip().splitlines() or [""]
+            able[name] = f"does not run: {type(error).__name__}: {lines[0][:80]}"
+            continue
+        assert_accurate(answer, yardstick, exact, name=name)
+        able[name] = rival
+    return able
+
+
+def ours_of(inputs: Inputs, backward: bool) -> Callable:
+    """Return our call, packed."""
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(backward):
+            return attend(inputs, "packed")
+
+    tensors = tuple(tensor for _, tensor in inputs.grads())
+    if not backward:
+        return forward
+    return lambda: backwards(forward(), tensors, inputs.cotangent)
+
+
+def extra_memory(which: str) -> Callable:
+    """For memory.py: forward and backward of the batch, by ours or by the reference."""
+
+    def call_of(inputs: Inputs) -> Callable:
+        if which == "ours":
+            return ours_of(inputs, backward=True)
+        return rivals_of(inputs, backward=True)[which]
+
+    call_of(molecule_inputs(2)[1])()
+    return call_of(molecule_inputs()[1])
+
+
+def answers(inputs: Inputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Check ours, gradients included; return plain PyTorch's answer and the exact one."""
+    yardstick = with_gradients(attend_eagerly, inputs)
+    exact = with_gradients(lambda x: attend(x, "packed", backend="reference"), inputs.double())
+    assert_all_accurate(with_gradients(lambda x: attend(x, "packed"), inputs), yardstick, exact)
+    return yardstick, exact
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[str, Inputs, Tensor, Tensor]:
+    """The molecules, with the answer of plain PyTorch and the exact one."""
+    name, inputs = molecule_inputs()
+    yardstick, exact = answers(inputs)
+    return name, inputs, yardstick["out"], exact["out"]
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def bench_molecules(compare, threads, batch, backward):
+    """A batch of 64 molecules."""
+    name, inputs, yardstick, exact = batch
+    rivals = checked(rivals_of(inputs, backward), yardstick, exact)
+    mib = {}
+    if backward:
+        for which in ("ours", "reference"):
+            mib[which] = memory.extra_mib("bench_coattention", "extra_memory", which)
+    what = f"{BATCH} {name} molecules, " + ("forward + backward" if backward else "forward")
+    ours = ours_of(inputs, backward)
+    rounds, floor = (3, None) if backward else (5, FLOOR)
+    compare("coattention", what, ours, rivals, rounds, floor, mib)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def bench_one_molecule(compare, threads):
+    """One molecule of 500 atoms, forward and backward, against the reference."""
+    inputs = one_large_molecule()
+    answers(inputs)
+    reference = {"reference": rivals_of(inputs, backward=True)["reference"]}
+    ours = ours_of(inputs, backward=True)
+    compare("coattention", "one graph of 500 atoms, forward + backward", ours, reference, 3)
