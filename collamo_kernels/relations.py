@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,69 @@ from torch import Tensor
 from collamo_kernels.shortest_paths import shortest_paths
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def _prepared(*sources: str) -> Callable[[Callable[[Relations], Any]], property]:
+    """Make a property that is worked out once, and again only when one of its sources changes.
+
+    What it was made from is kept beside it: a copy that is given other tensors, and a tensor that
+    is written to in place, are noticed.
+    """
+
+    def decorate(make: Callable[[Relations], Any]) -> property:
+        key = f"_{make.__name__}"
+
+        @functools.wraps(make)
+        def get(self: Relations) -> Any:
+            kept = self.__dict__.get(key)
+            if kept is None or not _same(kept[0], _state(self, sources)):
+                with torch.no_grad():
+                    kept = _state(self, sources), make(self)
+                self.__dict__[key] = kept
+            return kept[1]
+
+        PREPARED[key] = sources
+        return property(get)
+
+    return decorate
+
+
+PREPARED: dict[str, tuple[str, ...]] = {}  # where a prepared property is kept: what it is made from
+
+
+@dataclass(frozen=True)
+class SortedPairs:
+    """Pairs in an order that makes the ones that share a table entry neighbours.
+
+    Parameters
+    ----------
+    order
+        int64 ``[P']``: indices of pairs, into the packed ``[P]`` or the flattened ``[B·N·N]``.
+    keys
+        ``[P']``: what they are sorted by, in the same order. Equal keys keep the order of pairs.
+    """
+
+    order: Tensor
+    keys: Tensor
+
+    def offsets(self, borders: Tensor) -> Tensor:
+        """int64 ``[S + 1]``: where in `order` the keys of ``[borders[s], borders[s + 1])`` are.
+
+        ``torch.arange(257)`` gives a segment per number of hops, the knots of a `RadialTable` one
+        per cell.
+        """
+        both = torch.promote_types(self.keys.dtype, borders.dtype)  # a uint8 cannot hold 256
+        return torch.searchsorted(self.keys.to(both), borders.to(both))
+
+    def sums(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """Add up ``values [P, H]`` over each segment of the order: ``[S, H]``.
+
+        This is a table's gradient without atomics: every sum has a fixed order.
+        """
+        return torch.segment_reduce(values[self.order], "sum", offsets=offsets)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> SortedPairs:
+        return SortedPairs(function(self.order), function(self.keys))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +193,64 @@ class Relations:
         """The device of the tensors, or None where there are none."""
         return next((tensor.device for _, tensor in _tensors(self)), None)
 
+    @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
+    def max_distance(self) -> float:
+        """Å; no two atoms of a molecule are further apart. 0 where there are no coordinates.
+
+        It is a bound, at most √3 times the largest distance: twice the reach from the middle of a
+        molecule's bounding box, which takes T steps instead of Σ N². The range of a radial table.
+        """
+        if self.coordinates is None:
+            return 0.0
+        molecule = _molecule_of_atom(_sizes(self))
+        atoms = _with_coordinates(self, molecule)
+        x, molecule = self.coordinates.reshape(-1, 3)[atoms], molecule[atoms]
+        if not len(x):
+            return 0.0
+        index, box = molecule[:, None].expand_as(x), x.new_zeros(len(_sizes(self)), 3)
+        low = box.scatter_reduce(0, index, x, "amin", include_self=False)
+        high = box.scatter_reduce(0, index, x, "amax", include_self=False)
+        reach = (x - (0.5 * (low + high))[molecule]).norm(dim=1).max()
+        return 2 * reach.item() * (1 + 1e-6)  # rounding must not make it too small
+
+    @_prepared("hops", "valid", "cu_seqlens")
+    def pairs_by_hops(self) -> SortedPairs:
+        """The pairs of real atoms sorted by hops, for the gradient of a table; needs `hops`."""
+        hops = self.hops.flatten()
+        if self.valid is None:
+            return _sorted(hops, torch.arange(len(hops), device=hops.device))
+        i, j = _atoms_of_pairs(_sizes(self))
+        real = self.valid.flatten()
+        pairs = (real[i] & real[j]).nonzero().flatten()
+        return _sorted(hops[pairs], pairs)
+
+    @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
+    def pairs_by_distance(self) -> SortedPairs:
+        """The pairs that have a distance sorted by it (Å), likewise; needs `coordinates`."""
+        sizes = _sizes(self)
+        i, j = _atoms_of_pairs(sizes)
+        atoms = _with_coordinates(self, _molecule_of_atom(sizes))
+        pairs = (atoms[i] & atoms[j]).nonzero().flatten()
+        x = self.coordinates.reshape(-1, 3)
+        return _sorted((x[i[pairs]] - x[j[pairs]]).norm(dim=1), pairs)
+
+    def prepare(self) -> Relations:
+        """Work out now what layers would otherwise wait for, and return self.
+
+        For a data loader: `to` and `pin_memory` take along what is prepared, so that a GPU is
+        never asked for a number.
+
+        Returns
+        -------
+        Relations
+            self.
+        """
+        if self.hops is not None:
+            _ = self.pairs_by_hops
+        if self.coordinates is not None:
+            _ = self.max_distance, self.pairs_by_distance
+        return self
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Relations:
         """Move every tensor to `device`; dtypes stay."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -153,6 +276,11 @@ class Relations:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Relations:
         moved = copy.copy(self)  # already checked, so the checks' device reads are not repeated
         _set(moved, **{name: function(tensor) for name, tensor in _tensors(self)})
+        for key, sources in PREPARED.items():
+            made_from, value = self.__dict__.get(key, (None, None))
+            if made_from is not None and _same(made_from, _state(self, sources)):
+                value = value._map(function) if isinstance(value, SortedPairs) else value
+                _set(moved, **{key: (_state(moved, sources), value)})
         return moved
 
 
@@ -211,6 +339,51 @@ def _set(relations: Relations, **values: object) -> None:
 def _tensors(relations: Relations) -> list[tuple[str, Tensor]]:
     pairs = [(f.name, getattr(relations, f.name)) for f in fields(relations)]
     return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
+
+
+def _state(relations: Relations, sources: tuple[str, ...]) -> list[tuple[Tensor | None, int]]:
+    tensors = [getattr(relations, name) for name in sources]
+    # A tensor made under inference_mode does not count its changes.
+    return [(x, 0 if x is None or x.is_inference() else x._version) for x in tensors]
+
+
+def _same(before: list[tuple[Tensor | None, int]], now: list[tuple[Tensor | None, int]]) -> bool:
+    return all(x is y and old == new for (x, old), (y, new) in zip(before, now, strict=True))
+
+
+def _sizes(relations: Relations) -> Tensor:
+    """Atoms of each molecule, padding included, int64 ``[B]``."""
+    if relations.packed:
+        return relations.cu_seqlens.diff().long()
+    like = relations.hops if relations.coordinates is None else relations.coordinates
+    return torch.full(like.shape[:1], like.shape[1], device=like.device)
+
+
+def _with_coordinates(relations: Relations, molecule: Tensor) -> Tensor:
+    """bool ``[T]``: a real atom of a molecule with a conformer."""
+    atoms = torch.ones_like(molecule, dtype=torch.bool)
+    if relations.valid is not None:
+        atoms = relations.valid.flatten()
+    return atoms if relations.has_3d is None else atoms & relations.has_3d[molecule]
+
+
+def _molecule_of_atom(sizes: Tensor) -> Tensor:
+    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+
+
+def _atoms_of_pairs(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The query atom and the key atom of every pair, int64 ``[P]`` each."""
+    squares = sizes * sizes
+    molecule = _molecule_of_atom(squares)
+    within = torch.arange(len(molecule), device=sizes.device)
+    within = within - (squares.cumsum(0) - squares)[molecule]
+    start, size = (sizes.cumsum(0) - sizes)[molecule], sizes[molecule]
+    return start + within // size, start + within % size
+
+
+def _sorted(keys: Tensor, pairs: Tensor) -> SortedPairs:
+    keys, place = keys.sort(stable=True)
+    return SortedPairs(pairs[place], keys)
 
 
 # --- checks ------------------------------------------------------------------------------------

@@ -1,5 +1,9 @@
 """Relations: both layouts, from graphs, and the checks."""
 
+import copy
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,7 +11,7 @@ from safetensors.torch import load_file
 import collamo_kernels as ck
 from collamo_kernels.coattention.reference import hop_term
 from collamo_kernels.relations import PackedLayout
-from collamo_kernels.testing import Case, make_inputs, random_graphs
+from collamo_kernels.testing import Case, make_inputs, padded_with_garbage, random_graphs
 
 
 def a_batch():
@@ -78,6 +82,125 @@ def test_move_keeps_everything():
     assert (moved.num_atoms, moved.num_pairs, moved.max_seqlen) == (7, 25, 4)
     assert relations.device == torch.device("cpu")
     assert ck.Relations().to("meta").device is None
+
+
+def distances_of(relations):
+    """Every real pair's distance, by brute force, from the padded layout."""
+    padded = relations.padded()
+    atoms = torch.ones_like(padded.coordinates[..., 0], dtype=torch.bool)
+    for keep in (padded.valid, None if padded.has_3d is None else padded.has_3d[:, None]):
+        atoms = atoms if keep is None else atoms & keep
+    apart = (padded.coordinates[:, :, None] - padded.coordinates[:, None]).norm(dim=-1)
+    return apart[atoms[:, :, None] & atoms[:, None]]
+
+
+RELATIONS = {
+    "one": Case("one", (1,)),
+    "some": Case("some", (9, 1, 0, 14)),
+    "a conformer missing": Case("missing", (9, 14, 3), conformer_missing=True),
+}
+
+
+@pytest.fixture(params=RELATIONS)
+def packed(request):
+    return make_inputs(RELATIONS[request.param]).relations
+
+
+class TestPrepared:
+    @pytest.mark.parametrize("layout", ["packed", "padded"])
+    def test_max_distance(self, packed, layout):
+        relations = packed if layout == "packed" else padded_with_garbage(packed)
+        largest = distances_of(packed).max().item()
+        assert largest <= relations.max_distance <= 3**0.5 * largest * 1.001
+
+    def test_max_distance_of_two_atoms_is_theirs(self):
+        x = torch.tensor([[[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]]])
+        assert ck.Relations(coordinates=x).max_distance == pytest.approx(5.0)
+
+    def test_max_distance_of_nothing(self):
+        x = torch.randn(2, 3, 3)
+        none = torch.zeros(2, dtype=torch.bool)
+        assert ck.Relations().max_distance == 0
+        assert ck.Relations(coordinates=x[:0]).max_distance == 0
+        assert ck.Relations(coordinates=x, has_3d=none).max_distance == 0
+        assert ck.Relations(coordinates=x, valid=none[:, None].expand(2, 3)).max_distance == 0
+
+    @pytest.mark.parametrize("layout", ["packed", "padded"])
+    def test_hops_in_order_sum_to_the_gradient(self, packed, layout):
+        relations = packed if layout == "packed" else padded_with_garbage(packed)
+        table = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+        phi = hop_term(packed.padded(), table).permute(0, 2, 3, 1)  # [B, N, N, H]
+        place = PackedLayout(packed.cu_seqlens, packed.max_seqlen)
+        cotangent = torch.randn(packed.num_pairs, 2, dtype=torch.float64)
+        (wanted,) = torch.autograd.grad(place.pack_pairs(phi), table, cotangent)
+        ours = cotangent if layout == "packed" else place.pad_pairs(cotangent, math.nan)
+        by_hops = relations.pairs_by_hops
+        columns = torch.tensor([0, 1, 2, 3, 4, 255, 256])  # column 4 holds 4 … 254, column 5 255
+        sums = by_hops.sums(ours.reshape(-1, 2), by_hops.offsets(columns))
+        torch.testing.assert_close(sums.t(), wanted)
+        assert len(by_hops.offsets(torch.arange(257))) == 257
+
+    @pytest.mark.parametrize("layout", ["packed", "padded"])
+    def test_distances_in_order(self, packed, layout):
+        relations = packed if layout == "packed" else padded_with_garbage(packed)
+        by_distance = relations.pairs_by_distance
+        torch.testing.assert_close(by_distance.keys, distances_of(packed).sort().values.detach())
+        borders = torch.tensor([0.0, 0.5, 1.7, 1.8, 100.0])
+        hits = by_distance.sums(torch.ones(packed.num_pairs * 9, 1), by_distance.offsets(borders))
+        assert hits.sum() == len(distances_of(packed))
+        assert hits[0] == (distances_of(packed) < 0.5).sum()
+
+    def test_order_of_equal_keys_is_the_order_of_pairs(self):
+        hops = torch.tensor([0, 1, 1, 0, 0], dtype=torch.uint8)
+        relations = ck.Relations(hops=hops, cu_seqlens=cu(0, 2, 3))
+        assert relations.pairs_by_hops.order.tolist() == [0, 3, 4, 1, 2]
+
+    def test_is_made_once(self, packed):
+        assert packed.pairs_by_hops is packed.pairs_by_hops
+        assert packed.prepare() is packed
+        assert packed.pairs_by_distance is packed.pairs_by_distance
+
+    def test_moves_along(self, packed):
+        relations = packed.prepare().to("meta")
+        assert relations.max_distance == packed.max_distance  # no device could be asked for it
+        assert relations.pairs_by_hops.order.device.type == "meta"
+        assert relations.pairs_by_distance.keys.shape == packed.pairs_by_distance.keys.shape
+
+    def test_pinned_along(self, packed, monkeypatch):
+        pinned = []
+
+        def pin(tensor):
+            pinned.append(tensor)
+            return tensor.clone()
+
+        monkeypatch.setattr(torch.Tensor, "pin_memory", pin)  # there may be no GPU to pin for
+        relations = packed.prepare().pin_memory()
+        monkeypatch.undo()
+        for tensor in (packed.hops, packed.coordinates, packed.pairs_by_hops.order):
+            assert any(tensor is x for x in pinned)
+        assert relations.pairs_by_hops.order is not packed.pairs_by_hops.order
+        assert torch.equal(relations.pairs_by_hops.order, packed.pairs_by_hops.order)
+
+    def test_is_never_stale(self, packed):
+        before = packed.prepare().max_distance
+        moved = copy.copy(packed)
+        object.__setattr__(moved, "coordinates", 2 * packed.coordinates)
+        assert moved.max_distance == pytest.approx(2 * before)
+        assert packed.max_distance == before
+        assert replace(packed, coordinates=3 * packed.coordinates).max_distance == (
+            pytest.approx(3 * before)
+        )
+        with torch.no_grad():
+            packed.coordinates.mul_(4)
+        assert packed.max_distance == pytest.approx(4 * before)
+        assert moved.to("meta").max_distance == pytest.approx(2 * before)
+
+    def test_under_inference_mode(self):
+        with torch.inference_mode():
+            x = torch.randn(1, 4, 3)
+            relations = ck.Relations(coordinates=x)
+            assert relations.max_distance > 0
+        assert relations.max_distance > 0
 
 
 def test_cannot_be_changed_by_accident():
