@@ -88,7 +88,7 @@ def bench_molecules(compare, threads):
         "reference": lambda: ours("reference"),
     }
     mean = batch[1].diff().double().mean()
-    compare("shortest_paths", f"{BATCH} {name} molecules (mean {mean:.1f} atoms)", ours, rivals, 5)
+    compare("shortest_paths", f"{BATCH} {name} molecules (mean {mean:.1f} atoms)", ours, rivals, 21)
 
 
 TOO_LONG = {
@@ -119,7 +119,7 @@ def bench_one_graph(compare, threads, atoms):
     assert torch.equal(packed(by_scipy([matrix])), ours().flatten())
     if atoms <= 1000:
         assert torch.equal(packed([rivals["RDKit"]()]), ours().flatten())
-    rounds = 5 if atoms <= 1000 else 3
+    rounds = 11 if atoms <= 1000 else 3
     compare("shortest_paths", f"one graph of {atoms} atoms", ours, rivals, rounds)
 
 
