@@ -222,7 +222,7 @@ def test_chat_template_batches_and_text(processor):
     )
     assert batch["molecule_valid"].tolist() == [[True], [False]]
     ids = processor.apply_chat_template(plain, tokenize=True, return_dict=False)
-    assert processor.decode(ids[0]) == "<s>User:\nHello\nAssistant:\nHi</s>"
+    assert processor.decode(ids[0]) == "<s><user>Hello<assistant>Hi</s>"
 
 
 def test_chat_template_refuses_what_it_cannot_do(processor):
