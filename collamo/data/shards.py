@@ -30,12 +30,14 @@ import pyarrow.parquet as pq
 
 from collamo.chem.conformer import Conformer
 from collamo.chem.features import MoleculeFeatures
-from collamo.data.tasks import TaskExample, corpus_line
+from collamo.data.tasks import PROPERTIES_2D, PROPERTIES_3D, TaskExample, corpus_line
 from collamo.errors import CollamoError, UsageError, suggest
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
 FORMAT_VERSION = 1
+FACT_COLUMNS = ("motifs", "properties", "geometry")
+NUMBERS = (*(entry.target for entry in PROPERTIES_2D), *PROPERTIES_3D)
 
 MOLECULE_SCHEMA = pa.schema(
     [
@@ -187,6 +189,12 @@ class PreparedData:
         shard = self._shard((row - 1) // int(self.manifest.options["shard_size"]), row)
         return shard.features(row)
 
+    def facts(self, row: int) -> np.ndarray:
+        """Return the facts of row `row` as float32 ``[F]``: the counts of the manifest's motifs,
+        then `PROPERTIES_2D`, then `PROPERTIES_3D`; NaN where one is unknown."""
+        shard = self._shard((row - 1) // int(self.manifest.options["shard_size"]), row)
+        return shard.facts(row)
+
     def molecules(self, split: str) -> Mapping[int, MoleculeFeatures]:
         """Return row number → features of the molecules of a split, in row order."""
         return {row: self.features(row) for row in self._rows(split)}
@@ -262,6 +270,7 @@ class _Shard:
                 "conformer_seed",
                 "conformer_converged",
                 "conformer_reason",
+                *FACT_COLUMNS,
             )
         }
         self.flat = {
@@ -270,9 +279,7 @@ class _Shard:
         }
 
     def features(self, row: int) -> MoleculeFeatures:
-        if row not in self.position:
-            raise KeyError(f"row {row} was rejected; rejected.jsonl says why")
-        i = self.position[row]
+        i = self._place(row)
         selfies = self.plain["selfies"][i]
         return MoleculeFeatures(
             smiles=self.plain["smiles"][i],
@@ -282,6 +289,18 @@ class _Shard:
             edge_features=self._slice("edge_features", i).reshape(-1, 3),
             conformer=self._conformer(i),
         )
+
+    def facts(self, row: int) -> np.ndarray:
+        i = self._place(row)
+        motifs, properties, geometry = (self.plain[name][i] for name in FACT_COLUMNS)
+        known = {**dict(properties), **dict(geometry)}
+        numbers = [known.get(target, np.nan) for target in NUMBERS]
+        return np.array([*motifs, *numbers], dtype=np.float32)
+
+    def _place(self, row: int) -> int:
+        if row not in self.position:
+            raise KeyError(f"row {row} was rejected; rejected.jsonl says why")
+        return self.position[row]
 
     def _slice(self, name: str, i: int) -> np.ndarray:
         values, offsets, _ = self.flat[name]

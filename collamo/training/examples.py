@@ -17,8 +17,17 @@ from collamo.errors import UsageError, suggest
 CHUNK = 50
 
 
+class Dialogue(NamedTuple):
+    """Questions about one molecule with their answers, and its facts [F] (NaN: unknown) or None."""
+
+    molecule: object
+    questions: list[str]
+    answers: list[str]
+    facts: np.ndarray | None
+
+
 class QuestionDataset(Dataset):
-    """(molecule features, questions, answers) of one split of the prepared data.
+    """The dialogues of one split of the prepared data; `facts` says whether they bring the facts.
 
     One item per molecule: ``min(per_molecule, questions it has)`` of its questions, asked one after
     the other in one dialogue, so that the molecule is encoded once for all of them. They are drawn
@@ -27,9 +36,16 @@ class QuestionDataset(Dataset):
     """
 
     def __init__(
-        self, data, split: str, *, names: Sequence[str] | None, per_molecule: int, seed: int
+        self,
+        data,
+        split: str,
+        *,
+        names: Sequence[str] | None,
+        per_molecule: int,
+        seed: int,
+        facts: bool = False,
     ):
-        self.data, self.seed, self.per_molecule = data, seed, per_molecule
+        self.data, self.seed, self.per_molecule, self.facts = data, seed, per_molecule, facts
         self.questions = _by_molecule(data.tasks(split), names, split)
         self.molecules = list(self.questions)
 
@@ -54,10 +70,15 @@ class QuestionDataset(Dataset):
         atoms = len(self.data.features(examples[0].molecule).atom_features)
         return 4 * atoms + sum(len(e.question) + len(e.answer) for e in examples)
 
-    def __getitem__(self, index: int) -> tuple[object, list[str], list[str]]:
+    def __getitem__(self, index: int) -> Dialogue:
         examples = self.examples(index)
-        features = self.data.features(examples[0].molecule)
-        return features, [e.question for e in examples], [e.answer for e in examples]
+        row = examples[0].molecule
+        return Dialogue(
+            self.data.features(row),
+            [e.question for e in examples],
+            [e.answer for e in examples],
+            self.data.facts(row) if self.facts else None,
+        )
 
 
 def _by_molecule(tasks: Iterable, names: Sequence[str] | None, split: str) -> dict[int, list]:
@@ -115,23 +136,24 @@ class EpochSampler(Sampler[int]):
 
 
 class QuestionCollator:
-    """Turn a list of (features, questions, answers) into one padded batch with labels."""
+    """Turn a list of dialogues into one padded batch with labels, and facts [R,1,F] if any."""
 
     def __init__(self, processor):
         self.processor = processor
 
-    def __call__(
-        self, items: Sequence[tuple[object, list[str], list[str]]]
-    ) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[Dialogue]) -> dict[str, torch.Tensor]:
         """Return what the processor makes of the items, as the model's keyword arguments."""
-        molecules, questions, answers = zip(*items, strict=True)
-        return dict(
+        molecules, questions, answers, facts = zip(*items, strict=True)
+        batch = dict(
             self.processor(
                 text=[self.processor.prompt(first) for first, *_ in questions],
                 molecules=[[molecule] for molecule in molecules],
                 suffix=list(map(self._dialogue, questions, answers)),
             )
         )
+        if facts[0] is not None:
+            batch["facts"] = torch.from_numpy(np.stack(facts))[:, None]
+        return batch
 
     def _dialogue(self, questions: list[str], answers: list[str]) -> list[str]:
         """Return [answer, further prompt, answer, …]."""

@@ -66,6 +66,14 @@ class Recipe:
     train_encoders: bool = True
     """Whether `align` also trains the three encoders. Ours: they start untrained, without
     downloaded weights."""
+    facts_weight: float = 0.0
+    """Weight of an auxiliary loss in `align`: a linear head reads the computed facts of a molecule
+    off its soft tokens, and is dropped at the end. Ours, for encoders that start untrained; 0: no
+    such loss."""
+    projector_learning_rate: float | None = None
+    """Learning rate of the projector where it is not that of the rest; null:
+    training.learning_rate. Ours: fresh LoRA weights bear ten times the rate of a projector that is
+    already aligned."""
     tasks: TaskRecipe = field(default_factory=TaskRecipe)
     """Which questions are trained on."""
     lora: LoraRecipe = field(default_factory=LoraRecipe)
@@ -333,6 +341,15 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         "lora.rank": recipe.lora.rank,
         "block": recipe.block,
     }
+    if recipe.facts_weight < 0:
+        raise UsageError(f"{where}: facts_weight must be at least 0, got {recipe.facts_weight}")
+    if recipe.facts_weight and recipe.stage != "align":
+        raise UsageError(f"{where}: facts_weight belongs to stage align; drop it")
+    rate = recipe.projector_learning_rate
+    if rate is not None and recipe.stage == "language_model":
+        raise UsageError(f"{where}: stage language_model has no projector; drop its learning rate")
+    if rate is not None and rate <= 0:
+        raise UsageError(f"{where}: projector_learning_rate must be above 0, got {rate}")
     if recipe.dialogues < 0:
         raise UsageError(f"{where}: dialogues must be at least 0, got {recipe.dialogues}")
     for name, number in positive.items():

@@ -5,6 +5,7 @@ stage           trained                                      written
 =============== ============================================ ==========================
 language_model  the whole small LLaMA                        ``final`` (LLM, tokenizer)
 align           projector, and encoders if the recipe says   ``final`` (full checkpoint)
+                so; a head for the facts, dropped at the end
 tune            projector and LoRA in the language model     ``adapter``, ``final`` (merged)
 =============== ============================================ ==========================
 """
@@ -32,13 +33,20 @@ from collamo.training.examples import (
     plain_documents,
     stack,
 )
+from collamo.training.facts import FactsHead
 from collamo.training.manifest import find_last_valid_checkpoint
 from collamo.training.recipe import LoraRecipe, Recipe
-from collamo.training.trainer import data_seed, make_trainer, prepare_output, training_arguments
+from collamo.training.trainer import (
+    PROJECTOR,
+    data_seed,
+    make_trainer,
+    prepare_output,
+    training_arguments,
+)
 
 logger = logging.getLogger(__name__)
 
-PROJECTOR = "mol_projector"
+FACTS_HEAD = "facts_head"
 ENCODERS = ("selfies_encoder", "graph_encoder", "conformer_encoder")
 LANGUAGE_MODEL = ("language_model", "lm_head")
 
@@ -70,11 +78,21 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
 
 def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     model, processor, data = _start(recipe)
-    parts = (PROJECTOR, *(ENCODERS if recipe.train_encoders else ()))
+    parts = (PROJECTOR, FACTS_HEAD, *(ENCODERS if recipe.train_encoders else ()))
+    if recipe.facts_weight:
+        # Part of the model while it trains, so that checkpoints hold it and resuming finds it.
+        model.facts_head = _facts_head(model, data)
     freeze_all_but(model, parts)
     expected = {name for name, _ in model.named_parameters() if part_of(name) in parts}
     _fit(recipe, model, processor, data, expected, checkpoint)
+    if recipe.facts_weight:
+        del model.facts_head
     return _save(model, processor, output / "final")
+
+
+def _facts_head(model, data) -> FactsHead:
+    sizes = model.config.projector_config.num_query_tokens, model.config.text_config.hidden_size
+    return FactsHead(*sizes, (data.facts(row) for row in data.molecules("train")))
 
 
 def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
@@ -112,7 +130,13 @@ def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: st
         recipe,
         model,
         processor,
-        train=QuestionDataset(data, "train", per_molecule=recipe.tasks.per_molecule, **tasks),
+        train=QuestionDataset(
+            data,
+            "train",
+            per_molecule=recipe.tasks.per_molecule,
+            facts=recipe.facts_weight > 0,
+            **tasks,
+        ),
         # One question per molecule: the same ones at every evaluation, and few enough to be quick.
         validation=_validation(
             recipe, lambda: QuestionDataset(data, "validation", per_molecule=1, **tasks)
@@ -200,7 +224,7 @@ def part_of(name: str) -> str:
     >>> part_of("model.mol_projector.layers.0.norm.weight")
     'mol_projector'
     """
-    parts = (PROJECTOR, *ENCODERS, *LANGUAGE_MODEL)
+    parts = (PROJECTOR, FACTS_HEAD, *ENCODERS, *LANGUAGE_MODEL)
     return next((piece for piece in name.split(".") if piece in parts), "")
 
 

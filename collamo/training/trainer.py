@@ -9,7 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
@@ -26,6 +27,8 @@ from collamo.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
+PROJECTOR = "mol_projector"
+
 
 class StageTrainer(Trainer):
     """Trainer of one stage.
@@ -37,11 +40,25 @@ class StageTrainer(Trainer):
         whole model in training mode at every step: a frozen batch norm must not go on averaging.
     sampler
         Order of the training items, a function of (seed, epoch) alone.
+    facts_weight
+        Weight of the loss of ``model.facts_head``, logged as ``facts_loss``; 0 where there is none.
+    projector_learning_rate
+        Learning rate of the projector; None: that of all.
     """
 
-    def __init__(self, *args, frozen: Sequence[nn.Module], sampler: EpochSampler, **kwargs):
+    def __init__(
+        self,
+        *args,
+        frozen: Sequence[nn.Module],
+        sampler: EpochSampler,
+        facts_weight: float = 0.0,
+        projector_learning_rate: float | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.frozen, self.sampler = list(frozen), sampler
+        self.facts_weight, self.projector_learning_rate = facts_weight, projector_learning_rate
+        self._facts_losses: list[Tensor] = []
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
@@ -56,17 +73,48 @@ class StageTrainer(Trainer):
                 if bar is not None:
                     bar.close()
 
+    def create_optimizer(self, *args, **kwargs):
+        """Build Trainer's optimizer; the projector gets groups with a rate of their own."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh and self.projector_learning_rate is not None:
+            named = self.model.named_parameters()
+            projector = {id(p) for name, p in named if PROJECTOR in name.split(".")}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in projector]
+                group["params"] = [p for p in group["params"] if id(p) not in projector]
+                rate = {"lr": self.projector_learning_rate}
+                optimizer.add_param_group({**group, "params": own, **rate})
+        return optimizer
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; CollamoError where it is NaN or infinite in training."""
         for module in self.frozen:
             module.eval()
-        result = super().compute_loss(
-            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        facts = inputs.pop("facts", None)
+        loss, outputs = super().compute_loss(
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        loss = result[0] if return_outputs else result
+        if facts is not None and model.training:
+            loss = loss + self._facts_loss(model, outputs, facts, num_items_in_batch)
         if model.training and not loss.isfinite().all():
             raise CollamoError(non_finite_message("loss", self.state.global_step + 1))
-        return result
+        return (loss, outputs) if return_outputs else loss
+
+    def _facts_loss(self, model, outputs, facts: Tensor, num_items_in_batch) -> Tensor:
+        head = self.accelerator.unwrap_model(model).facts_head
+        loss = head(outputs.molecule_hidden_states, facts)
+        self._facts_losses.append(loss.detach())
+        # Trainer divides by the accumulated batches only where it was not told their tokens.
+        batches = 1 if num_items_in_batch is None else self.args.gradient_accumulation_steps
+        return self.facts_weight * loss / batches
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Log as `Trainer` does, with the mean of the facts' loss since the last time."""
+        if self._facts_losses and "loss" in logs:
+            logs["facts_loss"] = round(torch.stack(self._facts_losses).mean().item(), 4)
+            self._facts_losses.clear()
+        super().log(logs, *args, **kwargs)
 
 
 def make_trainer(
@@ -96,6 +144,8 @@ def make_trainer(
         processing_class=processor,
         frozen=frozen,
         sampler=sampler,
+        facts_weight=recipe.facts_weight,
+        projector_learning_rate=recipe.projector_learning_rate,
         callbacks=[
             StopOnNonFinite(),
             SealCheckpoints(recipe.training.get("save_total_limit")),
@@ -112,8 +162,6 @@ def data_seed(args: TrainingArguments) -> int:
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
     """Return the TrainingArguments of `recipe`: its fields plus what this library needs."""
-    import torch
-
     fields = {
         "report_to": "tensorboard" if _has_tensorboard() else "none",
         "dataloader_pin_memory": torch.cuda.is_available(),

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 import collamo.data.prepare as prepare_module
@@ -14,6 +15,7 @@ from collamo.chem.molecule import parse_molecule
 from collamo.data.prepare import prepare
 from collamo.data.shards import SPLITS, PreparedData
 from collamo.data.splits import scaffold_of
+from collamo.data.tasks import measure
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
 
 MIXED = """smiles,caption,homo
@@ -98,6 +100,24 @@ def test_features_come_back_as_they_were_made(nci):
         assert (features.conformer.coordinates == made.conformer.coordinates).all()
         assert features.conformer.method == made.conformer.method
         assert features.conformer.converged == made.conformer.converged
+
+
+def test_facts_come_back_as_they_were_measured(nci):
+    data = PreparedData.open(nci)
+    for row in (1, 20, 48):
+        molecule = parse_molecule(data.features(row).smiles)
+        facts = measure(molecule, embed_conformer(molecule))
+        expected = [*facts.motifs.values(), *facts.properties.values(), *facts.geometry.values()]
+        assert data.facts(row).tolist() == np.array(expected, np.float32).tolist()
+    with pytest.raises(KeyError, match="outside"):
+        data.facts(10**6)
+
+
+def test_unknown_facts_are_nan(tmp_path):
+    prepare("nci", tmp_path / "out", limit=3, conformers=False, workers=1)
+    facts = PreparedData.open(tmp_path / "out").facts(3)
+    assert np.isnan(facts[-2:]).all()  # of the missing conformer
+    assert np.isfinite(facts[:-2]).all()
 
 
 def test_absence_comes_back_with_its_reason(tmp_path):

@@ -74,7 +74,7 @@ def test_every_question_gets_its_turn():
 def test_items_are_features_questions_answers():
     data = dataset(per_molecule=9, names=("caption",))
     assert len(data) == 3
-    assert data[0] == (Features(4), ["question 0?"], ["0"])
+    assert data[0] == (Features(4), ["question 0?"], ["0"], None)
     assert data.length(0) == 4 * 4 + len("question 0?") + len("0")
 
 

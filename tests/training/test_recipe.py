@@ -57,6 +57,16 @@ def test_lora_defaults_are_those_of_the_predecessor():
         ({"init_from": "x"}, "drop llm"),
         ({"stage": "tune", "llm": None}, "stage tune needs `init_from`"),
         ({"stage": "language_model"}, "trains from nothing"),
+        ({"facts_weight": -1}, "facts_weight must be at least 0"),
+        (
+            {"stage": "tune", "llm": None, "init_from": "x", "facts_weight": 1},
+            "facts_weight belongs to stage align",
+        ),
+        ({"projector_learning_rate": 0}, "projector_learning_rate must be above 0"),
+        (
+            {"stage": "language_model", "llm": None, "projector_learning_rate": 1e-4},
+            "stage language_model has no projector",
+        ),
     ],
 )
 def test_a_wrong_recipe_names_the_key_and_the_way_out(changes, message):
