@@ -408,19 +408,25 @@ class CollamoProcessor(ProcessorMixin):
         answers = [suffix] if isinstance(suffix, str) else list(suffix)
         if len(answers) != count:
             raise ValueError(f"{len(answers)} answers for {count} prompts; give one per prompt")
-        return [self._dialogue([a] if isinstance(a, str) else a) for a in answers]
+        return self._dialogues([[a] if isinstance(a, str) else list(a) for a in answers])
 
-    def _dialogue(self, segments: Sequence[str]) -> tuple[list[int], list[int]]:
+    def _dialogues(self, rows: list[list[str]]) -> list[tuple[list[int], list[int]]]:
         """[answer, further prompt, answer, …] → ids, and labels: -100 on the further prompts."""
-        ids, labels = [], []
-        for number, segment in enumerate(segments):
-            answered = number % 2 == 0
-            self._refuse_placeholder(segment, "an answer" if answered else "a further prompt")
-            tokens = self.tokenizer(segment, add_special_tokens=False)["input_ids"]
-            tokens = tokens + [self.tokenizer.eos_token_id] * answered
-            ids += tokens
-            labels += tokens if answered else [-100] * len(tokens)
-        return ids, labels
+        for segments in rows:
+            for number, segment in enumerate(segments):
+                self._refuse_placeholder(segment, "a further prompt" if number % 2 else "an answer")
+        flat = [segment for segments in rows for segment in segments]
+        tokens = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+        dialogues = []
+        for segments in rows:
+            ids, labels = [], []
+            for number in range(len(segments)):
+                segment, answered = next(tokens), number % 2 == 0
+                segment = segment + [self.tokenizer.eos_token_id] * answered
+                ids += segment
+                labels += segment if answered else [-100] * len(segment)
+            dialogues.append((ids, labels))
+        return dialogues
 
     def _padded(self, prompts, answers, pad: bool, side: str) -> dict[str, list[list[int]]]:
         """Join prompt and answer, pad on one side, -100 labels everywhere but on the answer."""
