@@ -5,11 +5,15 @@ COLLAMO_FORCE_CUDA=1 insists on it, and on the build succeeding. No GPU is ever 
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
 
 from setuptools import setup
 
+FLAGS = ["-O3", "-g0", "-fvisibility=hidden"]
+X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512" + x for x in ("f", "bw", "vl", "dq")]}
+CAPABILITIES = {"baseline": [], **(X86 if platform.machine() in ("x86_64", "AMD64") else {})}
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the oldest torch that the binary runs with
 HERE = Path(__file__).parent
 
@@ -42,13 +46,13 @@ def extension(cpp):
     cuda = sources("csrc/cuda/*.cu") if force or toolkit else []
     cuda = [] if switched_on("COLLAMO_CPU_ONLY") else cuda
     define = [("TORCH_TARGET_VERSION", STABLE_ABI)] + [("COLLAMO_WITH_CUDA", "1")] * bool(cuda)
-    flags = [] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
+    define += [("COLLAMO_WITH_X86", "1")] * (len(CAPABILITIES) > 1)
     kind = cpp.CUDAExtension if cuda else cpp.CppExtension
     return kind(
         "collamo_kernels._C",
-        sources("csrc/*.cpp") + sources("csrc/cpu/*.cpp") + cuda,
+        sources("csrc/*.cpp") + sources("csrc/cpu/*[!l].cpp") + cuda,  # *kernel.cpp: see Build
         define_macros=define,
-        extra_compile_args={"cxx": flags, "nvcc": ["-O3"]},
+        extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
     )
 
 
@@ -64,6 +68,17 @@ def build_arguments():
         return {}
 
     class Build(cpp.BuildExtension):
+        def build_extension(self, ext):
+            """Compile the attention once per instruction set, then the rest of the module."""
+            for name, flags in CAPABILITIES.items():
+                ext.extra_objects += self.compiler.compile(
+                    ["csrc/cpu/coattention_kernel.cpp"],
+                    output_dir=os.path.join(self.build_temp, name),
+                    macros=[("COLLAMO_CAPABILITY", name)],
+                    extra_postargs=[*FLAGS, "-ffp-contract=fast", "-fno-math-errno", *flags],
+                )
+            super().build_extension(ext)
+
         def run(self):
             try:
                 super().run()

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "cpu/coattention.h"
+
 namespace py = pybind11;
 
 namespace {
@@ -28,24 +30,11 @@ std::string abi_target() {
   return std::to_string(version >> 56) + "." + std::to_string((version >> 48) & 0xff);
 }
 
-// The widest instruction set of this processor that kernels are, or may be, written for.
-std::string cpu_capability() {
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return "avx512";
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
-#endif
-  return "baseline";
-}
-
 py::dict build_info() {
   py::dict info;
   info["compiler"] = compiler();
   info["abi_target"] = abi_target();
-  info["cpu_capability"] = cpu_capability();
+  info["cpu_capability"] = collamo::cpu::kernels().name;
 #ifdef COLLAMO_WITH_CUDA
   info["cuda"] = true;
 #else

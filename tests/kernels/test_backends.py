@@ -44,10 +44,12 @@ def test_a_named_backend_that_refuses_raises_its_reason(monkeypatch):
 
 
 def test_all_refusals_are_in_the_message(monkeypatch):
-    from collamo_kernels.coattention import reference
+    from collamo_kernels.coattention import _cpu, reference
 
+    monkeypatch.setattr(_cpu, "unsupported", lambda **_: "out of paper")
     monkeypatch.setattr(reference, "unsupported", lambda **_: "out of ink")
-    with pytest.raises(ck.BackendError, match="backend 'reference': out of ink"):
+    reasons = "backend 'cpu': out of paper; backend 'reference': out of ink"
+    with pytest.raises(ck.BackendError, match=reasons):
         ck.coattention(Q, Q, Q)
 
 
@@ -67,7 +69,7 @@ def test_unknown_names():
         choose("attention", None, {})
     with pytest.raises(ValueError, match="operation 'attention' does not exist"):
         ck.explain("attention", Q)
-    with pytest.raises(ValueError, match="choose from 'reference'"):
+    with pytest.raises(ValueError, match="choose from 'cpu', 'reference'"):
         ck.coattention(Q, Q, Q, backend="fast")
 
 

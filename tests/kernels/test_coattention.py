@@ -116,12 +116,15 @@ def test_accuracy(case, dtype, layout, coattention_backend, serves):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_rounded_once(dtype):
+def test_half_precision_is_rounded_once(dtype, coattention_backend, serves):
     """Sums and softmax are float32: what comes out is the float32 result, rounded at the end."""
-    inputs = make_inputs(BY_NAME["graphormer slim"], dtype)
-    wide = make_inputs(BY_NAME["graphormer slim"])
+    inputs, wide = make_inputs(BY_NAME["hops only"], dtype), make_inputs(BY_NAME["hops only"])
     wide.q, wide.k, wide.v = inputs.q.float(), inputs.k.float(), inputs.v.float()
-    assert torch.equal(attend(inputs), attend(wide).to(dtype))
+    half, full = (
+        serves(coattention_backend, lambda x=x: attend(x, backend=coattention_backend))
+        for x in (inputs, wide)
+    )
+    assert torch.equal(half, full.to(dtype))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -291,15 +294,15 @@ def test_any_strides(view, coattention_backend, serves):
     }[view]()
     hops = torch.randint(0, 9, (2, 7, 7), dtype=torch.uint8).transpose(1, 2)
     bias = torch.randn(1, 1, 7, 7).expand(2, 3, 7, 7)
-    shared = {"hop_bias": torch.randn(8, 3).t(), "backend": coattention_backend}
+    hop_bias = torch.randn(8, 3).t()
 
-    def run(q, bias, hops):
-        relations = ck.Relations(hops=hops)
-        return ck.coattention(q, q, q, relations=relations, bias=bias, **shared)
+    def run(q, bias, hops, backend):
+        phi = {"relations": ck.Relations(hops=hops), "hop_bias": hop_bias, "bias": bias}
+        return ck.coattention(q, q, q, **phi, backend=backend)
 
-    strided = serves(coattention_backend, lambda: run(q, bias, hops))
-    plain = run(q.contiguous(), bias.contiguous(), hops.contiguous())
-    assert_accurate(strided, plain, run(q.double(), bias, hops))
+    strided = serves(coattention_backend, lambda: run(q, bias, hops, coattention_backend))
+    plain = run(q.contiguous(), bias.contiguous(), hops.contiguous(), "reference")
+    assert_accurate(strided, plain, run(q.double(), bias, hops, "reference"))
 
 
 class TestDropout:

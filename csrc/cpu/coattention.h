@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "coattention_kernel.h"
+
+namespace collamo::cpu {
+
+// The widest kernels that this processor runs; COLLAMO_CPU_CAPABILITY asks for narrower ones.
+const Kernels& kernels();
+
+// Where the sums over all pairs go; nullptr where nobody asked. `affine` and `coordinates` are
+// added to, the other two are written.
+struct TableGradients {
+  float* hop_rows;     // [S, H]
+  float* radial_rows;  // [G, 2, H]
+  float* affine;       // [types, 2]
+  float* coordinates;  // [atoms of the batch, 3]
+};
+
+// A call with its tables laid out for the kernels.
+class Attention {
+ public:
+  // `call` as its user has it: hop_rows [S, H] and table.rows [G, 2, H], without cells and width.
+  Attention(const Call& call, std::vector<Molecule> molecules, double low, double block);
+  ~Attention();
+
+  // Writes call.out and, of real atoms, call.lse.
+  void forward() const;
+
+  // Writes the gradients of q, k and v, and what is wanted of phi, bias and the tables. Rows of phi
+  // and elements of bias that belong to no real pair are left alone.
+  void backward(const Gradients& gradients, const TableGradients& wanted) const;
+
+ private:
+  struct Tables;
+
+  Call call_;
+  std::vector<Molecule> molecules_;
+  std::unique_ptr<Tables> tables_;
+};
+
+}  // namespace collamo::cpu

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace collamo::cpu {
+
+enum class Element : int32_t { kFloat, kBFloat16, kHalf };
+
+// q, k, v, a result or a gradient: [B, H, N, D], or packed [T, H, D] with `molecule` = 0. Strides
+// are in elements.
+struct Atoms {
+  void* data;
+  Element type;
+  int64_t molecule, head, atom, dim;
+};
+
+// A dense bias or its gradient: [B, H, N, N], or packed [H, P].
+struct Pairs {
+  void* data;  // nullptr: none
+  Element type;
+  int64_t molecule, head, query, key;
+};
+
+// The real atoms of one molecule. Kernels number them 0 … atoms - 1 and never look at the others.
+struct Molecule {
+  int64_t number;       // b
+  int64_t size;         // N, or, packed, its own number of atoms
+  int64_t first_atom;   // of all atoms: b·N, or its offset in the packed batch
+  int64_t first_pair;   // of all pairs: b·N², or its offset in the packed batch
+  int64_t first_phi;    // its first row of phi
+  const int32_t* atom;  // positions of the real atoms inside the molecule
+  int64_t atoms;
+  bool has_distances;
+};
+
+// Φ3d as a cubic Hermite table over u: block m covers [(start + m)·block, (start + m + 1)·block]
+// with cells[m] equal cells of width[m] Å, the first of which starts at knot first[m].
+struct RadialTable {
+  const float* rows;        // [groups, G, 2, width]: value and slope; nullptr: no table
+  const float* slope_rows;  // the same of dΦ3d/du, for the gradients of u; or nullptr
+  int64_t knots;
+  const int32_t* first;
+  const float* cells;
+  const float* width;
+  int64_t blocks;
+  float start, per_block;  // per_block = 1 / block
+  const float* affine;     // [types, 2]: γ and β, or nullptr: u = r
+  int64_t types;
+};
+
+// Everything about a call that all its tasks share. A group is as many heads as a vector is wide.
+struct Call {
+  Atoms q, k, v, out;
+  bool packed;
+  int64_t heads, dim, groups;
+  float scale;
+  float* lse;                // [atoms of the batch, H]; +inf for a row without any key
+  const uint8_t* hops;       // nullptr: no Φ2d
+  const float* hop_rows;     // [groups, S, width]
+  int64_t hop_buckets;       // S
+  RadialTable table;         // either a table …
+  const float* phi;          // … or [rows, H], one row per pair
+  bool phi_of_all_pairs;     // its rows are all pairs, not only the real ones
+  const float* coordinates;  // [atoms of the batch, 3]
+  const int32_t* pair_types;
+  const int32_t* atom_types;
+  Pairs bias;
+  double dropout;
+  uint64_t seed;
+};
+
+// Where the gradients go. Table gradients are private to a task and summed in a fixed order later.
+struct Gradients {
+  Atoms out, q, k, v;  // out: the incoming gradient
+  Pairs bias;
+  float* phi;
+};
+
+struct ForwardTask {
+  const Molecule* molecule;
+  int64_t group;
+  int64_t first, last;  // its rows
+};
+
+struct BackwardTask {
+  const Molecule* molecule;
+  int64_t group;
+  int64_t first, last;  // its keys
+  float* hop_rows;      // [S, width]
+  float* radial_rows;   // [G, 2, width]
+  float* affine;        // [types, 2], or nullptr
+  float* coordinates;   // [atoms, 3], the task's own, or nullptr
+  float* q;             // [atoms, D, width]: dq of these keys alone; nullptr: all keys are here
+};
+
+// The same source compiled for one instruction set.
+struct Kernels {
+  const char* name;
+  int64_t width;
+  void (*forward)(const Call&, const ForwardTask&, float* scratch);
+  void (*backward)(const Call&, const Gradients&, const BackwardTask&, float* scratch);
+  // Adds the partial dq of a group, in order, and writes them out.
+  void (*write_query_gradient)(const Call&, const Gradients&, const Molecule&, int64_t group,
+                               float* const* parts, int64_t count);
+  // Floats of scratch memory for a molecule of this many atoms.
+  int64_t (*forward_scratch)(const Call&, int64_t atoms, int64_t rows);
+  int64_t (*backward_scratch)(const Call&, int64_t atoms, int64_t keys);
+};
+
+}  // namespace collamo::cpu

@@ -1,0 +1,141 @@
+#pragma once
+
+// Vectors of kWidth floats, written once for every instruction set. The compiler's vector types
+// carry the arithmetic; the flags of the file that includes this (see setup.py) choose the width.
+
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+#if defined(__AVX512F__)
+#define COLLAMO_VECTOR_WIDTH 16
+#elif defined(__AVX2__)
+#define COLLAMO_VECTOR_WIDTH 8
+#else
+#define COLLAMO_VECTOR_WIDTH 4  // SSE2, NEON, or whatever the compiler makes of it
+#endif
+
+// Everything here has internal linkage: the linker must never merge a function compiled for AVX-512
+// with its namesake for an older processor.
+namespace {
+
+constexpr int kWidth = COLLAMO_VECTOR_WIDTH;
+
+typedef float Vec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
+typedef int32_t IntVec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
+typedef uint16_t ShortVec __attribute__((vector_size(2 * COLLAMO_VECTOR_WIDTH)));
+
+template <typename V>
+inline V load_as(const void* from) {
+  V value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+inline Vec load(const float* from) { return load_as<Vec>(from); }
+inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+inline Vec broadcast(float x) { return x - Vec{}; }
+inline void add_to(float* to, Vec x) { store(to, load(to) + x); }
+
+inline Vec as_float(IntVec x) { return load_as<Vec>(&x); }
+inline IntVec as_int(Vec x) { return load_as<IntVec>(&x); }
+inline IntVec choose(IntVec mask, IntVec yes, IntVec no) { return (mask & yes) | (~mask & no); }
+inline Vec choose(IntVec mask, Vec yes, Vec no) {
+  return as_float(choose(mask, as_int(yes), as_int(no)));
+}
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+inline float sum_lanes(Vec x) {
+  float total = 0;
+  for (int lane = 0; lane < kWidth; ++lane) total += x[lane];
+  return total;
+}
+
+// e^x for x ≤ 88: about one ulp off down to e^-87.3, 0 below, NaN for NaN. x = n·ln 2 + f with
+// |f| ≤ ln 2 / 2; the Taylor series of e^f to f⁷ leaves a remainder under 2⁻²⁷.
+inline Vec exponential(Vec x) {
+  constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer
+  const Vec shifted = x * 1.44269504f + kRound;
+  const Vec n = shifted - kRound;
+  const Vec f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = f * (1.0f / 5040) + 1.0f / 720;
+  p = p * f + 1.0f / 120;
+  p = p * f + 1.0f / 24;
+  p = p * f + 1.0f / 6;
+  p = p * f + 0.5f;
+  p = p * (f * f) + f;
+  p = p + 1.0f;
+  const Vec scale = as_float((as_int(shifted) << 23) + 0x3F800000);  // 2ⁿ: n is in the low bits
+  return choose(x < -87.33654f, Vec{}, p * scale);
+}
+
+// --- 16-bit floats ------------------------------------------------------------------------------
+
+inline Vec from_bfloat16(ShortVec x) { return as_float(__builtin_convertvector(x, IntVec) << 16); }
+
+inline ShortVec to_bfloat16(Vec x) {
+  const IntVec bits = as_int(x);
+  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  return __builtin_convertvector(choose(x != x, (bits >> 16) | 0x40, rounded), ShortVec);
+}
+
+inline Vec from_half(ShortVec x) {
+  const IntVec bits = __builtin_convertvector(x, IntVec);
+  const IntVec magnitude = (bits & 0x7FFF) << 13;
+  const IntVec special = (bits & 0x7C00) == 0x7C00;  // infinity and NaN
+  const IntVec finite = as_int(as_float(magnitude) * 0x1p112f);
+  const IntVec value = choose(special, magnitude | 0x7F800000, finite);
+  return as_float(value | ((bits & 0x8000) << 16));
+}
+
+inline ShortVec to_half(Vec x) {
+  const IntVec sign = (as_int(x) >> 16) & 0x8000;
+  const Vec magnitude = as_float(as_int(x) & 0x7FFFFFFF);
+  // Below the smallest normal half, adding 0.5 leaves the rounded subnormal in the low bits.
+  const IntVec subnormal = as_int(magnitude + 0.5f) - 0x3F000000;
+  const IntVec bits = as_int(magnitude) - (112 << 23);
+  const IntVec normal = (bits + 0xFFF + ((bits >> 13) & 1)) >> 13;
+  IntVec value = choose(magnitude < 0x1p-14f, subnormal, normal);
+  value = choose(magnitude >= 65520.0f, IntVec{} + 0x7C00, value);
+  value = choose(x != x, IntVec{} + 0x7E00, value);
+  return __builtin_convertvector(value | sign, ShortVec);
+}
+
+// --- transposition ------------------------------------------------------------------------------
+
+template <int... Lane>
+struct Lanes {};
+template <int Count, int... Lane>
+struct CountLanes : CountLanes<Count - 1, Count - 1, Lane...> {};
+template <int... Lane>
+struct CountLanes<0, Lane...> {
+  using type = Lanes<Lane...>;
+};
+
+// a0 b0 a1 b1 …: the first halves (Half = 0) or the second halves (1) of a and b, interleaved.
+template <int Half, int... Lane>
+inline Vec interleave(Vec a, Vec b, Lanes<Lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (Half * kWidth / 2 + Lane / 2 + Lane % 2 * kWidth)...);
+#else
+  return __builtin_shuffle(a, b, IntVec{(Half * kWidth / 2 + Lane / 2 + Lane % 2 * kWidth)...});
+#endif
+}
+
+// rows[i][j] becomes rows[j][i]: log2(kWidth) perfect shuffles of the kWidth² floats.
+inline void transpose(Vec (&rows)[kWidth]) {
+  using All = typename CountLanes<kWidth>::type;
+#pragma GCC unroll 4
+  for (int stage = 1; stage < kWidth; stage *= 2) {
+    Vec next[kWidth];
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth / 2; ++i) {
+      next[2 * i] = interleave<0>(rows[i], rows[i + kWidth / 2], All{});
+      next[2 * i + 1] = interleave<1>(rows[i], rows[i + kWidth / 2], All{});
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) rows[i] = next[i];
+  }
+}
+
+}  // namespace
