@@ -21,8 +21,8 @@ from collamo.chem.motifs import GROUP_NAMES, MOTIFS, count_motifs
 from collamo.data.sources import MeasuredColumn
 
 TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "measured")
-# Our choice: up to four motifs that are there, and as many that are not, so that half of the
-# answers are not zero.
+# Our choice: up to four motifs that are there, and as many that are not (one where none is there),
+# so that half of the answers are not zero.
 MOTIFS_PER_MOLECULE = 4
 
 
@@ -235,7 +235,7 @@ def _motif_tasks(facts: Facts, rng: random.Random, row: int) -> list[TaskExample
     present = [name for name in MOTIFS if facts.motifs.get(name)]
     absent = [name for name in MOTIFS if not facts.motifs.get(name)]
     asked = rng.sample(present, min(MOTIFS_PER_MOLECULE, len(present)))
-    asked += rng.sample(absent, min(len(asked), len(absent)))
+    asked += rng.sample(absent, min(max(1, len(asked)), len(absent)))
     return [
         TaskExample(
             row,

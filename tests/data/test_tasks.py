@@ -65,6 +65,11 @@ def test_motif_questions_ask_as_many_absent_as_present():
         assert f"{example.target}s" in example.question
 
 
+def test_a_molecule_without_motifs_is_asked_about_one():
+    asked = [e for e in tasks_of(parse_molecule("CC")) if e.task == "motif_count"]
+    assert [e.answer for e in asked] == ["0"]
+
+
 def test_geometry_by_hand():
     """Two carbons 2 Å apart and one on top: R_g = √(Σ d² / n) about the centre."""
     propane = parse_molecule("CCC")
