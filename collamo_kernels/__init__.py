@@ -8,7 +8,7 @@ from collamo_kernels.backends import BackendError, explain
 from collamo_kernels.coattention import CoAttention, coattention
 from collamo_kernels.extension import build_info
 from collamo_kernels.pairwise_distances import pairwise_distances
-from collamo_kernels.radial import GaussianRadial
+from collamo_kernels.radial import GaussianRadial, RadialTable
 from collamo_kernels.relations import Relations
 from collamo_kernels.shortest_paths import shortest_paths
 
@@ -16,6 +16,7 @@ __all__ = [
     "BackendError",
     "CoAttention",
     "GaussianRadial",
+    "RadialTable",
     "Relations",
     "build_info",
     "coattention",
