@@ -335,6 +335,17 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         """Replace the output layer."""
         self.lm_head = value
 
+    def _scored_loss(self, hidden: Tensor, labels: Tensor, **kwargs) -> Tensor:
+        """[R,T,D] hidden states, [R,T] labels → the same loss, without logits for -100."""
+        scored = labels[:, 1:] != -100
+        return self.loss_function(
+            logits=self.lm_head(hidden[:, :-1][scored]),
+            labels=None,
+            shift_labels=labels[:, 1:][scored],
+            vocab_size=self.config.text_config.vocab_size,
+            **kwargs,
+        )
+
     def get_molecule_features(self, **molecules: Tensor) -> Tensor:
         """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""
         return self.model.get_molecule_features(**molecules)
@@ -349,6 +360,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
         selfies_ids: Tensor | None = None,
         atom_features: Tensor | None = None,
         atom_valid: Tensor | None = None,
@@ -366,6 +378,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
 
         Molecule tensors as in `CollamoModel.forward`; `labels` [R,T] int64, -100 = not scored;
         `logits_to_keep`: number of last positions to compute logits for, 0 = all, or an index.
+        With `skip_logits` the loss is computed from the scored positions alone and no logits are
+        returned: of a dialogue, one token in six is scored.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -386,12 +400,18 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             molecule_valid=molecule_valid,
             **kwargs,
         )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, keep])
-        loss = None
-        if labels is not None:
-            vocab_size = self.config.text_config.vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        hidden = outputs.last_hidden_state
+        logits = loss = None
+        if skip_logits and labels is not None:
+            loss = self._scored_loss(hidden, labels, **kwargs)
+        else:
+            keep = logits_to_keep
+            logits = self.lm_head(hidden[:, slice(-keep, None) if isinstance(keep, int) else keep])
+            if labels is not None:
+                vocab_size = self.config.text_config.vocab_size
+                loss = self.loss_function(
+                    logits=logits, labels=labels, vocab_size=vocab_size, **kwargs
+                )
         return CollamoCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

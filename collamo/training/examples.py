@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,9 @@ class QuestionDataset(Dataset):
     the other in one dialogue, so that the molecule is encoded once for all of them. They are drawn
     without replacement from ``(seed, epoch, molecule)`` alone: item ``epoch * len(self) + i`` is
     the same in every process, whatever was asked before. Resuming needs no other state.
+
+    Of a task in `shares`, each question stays in the draw with that probability; where none would
+    stay, all do.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class QuestionDataset(Dataset):
         names: Sequence[str] | None,
         per_molecule: int,
         seed: int,
+        shares: Mapping[str, float] | None = None,
         facts: bool = False,
     ):
         self.data, self.seed, self.per_molecule, self.facts = data, seed, per_molecule, facts
-        self.questions = _by_molecule(data.tasks(split), names, split)
+        self.shares = dict(shares or {})
+        self.questions = _by_molecule(data.tasks(split), names, self.shares, split)
         self.molecules = list(self.questions)
 
     def __len__(self) -> int:
@@ -57,8 +62,15 @@ class QuestionDataset(Dataset):
         epoch, position = divmod(index, len(self))
         molecule = self.molecules[position]
         questions = self.questions[molecule]
-        order = np.random.default_rng([self.seed, epoch, molecule]).permutation(len(questions))
-        return [questions[i] for i in order[: self.per_molecule]]
+        rng = np.random.default_rng([self.seed, epoch, molecule])
+        order = [questions[i] for i in rng.permutation(len(questions))]
+        if self.shares:
+            drawn = rng.random(len(order))
+            kept = [
+                e for e, x in zip(order, drawn, strict=True) if x < self.shares.get(e.task, 1.0)
+            ]
+            order = kept or order
+        return order[: self.per_molecule]
 
     def length(self, index: int) -> int:
         """Return the size of item `index`: 4 × atoms + characters, a token being about 4.
@@ -81,18 +93,22 @@ class QuestionDataset(Dataset):
         )
 
 
-def _by_molecule(tasks: Iterable, names: Sequence[str] | None, split: str) -> dict[int, list]:
+def _by_molecule(
+    tasks: Iterable, names: Sequence[str] | None, shares: Mapping[str, float], split: str
+) -> dict[int, list]:
     """Return the questions of each molecule, of the tasks in `names`; UsageError where none."""
     questions, present = defaultdict(list), set()
     for example in tasks:
         present.add(example.task)
         if names is None or example.task in names:
             questions[example.molecule].append(example)
-    unknown = [name for name in names or () if name not in present]
+    wanted = [("names", name) for name in names or ()] + [("shares", name) for name in shares]
+    unknown = [(key, name) for key, name in wanted if name not in present]
     if unknown:
+        key, name = unknown[0]
         raise UsageError(
-            f"tasks.names: the {split} split has no task {unknown[0]!r}"
-            f"{suggest(unknown[0], present)}; it has {', '.join(sorted(present)) or 'none'}"
+            f"tasks.{key}: the {split} split has no task {name!r}"
+            f"{suggest(name, present)}; it has {', '.join(sorted(present)) or 'none'}"
         )
     if not questions:
         raise UsageError(f"the {split} split of the prepared data holds no questions")

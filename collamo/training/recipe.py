@@ -40,6 +40,9 @@ class TaskRecipe:
 
     names: tuple[str, ...] | None = None
     """Tasks to use, such as motif_count or caption; null: all the prepared data has."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Task → share of its questions, drawn anew for each molecule in each epoch, that may be asked;
+    1 where a task is not named. Our way to keep long answers from drowning short ones."""
     per_molecule: int = 4
     """Questions drawn anew for each molecule in each epoch and asked in one dialogue (our choice:
     the molecule is encoded once for all of them, and not learned by heart through its hundred)."""
@@ -263,7 +266,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise UsageError(f"{where}: expected `key: value` lines, got {value!r}")
-        return dict(value)
+        of = arguments[1] if arguments else Any
+        return {key: coerce(item, of, f"{where}: {key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)
     return _coerce_scalar(value, hint, where)
@@ -350,6 +354,12 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(f"{where}: stage language_model has no projector; drop its learning rate")
     if rate is not None and rate <= 0:
         raise UsageError(f"{where}: projector_learning_rate must be above 0, got {rate}")
+    for task, share in recipe.tasks.shares.items():
+        if not 0 < share <= 1:
+            raise UsageError(
+                f"{where}: tasks.shares.{task} must be above 0 and at most 1, got {share}; "
+                "leave a task out with tasks.names"
+            )
     if recipe.dialogues < 0:
         raise UsageError(f"{where}: dialogues must be at least 0, got {recipe.dialogues}")
     for name, number in positive.items():

@@ -134,6 +134,7 @@ def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: st
             data,
             "train",
             per_molecule=recipe.tasks.per_molecule,
+            shares=recipe.tasks.shares,
             facts=recipe.facts_weight > 0,
             **tasks,
         ),

@@ -93,6 +93,8 @@ class StageTrainer(Trainer):
         for module in self.frozen:
             module.eval()
         facts = inputs.pop("facts", None)
+        if model.training and "selfies_ids" in inputs:
+            inputs = {**inputs, "skip_logits": True}
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )

@@ -281,6 +281,17 @@ def test_loss_scores_the_answer_alone(model, processor, features):
     torch.testing.assert_close(out.loss, expected)
 
 
+def test_the_loss_without_logits_is_the_same(model, processor, features):
+    batch = labelled(processor, features)
+    for extra in ({}, {"num_items_in_batch": 7}):
+        with torch.no_grad():
+            whole, scored = model(**batch, **extra), model(**batch, **extra, skip_logits=True)
+        assert scored.logits is None
+        torch.testing.assert_close(scored.loss, whole.loss)
+    with torch.no_grad():
+        assert model(**{**batch, "labels": None}, skip_logits=True).logits is not None
+
+
 def test_gradient_reaches_everything(tokenizer, processor, features):
     model, _ = build(tokenizer)
     model.train()

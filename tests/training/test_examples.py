@@ -71,6 +71,26 @@ def test_every_question_gets_its_turn():
     assert seen == {"t0", "t1", "t2", "t3", "t4"}
 
 
+def test_a_share_thins_a_task_out_and_never_empties_a_molecule():
+    data = QuestionDataset(
+        Data(), "train", names=None, per_molecule=9, seed=0, shares={"caption": 0.25}
+    )
+    drawn = [epoch_of(data, epoch) for epoch in range(400)]
+    captions = sum(e.task == "caption" for examples in drawn for e in examples if e.molecule == 4)
+    assert 60 < captions < 140  # 400 × 0.25, four standard deviations each way
+    assert all(sum(e.task == "motif_count" for e in examples) == 5 for examples in drawn)
+    # Molecule 9 has a caption and nothing else.
+    assert all(sum(e.molecule == 9 for e in examples) == 1 for examples in drawn)
+    assert drawn[3] == epoch_of(data, 3)
+
+
+def test_a_share_of_an_unknown_task_is_a_usage_error():
+    with pytest.raises(UsageError, match=r"tasks.shares: the train split has no task 'captoin'"):
+        QuestionDataset(
+            Data(), "train", names=None, per_molecule=1, seed=0, shares={"captoin": 0.5}
+        )
+
+
 def test_items_are_features_questions_answers():
     data = dataset(per_molecule=9, names=("caption",))
     assert len(data) == 3

@@ -57,6 +57,11 @@ def test_lora_defaults_are_those_of_the_predecessor():
         ({"init_from": "x"}, "drop llm"),
         ({"stage": "tune", "llm": None}, "stage tune needs `init_from`"),
         ({"stage": "language_model"}, "trains from nothing"),
+        (
+            {"tasks": {"shares": {"caption": 0}}},
+            "tasks.shares.caption must be above 0",
+        ),
+        ({"tasks": {"shares": {"caption": "x"}}}, "tasks: shares: caption: expected a number"),
         ({"facts_weight": -1}, "facts_weight must be at least 0"),
         (
             {"stage": "tune", "llm": None, "init_from": "x", "facts_weight": 1},
