@@ -254,11 +254,22 @@ def test_an_unknown_model_key_is_exit_2(collamo, run, tmp_path):
     assert "did you mean 'num_layers'?" in err.splitlines()[-1]
 
 
-def test_a_missing_language_model_is_exit_4(collamo, run, tmp_path):
-    options = ["--data", run.data, "--llm", tmp_path / "nowhere", "--output", tmp_path / "o"]
-    code, _, err = collamo("train", CONFIGS / "stage1.yaml", *options)
-    assert code == 4, err
-    assert err.splitlines()[-1].startswith("error: ")
+@pytest.mark.parametrize("name", ["demo/tiny_lm/final", "/nowhere/final"])
+@pytest.mark.parametrize(
+    ("stage", "option", "kind", "maker"),
+    [
+        ("stage1", "--llm", "language model", "tiny_lm"),
+        ("stage2", "--init_from", "checkpoint", "stage1"),
+    ],
+)
+def test_a_missing_model_folder_is_exit_4(collamo, run, tmp_path, name, stage, option, kind, maker):
+    options = ["--data", run.data, "--output", tmp_path / "o", option, name]
+    code, out, err = collamo("train", CONFIGS / f"{stage}.yaml", *options)
+    assert (code, out) == (4, "")
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"error: {kind} folder '{name}' does not exist; ")
+    assert f"`collamo train configs/{maker}.yaml`" in last
 
 
 def test_a_diverging_run_is_exit_1(collamo, run, tmp_path):

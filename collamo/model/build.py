@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ from collamo.model.processing import (
 from collamo.model.tiny import MOL_TOKEN
 
 LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+# What a model hub takes for a name: "gpt2" or "owner/name". Anything else can only be a folder.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_MAKE_ONE = (
+    "; `collamo train configs/tiny_lm.yaml` makes a small one in demo/tiny_lm/final, or give the "
+    "folder of another"
+)
 
 
 def build_model(
@@ -103,6 +111,7 @@ def _load_llm(
     name: str | Path, dtype: torch.dtype | None, attn_implementation: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal LM from safetensors (a pickle runs code when opened) and its tokenizer."""
+    _check_folder(name)
     options = {"use_safetensors": True, "dtype": dtype, "attn_implementation": attn_implementation}
     options = {key: value for key, value in options.items() if value is not None}
     try:
@@ -110,10 +119,26 @@ def _load_llm(
         return AutoModelForCausalLM.from_pretrained(str(name), **options), tokenizer
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
+        # One word, or two with a slash, may be a folder as well: say that it was looked for.
+        here = "" if Path(name).is_dir() else "there is no such folder, and "
         raise MissingDependencyError(
-            f"language model '{name}' cannot be loaded: {reason}; give a folder with its config, "
-            "safetensors weights and tokenizer, or download it where there is a network"
+            f"language model '{name}' cannot be loaded: {here}{reason}; give a folder with its "
+            "config, safetensors weights and tokenizer, or download it where there is a network"
         ) from error
+
+
+def _check_folder(name: str | Path) -> None:
+    """Refuse a folder that is not there, or that is no model, in words about folders."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            within = folder / "final"
+            hint = f"; did you mean '{within}'?" if (within / "config.json").is_file() else ""
+            raise MissingDependencyError(
+                f"language model folder '{name}' has no config.json{hint or _MAKE_ONE}"
+            )
+    elif isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
+        raise MissingDependencyError(f"language model folder '{name}' does not exist{_MAKE_ONE}")
 
 
 def _add_mol_token(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -50,8 +50,10 @@ def load_checkpoint(
     """
     folder = Path(path)
     if not folder.is_dir():
+        problem = "is a file, not a folder" if folder.exists() else "does not exist"
         raise MissingDependencyError(
-            f"checkpoint '{path}' is not a folder; train one, or check the path"
+            f"checkpoint folder '{path}' {problem}; `collamo train configs/stage1.yaml` makes "
+            "demo/stage1/final, configs/stage2.yaml goes on from it"
         )
     if (folder / "adapter_config.json").is_file():
         model, processor = _open_adapter(folder, dtype)

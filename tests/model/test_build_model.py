@@ -90,9 +90,21 @@ def test_a_model_that_scales_its_logits_is_refused(tokenizer):
 
 
 def test_missing_language_model(tmp_path):
-    with pytest.raises(MissingDependencyError, match="cannot be loaded") as error:
-        build_model(tmp_path / "nothing")
-    assert error.value.exit_code == 4
+    # What can only be a folder is spoken of as a folder, with what makes one.
+    for name in (tmp_path / "nothing", str(tmp_path / "nothing"), "demo/tiny_lm/final", "./lm"):
+        with pytest.raises(MissingDependencyError, match=r"does not exist; .*tiny_lm") as error:
+            build_model(name)
+        assert str(error.value).startswith(f"language model folder '{name}'")
+        assert error.value.exit_code == 4
+    for name in ("nowhere", "nobody/nothing"):
+        with pytest.raises(MissingDependencyError, match=rf"'{name}' .* no such folder, and"):
+            build_model(name)
+    (tmp_path / "lm" / "final").mkdir(parents=True)
+    with pytest.raises(MissingDependencyError, match=r"has no config\.json; .*tiny_lm"):
+        build_model(tmp_path / "lm")
+    (tmp_path / "lm" / "final" / "config.json").touch()
+    with pytest.raises(MissingDependencyError, match=r"did you mean '.*/lm/final'"):
+        build_model(tmp_path / "lm")
     with pytest.raises(MissingDependencyError, match="Llama-2-7b-chat-hf"):
         build_model()  # tests have no network
     with pytest.raises(UsageError, match="tiny_lm"):
@@ -110,7 +122,7 @@ def test_pickled_language_model_is_not_opened(tokenizer, tmp_path):
 
 
 def test_unknown_override(tokenizer):
-    with pytest.raises(UsageError, match="did you mean 'num_layers'"):
+    with pytest.raises(UsageError, match=r"did you mean 'num_layers'"):
         build(tokenizer, {"projector_config": {"num_layer": 3}})
 
 
