@@ -28,8 +28,8 @@ GAUSSIAN_SHARE = 0.25
 # The MLP's bound adds K terms of either sign twice over; at K = 128 it is 20 to 40 times the true
 # error (linear: 3). So it may be √(K / this) times larger.
 MLP_SLACK = 8.0
-MAX_KNOTS = 8192  # 2 MiB at 32 heads; beyond it the exact Gaussians cost less than the table
-BLOCKS = 128  # blocks over the range, 65 to 128: with 64 the init needs 5 % more knots
+MAX_KNOTS = 16384  # 4 MiB at 32 heads; 128 Gaussians that all are 1e-2 Å wide take 12,400
+BLOCKS = 128  # over the range, at most, and more than half: with 64 there are 20 % more knots
 
 
 class GaussianRadial(nn.Module):
@@ -211,14 +211,14 @@ class GaussianRadial(nn.Module):
             What the attention computes in: sets the tolerance (`TABLE_TOLERANCE`). None comes
             back for float64, which is for exact work.
         derivative
-            Also make the table of dΦ3d/du, held to the same tolerance (with half as many knots
-            again). Needed where coordinates, γ or β get gradients.
+            Also make the table of dΦ3d/du, held to the same tolerance (with a third more
+            knots). Needed where coordinates, γ or β get gradients.
 
         Returns
         -------
         RadialTable or None
             Values and slopes carry the history of every parameter. None where more than
-            `MAX_KNOTS` knots would be needed (Gaussians narrower than about 0.005 Å), or where
+            `MAX_KNOTS` knots would be needed (a Gaussian of 5e-4 Å, say), or where
             a parameter is not finite: evaluate the module itself then.
 
         Examples

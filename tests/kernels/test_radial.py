@@ -216,12 +216,19 @@ def trained(radial):
     return radial
 
 
+def at_the_floor(radial):
+    with torch.no_grad():
+        radial.sigma.zero_()
+    return radial
+
+
 TABLES = {
     "init": lambda: ck.GaussianRadial(8),
     "linear": lambda: ck.GaussianRadial(8, head="linear"),
     "normalized": lambda: ck.GaussianRadial(8, normalized=True),
     "fixed": lambda: ck.GaussianRadial(8, grid="fixed"),
     "fixed linear": lambda: ck.GaussianRadial(8, 20, head="linear", grid="fixed"),
+    "at the floor": lambda: at_the_floor(ck.GaussianRadial(8)),
     "few": lambda: ck.GaussianRadial(8, 8, head="linear"),
     "trained": lambda: trained(ck.GaussianRadial(8, min_sigma=0.02)),
     "trained linear": lambda: trained(ck.GaussianRadial(8, head="linear", min_sigma=0.02)),
