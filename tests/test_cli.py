@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -319,6 +320,14 @@ def test_ask_an_empty_question_is_exit_2(collamo, run):
     assert_fails(collamo("ask", "CCO", " ", "--checkpoint", run.checkpoint), 2, "empty")
 
 
+def test_ask_a_question_longer_than_the_positions_is_exit_2(collamo, run):
+    code, out, err = collamo("ask", "CCO", "why " * 5000, "--checkpoint", run.checkpoint)
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert re.match(r"error: prompt 0 '.{,80}' has \d+ tokens, .* has 1024 positions", last), err
+    assert "Token indices sequence" not in err
+
+
 def test_ask_with_a_placeholder_in_the_question_is_refused(collamo, run):
     code, out, err = collamo("ask", "CCO", "a <mol> b", "--checkpoint", run.checkpoint)
     assert code == 2
@@ -357,7 +366,8 @@ QUESTION = "How many rings does it have?"
 def test_generate_returns_every_row(collamo, run, tmp_path):
     rows = [["CCO", QUESTION, "1"], ["c1ccccc1", QUESTION, "2"]]
     rows += [[smiles, QUESTION, "bad"] for smiles in BAD_SMILES]
-    rows += [["CCO", "", "bad"], ["CCO", "a <mol> b", "bad"], ["CCO", QUESTION, "3"]]
+    rows += [["CCO", "", "bad"], ["CCO", "a <mol> b", "bad"], ["CCO", "why " * 5000, "bad"]]
+    rows += [["CCO", QUESTION, "3"]]
     file = write_csv(tmp_path / "q.csv", rows, header=("smiles", "question", "answer"))
     out = tmp_path / "deep" / "a.csv"
     options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "8", "--out", out]

@@ -40,6 +40,11 @@ def answer(
     progress
         Called with the number of answers after every batch.
 
+    Raises
+    ------
+    UsageError
+        For a question that contains `<mol>`, or is longer than the language model can read.
+
     Examples
     --------
     >>> answer(model, processor, [("CCO", "How many hydroxyl groups does it have?")])  # doctest:
@@ -86,15 +91,16 @@ def _generate(model, processor, pairs, modalities, max_new_tokens) -> list[str]:
         modalities=tuple(modalities),
     ).to(model.device)
     tokenizer = processor.tokenizer
+    prompt = inputs["input_ids"].shape[1]
     tokens = model.generate(
         **inputs,
-        max_new_tokens=max_new_tokens,
+        # Not past the last position; the processor has seen to it that at least one is left.
+        max_new_tokens=min(max_new_tokens, tokenizer.model_max_length - prompt),
         do_sample=False,
         num_beams=1,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    prompt = inputs["input_ids"].shape[1]
     if tokens.shape[1] < prompt:
         raise CollamoError("generate returned fewer tokens than its prompt holds")
     texts = tokenizer.batch_decode(tokens[:, prompt:], skip_special_tokens=True)

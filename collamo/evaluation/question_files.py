@@ -176,10 +176,12 @@ def answer_rows(
     """Fill in the answer of every usable row; `options` as for `collamo.evaluation.answers`."""
     from collamo.evaluation.answers import answer
 
-    placeholder = processor.mol_token
     for row in rows:
-        if row.reason is None and placeholder in row.question:
-            row.reason = f"row {row.number}: the question contains {placeholder}; take it out"
+        if row.reason is None:
+            try:
+                processor.check_question(row.question)
+            except ValueError as error:
+                row.reason = f"row {row.number}: {error}"
     usable = [row for row in rows if row.reason is None]
     texts = answer(model, processor, [(features[r.smiles], r.question) for r in usable], **options)
     for row, text in zip(usable, texts, strict=True):

@@ -87,6 +87,7 @@ def build_model(
     if preset is None:
         preset = "llama2-7b" if source.config.hidden_size >= 4096 else "tiny"
     mol_token_id = _add_mol_token(source, tokenizer)
+    _limit_length(source, tokenizer)
     config = CollamoConfig.from_overrides(preset, overrides, text_config=source.config)
     vocabulary = SelfiesVocabulary(selfies_tokens)
     config.selfies_config.vocab_size = len(vocabulary)
@@ -152,6 +153,16 @@ def _add_mol_token(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if len(tokenizer) > rows:
         source.resize_token_embeddings(len(tokenizer), mean_resizing=rows > 1)
     return tokenizer.convert_tokens_to_ids(MOL_TOKEN)
+
+
+def _limit_length(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the tokenizer, and whatever is saved with it, know how many positions there are.
+
+    Tokenizers say anything here: LLaMA-2's 10³⁰, others less than their model can do.
+    """
+    positions = getattr(source.config, "max_position_embeddings", None)
+    if positions is not None:
+        tokenizer.model_max_length = positions
 
 
 def _generation_config(source, tokenizer, mol_token_id: int):

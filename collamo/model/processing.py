@@ -11,6 +11,7 @@ from collamo.chem.conformer import absent_conformer, embed_conformer_limited
 from collamo.chem.features import MoleculeFeatures, featurize
 from collamo.chem.molecule import Molecule, parse_molecule
 from collamo.data.batch import batch_molecules
+from collamo.errors import UsageError
 from collamo.model.configuration import MODALITIES
 from collamo.model.modeling import MOLECULE_INPUTS
 from collamo.model.tiny import MOL_TOKEN
@@ -199,7 +200,8 @@ class CollamoProcessor(ProcessorMixin):
         suffix
             Answers. They are appended with the end-of-text token, and `labels` are returned: -100
             on prompt and padding. A dialogue about the same molecules is a list ``[answer, further
-            prompt, answer, …]`` (see `further_prompt`); its further prompts have labels -100 too.
+            prompt, answer, …]`` (see `further_prompt`); its further prompts have labels -100 too,
+            and it ends after the last answer for which the language model has positions.
         modalities
             Which of "1d", "2d", "3d" the model gets to see.
         padding
@@ -218,6 +220,9 @@ class CollamoProcessor(ProcessorMixin):
         ------
         ValueError
             If a prompt's `<mol>` and its molecules differ in number, or an answer has `<mol>`.
+        UsageError
+            If a prompt with its first answer has more tokens than the tokenizer's
+            `model_max_length`, which `build_model` sets to the positions of the language model.
         MoleculeError
             For text that is no molecule.
         """
@@ -225,8 +230,10 @@ class CollamoProcessor(ProcessorMixin):
         rows = _molecule_rows(molecules, len(texts), isinstance(text, str))
         for number, (prompt, row) in enumerate(zip(texts, rows, strict=True)):
             self._check_count(prompt, len(row), number)
-        answers = self._answers(suffix, len(texts))
         ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
+        answers = self._answers(suffix, ids)
+        for number, (prompt, row, (answer, _)) in enumerate(zip(texts, ids, answers, strict=True)):
+            self._check_length(f"prompt {number} {_short(prompt)}", len(row), len(answer))
         side = padding_side or ("left" if suffix is None else "right")
         data = self._padded(ids, answers, bool(padding) and padding != "do_not_pad", side)
         if suffix is None:
@@ -252,6 +259,18 @@ class CollamoProcessor(ProcessorMixin):
             return f"{self.mol_token}\n" * num_molecules + f"{question}\n"
         messages = [{"role": "user", "content": parts}]
         return self._render([messages], add_generation_prompt=True)[0]
+
+    def check_question(self, question: str) -> None:
+        """Refuse a question about one molecule that `prompt` or `__call__` would refuse.
+
+        Raises
+        ------
+        ValueError
+            If it contains `<mol>`, or (`UsageError`) is longer than the language model can read.
+        """
+        self._refuse_placeholder(question, "the question")
+        ids = self._prompt_ids(self.prompt(question), 1)
+        self._check_length(f"the question {_short(question)}", len(ids), 0)
 
     def further_prompt(self, question: str) -> str:
         """Return the text between an answer and the next: a further question, same molecules.
@@ -386,11 +405,21 @@ class CollamoProcessor(ProcessorMixin):
                 "molecule"
             )
 
+    def _check_length(self, what: str, prompt: int, answer: int) -> None:
+        """Refuse more tokens than positions: past them a model fails, or answers with noise."""
+        limit, count = self.tokenizer.model_max_length, prompt + answer
+        if count + (not answer) > limit:  # a prompt alone needs room for a token of its answer
+            included = "its molecule and answer" if answer else "its molecule"
+            raise UsageError(
+                f"{what} has {count} tokens, {included} included, but the language model has "
+                f"{limit} positions; shorten it"
+            )
+
     def _prompt_ids(self, prompt: str, num_molecules: int) -> list[int]:
         """Tokenize, each `<mol>` widened to b; a rendered template brings its own bos."""
         bos = self.tokenizer.bos_token
         special = not (bos and prompt.startswith(bos))
-        ids = self.tokenizer(prompt, add_special_tokens=special)["input_ids"]
+        ids = self.tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"]
         if ids.count(self.mol_token_id) != num_molecules:
             raise ValueError(
                 f"prompt {_short(prompt)}: the tokenizer does not keep {self.mol_token} as one "
@@ -400,32 +429,45 @@ class CollamoProcessor(ProcessorMixin):
         return [i for id_ in ids for i in [id_] * (repeat if id_ == self.mol_token_id else 1)]
 
     def _answers(
-        self, suffix: str | Sequence[str | Sequence[str]] | None, count: int
+        self, suffix: str | Sequence[str | Sequence[str]] | None, prompts: Sequence[list[int]]
     ) -> list[tuple[list[int], list[int]]]:
         """(Token ids, labels) of what follows each prompt; nothing without answers."""
         if suffix is None:
-            return [([], []) for _ in range(count)]
+            return [([], []) for _ in prompts]
         answers = [suffix] if isinstance(suffix, str) else list(suffix)
-        if len(answers) != count:
-            raise ValueError(f"{len(answers)} answers for {count} prompts; give one per prompt")
-        return self._dialogues([[a] if isinstance(a, str) else list(a) for a in answers])
+        if len(answers) != len(prompts):
+            raise ValueError(
+                f"{len(answers)} answers for {len(prompts)} prompts; give one per prompt"
+            )
+        rooms = [self.tokenizer.model_max_length - len(prompt) for prompt in prompts]
+        return self._dialogues([[a] if isinstance(a, str) else list(a) for a in answers], rooms)
 
-    def _dialogues(self, rows: list[list[str]]) -> list[tuple[list[int], list[int]]]:
-        """[answer, further prompt, answer, …] → ids, and labels: -100 on the further prompts."""
+    def _dialogues(
+        self, rows: list[list[str]], rooms: list[int]
+    ) -> list[tuple[list[int], list[int]]]:
+        """[answer, further prompt, answer, …] → ids, and labels: -100 on the further prompts.
+
+        Cut after the last answer that ends within the row's room, but not before the first: 20
+        questions with a long caption among them pass 1,024 tokens in 2 of 800 PubChem molecules.
+        """
         for segments in rows:
             for number, segment in enumerate(segments):
                 self._refuse_placeholder(segment, "a further prompt" if number % 2 else "an answer")
         flat = [segment for segments in rows for segment in segments]
-        tokens = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+        # Not verbose: our own check of the length says what is too long.
+        options = {"add_special_tokens": False, "verbose": False}
+        tokens = iter(self.tokenizer(flat, **options)["input_ids"] if flat else [])
         dialogues = []
-        for segments in rows:
-            ids, labels = [], []
+        for segments, room in zip(rows, rooms, strict=True):
+            ids, labels, end = [], [], 0
             for number in range(len(segments)):
                 segment, answered = next(tokens), number % 2 == 0
                 segment = segment + [self.tokenizer.eos_token_id] * answered
                 ids += segment
                 labels += segment if answered else [-100] * len(segment)
-            dialogues.append((ids, labels))
+                if answered and (number == 0 or len(ids) <= room):
+                    end = len(ids)
+            dialogues.append((ids[:end], labels[:end]))
         return dialogues
 
     def _padded(self, prompts, answers, pad: bool, side: str) -> dict[str, list[list[int]]]:

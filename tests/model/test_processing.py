@@ -5,7 +5,7 @@ import torch
 from model_helpers import build
 
 from collamo.chem.molecule import parse_molecule
-from collamo.errors import CollamoError, MoleculeError
+from collamo.errors import CollamoError, MoleculeError, UsageError
 from collamo.model import CollamoProcessor, MoleculeFeatureExtractor, SelfiesVocabulary
 
 B = 3  # soft tokens per molecule of the test model
@@ -169,6 +169,42 @@ def test_prompt_ids_are_the_same_with_and_without_an_answer(processor):
     without = processor(prompt, ["C"], modalities=NO_3D)["input_ids"][0]
     with_answer = processor(prompt, ["C"], suffix="12.5", modalities=NO_3D)["input_ids"][0]
     assert torch.equal(with_answer[: len(without)], without)
+
+
+def test_what_is_longer_than_the_positions_is_refused(tokenizer, tmp_path, capfd):
+    _, processor = build(tokenizer, max_position_embeddings=24)
+    processor.save_pretrained(tmp_path)
+    processor = CollamoProcessor.from_pretrained(tmp_path)  # as evaluation opens it
+    empty = processor("<mol>", ["C"], modalities=NO_3D)["input_ids"].shape[1]
+    fits = "<mol>" + "~" * (23 - empty)  # the last position is the answer's first token
+    assert processor(fits, ["C"], modalities=NO_3D)["input_ids"].shape[1] == 23
+    processor(fits, ["C"], suffix="", modalities=NO_3D)  # nothing but the end of the text
+    with pytest.raises(UsageError, match=r"prompt 1 '<mol>~+' has 24 tokens, .* has 24 positions"):
+        processor([fits, f"{fits}~"], ["C", "C"], modalities=NO_3D)
+    with pytest.raises(UsageError, match=r"has 25 tokens, its molecule and answer included"):
+        processor(fits, ["C"], suffix="~", modalities=NO_3D)
+    processor.check_question("~")
+    with pytest.raises(UsageError, match=r"the question '~+…' has 9\d\d\d tokens"):
+        processor.check_question("~" * 9000)
+    with pytest.raises(ValueError, match="the question contains <mol>"):
+        processor.check_question("<mol>")
+    assert capfd.readouterr().err == ""  # no warning of the tokenizer's before our line
+
+
+def test_a_dialogue_ends_with_the_last_answer_that_fits(tokenizer):
+    _, processor = build(tokenizer)
+    prompt = processor("<mol>", ["C"], modalities=NO_3D)["input_ids"].shape[1]
+    dialogue = ["~", "?", "~~~~", "?", "", "?", "~"]  # ends after 2, 8, 10 and 13 tokens
+
+    def scored(room):
+        processor.tokenizer.model_max_length = prompt + room
+        labels = processor(["<mol>"], ["C"], suffix=[dialogue], modalities=NO_3D)["labels"][0]
+        return processor.tokenizer.decode(labels[labels != -100])
+
+    assert scored(7) == "~</s>"
+    assert scored(8) == scored(9) == "~</s>~~~~</s>"
+    assert scored(10) == "~</s>~~~~</s></s>"
+    assert scored(13) == "~</s>~~~~</s></s>~</s>"
 
 
 def test_padding_sides_and_lists(processor):
