@@ -256,6 +256,19 @@ class TestTable:
         assert error <= table.errors[0]
         assert table.errors[0] <= 4 * TABLE_TOLERANCE[dtype] * max(1, wanted.abs().max())
 
+    @pytest.mark.parametrize("head", ["linear", "mlp"])
+    def test_bound_of_one_gaussian(self, head):
+        """No sum makes the bound loose: it must hold at the peak, and where GELU is steep."""
+        exact = ck.GaussianRadial(1, 1, head=head, min_sigma=0.05).double()
+        with torch.no_grad():
+            exact.mu.fill_(3.1)
+            exact.sigma.zero_()
+            exact.head[0].weight.fill_(1.0 if head == "linear" else 20.0)
+        table = exact.table(0.0, 25.0, torch.bfloat16)
+        u = anywhere(20_000, 2.8, 3.4).double()
+        error = (table.lookup(u) - exact(u)).abs().max()
+        assert 0.1 * table.errors[0] * (head == "linear") <= error <= table.errors[0]
+
     @pytest.mark.parametrize("name", ["init", "linear", "normalized", "few"])
     def test_error_of_the_slope_is_within_the_proven_bound(self, name):
         exact = TABLES[name]().double()
