@@ -161,6 +161,44 @@ int64_t molecule_offset(const Call& call, const Atoms& x, const Molecule& molecu
   return call.packed ? molecule.first_atom * x.atom : molecule.number * x.molecule;
 }
 
+// The elements d … d + W - 1 of an atom's heads, as the columns of a square.
+template <Element Type>
+inline void read_square(const typename Format<Type>::Scalar* from, const Atoms& x, Heads heads,
+                        int64_t count, float factor, Vec (&rows)[kWidth]) {
+  if (heads.count == W && count == W && x.dim == 1) {  // the usual case, unrolled
+#pragma GCC unroll 16
+    for (int h = 0; h < kWidth; ++h) rows[h] = factor * Format<Type>::widen(from + h * x.head);
+  } else {
+    for (int64_t h = 0; h < W; ++h) {
+      rows[h] = h < heads.count ? factor * gather<Type>(from + h * x.head, x.dim, count) : Vec{};
+    }
+  }
+  transpose(rows);
+}
+
+template <Element Type>
+inline void write_square(typename Format<Type>::Scalar* to, const Atoms& x, Heads heads,
+                         int64_t count, float factor, Vec (&rows)[kWidth]) {
+  transpose(rows);
+  if (heads.count == W && count == W && x.dim == 1) {
+#pragma GCC unroll 16
+    for (int h = 0; h < kWidth; ++h) Format<Type>::narrow(to + h * x.head, factor * rows[h]);
+    return;
+  }
+  for (int64_t h = 0; h < heads.count; ++h) {
+    scatter<Type>(to + h * x.head, factor * rows[h], x.dim, count);
+  }
+}
+
+// The processor does not guess the next atom: its heads lie a row of all heads away.
+constexpr int64_t kAhead = 2;
+
+template <typename Scalar>
+inline void prefetch(const Scalar* from, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(Scalar);
+  for (int64_t d = 0; d < count; d += kLine) __builtin_prefetch(from + d);
+}
+
 // to [last - first, D, W] = factor · x[atoms, heads]; the lanes of absent heads are 0.
 template <Element Type>
 void read_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads, int64_t first,
@@ -169,15 +207,21 @@ void read_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads h
   const Scalar* base = static_cast<const Scalar*>(x.data) + molecule_offset(call, x, molecule);
   for (int64_t i = first; i < last; ++i) {
     const Scalar* atom = base + molecule.atom[i] * x.atom + heads.first * x.head;
-    for (int64_t d = 0; d < call.dim; d += W, to += W * W) {
+    if (i + kAhead < last) {
+      const Scalar* later = base + molecule.atom[i + kAhead] * x.atom + heads.first * x.head;
+      for (int64_t h = 0; h < heads.count; ++h) prefetch(later + h * x.head, call.dim);
+    }
+    for (int64_t d = 0; d < call.dim; d += W) {
       const int64_t count = call.dim - d < W ? call.dim - d : W;
-      Vec rows[kWidth] = {};
-      for (int64_t h = 0; h < heads.count; ++h) {
-        rows[h] = factor * gather<Type>(atom + h * x.head + d * x.dim, x.dim, count);
+      Vec rows[kWidth];
+      read_square<Type>(atom + d * x.dim, x, heads, count, factor, rows);
+      if (count == W) {
+#pragma GCC unroll 16
+        for (int c = 0; c < kWidth; ++c) store(to + c * W, rows[c]);
+      } else {
+        for (int64_t c = 0; c < count; ++c) store(to + c * W, rows[c]);
       }
-      transpose(rows);
-      for (int64_t c = 0; c < count; ++c) store(to + c * W, rows[c]);
-      if (count < W) to -= (W - count) * W;
+      to += count * W;
     }
   }
 }
@@ -204,12 +248,15 @@ void write_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads 
     Scalar* atom = base + molecule.atom[i] * x.atom + heads.first * x.head;
     for (int64_t d = 0; d < call.dim; d += W) {
       const int64_t count = call.dim - d < W ? call.dim - d : W;
-      Vec rows[kWidth] = {};
-      for (int64_t c = 0; c < count; ++c, from += W) rows[c] = factor * load(from);
-      transpose(rows);
-      for (int64_t h = 0; h < heads.count; ++h) {
-        scatter<Type>(atom + h * x.head + d * x.dim, rows[h], x.dim, count);
+      Vec rows[kWidth];
+      if (count == W) {
+#pragma GCC unroll 16
+        for (int c = 0; c < kWidth; ++c) rows[c] = load(from + c * W);
+      } else {
+        for (int64_t c = 0; c < W; ++c) rows[c] = c < count ? load(from + c * W) : Vec{};
       }
+      write_square<Type>(atom + d * x.dim, x, heads, count, factor, rows);
+      from += count * W;
     }
   }
 }
@@ -265,25 +312,43 @@ void measure(const Call& call, const Molecule& m, const float* x, int64_t i, int
   }
 }
 
-// block is a power of two, so u/block and what is left of it are exact. NaN goes to the first cell
-// and stays NaN in the weights.
-void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
-  const float last_block = static_cast<float>(table.blocks - 1);
+// The block of each u. NaN goes to the first one.
+void find_blocks(const RadialTable& table, int64_t count, const PairRow& row) {
+  const Vec last = broadcast(static_cast<float>(table.blocks - 1));
+  for (int64_t j = 0; j < count; j += W) {
+    Vec at = load(row.u + j) * table.per_block - table.start;
+    at = choose(at > 0, smaller(at, last), Vec{});
+    const IntVec block = __builtin_convertvector(at, IntVec);
+    std::memcpy(row.knot + j, &block, sizeof block);
+  }
   for (int64_t j = 0; j < count; ++j) {
-    const float at = row.u[j] * table.per_block - table.start;
-    const int32_t block = static_cast<int32_t>(at > 0 ? (at < last_block ? at : last_block) : 0.0f);
-    const float last = table.cells[block] - 1;
-    const float along =
-        (row.u[j] * table.per_block - (table.start + static_cast<float>(block))) * (last + 1);
-    const int32_t cell = static_cast<int32_t>(along > 0 ? (along < last ? along : last) : 0.0f);
-    float f = along - static_cast<float>(cell);
-    f = f < 0 ? 0 : (f > 1 ? 1 : f);  // outside only by rounding
-    const float g = 1 - f, width = table.width[block];
-    row.knot[j] = table.first[block] + cell;
-    row.weight[2][j] = f * f * (3 - 2 * f);
-    row.weight[0][j] = 1 - row.weight[2][j];
-    row.weight[1][j] = width * f * g * g;
-    row.weight[3][j] = -width * f * f * g;
+    const int32_t block = row.knot[j];
+    row.weight[0][j] = table.start + static_cast<float>(block);
+    row.weight[1][j] = table.cells[block];
+    row.weight[2][j] = table.width[block];
+    row.knot[j] = table.first[block];
+  }
+}
+
+// block is a power of two, so u/block and what is left of it are exact. A NaN stays one.
+void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
+  find_blocks(table, count, row);
+  for (int64_t j = 0; j < count; j += W) {
+    const Vec start = load(row.weight[0] + j), cells = load(row.weight[1] + j);
+    const Vec width = load(row.weight[2] + j);
+    const Vec along = (load(row.u + j) * table.per_block - start) * cells;
+    const IntVec cell =
+        __builtin_convertvector(choose(along > 0, smaller(along, cells - 1), Vec{}), IntVec);
+    Vec f = along - __builtin_convertvector(cell, Vec);
+    f = choose(f < 0, Vec{}, choose(f > 1, broadcast(1), f));  // outside only by rounding
+    const Vec g = 1 - f, ff = f * f;
+    const Vec right = ff * (3 - 2 * f);
+    store(row.weight[0] + j, 1 - right);
+    store(row.weight[1] + j, width * f * g * g);
+    store(row.weight[2] + j, right);
+    store(row.weight[3] + j, -width * ff * g);
+    const IntVec knot = load_as<IntVec>(row.knot + j) + cell;
+    std::memcpy(row.knot + j, &knot, sizeof knot);
   }
 }
 
@@ -660,11 +725,21 @@ class PairGradients {
   const PairTerms& terms_;
 };
 
-// p [keys, W] becomes the weights of query i, before dropout.
-void weigh(const Call& call, const Molecule& m, Heads heads, int64_t i, int64_t keys, float* p) {
+// p [keys, W] becomes the weights of query i, before dropout. Where all keys are here they are
+// made to add up to 1: the rounding of lse, 2e-7 at 5, is larger than all other errors of a weight.
+void weigh(const Call& call, const Molecule& m, Heads heads, int64_t i, int64_t keys, bool all,
+           float* p) {
   const float* from = call.lse + (m.first_atom + m.atom[i]) * call.heads + heads.first;
   const Vec lse = gather<Element::kFloat>(from, 1, heads.count);
-  for (int64_t j = 0; j < keys; ++j) store(p + j * W, exponential(load(p + j * W) - lse));
+  Vec sum{};
+  for (int64_t j = 0; j < keys; ++j) {
+    const Vec weight = exponential(load(p + j * W) - lse);
+    store(p + j * W, weight);
+    sum += weight;
+  }
+  if (!all) return;
+  const Vec scale = choose(sum == 0, Vec{}, 1.0f / sum);
+  for (int64_t j = 0; j < keys; ++j) store(p + j * W, load(p + j * W) * scale);
 }
 
 // Σ_d a·b, for rows of D vectors.
@@ -749,7 +824,7 @@ class BackwardKernel {
   void run_row(int64_t i, int64_t row) {
     float *p = p_.at(row, 0), *ds = ds_.at(row, 0);
     terms_.add(i, task_.first, task_.last, p);
-    weigh(call_, m_, heads_, i, keys_, p);
+    weigh(call_, m_, heads_, i, keys_, !task_.q, p);
     if (call_.dropout > 0) {
       for (int64_t j = 0; j < keys_; ++j) {
         store(factors_ + j * W, dropout_factor(call_, m_, heads_, i, task_.first + j));

@@ -44,6 +44,7 @@ inline Vec choose(IntVec mask, Vec yes, Vec no) {
   return as_float(choose(mask, as_int(yes), as_int(no)));
 }
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
 inline float sum_lanes(Vec x) {
   float total = 0;
@@ -112,30 +113,31 @@ struct CountLanes<0, Lane...> {
   using type = Lanes<Lane...>;
 };
 
-// a0 b0 a1 b1 …: the first halves (Half = 0) or the second halves (1) of a and b, interleaved.
-template <int Half, int... Lane>
-inline Vec interleave(Vec a, Vec b, Lanes<Lane...>) {
+// One step of a transposition: lanes whose number has the bit Step go across. First = true gives
+// the new a: a's lanes without the bit, and b's, moved up by Step; first = false the new b.
+template <int Step, bool First, int... Lane>
+inline Vec exchange(Vec a, Vec b, Lanes<Lane...>) {
 #if defined(__clang__)
-  return __builtin_shufflevector(a, b, (Half * kWidth / 2 + Lane / 2 + Lane % 2 * kWidth)...);
+  return First ? __builtin_shufflevector(a, b, (Lane & Step ? Lane - Step + kWidth : Lane)...)
+               : __builtin_shufflevector(a, b, (Lane & Step ? Lane + kWidth : Lane + Step)...);
 #else
-  return __builtin_shuffle(a, b, IntVec{(Half * kWidth / 2 + Lane / 2 + Lane % 2 * kWidth)...});
+  return First ? __builtin_shuffle(a, b, IntVec{(Lane & Step ? Lane - Step + kWidth : Lane)...})
+               : __builtin_shuffle(a, b, IntVec{(Lane & Step ? Lane + kWidth : Lane + Step)...});
 #endif
 }
 
-// rows[i][j] becomes rows[j][i]: log2(kWidth) perfect shuffles of the kWidth² floats.
+// rows[i][j] becomes rows[j][i], for the bits of i and j from Step down.
+template <int Step = kWidth / 2>
 inline void transpose(Vec (&rows)[kWidth]) {
   using All = typename CountLanes<kWidth>::type;
-#pragma GCC unroll 4
-  for (int stage = 1; stage < kWidth; stage *= 2) {
-    Vec next[kWidth];
-#pragma GCC unroll 8
-    for (int i = 0; i < kWidth / 2; ++i) {
-      next[2 * i] = interleave<0>(rows[i], rows[i + kWidth / 2], All{});
-      next[2 * i + 1] = interleave<1>(rows[i], rows[i + kWidth / 2], All{});
-    }
 #pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) rows[i] = next[i];
+  for (int i = 0; i < kWidth; ++i) {
+    if (i & Step) continue;
+    const Vec a = rows[i], b = rows[i + Step];
+    rows[i] = exchange<Step, true>(a, b, All{});
+    rows[i + Step] = exchange<Step, false>(a, b, All{});
   }
+  if constexpr (Step > 1) transpose<Step / 2>(rows);
 }
 
 }  // namespace
