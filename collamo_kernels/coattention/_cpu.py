@@ -76,7 +76,7 @@ def _radial_arguments(q: Tensor, relations: Relations, radial: Callable) -> dict
 def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] | None:
     x = relations.coordinates.float()
     types = _typed(relations, radial)
-    low, high = 0.0, _longest(relations)
+    low, high = 0.0, relations.max_distance
     affine = torch.stack([radial.gamma, radial.beta], 1).float() if types else None
     if types:
         ends = affine.detach() @ torch.tensor([[low, high], [1.0, 1.0]])  # u at 0 and at `high`
@@ -84,7 +84,8 @@ def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] 
         low, high = (terms * float(end) for end in (ends.min(), ends.max()))
     if not -math.inf < low <= high < math.inf:
         return None
-    derivative = x.requires_grad or (affine is not None and affine.requires_grad)
+    learned = x.requires_grad or (affine is not None and affine.requires_grad)
+    derivative = learned and torch.is_grad_enabled()
     table = radial.table(low, high, q.dtype, derivative=derivative)
     if table is None:
         return None
@@ -108,28 +109,6 @@ def _typed(relations: Relations, radial: Callable) -> dict[str, Tensor]:
     if types is None:
         radial.affine(torch.zeros(0))  # raises: types is missing
     return {name: types.int()}
-
-
-def _longest(relations: Relations) -> float:
-    """Å: no pair of the batch is further apart; the diagonal of the largest molecule's box."""
-    relations = Relations(
-        coordinates=relations.coordinates.detach(),
-        valid=relations.valid,
-        has_3d=relations.has_3d,
-        cu_seqlens=relations.cu_seqlens,
-        max_seqlen=relations.max_seqlen,
-    ).padded()
-    x = relations.coordinates.float()
-    if not x.numel():
-        return 0.0
-    real = x.new_ones(x.shape[:2], dtype=torch.bool)
-    if relations.valid is not None:
-        real = real & relations.valid
-    if relations.has_3d is not None:
-        real = real & relations.has_3d[:, None]
-    real = real[..., None]
-    box = torch.where(real, x, -math.inf).amax(1) - torch.where(real, x, math.inf).amin(1)
-    return float(box.clamp(min=0).norm(dim=1).max()) * (1 + 1e-6)
 
 
 def _rows(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any]:

@@ -112,33 +112,68 @@ def keep_backward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> Non
     """Save what the definition needs."""
     grad, _, _, *shared, ctx.wanted = inputs
     ctx.numbers = shared[len(TENSORS) :]
+    ctx.set_materialize_grads(False)  # None tells a gradient that nobody uses from one that is 0
     ctx.save_for_backward(grad, *shared[: len(TENSORS)])
 
 
 def differentiate_again(ctx: object, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Differentiate the definition twice; the kernels only know the first derivative."""
-    grad, *tensors = (x if x is None else x.detach() for x in ctx.saved_tensors)
-    arguments = dict(zip(TENSORS, tensors, strict=True))
-    given = [name for name in LEARNED if arguments[name] is not None]
-    with torch.enable_grad():
-        grad.requires_grad_()
-        for name in given:
-            arguments[name] = arguments[name].detach().requires_grad_()
-        inputs = [arguments[name] for name in given]
-        out = definition(**arguments, **dict(zip(NUMBERS, ctx.numbers, strict=True)))
-        first = torch.autograd.grad(out, inputs, grad, create_graph=True, allow_unused=True)
-        pairs = [
-            (x, cotangents[LEARNED.index(name)])
-            for name, x in zip(given, first, strict=True)
-            if x is not None and cotangents[LEARNED.index(name)] is not None
-        ]
-        pairs = [(x, c) for x, c in pairs if x.requires_grad and x.shape == c.shape]
-        results = (None,) * (1 + len(inputs))
-        if pairs:
-            values, weights = zip(*pairs, strict=True)
-            results = torch.autograd.grad(values, (grad, *inputs), weights, allow_unused=True)
-    by_name = dict(zip(given, results[1:], strict=True))
-    return results[0], None, None, *map(by_name.get, TENSORS), *[None] * (len(NUMBERS) + 1)
+    """Gradients of the backward operator's inputs, by the definition.
+
+    Raises
+    ------
+    NotImplementedError
+        For derivatives of dL/dcoordinates or of dL/dγ, dL/dβ through a table, which has no second
+        derivative.
+    """
+    grad, *tensors = ctx.saved_tensors
+    given = dict(zip(LEARNED, cotangents, strict=True))
+    for bit, name in enumerate(LEARNED[ALWAYS:]):
+        if not ctx.wanted >> bit & 1:
+            given[name] = None
+    of_u = given["coordinates"] is not None or given["affine"] is not None
+    if of_u and tensors[TENSORS.index("rows")] is not None:
+        raise NotImplementedError(
+            "the gradients of coordinates, gamma and beta cannot be differentiated again: the "
+            "table of the radial function has no second derivative; use backend='reference'"
+        )
+    operator = torch.ops.collamo_kernels.coattention_second
+    found = operator(grad, tensors, list(given.values()), *ctx.numbers)
+    by_name = dict(zip(_given(tensors), found[1:], strict=True))
+    return found[0], None, None, *map(by_name.get, TENSORS), *[None] * (len(NUMBERS) + 1)
+
+
+def _given(tensors: list[Tensor | None]) -> list[str]:
+    """Names of the learned tensors that are there."""
+    return [name for name in LEARNED if tensors[TENSORS.index(name)] is not None]
+
+
+def second_derivative(
+    grad: Tensor, tensors: list[Tensor | None], cotangents: list[Tensor | None], *numbers: object
+) -> list[Tensor]:
+    """Gradients of ``Σ cotangent · gradient`` by `grad` and the learned tensors that are there."""
+    arguments = dict(zip((*TENSORS, *NUMBERS), (*tensors, *numbers), strict=True))
+    names = _given(tensors)
+    by_name = dict(zip(LEARNED, cotangents, strict=True))
+    # hop_bias without hops, say, is there, but the formula does not read it: its gradient is [0].
+    same = [n for n in names if by_name[n] is not None and by_name[n].shape == arguments[n].shape]
+
+    def first(grad: Tensor, *learned: Tensor) -> dict[str, Tensor]:
+        def run(*learned: Tensor) -> Tensor:
+            return definition(**arguments | dict(zip(names, learned, strict=True)))
+
+        gradients = torch.func.vjp(run, *learned)[1](grad)
+        return {n: x for n, x in zip(names, gradients, strict=True) if n in same}
+
+    _, pull_back = torch.func.vjp(first, grad, *(arguments[name] for name in names))
+    return [x.clone() for x in pull_back({name: by_name[name] for name in same})]
+
+
+def fake_second(
+    grad: Tensor, tensors: list[Tensor | None], cotangents: list[Tensor | None], *_: object
+) -> list[Tensor]:
+    """Return empty gradients."""
+    learned = (tensors[TENSORS.index(name)] for name in _given(tensors))
+    return [torch.empty_like(x) for x in (grad, *learned)]
 
 
 def definition(
@@ -271,6 +306,15 @@ def dropout_factors(seed: Tensor, shape: torch.Size, dropout_p: float) -> Tensor
     return kept.float() / (1 - dropout_p)
 
 
+# An operator of its own, so that a compiler never looks into the definition, whose sizes depend on
+# the data.
+torch.library.custom_op(
+    "collamo_kernels::coattention_second",
+    second_derivative,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor?[] tensors, Tensor?[] cotangents, float low, float block, "
+    "float scale, float dropout_p, bool phi_of_all_pairs) -> Tensor[]",
+).register_fake(fake_second)
 if why_absent() is None:
     torch.library.register_fake("collamo_kernels::coattention_forward", fake_forward)
     torch.library.register_fake("collamo_kernels::coattention_backward", fake_backward)

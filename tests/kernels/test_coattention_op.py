@@ -1,0 +1,403 @@
+"""The compiled attention as an operator: its registration, its bits, its second derivative."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import collamo_kernels as ck
+from collamo_kernels.coattention import _cpu, op
+from collamo_kernels.extension import why_absent
+from collamo_kernels.testing import (
+    CASES,
+    Case,
+    assert_accurate,
+    assert_all_accurate,
+    attend,
+    make_inputs,
+    required_backends,
+    with_gradients,
+)
+
+ABSENT = why_absent() if "cpu" not in required_backends() else None
+pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
+
+BY_NAME = {case.name: case for case in CASES}
+SMALL = (
+    Case("plain", (5, 3), hops=False, distances=False, width=4),
+    Case("table", (5, 0, 3), width=4, conformer_missing=True),
+    Case("typed, dense bias", (5, 3), width=4, types="pair", bias=True),
+    Case("atom types", (4, 2), heads=9, width=3, types="atom"),
+)
+
+
+def ids(case):
+    return case.name.replace(" ", "-")
+
+
+def on_cpu(inputs, layout="packed", **options):
+    return attend(inputs, layout, backend="cpu", **options)
+
+
+def arguments_of(inputs, monkeypatch, layout="packed", **options):
+    """Everything that the public function hands to the operator, in the schema's order."""
+    caught = {}
+
+    def attend_and_tell(q, k, v, **arguments):
+        arguments = op.UNUSED | {"q": q, "k": k, "v": v} | arguments
+        caught["all"] = tuple(arguments.get(name) for name in op.TENSORS)
+        caught["all"] += tuple(arguments[name] for name in op.NUMBERS)
+        return torch.zeros_like(q)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_cpu.op, "attend", attend_and_tell)
+        on_cpu(inputs, layout, **options)
+    return caught["all"]
+
+
+def leaves(arguments):
+    """The arguments as leaves of a graph of their own, the learned ones asking for gradients."""
+    learned = {op.TENSORS.index(name) for name in op.LEARNED}
+    return tuple(
+        x.detach().requires_grad_(at in learned) if isinstance(x, torch.Tensor) else x
+        for at, x in enumerate(arguments)
+    )
+
+
+class TestRegistration:
+    @pytest.mark.parametrize("layout", ["padded", "packed"])
+    @pytest.mark.parametrize("case", SMALL, ids=ids)
+    def test_forward(self, case, layout, monkeypatch):
+        arguments = leaves(arguments_of(make_inputs(case), monkeypatch, layout))
+        opcheck(torch.ops.collamo_kernels.coattention_forward.default, arguments)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("case", SMALL, ids=ids)
+    def test_backward(self, case, dtype, monkeypatch):
+        inputs = make_inputs(case, dtype)
+        arguments = arguments_of(inputs, monkeypatch)
+        with torch.no_grad():
+            results = torch.ops.collamo_kernels.coattention_forward(*arguments)
+        # The second derivative of coordinates and affine is refused, so nobody asks for the first.
+        wanted = 0b001111
+        arguments = (inputs.cotangent, *results, *arguments, wanted)
+        learned = {3 + op.TENSORS.index(name) for name in op.LEARNED[:7]} | {0}
+        arguments = tuple(
+            x.detach().requires_grad_(at in learned) if isinstance(x, torch.Tensor) else x
+            for at, x in enumerate(arguments)
+        )
+        opcheck(torch.ops.collamo_kernels.coattention_backward.default, arguments)
+
+    def test_dropout(self, monkeypatch):
+        arguments = leaves(arguments_of(make_inputs(SMALL[0]), monkeypatch, dropout_p=0.5))
+        opcheck(torch.ops.collamo_kernels.coattention_forward.default, arguments)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("types", [None, "pair", "atom"])
+def test_compiles_as_one_graph_with_its_gradients(layout, types):
+    """Through the public function; a compiled graph evaluates the radial module at every pair."""
+
+    def gradients(inputs, compiled=False, backend="reference"):
+        place, relations = inputs.layout, inputs.relations
+        q, bias = inputs.q, inputs.bias
+        if layout == "padded":
+            q, relations = place.pad(q).transpose(1, 2), relations.padded()
+            bias = place.pad_pairs(bias.t()).permute(0, 3, 1, 2)
+        q, bias = (x.detach().requires_grad_() for x in (q, bias))
+        hop_bias, radial = inputs.hop_bias, inputs.radial
+
+        def run(q):
+            phi = {"relations": relations, "hop_bias": hop_bias, "radial": radial, "bias": bias}
+            return ck.coattention(q, q, q, **phi, backend=backend)
+
+        if compiled:
+            run = torch.compile(run, fullgraph=True, backend="aot_eager")
+        out = run(q)
+        cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        names = ("q", "bias", "hop_bias", "radial.mu", "radial.head.0.weight")
+        learned = (q, bias, hop_bias, radial.mu, radial.head[0].weight)
+        found = torch.autograd.grad(out, learned, cotangent)
+        return {"out": out.detach(), **dict(zip(names, found, strict=True))}
+
+    case = Case("small", (6, 4), bias=True, types=types, conformer_missing=True)
+    ours = gradients(make_inputs(case), compiled=True, backend="cpu")
+    assert_all_accurate(ours, gradients(make_inputs(case)), gradients(make_inputs(case).double()))
+
+
+class TestSameBits:
+    CASE = Case("three sizes", (40, 3, 26), heads=10, width=10, types="pair")
+
+    def run(self, threads=1):
+        inputs = make_inputs(self.CASE)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return with_gradients(on_cpu, inputs)
+        finally:
+            torch.set_num_threads(before)
+
+    def test_forward_repeats(self):
+        inputs = make_inputs(self.CASE)
+        with torch.no_grad():
+            first = on_cpu(inputs)
+            assert all(torch.equal(on_cpu(inputs), first) for _ in range(249))
+
+    def test_backward_repeats(self):
+        first = self.run()
+        for _ in range(49):
+            again = self.run()
+            assert all(torch.equal(again[name], first[name]) for name in first)
+
+    @pytest.mark.parametrize("threads", [2, 3])
+    def test_any_number_of_threads(self, threads):
+        first, again = self.run(), self.run(threads)
+        assert all(torch.equal(again[name], first[name]) for name in first)
+
+    @pytest.mark.parametrize("threads", [2, 3])
+    def test_one_large_molecule_on_threads(self, threads, monkeypatch):
+        monkeypatch.setattr(TestSameBits, "CASE", Case("large", (300,), heads=1, width=5))
+        first, again = self.run(), self.run(threads)
+        assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+CAPABILITIES = ("baseline", "avx2", "avx512")
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_instruction_set(capability):
+    """Each narrower one in a process of its own, on the accuracy tests of a few cases."""
+    if CAPABILITIES.index(capability) >= CAPABILITIES.index(ck.build_info()["cpu_capability"]):
+        pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
+    cases = "around-16 or slim or uni-mol or beyond-256 or dense-bias or atom-types"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["tests/kernels/test_coattention.py", "-k", f"accuracy and cpu and ({cases})"]
+    environment = os.environ | {"COLLAMO_CPU_CAPABILITY": capability}
+    environment["COLLAMO_TEST_BACKENDS"] = "cpu"
+    tell = "import collamo_kernels as ck; print(ck.build_info()['cpu_capability'])"
+    told = subprocess.run(
+        [sys.executable, "-c", tell], env=environment, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == capability
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+class TestSecondDerivative:
+    @pytest.mark.parametrize("layout", ["padded", "packed"])
+    @pytest.mark.parametrize("radial", ["table", "rows"])
+    def test_is_that_of_the_definition(self, radial, layout):
+        """A penalty on first gradients, differentiated: what gradient-penalised training does."""
+        case = Case("small", (4, 3), width=4, bias=True, conformer_missing=True)
+
+        def run(inputs, backend):
+            if radial == "rows":
+                module, exact = inputs.radial, inputs.q.dtype == torch.float64
+                inputs.radial = lambda r: module(r if exact else r.float())
+            learned = [inputs.q, inputs.k, inputs.v, inputs.hop_bias, inputs.bias]
+            if radial == "rows":
+                learned.append(inputs.relations.coordinates)
+            out = attend(inputs, layout, backend=backend)
+            grads = torch.autograd.grad(out, learned, inputs.cotangent, create_graph=True)
+            penalty = sum(g.square().sum() for g in grads)
+            second = torch.autograd.grad(penalty, learned)
+            return dict(enumerate(second))
+
+        names = ("q", "k", "v", "hop_bias", "bias", "coordinates")
+        ours, plain, exact = (
+            {names[at]: x for at, x in run(inputs, backend).items()}
+            for inputs, backend in (
+                (make_inputs(case), "cpu"),
+                (make_inputs(case), "reference"),
+                (make_inputs(case).double(), "reference"),
+            )
+        )
+        assert_all_accurate(ours, plain, exact)
+
+    def test_of_coordinates_through_a_table_is_refused(self):
+        inputs = make_inputs(Case("small", (4,)))
+        x = inputs.relations.coordinates
+        (force,) = torch.autograd.grad(on_cpu(inputs), x, inputs.cotangent, create_graph=True)
+        with pytest.raises(NotImplementedError, match="use backend='reference'"):
+            torch.autograd.grad(force.square().sum(), inputs.radial.mu)
+
+
+class TestDropout:
+    P = 0.3
+
+    def weights(self, seed, layout="padded", n=24, heads=3):
+        """Uniform attention over values that are unit vectors: the result is the weights."""
+        q = torch.zeros(2, heads, n, n)
+        v = torch.eye(n).expand(2, heads, n, n)
+        torch.manual_seed(seed)
+        if layout == "padded":
+            return ck.coattention(q, q, v, dropout_p=self.P, backend="cpu")
+        relations = ck.Relations(cu_seqlens=torch.tensor([0, n, 2 * n], dtype=torch.int32))
+        q, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, v))
+        out = ck.coattention(q, q, v, relations=relations, dropout_p=self.P, backend="cpu")
+        return out.unflatten(0, (2, n)).transpose(1, 2)
+
+    @pytest.mark.parametrize("layout", ["padded", "packed"])
+    def test_drops_what_the_definition_drops(self, layout):
+        torch.manual_seed(3)
+        factors = op.dropout_factors(torch.randint(2**63 - 1, (1,)), (2, 3, 24, 24), self.P)
+        expected = factors.double() / 24
+        assert_accurate(self.weights(3, layout), expected.float(), expected)
+
+    def test_neighbours_are_independent(self):
+        """Pairs of weights next to each other along every axis are kept together p² of the time."""
+        seed = torch.tensor([12345])
+        kept = (op.dropout_factors(seed, (20, 20, 20, 20), self.P) > 0).double()
+        for axis in range(4):
+            both = (kept.narrow(axis, 0, 19) * kept.narrow(axis, 1, 19)).mean()
+            deviation = math.sqrt(0.49 * 0.51 / kept.numel())
+            assert abs(float(both) - 0.49) < 6 * deviation
+
+    @pytest.mark.parametrize("sizes", [(9, 5), (150,)], ids=["small", "cut-in-parts"])
+    def test_backward_drops_the_same_weights(self, sizes):
+        """Gradients are those of the definition with the forward's own factors."""
+        inputs = make_inputs(Case("drop", sizes, width=4, bias=True, distances=False))
+
+        def ours(x):
+            torch.manual_seed(5)
+            return on_cpu(x, dropout_p=self.P)
+
+        def defined(x):
+            torch.manual_seed(5)
+            arguments = dict.fromkeys(op.TENSORS) | op.UNUSED
+            arguments |= {"q": x.q, "k": x.k, "v": x.v, "hop_bias": x.hop_bias, "bias": x.bias}
+            arguments |= {"hops": x.relations.hops, "cu_seqlens": x.relations.cu_seqlens}
+            arguments |= {"scale": 1 / math.sqrt(4), "dropout_p": self.P}
+            return op.definition(**arguments | {"seed": torch.randint(2**63 - 1, (1,))})
+
+        runs = (ours, inputs), (defined, inputs), (defined, inputs.double())
+        assert_all_accurate(*(with_gradients(*run) for run in runs))
+
+
+class TestAnyRadial:
+    """A function without a table is evaluated at the pairs; its gradients flow through autograd."""
+
+    @pytest.mark.parametrize("layout", ["padded", "packed"])
+    @pytest.mark.parametrize("name", ["distances only", "a conformer missing", "atom types"])
+    def test_matches_the_reference(self, name, layout):
+        def run(inputs, backend):
+            module = inputs.radial
+            inputs.radial = WithoutTable(module)
+            result = with_gradients(lambda x: attend(x, layout, backend=backend), inputs)
+            inputs.radial = module
+            return result
+
+        case = BY_NAME[name]
+        ours = run(make_inputs(case), "cpu")
+        plain = run(make_inputs(case), "reference")
+        exact = run(make_inputs(case).double(), "reference")
+        assert_all_accurate(ours, plain, exact)
+
+    def test_gaussians_too_narrow_for_a_table(self):
+        inputs = make_inputs(BY_NAME["distances only"])
+        with torch.no_grad():
+            inputs.radial.sigma.zero_()
+        inputs.radial.min_sigma = 1e-5
+        assert inputs.radial.table(0.0, inputs.relations.max_distance) is None
+        exact, plain = attend(inputs.double()), attend(inputs, backend="reference")
+        assert_accurate(on_cpu(inputs), plain, exact)
+
+    def test_wrong_number_of_heads(self):
+        inputs = make_inputs(BY_NAME["distances only"])
+        inputs.radial = ck.GaussianRadial(5)
+        with pytest.raises(ValueError, match="radial has 5 heads, but q has 2"):
+            on_cpu(inputs)
+
+
+class WithoutTable(torch.nn.Module):
+    """The same radial function with its table hidden."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.pair_types = module, module.pair_types
+
+    def named_parameters(self, *_, **__):
+        return self.module.named_parameters()
+
+    def forward(self, *arguments):
+        return self.module(*arguments)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_real_atoms_in_any_pattern(layout):
+    """`valid` need not be a prefix: dropping atoms is the same as never having had them."""
+    whole = make_inputs(Case("one", (9, 6), bias=True))
+    kept = torch.tensor([1, 0, 1, 1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0], dtype=torch.bool)
+    pairs = torch.cat([(kept[a:b, None] & kept[None, a:b]).flatten() for a, b in ((0, 9), (9, 15))])
+    ends = [0, int(kept[:9].sum()), int(kept.sum())]
+    packed = {"cu_seqlens": torch.tensor(ends, dtype=torch.int32)}
+    x = whole.relations.coordinates.detach()
+    smaller = ck.Relations(hops=whole.relations.hops[pairs], coordinates=x[kept], **packed)
+    phi = {"hop_bias": whole.hop_bias, "radial": whole.radial}
+    q, k, v = (x.detach() for x in (whole.q, whole.k, whole.v))
+    bias = whole.bias.detach()
+    alone = ck.coattention(
+        q[kept], k[kept], v[kept], relations=smaller, bias=bias[:, pairs], **phi, backend="cpu"
+    )
+    relations = ck.Relations(
+        hops=whole.relations.hops,
+        coordinates=torch.where(kept[:, None], x, math.nan),
+        valid=kept,
+        cu_seqlens=whole.relations.cu_seqlens,
+    )
+    q, k, v = (torch.where(kept[:, None, None], t, math.nan) for t in (q, k, v))
+    if layout == "packed":
+        out = ck.coattention(q, k, v, relations=relations, bias=bias, **phi, backend="cpu")
+    else:
+        place = whole.layout
+        q, k, v = (place.pad(t).transpose(1, 2) for t in (q, k, v))
+        bias = place.pad_pairs(bias.t()).permute(0, 3, 1, 2)
+        out = ck.coattention(q, k, v, relations=relations.padded(), bias=bias, **phi, backend="cpu")
+        out = place.pack(out.transpose(1, 2))
+    assert torch.equal(out[kept], alone)
+    assert out[~kept].abs().max() == 0
+
+
+BAD = {
+    "k and v must have the shape of q": {"k": torch.zeros(1, 2, 4, 4)},
+    "q must be float32, bfloat16 or float16": {"q": torch.zeros(1, 2, 3, 4, dtype=torch.float64)},
+    "valid has the wrong dtype": {"valid": torch.ones(1, 3)},
+    "valid has the wrong number": {"valid": torch.ones(1, 4, dtype=torch.bool)},
+    "with cu_seqlens, else": {"cu_seqlens": torch.tensor([0, 3], dtype=torch.int32)},
+    "hop_bias must be": {
+        "hops": torch.zeros(1, 3, 3, dtype=torch.uint8),
+        "hop_bias": torch.zeros(3, 4),
+    },
+    "hops has the wrong number": {
+        "hops": torch.zeros(1, 2, 3, dtype=torch.uint8),
+        "hop_bias": torch.zeros(2, 4),
+    },
+    "rows needs coordinates": {"rows": torch.zeros(2, 2, 2)},
+    "first_knot must end at": {
+        "rows": torch.zeros(3, 2, 2),
+        "coordinates": torch.zeros(1, 3, 3),
+        "first_knot": torch.tensor([0, 1], dtype=torch.int32),
+    },
+    "type 7 of a pair or atom": {
+        "rows": torch.zeros(2, 2, 2),
+        "coordinates": torch.zeros(1, 3, 3),
+        "first_knot": torch.tensor([0, 1], dtype=torch.int32),
+        "affine": torch.zeros(5, 2),
+        "pair_types": torch.full((1, 3, 3), 7, dtype=torch.int32),
+    },
+    "phi has the wrong number": {"phi": torch.zeros(8, 2)},
+    "bias must be": {"bias": torch.zeros(1, 2, 3, 2)},
+    "dropout needs a seed": {"dropout_p": 0.5},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_the_operator_guards_its_memory(message):
+    """Callers through torch.ops get an error where the kernels would leave a tensor."""
+    arguments = dict.fromkeys("qkv", torch.zeros(1, 2, 3, 4)) | {"scale": 1.0, "dropout_p": 0.0}
+    with pytest.raises(ValueError, match=message):
+        op.attend(**arguments | BAD[message])
