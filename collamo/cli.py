@@ -44,6 +44,10 @@ TokensOption = Annotated[int, typer.Option(min=1, help="Longest answer [tokens].
 TimeOption = Annotated[
     float, typer.Option(min=0.1, help="Longest time for one conformer [s]; then 3D is left out.")
 ]
+WorkersOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Worker processes. Default: one per processor."),
+]
 
 
 def main() -> None:
@@ -123,11 +127,11 @@ def prepare(
         int, typer.Option(min=0, help="Longest minimisation of a conformer [steps].")
     ] = 200,
     seed: Annotated[int, typer.Option(help="Of conformers, splits and questions.")] = 0,
-    workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Worker processes. Default: one per processor."),
-    ] = None,
+    workers: WorkersOption = None,
     time_limit: TimeOption = 30.0,
+    memory_limit: Annotated[
+        float, typer.Option(min=0.01, help="Most memory of a worker [GiB]; only on Linux.")
+    ] = 4.0,
     max_reject_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Rejected share of rows that is too much.")
     ] = 0.05,
@@ -163,6 +167,7 @@ def prepare(
         seed=seed,
         workers=workers,
         time_limit=time_limit,
+        memory_limit=memory_limit,
         max_reject_rate=max_reject_rate,
         limit=limit,
         shard_size=shard_size,
@@ -280,6 +285,7 @@ def generate(
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 128,
     time_limit: TimeOption = 30.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Answer a file of questions. Every row comes back; a bad one with its reason."""
     from collamo.evaluation import question_files as files
@@ -289,7 +295,7 @@ def generate(
     rows = files.read_questions(questions, smiles_column, question_column)
     folder = find_checkpoint(checkpoint)
     with _progress("molecules", len(rows)) as advance:
-        features = files.read_molecules(rows, time_limit, advance)
+        features = files.read_molecules(rows, time_limit, advance, workers)
     if any(row.reason is None for row in rows):
         model, processor = load_model(folder)
         options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}

@@ -386,6 +386,20 @@ def test_generate_returns_every_row(collamo, run, tmp_path):
     assert found[0]["answer"] == found[-1]["answer"]
 
 
+def test_generate_gives_the_same_bytes_with_any_number_of_workers(collamo, run, tmp_path):
+    smiles = ["C" * 20, "CCO", "C1CC", "c1ccccc1", "CCO", "", "C" * 300, "C[C@H](N)C(=O)O"]
+    file = write_csv(tmp_path / "q.csv", [[s, QUESTION] for s in smiles], ("smiles", "question"))
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "4", "--time-limit", "1"]
+    one = collamo("generate", file, *options, "--workers", "1")
+    assert one[0] == 0
+    assert one == collamo("generate", file, *options, "--workers", "3")
+    rows = [json.loads(line) for line in one[1].splitlines()]
+    assert [r["smiles"] for r in rows] == smiles
+    assert [i for i, r in enumerate(rows) if r["status"] == "error"] == [2, 5]
+    assert rows[2]["reason"].startswith("row 3: SMILES 'C1CC' has an unclosed ring")
+    assert rows[6]["reason"] == "answered without 3D: no geometry within 1 s"
+
+
 def test_generate_jsonl_on_stdout(collamo, run, tmp_path):
     file = tmp_path / "q.jsonl"
     lines = [

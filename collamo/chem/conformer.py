@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from rdkit import Chem
@@ -27,6 +30,10 @@ EMBED_FORCE_TOLERANCE = 0.0135
 RANDOM_START_TRIES = 100
 # Å between fragments before they are minimised: about the contact distance of two carbons.
 FRAGMENT_GAP = 3.5
+# GiB a worker may allocate. Our choice: the longest chain that is read, 512 carbons, takes 0.4;
+# what needs ten times that has run away.
+MEMORY_LIMIT = 4.0
+OUT_OF_MEMORY = "ran out of memory"
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_
             if not _embed(full, seed):
                 return absent_conformer("ETKDGv3 found no geometry", seed)
             method, converged = _minimise(full, steps)
+    except MemoryError:
+        return absent_conformer(OUT_OF_MEMORY, seed)
     except (RuntimeError, ValueError) as error:
         # e.g. "bad lower bound" for a mercury complex in NCI
         cause = str(error).split("Violation occurred")[0].replace("Invariant Violation", "")
@@ -99,21 +108,61 @@ def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_
 def embed_conformer_limited(molecule: Molecule, seed: int = 0, seconds: float = 30.0) -> Conformer:
     """As `embed_conformer`, in a worker process that is killed after `seconds`.
 
-    A time-out or a crash is an absent conformer with the reason, never an exception.
+    A time-out, a crash or a lack of memory (`MEMORY_LIMIT`) is an absent conformer with the reason,
+    never an exception.
+    """
+    return next(embed_conformers([molecule], seed, seconds, workers=1))
+
+
+def embed_conformers(
+    molecules: Sequence[Molecule],
+    seed: int = 0,
+    seconds: float = 30.0,
+    workers: int | None = None,
+) -> Iterator[Conformer]:
+    """Yield `embed_conformer_limited` of each molecule, in their order, from parallel workers.
+
+    The result does not depend on the number of workers; None takes one per usable processor.
+
+    Examples
+    --------
+    >>> [c.method for c in embed_conformers([Molecule.from_smiles("CCO")])]
+    ['etkdgv3+mmff']
     """
     from pebble import ProcessExpired, ProcessPool
 
-    given = given_conformer(molecule)
-    if given is not None:
-        return given
-    with ProcessPool(max_workers=1, context=worker_context(), initializer=killable) as pool:
-        future = pool.schedule(embed_conformer, args=[molecule, seed], timeout=seconds)
-        try:
-            return future.result()
-        except TimeoutError:
-            return absent_conformer(f"no geometry within {seconds:g} s", seed)
-        except ProcessExpired as error:
-            return absent_conformer(f"RDKit crashed (exit code {error.exitcode})", seed)
+    embedding = sum(molecule.mol.GetNumConformers() == 0 for molecule in molecules)
+    if not embedding:  # no worker is started for coordinates that are there
+        yield from map(given_conformer, molecules)
+        return
+    pool = ProcessPool(
+        max_workers=min(workers or usable_processors(), embedding),
+        context=worker_context(),
+        initializer=start_worker,
+    )
+    try:
+        futures = [
+            pool.schedule(embed_conformer, args=[molecule, seed], timeout=seconds)
+            for molecule in molecules
+        ]
+        for future in futures:
+            try:
+                yield future.result()
+            except TimeoutError:
+                yield absent_conformer(f"no geometry within {seconds:g} s", seed)
+            except ProcessExpired as error:
+                yield absent_conformer(f"RDKit crashed (exit code {error.exitcode})", seed)
+            except MemoryError:
+                yield absent_conformer(OUT_OF_MEMORY, seed)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
@@ -127,12 +176,26 @@ def worker_context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if "fork" in methods else "spawn")
 
 
-def killable() -> None:
-    """Let SIGTERM end this worker at once (pebble's initializer).
+def start_worker(memory_limit: float = MEMORY_LIMIT) -> None:
+    """Make this worker killable and bound its memory [GiB] (pebble's initializer).
 
-    With a Python handler the signal waits until RDKit returns, and pebble 3 s for its SIGKILL.
+    With a Python handler SIGTERM waits until RDKit returns, and pebble 3 s for its SIGKILL. Past
+    the limit an allocation fails: a `MemoryError` in this worker, where the system would have
+    killed any process. Addresses are counted, and those the worker was forked with come on top,
+    because the libraries of a CUDA torch alone take many GiB of them. No effect where the system
+    does not say how many those are (not Linux).
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + int(memory_limit * 2**30)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _with_coordinates(

@@ -27,11 +27,14 @@ from pebble import ProcessExpired, ProcessPool
 
 from collamo.chem.conformer import (
     FORCE_FIELD_STEPS,
+    MEMORY_LIMIT,
+    OUT_OF_MEMORY,
     Conformer,
     absent_conformer,
     embed_conformer,
     given_conformer,
-    killable,
+    start_worker,
+    usable_processors,
     worker_context,
 )
 from collamo.chem.features import featurize
@@ -74,6 +77,7 @@ class Options:
     force_field_steps: int
     seed: int
     time_limit: float
+    memory_limit: float
     limit: int | None
     shard_size: int
     split: tuple[float, float, float]
@@ -101,6 +105,7 @@ def prepare(
     seed: int = 0,
     workers: int | None = None,
     time_limit: float = 30.0,
+    memory_limit: float = MEMORY_LIMIT,
     max_reject_rate: float = 0.05,
     limit: int | None = None,
     shard_size: int = 1000,
@@ -135,6 +140,9 @@ def prepare(
         Worker processes; None takes one per processor this process may use.
     time_limit
         Seconds one molecule may take; its worker is killed then.
+    memory_limit
+        GiB a worker may allocate; a molecule that needs more loses its conformer or, at worst, its
+        row. It has no effect outside Linux.
     max_reject_rate
         Rejected share of rows above which the run fails, after everything is written.
     limit
@@ -166,6 +174,7 @@ def prepare(
         force_field_steps=force_field_steps,
         seed=seed,
         time_limit=float(time_limit),
+        memory_limit=float(memory_limit),
         limit=limit,
         shard_size=shard_size,
         split=tuple(float(share) for share in split),
@@ -185,7 +194,7 @@ def prepare(
     job = _Job(opened, options, Path(out))
     job.start()
     with _progress_bar(progress, job.total) as advance:
-        job.write_shards(workers or _processors(), advance)
+        job.write_shards(workers or usable_processors(), advance)
     manifest = job.finish()
     _check_rejected(manifest, max_reject_rate, job.out)
     return manifest
@@ -194,6 +203,7 @@ def prepare(
 def _check(options: Options, workers: int | None, max_reject_rate: float) -> None:
     positive = {
         "time_limit": options.time_limit,
+        "memory_limit": options.memory_limit,
         "force_field_steps": options.force_field_steps,
         "shard_size": options.shard_size,
         "limit": options.limit,
@@ -415,13 +425,18 @@ def process_rows(
 ) -> Iterator[tuple[SourceRow, Outcome]]:
     """Yield each row with what became of it, in the order in which workers finish.
 
-    A chunk that dies or hangs is done again molecule by molecule; a molecule that does so alone is
-    done without a conformer; one that does even then is rejected.
+    A chunk that dies, hangs or runs out of memory is done again molecule by molecule; a molecule
+    that does so alone is done without a conformer; one that does even then is rejected.
     """
     source = _chunks(rows)
     again: deque[_Task] = deque()
     running: dict[object, _Task] = {}
-    pool = ProcessPool(max_workers=workers, context=worker_context(), initializer=killable)
+    pool = ProcessPool(
+        max_workers=workers,
+        context=worker_context(),
+        initializer=start_worker,
+        initargs=[options.memory_limit],
+    )
     try:
         while True:
             while len(running) < 3 * workers and (task := _next(again, source)) is not None:
@@ -468,6 +483,8 @@ class _Task:
             return self._failed("time_limit", f"took longer than {options.time_limit:g} s")
         except ProcessExpired as error:
             return self._failed("crash", f"RDKit crashed (exit code {error.exitcode})")
+        except MemoryError:
+            return self._failed("memory", OUT_OF_MEMORY)
         done = list(zip(self.rows, outcomes, strict=False))
         rest = self.rows[len(outcomes) :]
         return done, [_Task(rest)] if rest else []
@@ -500,7 +517,7 @@ def process_row(row: SourceRow, options: Options, absence: str | None = None) ->
         return Outcome(_record(row, molecule, conformer))
     except MoleculeError as error:
         return Outcome(None, getattr(error, "code", "unreadable"), str(error))
-    except (RuntimeError, ValueError, MemoryError) as error:
+    except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
         return Outcome(None, "rdkit", f"RDKit failed: {type(error).__name__} {message}")
 
@@ -558,11 +575,6 @@ def _read_json(path: Path) -> dict | None:
 def _versions() -> dict[str, str]:
     names = ("rdkit", "selfies", "numpy", "pyarrow")
     return {name: version(name) for name in names}
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class _progress_bar:

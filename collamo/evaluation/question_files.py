@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,33 +141,41 @@ def _table(records: Sequence[Mapping[str, object]], delimiter: str) -> str:
 
 
 def read_molecules(
-    rows: Sequence[QuestionRow], seconds: float, progress: Callable[[int], None] | None = None
+    rows: Sequence[QuestionRow],
+    seconds: float,
+    progress: Callable[[int], None] | None = None,
+    workers: int | None = None,
 ) -> dict[str, object]:
     """Return the `MoleculeFeatures` of each distinct SMILES; rows that cannot be read say why.
 
-    A conformer that is not found within `seconds` is absent, and noted in the row.
+    A conformer that is not found within `seconds` is absent, and noted in the row. `progress` is
+    called with the number of rows whose molecule is done; `workers` None takes one per processor.
     """
-    from collamo.chem.conformer import embed_conformer_limited
+    from collamo.chem.conformer import embed_conformers
     from collamo.chem.features import featurize
     from collamo.chem.molecule import parse_molecule
 
-    features: dict[str, object] = {}
-    problems: dict[str, str] = {}
+    usable = defaultdict(list)
     for row in rows:
-        smiles = row.smiles
-        if row.reason is None and smiles not in features and smiles not in problems:
-            try:
-                molecule = parse_molecule(smiles)
-                conformer = embed_conformer_limited(molecule, seconds=seconds)
-                features[smiles] = featurize(molecule, conformer)
-            except MoleculeError as error:
-                problems[smiles] = str(error)
-        if row.reason is None and smiles in problems:
-            row.reason = f"row {row.number}: {problems[smiles]}"
-        elif row.reason is None and features[smiles].conformer.coordinates is None:
-            row.notes.append(f"answered without 3D: {features[smiles].conformer.reason}")
-        if progress is not None:
-            progress(1)
+        if row.reason is None:
+            usable[row.smiles].append(row)
+    molecules = {}
+    for smiles, same in usable.items():
+        try:
+            molecules[smiles] = parse_molecule(smiles)
+        except MoleculeError as error:
+            for row in same:
+                row.reason = f"row {row.number}: {error}"
+    advance = progress or (lambda count: None)
+    advance(len(rows) - sum(len(usable[smiles]) for smiles in molecules))
+    features: dict[str, object] = {}
+    conformers = embed_conformers(list(molecules.values()), seconds=seconds, workers=workers)
+    for (smiles, molecule), conformer in zip(molecules.items(), conformers, strict=True):
+        features[smiles] = featurize(molecule, conformer)
+        if conformer.coordinates is None:
+            for row in usable[smiles]:
+                row.notes.append(f"answered without 3D: {conformer.reason}")
+        advance(len(usable[smiles]))
     return features
 
 

@@ -6,9 +6,15 @@ import time
 
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
 import collamo.chem.conformer as conformer_module
-from collamo.chem.conformer import embed_conformer, embed_conformer_limited
+from collamo.chem.conformer import (
+    embed_conformer,
+    embed_conformer_limited,
+    embed_conformers,
+)
 from collamo.chem.molecule import parse_molecule
 
 
@@ -83,6 +89,27 @@ def test_a_molecule_beyond_the_limit_is_killed_and_absent():
     assert conformer.coordinates is None
     assert conformer.reason == "no geometry within 1 s"
     assert time.monotonic() - start < 30  # it ended at all; not a timing
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_parallel_conformers_come_in_order(workers):
+    """The first and the last take longest; a hang costs its own conformer only."""
+    given = parse_molecule(Chem.MolToMolBlock(embedded("CCN")))
+    molecules = [parse_molecule(s) for s in ("C" * 30, "CCO", "C" * 400, "C")] + [given]
+    found = list(embed_conformers(molecules, seconds=1.0, workers=workers))
+    for molecule, conformer in zip(molecules, found, strict=True):
+        if molecule.num_atoms == 400:
+            assert (conformer.coordinates, conformer.reason) == (None, "no geometry within 1 s")
+        else:
+            assert (conformer.coordinates == embed_conformer(molecule).coordinates).all()
+    assert found[-1].method == "given"
+    assert list(embed_conformers([], workers=workers)) == []
+
+
+def embedded(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=0) == 0
+    return mol
 
 
 def test_a_crash_is_an_absence(monkeypatch):

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +54,11 @@ def files(folder):
 def only_forked():
     if worker_context().get_start_method() != "fork":
         pytest.skip("the fault is put in by patching, which only a forked worker inherits")
+
+
+def only_with_limited_memory():
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the memory of a worker is bounded on Linux only")
 
 
 def test_rows_in_are_rows_ok_plus_rejected(mixed, tmp_path):
@@ -234,11 +242,14 @@ def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
     [
         (lambda: time.sleep(60), "time_limit", "took longer than 1 s"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash", "RDKit crashed (exit code -9)"),
+        (lambda: bytearray(5 * 2**30), "memory", "ran out of memory"),
     ],
-    ids=["hang", "crash"],
+    ids=["hang", "crash", "memory"],
 )
 def test_a_fault_costs_one_conformer_or_one_row(tmp_path, monkeypatch, fault, code, reason):
     only_forked()
+    if code == "memory":
+        only_with_limited_memory()
     path = tmp_path / "a.smi"
     path.write_text("\n".join("C" * a + "N" + "C" * b for a in range(1, 7) for b in range(6)))
     fault_on(monkeypatch, "CCCNC", fault)
@@ -252,6 +263,23 @@ def test_a_fault_costs_one_conformer_or_one_row(tmp_path, monkeypatch, fault, co
     manifest = prepare(path, tmp_path / "facts", workers=2, time_limit=1.0)
     assert manifest.rows == {"in": 36, "ok": 35, "rejected": 1}
     assert manifest.rejected == {code: 1}
+
+
+def test_memory_beyond_the_limit_costs_the_conformer(tmp_path):
+    """A real one, in a process of its own: a forked worker may use what its parent has freed.
+
+    RDKit needs over 200 MiB to embed a chain of 400 carbons; 60 are allowed.
+    """
+    only_with_limited_memory()
+    path, out = tmp_path / "a.smi", tmp_path / "out"
+    path.write_text(f"CCO\n{'C' * 400}\nCCN\n")
+    options = ["--out", out, "--workers", "1", "--memory-limit", "0.06"]
+    code = "from collamo.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, "prepare", path, *options], check=True)
+    data = PreparedData.open(out)
+    assert data.manifest.conformers == {"etkdgv3+mmff": 2, "none": 1}
+    assert data.manifest.options["memory_limit"] == 0.06
+    assert data.features(2).conformer.reason == "ran out of memory"
 
 
 def test_an_rdkit_exception_costs_one_row(tmp_path, monkeypatch):
@@ -295,6 +323,7 @@ def test_another_preparation_is_not_overwritten(nci):
         ({"limit": 0}, "limit is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"time_limit": 0}, "time_limit is 0"),
+        ({"memory_limit": 0}, "memory_limit is 0"),
         ({"max_reject_rate": 5}, "between 0 and 1"),
         ({"split": (0.8, 0.1, 0.2)}, "add up to 1"),
         ({"smiles_column": "smiles"}, "no columns"),
