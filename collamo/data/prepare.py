@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,20 +71,33 @@ _READERS: dict[str, Callable[[str], Molecule]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What shapes the result; stored in the manifest and compared when a run is resumed."""
+    """What shapes the result; stored in the manifest and compared when a run is resumed.
 
-    conformers: bool
-    force_field_steps: int
-    seed: int
-    time_limit: float
-    memory_limit: float
-    limit: int | None
-    shard_size: int
-    split: tuple[float, float, float]
-    smiles_column: str | None
-    caption_column: str | None
-    iupac_column: str | None
-    measured_columns: tuple[str, ...]
+    Each field is the argument of `prepare` of that name.
+    """
+
+    conformers: bool = True
+    force_field_steps: int = FORCE_FIELD_STEPS
+    seed: int = 0
+    time_limit: float = 30.0
+    memory_limit: float = MEMORY_LIMIT
+    limit: int | None = None
+    shard_size: int = 1000
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    smiles_column: str | None = None
+    caption_column: str | None = None
+    iupac_column: str | None = None
+    measured_columns: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Let equal options be written alike, 30 s as 30.0, for they are compared as JSON."""
+        for name, value in (
+            ("time_limit", float(self.time_limit)),
+            ("memory_limit", float(self.memory_limit)),
+            ("split", tuple(float(share) for share in self.split)),
+            ("measured_columns", tuple(self.measured_columns)),
+        ):
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -173,25 +186,18 @@ def prepare(
         conformers=conformers,
         force_field_steps=force_field_steps,
         seed=seed,
-        time_limit=float(time_limit),
-        memory_limit=float(memory_limit),
+        time_limit=time_limit,
+        memory_limit=memory_limit,
         limit=limit,
         shard_size=shard_size,
-        split=tuple(float(share) for share in split),
-        smiles_column=smiles_column,
-        caption_column=caption_column,
-        iupac_column=iupac_column,
-        measured_columns=tuple(measured_columns),
-    )
-    _check(options, workers, max_reject_rate)
-    opened = open_source(
-        source,
+        split=split,
         smiles_column=smiles_column,
         caption_column=caption_column,
         iupac_column=iupac_column,
         measured_columns=measured_columns,
     )
-    job = _Job(opened, options, Path(out))
+    _check(options, workers, max_reject_rate)
+    job = _job(source, out, options)
     job.start()
     with _progress_bar(progress, job.total) as advance:
         job.write_shards(workers or usable_processors(), advance)
@@ -200,7 +206,48 @@ def prepare(
     return manifest
 
 
-def _check(options: Options, workers: int | None, max_reject_rate: float) -> None:
+def count_shards(source: str | Path, options: Options) -> int:
+    """Return how many shards `prepare` makes of `source`."""
+    return _job(source, "", options).shards
+
+
+def prepare_shards(
+    source: str | Path,
+    out: str | Path,
+    shards: Collection[int],
+    options: Options,
+    *,
+    workers: int | None = None,
+) -> None:
+    """Write the `shards` of this number (from 0) that are not there yet, and nothing else.
+
+    So several machines that share the folder `out` prepare one source together; `prepare` with the
+    same options then keeps their shards and writes the rest. The bytes are those of `prepare`
+    alone. `examples/prepare_with_ray.py` does it.
+
+    Raises
+    ------
+    UsageError
+        As `prepare`.
+    """
+    _check(options, workers)
+    job = _job(source, out, options)
+    job.start()
+    job.write_shards(workers or usable_processors(), lambda rows: None, shards)
+
+
+def _job(source: str | Path, out: str | Path, options: Options) -> _Job:
+    opened = open_source(
+        source,
+        smiles_column=options.smiles_column,
+        caption_column=options.caption_column,
+        iupac_column=options.iupac_column,
+        measured_columns=options.measured_columns,
+    )
+    return _Job(opened, options, Path(out))
+
+
+def _check(options: Options, workers: int | None, max_reject_rate: float = 1.0) -> None:
     positive = {
         "time_limit": options.time_limit,
         "memory_limit": options.memory_limit,
@@ -260,10 +307,13 @@ class _Job:
                     "library versions; choose another folder or delete this one"
                 )
 
-    def write_shards(self, workers: int, advance: Callable[[int], None]) -> None:
-        """Write every shard that is not there yet."""
-        missing = {index for index in range(self.shards) if self._done(index) is None}
-        kept = [index for index in range(self.shards) if index not in missing]
+    def write_shards(
+        self, workers: int, advance: Callable[[int], None], shards: Collection[int] | None = None
+    ) -> None:
+        """Write every shard, or of `shards` every one, that is not there yet."""
+        wanted = [index for index in range(self.shards) if shards is None or index in shards]
+        missing = {index for index in wanted if self._done(index) is None}
+        kept = [index for index in wanted if index not in missing]
         advance(sum(self._size(index) for index in kept))
         rows = (row for row in self._rows() if self._index(row) in missing)
         waiting: dict[int, list[tuple[SourceRow, Outcome]]] = defaultdict(list)
