@@ -165,26 +165,41 @@ def test_generation_variants_agree(model, inputs):
     assert torch.equal(expected, answers(model, inputs, use_cache=False))
     assert torch.equal(expected, answers(model, inputs, cache_implementation="static"))
     assert torch.equal(expected, answers(model, inputs, num_beams=1, num_return_sequences=1))
+    assert len(expected.unique(dim=0)) > 1  # else an answer that ignores its prompt would agree
+    for start in embedded(model, inputs):
+        for use_cache in (True, False):
+            assert torch.equal(expected, answers(model, start, use_cache=use_cache))
+
+
+@torch.no_grad()
+def embedded(model, inputs):
+    """The same prompts as embeddings, with the molecules yet to be spliced in, and without."""
+    rest = {name: t for name, t in inputs.items() if name != "input_ids"}
     embeds = model.get_input_embeddings()(inputs["input_ids"])
-    through = {name: t for name, t in inputs.items() if name != "input_ids"}
-    assert torch.equal(expected, answers(model, {**through, "inputs_embeds": embeds}))
-    with torch.no_grad():
-        soft = model.get_molecule_features(**molecules_of(inputs))
-        where = inputs["input_ids"] == model.config.mol_token_id
-        merged = embeds.masked_scatter(where[..., None], soft[inputs["molecule_valid"]])
-    text = {"inputs_embeds": merged, "attention_mask": inputs["attention_mask"]}
-    assert torch.equal(expected, answers(model, text))
+    soft = model.get_molecule_features(**molecules_of(inputs))
+    where = inputs["input_ids"] == model.config.mol_token_id
+    merged = embeds.masked_scatter(where[..., None], soft[inputs["molecule_valid"]])
+    yield {**rest, "inputs_embeds": embeds}
+    yield {"inputs_embeds": merged, "attention_mask": inputs["attention_mask"]}
 
 
 def test_beams_and_several_answers(model, inputs):
     options = {"num_beams": 3, "num_return_sequences": 2}
     beams = answers(model, inputs, **options)
     assert len(beams) == 2 * len(inputs["input_ids"])
+    assert len(beams.unique(dim=0)) > 2
     assert torch.equal(beams, answers(model, inputs, use_cache=False, **options))
     assert torch.equal(beams, answers(model, inputs, cache_implementation="static", **options))
+    for start in embedded(model, inputs):
+        for use_cache in (True, False):
+            assert torch.equal(beams, answers(model, start, use_cache=use_cache, **options))
+    samples = {"do_sample": True, "num_return_sequences": 3}
     torch.manual_seed(0)
-    sampled = answers(model, inputs, do_sample=True, num_return_sequences=3)
+    sampled = answers(model, inputs, **samples)
     assert len(sampled) == 3 * len(inputs["input_ids"])
+    for start in embedded(model, inputs):
+        torch.manual_seed(0)
+        assert torch.equal(sampled, answers(model, start, use_cache=False, **samples))
 
 
 def test_each_row_of_a_generated_batch_is_its_single(model, processor, features, inputs):
