@@ -272,3 +272,25 @@ ODD = st.sampled_from(
 def test_odd_text_is_a_molecule_or_a_molecule_error(text):
     _, message = read(text)
     (message or "").encode("utf-8")  # printable even for a lone surrogate
+
+
+TOKENS = st.sampled_from(
+    [
+        *sorted(selfies.get_semantic_robust_alphabet()),
+        *("[Branch3]", "[Ring3]", "[nop]", "[epsilon]", "[13C]", "[CH9]", "[Xx]", "[]", "[=]", "."),
+        *("[C@@H1]", "[#300]", "[99999C]", "[C+999]", "[", "]", "[[C]", "[é]", "[C]x"),
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(tokens=st.lists(TOKENS, max_size=40))
+def test_any_row_of_selfies_tokens_is_a_molecule_or_a_molecule_error(tokens):
+    text = "".join(tokens)
+    molecule, message = read(text, Molecule.from_selfies)
+    if molecule is None:
+        assert "\n" not in message
+        return
+    assert 0 < molecule.num_atoms <= MAX_HEAVY_ATOMS
+    if molecule.selfies is not None:
+        assert_tokens_are_atoms(molecule)
