@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -206,24 +207,45 @@ def test_resume_keeps_verified_shards_and_redoes_the_rest(nci, tmp_path, monkeyp
     assert files(out) == files(nci)
 
 
+def preparing(out, **options):
+    """Start `prepare` of `nci` in a process that can be killed."""
+    options["workers"] = 1
+    process = worker_context().Process(target=prepare, args=("nci", out), kwargs=options)
+    process.start()
+    return process
+
+
 def test_killed_and_started_again(nci, tmp_path):
     """SIGKILL in the middle of a run, twice; the third run gives the same bytes."""
     only_forked()
     out = tmp_path / "out"
     for _ in range(2):
-        process = worker_context().Process(
-            target=prepare,
-            args=("nci", out),
-            kwargs={"limit": 48, "shard_size": 20, "workers": 1},
-        )
-        process.start()
         before = len(list(out.glob("*.parquet")))
+        process = preparing(out, limit=48, shard_size=20)
         while process.is_alive() and len(list(out.glob("*.parquet"))) == before:
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     prepare("nci", out, limit=48, shard_size=20, workers=2)
     assert files(out) == files(nci)
+
+
+def test_killed_at_any_moment_and_started_again(tmp_path):
+    """SIGKILL at five moments over the length of a whole run, files half written among them."""
+    only_forked()
+    options = {"limit": 16, "shard_size": 6}
+    start = time.monotonic()
+    preparing(tmp_path / "whole", **options).join()
+    seconds = time.monotonic() - start
+    for number in range(5):
+        out = tmp_path / str(number)
+        delay = seconds * (number + random.random()) / 5
+        process = preparing(out, **options)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        prepare("nci", out, workers=1, **options)
+        assert files(out) == files(tmp_path / "whole"), f"killed after {delay:.3f} s"
 
 
 def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):

@@ -4,7 +4,11 @@ import dataclasses
 import json
 import logging
 import math
+import random
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from trained import CONFIGS, SAVE, STEPS, trained
 
 from collamo.errors import CollamoError, UsageError
 from collamo.training import stages
-from collamo.training.manifest import MANIFEST, verify_manifest
+from collamo.training.manifest import MANIFEST, checkpoints, verify_manifest
 from collamo.training.recipe import LoraRecipe, load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -153,6 +157,35 @@ def test_resuming_at_the_end_of_an_epoch_gives_the_same_bits(run, tmp_path):
     shutil.rmtree(tmp_path / f"checkpoint-{STEPS}")
     resumed = weights(stages.train(recipe, resume=True))
     assert all(torch.equal(once[name], resumed[name]) for name in once)
+
+
+def test_killed_at_any_moment_and_resumed_gives_the_same_bits(run, tmp_path):
+    """SIGKILL while checkpoints are written one after the other; then a run that is let finish."""
+    # A checkpoint after every step, so that most moments lie in the writing of one.
+    options = [*run.overrides("stage1", tmp_path), "--save_steps", "1"]
+    code = "from collamo.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", str(CONFIGS / "stage1.yaml"), *options]
+    resumed_from = []
+    for _ in range(2):
+        before = newest(tmp_path)
+        process = subprocess.Popen([*command, "--resume"], stderr=subprocess.DEVNULL)
+        while process.poll() is None and newest(tmp_path) == before:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        resumed_from.append(newest(tmp_path))
+    assert resumed_from[0] > 0
+    recipe = run.recipe("stage1", tmp_path, "--save_steps", "1")
+    once = weights(run.folder / "stage1" / "final")
+    resumed = weights(stages.train(recipe, resume=True))
+    differ = [name for name in once if not torch.equal(once[name], resumed[name])]
+    assert differ == [], f"killed with checkpoints up to {resumed_from}"
+
+
+def newest(output):
+    """The step of the newest checkpoint, whole or not; 0 without one."""
+    return max((int(path.name.rpartition("-")[2]) for path in checkpoints(output)), default=0)
 
 
 @pytest.mark.parametrize("damage", ["incomplete", "altered"])
