@@ -79,7 +79,7 @@ def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] 
     low, high = 0.0, relations.max_distance
     affine = torch.stack([radial.gamma, radial.beta], 1).float() if types else None
     if types:
-        ends = affine.detach() @ torch.tensor([[low, high], [1.0, 1.0]])  # u at 0 and at `high`
+        ends = affine.detach() @ affine.new_tensor([[low, high], [1, 1]])  # u at 0 and `high`
         terms = 2 if "atom_types" in types else 1  # u is the sum of two rows then
         low, high = (terms * float(end) for end in (ends.min(), ends.max()))
     if not -math.inf < low <= high < math.inf:
