@@ -190,6 +190,12 @@ inline void write_square(typename Format<Type>::Scalar* to, const Atoms& x, Head
   }
 }
 
+// The last square of a width that is no multiple of W overlaps the one before: moving some elements
+// twice is several times faster than moving single ones.
+int64_t square_start(const Call& call, int64_t done) {
+  return done + W <= call.dim || call.dim < W ? done : call.dim - W;
+}
+
 // The processor does not guess the next atom: its heads lie a row of all heads away.
 constexpr int64_t kAhead = 2;
 
@@ -211,18 +217,19 @@ void read_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads h
       const Scalar* later = base + molecule.atom[i + kAhead] * x.atom + heads.first * x.head;
       for (int64_t h = 0; h < heads.count; ++h) prefetch(later + h * x.head, call.dim);
     }
-    for (int64_t d = 0; d < call.dim; d += W) {
-      const int64_t count = call.dim - d < W ? call.dim - d : W;
+    for (int64_t done = 0; done < call.dim; done += W) {
+      const int64_t d = square_start(call, done), count = call.dim < W ? call.dim : W;
       Vec rows[kWidth];
       read_square<Type>(atom + d * x.dim, x, heads, count, factor, rows);
+      float* square = to + d * W;
       if (count == W) {
 #pragma GCC unroll 16
-        for (int c = 0; c < kWidth; ++c) store(to + c * W, rows[c]);
+        for (int c = 0; c < kWidth; ++c) store(square + c * W, rows[c]);
       } else {
-        for (int64_t c = 0; c < count; ++c) store(to + c * W, rows[c]);
+        for (int64_t c = 0; c < count; ++c) store(square + c * W, rows[c]);
       }
-      to += count * W;
     }
+    to += call.dim * W;
   }
 }
 
@@ -246,18 +253,19 @@ void write_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads 
   Scalar* base = static_cast<Scalar*>(x.data) + molecule_offset(call, x, molecule);
   for (int64_t i = first; i < last; ++i) {
     Scalar* atom = base + molecule.atom[i] * x.atom + heads.first * x.head;
-    for (int64_t d = 0; d < call.dim; d += W) {
-      const int64_t count = call.dim - d < W ? call.dim - d : W;
+    for (int64_t done = 0; done < call.dim; done += W) {
+      const int64_t d = square_start(call, done), count = call.dim < W ? call.dim : W;
+      const float* square = from + d * W;
       Vec rows[kWidth];
       if (count == W) {
 #pragma GCC unroll 16
-        for (int c = 0; c < kWidth; ++c) rows[c] = load(from + c * W);
+        for (int c = 0; c < kWidth; ++c) rows[c] = load(square + c * W);
       } else {
-        for (int64_t c = 0; c < W; ++c) rows[c] = c < count ? load(from + c * W) : Vec{};
+        for (int64_t c = 0; c < W; ++c) rows[c] = c < count ? load(square + c * W) : Vec{};
       }
       write_square<Type>(atom + d * x.dim, x, heads, count, factor, rows);
-      from += count * W;
     }
+    from += call.dim * W;
   }
 }
 
