@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench sanitize lint clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -32,6 +32,17 @@ test: .venv/collamo
 
 bench: .venv/collamo
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# The C++ with AddressSanitizer and UBSan, built beside the normal one, under the tests that reach it. The
+# interpreter is not instrumented, hence LD_PRELOAD (libstdc++ first finds the exceptions that tests provoke).
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+sanitize: .venv/collamo
+	CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" COLLAMO_CPU_ONLY=1 $(BIN)/python setup.py --quiet build \
+	  --build-base build/sanitize --build-lib build/sanitize/lib
+	LD_PRELOAD="$$(for lib in asan ubsan stdc++; do printf '%s ' "$$($(CXX) -print-file-name=lib$$lib.so)"; done)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
+	  $(BIN)/pytest tests/kernels/test_coattention.py tests/kernels/test_coattention_op.py \
+	  tests/kernels/test_shortest_paths.py -k "not compile"
 
 lint: .venv/collamo
 	$(BIN)/ruff check .
