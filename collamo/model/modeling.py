@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    ModelOutput,
+)
 from transformers.utils.generic import can_return_tuple
 
 from collamo.model.configuration import CollamoConfig
@@ -36,27 +40,33 @@ MOLECULE_INPUTS = (
 )
 
 
+#: What transformers calls the keys and values of earlier tokens: "cache" from 5.24 on,
+#: "past_key_values" before.
+CACHE = next(
+    field.name
+    for field in fields(BaseModelOutputWithPast)
+    if field.name in ("cache", "past_key_values")
+)
+
+
 @dataclass
-class CollamoModelOutputWithPast(ModelOutput):
+class CollamoModelOutputWithPast(BaseModelOutputWithPast):
     """Hidden states of the language model, and the soft tokens [R,M,b,D] it was given."""
 
-    last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     molecule_hidden_states: torch.FloatTensor | None = None
 
 
 @dataclass
-class CollamoCausalLMOutputWithPast(ModelOutput):
+class CollamoCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Loss and logits of the next token, and the soft tokens [R,M,b,D]."""
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     molecule_hidden_states: torch.FloatTensor | None = None
+
+
+def _extended(kind: type[ModelOutput], outputs: ModelOutput, **own) -> ModelOutput:
+    """Return a `kind` with what `outputs` has of its fields, and its own."""
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in outputs.items() if name in names}, **own)
 
 
 class CollamoPreTrainedModel(PreTrainedModel):
@@ -67,7 +77,7 @@ class CollamoPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CoProjectorLayer", "UniMolLayer", "GinConv"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     # The choice concerns the language model; molecules have their own attention.
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -211,6 +221,7 @@ class CollamoModel(CollamoPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         selfies_ids: Tensor | None = None,
         atom_features: Tensor | None = None,
@@ -227,7 +238,8 @@ class CollamoModel(CollamoPreTrainedModel):
     ) -> CollamoModelOutputWithPast:
         """Splice the molecules into the prompt and run the language model.
 
-        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; all molecule tensors or none.
+        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; all molecule tensors or none;
+        `cache` and `past_key_values` are two names of one thing (see `CACHE`).
 
         Raises
         ------
@@ -244,6 +256,7 @@ class CollamoModel(CollamoPreTrainedModel):
         missing = [n for n, x in zip(MOLECULE_INPUTS, molecules, strict=True) if x is None]
         if 0 < len(missing) < len(MOLECULE_INPUTS):
             raise ValueError(f"molecule tensors are missing: {', '.join(missing)}")
+        cache = past_key_values if cache is None else cache
         ids, embeds = input_ids, inputs_embeds
         if embeds is None:
             embeds = self.get_input_embeddings()(ids)
@@ -251,22 +264,16 @@ class CollamoModel(CollamoPreTrainedModel):
         if not missing:
             soft = self.get_molecule_features(*molecules)
             embeds = self._spliced(ids, embeds, soft, molecule_valid)
-        elif _is_prefill(past_key_values):
+        elif cache is None or int(cache.get_seq_length()) == 0:
             self._refuse_unfilled(ids, embeds)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=embeds,
+            **{CACHE: cache},
             **kwargs,
         )
-        return CollamoModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            molecule_hidden_states=soft,
-        )
+        return _extended(CollamoModelOutputWithPast, outputs, molecule_hidden_states=soft)
 
     def _placeholders(self, ids: Tensor | None, embeds: Tensor) -> Tensor:
         """[R,T] bool: positions of `<mol>`."""
@@ -297,10 +304,6 @@ class CollamoModel(CollamoPreTrainedModel):
                 "the prompt has <mol> tokens, but no molecules were given; pass every output of "
                 "CollamoProcessor to the model, or leave <mol> out"
             )
-
-
-def _is_prefill(past_key_values: Cache | None) -> bool:
-    return past_key_values is None or int(past_key_values.get_seq_length()) == 0
 
 
 class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
@@ -357,6 +360,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -386,6 +390,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             selfies_ids=selfies_ids,
             atom_features=atom_features,
@@ -412,19 +417,11 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
                 loss = self.loss_function(
                     logits=logits, labels=labels, vocab_size=vocab_size, **kwargs
                 )
-        return CollamoCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            molecule_hidden_states=outputs.molecule_hidden_states,
-        )
+        return _extended(CollamoCausalLMOutputWithPast, outputs, loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
-        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
@@ -438,7 +435,6 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             kwargs = {key: value for key, value in kwargs.items() if key not in MOLECULE_INPUTS}
         return super().prepare_inputs_for_generation(
             input_ids,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,

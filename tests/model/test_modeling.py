@@ -7,6 +7,7 @@ from transformers import AttentionInterface, AutoModel, AutoModelForMultimodalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from collamo.model import MOLECULE_INPUTS, CollamoForConditionalGeneration, CollamoModel
+from collamo.model.modeling import CACHE
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 SUBSETS = [
@@ -217,6 +218,21 @@ def test_molecules_are_encoded_once(model, inputs):
     model.generate(**inputs, **GREEDY, min_new_tokens=6)
     hook.remove()
     assert len(calls) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_both_of_its_names(model, inputs, name):
+    """transformers 5.24 calls it cache, earlier ones past_key_values."""
+    first = model(**inputs, use_cache=True)
+    ids = first.logits[:, -1:].argmax(-1)
+    mask = torch.cat([inputs["attention_mask"], torch.ones_like(ids)], dim=1)
+    steps = {"input_ids": ids, "attention_mask": mask}
+    following = model(**steps, **{name: first[CACHE]}).logits[:, -1]
+    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], ids], 1)}
+    expected = model(**{**whole, "attention_mask": mask}).logits[:, -1]
+    # Without its cache the next token would have nothing but itself to look at.
+    torch.testing.assert_close(following, expected, atol=1e-5, rtol=0)
 
 
 def test_the_placeholder_is_never_an_answer(tokenizer, inputs):
