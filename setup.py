@@ -9,27 +9,23 @@ import platform
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-O3", "-g0", "-fvisibility=hidden"]
+NAME = "collamo_kernels._C"
+FLAGS = {"cxx": ["-O3", "-g0", "-fvisibility=hidden"], "nvcc": ["-O3"]}
 X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512" + x for x in ("f", "bw", "vl", "dq")]}
 CAPABILITIES = {"baseline": [], **(X86 if platform.machine() in ("x86_64", "AMD64") else {})}
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the oldest torch that the binary runs with
 HERE = Path(__file__).parent
-
-
-def notice(reason):
-    """Say once, where an installing person can see it, that the fast kernels are missing."""
-    if {"egg_info", "dist_info"} & set(sys.argv):  # pip asks for metadata first, then builds
-        return
-    text = f"collamo: installed without compiled kernels ({reason}).\n"
-    text += "collamo: everything works, slower; `collamo doctor` says what is missing."
-    print("-" * 78, text, "-" * 78, sep="\n", file=sys.stderr, flush=True)
-
-
-def switched_on(name):
-    """Whether an environment variable is set to something other than 0."""
-    return os.environ.get(name, "0") not in ("", "0")
+SET = {name for name in os.environ if os.environ[name] not in ("", "0")}
+cpp, absence = None, "COLLAMO_NO_EXTENSION was set"
+if "COLLAMO_NO_EXTENSION" not in SET:
+    try:
+        import torch
+        from torch.utils import cpp_extension as cpp
+    except ImportError as error:
+        absence = f"there was no torch to build against: {error}"
 
 
 def sources(pattern):
@@ -37,58 +33,47 @@ def sources(pattern):
     return sorted(str(path.relative_to(HERE)) for path in HERE.glob(pattern))
 
 
-def extension(cpp):
+def extension():
     """Describe the extension module, with CUDA where there is a toolkit and a torch for it."""
-    import torch
-
-    force = switched_on("COLLAMO_FORCE_CUDA")
-    toolkit = cpp.CUDA_HOME is not None and torch.version.cuda is not None
-    cuda = sources("csrc/cuda/*.cu") if force or toolkit else []
-    cuda = [] if switched_on("COLLAMO_CPU_ONLY") else cuda
+    wanted = "COLLAMO_FORCE_CUDA" in SET or (cpp.CUDA_HOME and torch.version.cuda)
+    cuda = sources("csrc/cuda/*.cu") if wanted and "COLLAMO_CPU_ONLY" not in SET else []
     define = [("TORCH_TARGET_VERSION", STABLE_ABI)] + [("COLLAMO_WITH_CUDA", "1")] * bool(cuda)
     define += [("COLLAMO_WITH_X86", "1")] * (len(CAPABILITIES) > 1)
     kind = cpp.CUDAExtension if cuda else cpp.CppExtension
-    return kind(
-        "collamo_kernels._C",
-        sources("csrc/*.cpp") + sources("csrc/cpu/*[!l].cpp") + cuda,  # *kernel.cpp: see Build
-        define_macros=define,
-        extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
-    )
+    files = sources("csrc/*.cpp") + sources("csrc/cpu/*[!l].cpp") + cuda  # *kernel.cpp: see Build
+    return kind(NAME, files, define_macros=define, extra_compile_args=FLAGS)
 
 
-def build_arguments():
-    """Return what setup() needs to compile, or nothing after a notice why not."""
-    if switched_on("COLLAMO_NO_EXTENSION"):
-        notice("COLLAMO_NO_EXTENSION is set")
-        return {}
-    try:
-        from torch.utils import cpp_extension as cpp
-    except ImportError as error:
-        notice(f"{error}; install torch, then `pip install --no-build-isolation .`")
-        return {}
+class Build(cpp.BuildExtension if cpp else build_ext):
+    """Builds the extension, or tells the installing person and `collamo doctor` why not."""
 
-    class Build(cpp.BuildExtension):
-        def build_extension(self, ext):
-            """Compile the attention once per instruction set, then the rest of the module."""
-            for name, flags in CAPABILITIES.items():
-                ext.extra_objects += self.compiler.compile(
-                    ["csrc/cpu/coattention_kernel.cpp"],
-                    output_dir=os.path.join(self.build_temp, name),
-                    macros=[("COLLAMO_CAPABILITY", name)],
-                    extra_postargs=[*FLAGS, "-ffp-contract=fast", "-fno-math-errno", *flags],
-                )
-            super().build_extension(ext)
+    def build_extension(self, ext):
+        """Compile the attention once per instruction set, then the rest of the module."""
+        for name, flags in CAPABILITIES.items():
+            ext.extra_objects += self.compiler.compile(
+                ["csrc/cpu/coattention_kernel.cpp"],
+                output_dir=os.path.join(self.build_temp, name),
+                macros=[("COLLAMO_CAPABILITY", name)],
+                extra_postargs=[*FLAGS["cxx"], "-ffp-contract=fast", "-fno-math-errno", *flags],
+            )
+        super().build_extension(ext)
 
-        def run(self):
-            try:
-                super().run()
-            except (Exception, SystemExit) as error:
-                if switched_on("COLLAMO_FORCE_CUDA"):
-                    raise
-                self.extensions = []
-                notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
-
-    return {"ext_modules": [extension(cpp)], "cmdclass": {"build_ext": Build}}
+    def run(self):
+        """Build, or leave the reason why not in a file where the extension would be."""
+        record = Path(self.get_ext_fullpath(NAME)).with_name("absence.txt")
+        record.unlink(missing_ok=True)
+        try:
+            if cpp is None:
+                raise RuntimeError(absence)
+            super().run()
+        except (Exception, SystemExit) as error:
+            if "COLLAMO_FORCE_CUDA" in SET:
+                raise
+            self.extensions = []
+            reason = absence if cpp is None else f"the build failed: {' '.join(str(error).split())}"
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(reason + "\n", encoding="utf-8")
+            print(f"collamo: pure Python, all works but slower: {reason}", file=sys.stderr)
 
 
-setup(**build_arguments())
+setup(ext_modules=[extension() if cpp else Extension(NAME, [])], cmdclass={"build_ext": Build})

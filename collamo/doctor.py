@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -77,26 +76,33 @@ def _package(name: str, gives: str, fix: str, required: bool = False) -> Check:
     return Check(name, found, gives, fix, required)
 
 
-def _guarded(read: Callable[[], str | None]) -> str | None:
-    """Return what `read` finds; a broken installation is reported as missing, with its reason."""
+class _Absent(Exception):
+    """What is not there, in words that say how to get it."""
+
+
+def _guarded(name: str, gives: str, read: Callable[[], str]) -> Check:
+    """Return the check of what `read` finds; its `_Absent` is the fix of what is missing."""
     try:
-        return read()
+        return Check(name, read(), gives, fix="")
+    except _Absent as reason:
+        return Check(name, None, gives, str(reason))
     except Exception as error:  # a half-installed torch raises anything, and the doctor must go on
-        return f"broken: {type(error).__name__}: {error}"
+        return Check(name, None, gives, f"it is broken: {type(error).__name__}: {error}")
 
 
 def _extension() -> Check:
-    def read() -> str | None:
-        if importlib.util.find_spec("collamo_kernels._C") is None:
-            return None
-        import collamo_kernels
+    gives = "fast attention and hops on the CPU; without it the same in plain PyTorch"
 
-        info = collamo_kernels.build_info()
-        return ", ".join(f"{key} {value}" for key, value in info.items())
+    def read() -> str:
+        from collamo_kernels import build_info
 
-    fix = "install a C++ compiler, then: pip install --no-build-isolation ."
-    gives = "fast hops on the CPU; without it the same in plain PyTorch"
-    return Check("compiled kernels", _guarded(read), gives, fix)
+        info = build_info()
+        if not info["extension"]:
+            raise _Absent(info["why_absent"])
+        cuda = "with" if info["cuda"] else "without"
+        return f"for {info['cpu_capability']}, {cuda} CUDA, by {info['compiler']}"
+
+    return _guarded("compiled kernels", gives, read)
 
 
 def _compiler() -> Check:
@@ -107,12 +113,11 @@ def _compiler() -> Check:
 
 
 def _cuda() -> Check:
-    def read() -> str | None:
+    def read() -> str:
         import torch
 
-        if torch.cuda.is_available():
-            return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-        return None
+        if not torch.cuda.is_available():
+            raise _Absent("an NVIDIA driver and a CUDA build of torch")
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
 
-    fix = "an NVIDIA driver and a CUDA build of torch"
-    return Check("CUDA GPU", _guarded(read), "training and answering on the GPU", fix)
+    return _guarded("CUDA GPU", "training and answering on the GPU", read)

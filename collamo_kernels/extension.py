@@ -19,6 +19,8 @@ else:
     _IMPORT_ERROR = None
 
 REINSTALL = "pip install --no-build-isolation --no-deps -e ."
+# setup.py writes here why it built nothing: a failed build or one that was switched off.
+_RECORD = Path(__file__).with_name("absence.txt")
 
 
 def why_absent() -> str | None:
@@ -27,11 +29,14 @@ def why_absent() -> str | None:
         return None
     if importlib.util.find_spec("collamo_kernels._C") is not None:
         return f"the extension does not load ({_IMPORT_ERROR}); build it again: {REINSTALL}"
+    reason = "it was not built"
+    if _RECORD.is_file():
+        reason = _RECORD.read_text(encoding="utf-8").strip()
     if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        return f"there is no C++ compiler; install one (Debian: apt install g++), then {REINSTALL}"
+        return f"{reason}; there is no C++ compiler: apt install g++ on Debian, then {REINSTALL}"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        return f"there are no Python headers (Debian: apt install python3-dev); then {REINSTALL}"
-    return f"the extension was not compiled; compile it: {REINSTALL}"
+        return f"{reason}; there are no Python headers: apt install python3-dev, then {REINSTALL}"
+    return f"{reason}; build it: {REINSTALL}"
 
 
 def build_info() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -94,6 +95,17 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
         assert command in done.stdout
 
 
+def test_help_answers_in_less_than_half_a_second():
+    """Of processor time, which other work on the machine does not stretch; the best of three."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert collamo_process("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(seconds) < 0.5
+
+
 @pytest.mark.parametrize("command", ["prepare", "train", "ask", "generate", "evaluate", "doctor"])
 def test_every_command_explains_itself(collamo, command):
     code, out, err = collamo(command, "--help")
@@ -168,13 +180,15 @@ def write_csv(path, rows, header=("smiles",)):
 
 
 def test_prepare_counts_rows_in_and_out(collamo, tmp_path):
-    file = write_csv(tmp_path / "few.csv", [["CCO"], ["c1ccccc1O"], ["C1CC"], ["CC(=O)O"]])
+    smiles = ["CCO", "c1ccccc1O", "C1CC", "CC(=O)O", "C" * 300]
+    file = write_csv(tmp_path / "few.csv", [[text] for text in smiles])
     out = tmp_path / "data"
-    code, text, _ = collamo(
-        "prepare", file, "--out", out, "--max-reject-rate", "0.5", "--workers", "1"
-    )
+    options = ["--max-reject-rate", "0.5", "--workers", "1", "--time-limit", "1"]
+    code, text, _ = collamo("prepare", file, "--out", out, *options)
     assert code == 0
-    assert "4 rows: 3 ok, 1 rejected" in text
+    assert "5 rows: 4 ok, 1 rejected" in text
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["conformers"] == {"etkdgv3+mmff": 3, "none": 1}  # 300 atoms: too long for 3D
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [r["row"] for r in rejected] == [3]
 
@@ -468,6 +482,26 @@ def test_doctor_names_what_is_there_and_what_is_missing(collamo):
     for name in ("torch", "rdkit", "peft", "compiled kernels", "C++ compiler", "CUDA GPU"):
         assert name in out
     assert "collamo[" in out.replace("\n", "") or "–" not in out
+
+
+def test_doctor_says_why_there_are_no_compiled_kernels(collamo, monkeypatch):
+    import collamo_kernels
+
+    absent = {"extension": False, "why_absent": "the build failed: no such header; apt install it"}
+    monkeypatch.setattr(collamo_kernels, "build_info", lambda: absent)
+    code, out, _ = collamo("doctor")
+    assert code == 0
+    row = " ".join(out[out.index("compiled kernels") : out.index("C++ compiler")].split())
+    assert "the build" in row
+    assert "such header" in row
+
+    def broken():
+        raise OSError("undefined symbol")
+
+    monkeypatch.setattr(collamo_kernels, "build_info", broken)
+    code, out, _ = collamo("doctor")
+    assert code == 0
+    assert "undefined" in out[out.index("compiled kernels") : out.index("C++ compiler")]
 
 
 def test_doctor_fails_where_something_required_is_missing(collamo, monkeypatch):
