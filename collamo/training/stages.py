@@ -302,7 +302,7 @@ def assert_trained(model: nn.Module, expected: Iterable[str], stage: str) -> Non
         stage,
         f"{sum(trained.values()):,}",
         f"{every:,}",
-        ", ".join(filter(None, parts)),
+        ", ".join(filter(None, parts)) or "all of it",
     )
 
 

@@ -235,6 +235,23 @@ def test_every_stage_leaves_its_curve_and_log(run):
         assert steps[:5] == [2, 4, 6, 8, 10]
 
 
+def test_training_leaves_the_special_tokens_of_the_language_model_alone(run):
+    """Trainer writes the tokenizer's pad, bos and eos into whichever configurations it finds."""
+
+    def special(folder, file, *path):
+        values = json.loads((run.folder / folder / "final" / file).read_text())
+        for key in path:
+            values = values[key]
+        return [values[f"{name}_token_id"] for name in ("pad", "bos", "eos")]
+
+    expected = special("tiny_lm", "config.json")
+    assert expected == [0, 1, 2]
+    assert special("tiny_lm", "generation_config.json") == expected
+    for stage in ("stage1", "stage2"):
+        assert special(stage, "config.json", "text_config") == expected
+        assert special(stage, "generation_config.json") == expected
+
+
 def test_tensorboard_files_are_written(run, tmp_path):
     recipe = run.recipe(
         "tiny_lm", tmp_path / "out", "--max_steps", "2", "--report_to", "tensorboard"
