@@ -40,6 +40,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
         Backend("reference", "collamo_kernels.coattention.reference"),
     ),
     "shortest_paths": (
+        Backend("cuda", "collamo_kernels.shortest_paths._cuda"),
         Backend("cpu", "collamo_kernels.shortest_paths._cpu"),
         Backend("reference", "collamo_kernels.shortest_paths.reference"),
     ),

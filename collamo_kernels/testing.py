@@ -324,3 +324,9 @@ def required_backends() -> frozenset[str]:
     """Return the backends that must not be skipped: ``COLLAMO_TEST_BACKENDS=reference,cpu,…``."""
     names = os.environ.get("COLLAMO_TEST_BACKENDS", "")
     return frozenset(name.strip() for name in names.split(",") if name.strip())
+
+
+def device_of(backend: str) -> str:
+    """Return where a backend is tested: on the GPU where it needs one and one is there."""
+    on_gpu = backend in ("cuda", "triton") and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"

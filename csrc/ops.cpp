@@ -2,15 +2,27 @@
 // serves every torch from TORCH_TARGET_VERSION on. The Python functions check first, with
 // friendlier errors; these checks stand for callers who come in through torch.ops.
 
+#ifdef COLLAMO_WITH_CUDA
+#define USE_CUDA  // the shim then declares the current stream
+#endif
+
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "cpu/shortest_paths.h"
+#ifdef COLLAMO_WITH_CUDA
+#include "cuda/shortest_paths.h"
+#include "cuda/sorted_pairs.h"
+#endif
 
 namespace {
 
@@ -23,50 +35,157 @@ void check(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-// Returns the total number of pairs, Σ n².
-int64_t check_ptr(const int64_t* ptr, int64_t molecules, int64_t largest) {
-  check(ptr[0] == 0, "ptr must start at 0");
-  int64_t pairs = 0;
-  for (int64_t b = 0; b < molecules; ++b) {
-    const int64_t atoms = ptr[b + 1] - ptr[b];
-    if (ptr[b + 1] < ptr[b] || atoms > largest) {
-      throw std::invalid_argument("ptr gives molecule " + std::to_string(b) + " the atoms " +
-                                  std::to_string(ptr[b]) + " to " + std::to_string(ptr[b + 1]) +
-                                  "; it must never fall, and no molecule may have more than " +
-                                  std::to_string(largest) + " atoms");
-    }
-    pairs += atoms * atoms;
-  }
-  return pairs;
-}
-
-Tensor shortest_paths(const Tensor& edge_index, const Tensor& ptr, bool packed, int64_t size) {
+void check_form(const Tensor& edge_index, const Tensor& ptr, bool packed,
+                std::optional<int64_t> size) {
   check(edge_index.scalar_type() == ScalarType::Long, "edge_index must be int64");
   check(edge_index.dim() == 2 && edge_index.size(0) == 2, "edge_index must be [2, E]");
   check(ptr.scalar_type() == ScalarType::Long, "ptr must be int64");
   check(ptr.dim() == 1 && ptr.size(0) >= 1, "ptr must be [B + 1]");
-  check(size >= 0 && (packed || size <= kMaxAtoms), "size must be between 0 and 65535 atoms");
+  const int64_t least = size.value_or(0);
+  check(least >= 0 && (packed || least <= kMaxAtoms), "size must be between 0 and 65535 atoms");
+}
+
+// The result, not yet written: [B, N, N], or the packed pairs.
+Tensor empty_hops(const Tensor& edges, int64_t molecules, bool packed, int64_t size) {
+  return packed ? torch::stable::new_empty(edges, {size}, ScalarType::Byte)
+                : torch::stable::new_empty(edges, {molecules, size, size}, ScalarType::Byte);
+}
+
+struct Sizes {
+  int64_t pairs = 0;    // Σ n²
+  int64_t largest = 0;  // atoms
+};
+
+Sizes check_ptr(const int64_t* ptr, int64_t molecules, int64_t limit) {
+  check(ptr[0] == 0, "ptr must start at 0");
+  Sizes sizes;
+  for (int64_t b = 0; b < molecules; ++b) {
+    const int64_t atoms = ptr[b + 1] - ptr[b];
+    if (ptr[b + 1] < ptr[b] || atoms > limit) {
+      throw std::invalid_argument("ptr gives molecule " + std::to_string(b) + " the atoms " +
+                                  std::to_string(ptr[b]) + " to " + std::to_string(ptr[b + 1]) +
+                                  "; it must never fall, and no molecule may have more than " +
+                                  std::to_string(limit) + " atoms");
+    }
+    sizes.pairs += atoms * atoms;
+    sizes.largest = std::max(sizes.largest, atoms);
+  }
+  return sizes;
+}
+
+Tensor shortest_paths(const Tensor& edge_index, const Tensor& ptr, bool packed,
+                      std::optional<int64_t> size) {
+  check_form(edge_index, ptr, packed, size);
   const Tensor edges = torch::stable::contiguous(edge_index);
   const Tensor ends = torch::stable::contiguous(ptr);
   const auto* source = edges.const_data_ptr<int64_t>();
   const int64_t count = edges.size(1), molecules = ends.size(0) - 1;
   const collamo::cpu::Graphs graphs{source, source + count, count, ends.const_data_ptr<int64_t>(),
                                     molecules};
-  const int64_t pairs = check_ptr(graphs.ptr, molecules, packed ? kMaxAtoms : size);
-  check(!packed || size == pairs, "size must be the total number of pairs of atoms");
-  const Tensor hops =
-      packed ? torch::stable::new_empty(edges, {size}, ScalarType::Byte)
-             : torch::stable::new_empty(edges, {molecules, size, size}, ScalarType::Byte);
-  collamo::cpu::shortest_paths(graphs, packed ? -1 : size, hops.mutable_data_ptr<uint8_t>());
+  const Sizes sizes =
+      check_ptr(graphs.ptr, molecules, packed ? kMaxAtoms : size.value_or(kMaxAtoms));
+  const int64_t written = size.value_or(packed ? sizes.pairs : sizes.largest);
+  check(!packed || written == sizes.pairs, "size must be the total number of pairs of atoms");
+  const Tensor hops = empty_hops(edges, molecules, packed, written);
+  collamo::cpu::shortest_paths(graphs, packed ? -1 : written, hops.mutable_data_ptr<uint8_t>());
   return hops;
 }
+
+#ifdef COLLAMO_WITH_CUDA
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+cudaStream_t current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+bool captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  check(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+Tensor new_words(const Tensor& like, int64_t words) {
+  return torch::stable::new_empty(like, {words}, ScalarType::Long);
+}
+
+// Waits for the device once, for what is wrong with the data and how much there is. While a CUDA
+// graph is captured nobody may wait: then the size must be given, and wrong data stop the kernel.
+Tensor shortest_paths_cuda(const Tensor& edge_index, const Tensor& ptr, bool packed,
+                           std::optional<int64_t> size) {
+  using namespace collamo::cuda;
+  check_form(edge_index, ptr, packed, size);
+  check(ptr.is_cuda() && ptr.get_device_index() == edge_index.get_device_index(),
+        "ptr must be on the device of edge_index");
+  const torch::stable::accelerator::DeviceGuard guard(edge_index.get_device_index());
+  const cudaStream_t stream = current_stream(edge_index);
+  const bool capturing = captured(stream);
+  check(!capturing || size.has_value(), "size must be given while a CUDA graph is captured");
+  const Tensor edges = torch::stable::contiguous(edge_index);
+  const Tensor ends = torch::stable::contiguous(ptr);
+  const auto* source = edges.const_data_ptr<int64_t>();
+  const int64_t count = edges.size(1), molecules = ends.size(0) - 1;
+  check(molecules > 0 || count == 0, "edge_index has edges, but ptr has no atoms");
+  const Graphs graphs{source, source + count, count, ends.const_data_ptr<int64_t>(), molecules};
+  const Limits limits{packed ? kMaxAtoms : size.value_or(kMaxAtoms),
+                      packed ? size.value_or(-1) : -1};
+  const Tensor words = new_words(edges, survey_words(graphs));
+  check(survey(graphs, limits, capturing, words.mutable_data_ptr<int64_t>(), stream));
+  Survey found = worst_case(graphs, limits);
+  if (!capturing) check(read_survey(graphs, words.const_data_ptr<int64_t>(), &found, stream));
+  check(!found.wrong,
+        "edge_index or ptr is wrong: on a GPU edges stand molecule by molecule, ptr rises from 0, "
+        "no molecule has more atoms than size, and packed size is the number of pairs");
+  const int64_t written = size.value_or(packed ? found.pairs : found.largest);
+  const Tensor hops = empty_hops(edges, molecules, packed, written);
+  const Tensor scratch = new_words(edges, scratch_words(found));
+  check(search(graphs, found, packed ? -1 : written, words.const_data_ptr<int64_t>(),
+               scratch.mutable_data_ptr<int64_t>(), hops.mutable_data_ptr<uint8_t>(), stream));
+  return hops;
+}
+
+std::tuple<Tensor, Tensor, Tensor> pairs_by_hops_cuda(const Tensor& hops,
+                                                      const std::optional<Tensor>& real) {
+  check(hops.scalar_type() == ScalarType::Byte && hops.dim() == 1, "hops must be uint8 [P]");
+  const int64_t pairs = hops.size(0);
+  check(!real || (real->scalar_type() == ScalarType::Bool && real->dim() == 1 &&
+                  real->size(0) == pairs && real->is_cuda() &&
+                  real->get_device_index() == hops.get_device_index()),
+        "real must be bool [P] on the device of hops");
+  const torch::stable::accelerator::DeviceGuard guard(hops.get_device_index());
+  const Tensor from = torch::stable::contiguous(hops);
+  const Tensor of = real ? torch::stable::contiguous(*real) : from;
+  const Tensor words = new_words(from, collamo::cuda::sort_words(pairs));
+  const Tensor order = new_words(from, pairs), starts = new_words(from, collamo::cuda::kBins);
+  const Tensor keys = torch::stable::new_empty(from, {pairs}, ScalarType::Short);
+  check(collamo::cuda::sort_pairs(
+      from.const_data_ptr<uint8_t>(),
+      real ? static_cast<const uint8_t*>(of.const_data_ptr()) : nullptr, pairs,
+      words.mutable_data_ptr<int64_t>(), order.mutable_data_ptr<int64_t>(),
+      keys.mutable_data_ptr<int16_t>(), starts.mutable_data_ptr<int64_t>(), current_stream(from)));
+  return {order, keys, starts};
+}
+
+#endif  // COLLAMO_WITH_CUDA
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(collamo_kernels, m) {
-  m.def("shortest_paths(Tensor edge_index, Tensor ptr, bool packed, SymInt size) -> Tensor");
+  m.def("shortest_paths(Tensor edge_index, Tensor ptr, bool packed, SymInt? size) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
   m.impl("shortest_paths", TORCH_BOX(&shortest_paths));
 }
+
+#ifdef COLLAMO_WITH_CUDA
+// The schema and the definition of pairs_by_hops are in Python.
+STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CUDA, m) {
+  m.impl("shortest_paths", TORCH_BOX(&shortest_paths_cuda));
+  m.impl("pairs_by_hops", TORCH_BOX(&pairs_by_hops_cuda));
+}
+#endif

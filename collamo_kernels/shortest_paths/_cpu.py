@@ -17,7 +17,7 @@ def unsupported(edge_index: Tensor, **arguments: object) -> str | None:
     return why_absent()
 
 
-def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int) -> Tensor:
+def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
     """Call the operator; arguments as in the reference.
 
     The operator checks the data while it reads them, in 0.1 µs a molecule; the checks in PyTorch

@@ -37,7 +37,7 @@ def shortest_paths(
         ``"padded"`` or ``"packed"``.
     max_atoms
         Pad to this many atoms; None takes the largest molecule. Only with ``layout="padded"``.
-        Inside ``torch.compile`` it is required.
+        Inside ``torch.compile`` and while a CUDA graph is captured it is required.
     backend
         None takes the best that can serve the input; a name takes that one or raises.
 
@@ -52,6 +52,11 @@ def shortest_paths(
     ValueError
         A wrong shape, dtype or device, an edge that leaves the batch or its molecule, a falling
         `ptr`.
+
+    Notes
+    -----
+    On a GPU the call waits for the device once, to find wrong data and the size of the result.
+    While a CUDA graph is captured nobody may wait, so that wrong data stop the device instead.
 
     Examples
     --------
@@ -73,25 +78,17 @@ def checked(
 ) -> dict[str, Any]:
     """Return what the implementations take, or raise a ValueError that names the wrong one.
 
-    The data are not looked at, but for the size of the result: each implementation checks them in
-    its own way, and calls `checks.check_contents` where it needs the words for what is wrong.
+    The data are not looked at: each implementation checks them in its own way, and calls
+    `checks.check_contents` where it needs the words for what is wrong.
     """
     if layout not in ("padded", "packed"):
         raise ValueError(f"layout is {layout!r}; use 'padded' or 'packed'")
     if layout == "packed" and max_atoms is not None:
         raise ValueError("max_atoms has no meaning with layout='packed'; leave it out")
     check_form(edge_index, ptr)
-    packed = layout == "packed"
-    size = _size(ptr, packed) if max_atoms is None else max_atoms
-    return {"edge_index": edge_index, "ptr": ptr, "packed": packed, "size": size}
-
-
-def _size(ptr: Tensor, packed: bool) -> int:
-    if torch.compiler.is_compiling():
+    if max_atoms is None and torch.compiler.is_compiling():
         raise ValueError(
             "torch.compile must know the size of the result: give max_atoms, with layout='padded'"
         )
-    sizes = ptr.diff()
-    if packed:
-        return int(sizes.square().sum())
-    return int(sizes.max()) if len(sizes) else 0
+    packed = layout == "packed"
+    return {"edge_index": edge_index, "ptr": ptr, "packed": packed, "size": max_atoms}

@@ -26,16 +26,20 @@ def check_form(edge_index: Tensor, ptr: Tensor) -> None:
         )
 
 
-def check_contents(edge_index: Tensor, ptr: Tensor, packed: bool, size: int) -> None:
-    """Look at the data: `ptr` rises from 0, no molecule is too large, no edge leaves its own."""
+def check_contents(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
+    """Look at the data: `ptr` rises from 0, no molecule is too large, no edge leaves its own.
+
+    Returns the atoms of each molecule.
+    """
     sizes = _checked_sizes(ptr)
     _check_edges(edge_index, ptr)
     largest = int(sizes.max()) if len(sizes) else 0
-    if not packed and not largest <= size <= MAX_ATOMS:
+    if not packed and size is not None and not largest <= size <= MAX_ATOMS:
         raise ValueError(
             f"max_atoms is {size}; the largest molecule of the batch has {largest} atoms and "
             f"the limit is {MAX_ATOMS}"
         )
+    return sizes
 
 
 def _checked_sizes(ptr: Tensor) -> Tensor:

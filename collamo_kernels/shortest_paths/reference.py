@@ -14,19 +14,21 @@ def unsupported(**arguments: object) -> str | None:
     return None
 
 
-def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int) -> Tensor:
+def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
     """Return the hops of every pair; see `collamo_kernels.shortest_paths`.
 
-    `size` is N, the padded number of atoms, or, packed, the number of pairs ``Σ N_b²``.
+    `size` is N, the padded number of atoms, or, packed, the number of pairs ``Σ N_b²``; None is as
+    many as there are.
     """
-    check_contents(edge_index, ptr, packed, size)
+    sizes = check_contents(edge_index, ptr, packed, size)
     if packed:
         blocks = [
             _search(_adjacency(edge_index, start, stop)).flatten()
             for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)
         ]
         return torch.cat(blocks) if blocks else _unreachable(0, like=edge_index)
-    hops = _unreachable(len(ptr) - 1, size, size, like=edge_index)
+    largest = int(sizes.max()) if len(sizes) else 0
+    hops = _unreachable(len(sizes), *[largest if size is None else size] * 2, like=edge_index)
     for molecule, (start, stop) in enumerate(zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)):
         atoms = stop - start
         hops[molecule, :atoms, :atoms] = _search(_adjacency(edge_index, start, stop))

@@ -38,6 +38,7 @@ def test_a_named_backend_that_refuses_raises_its_reason(monkeypatch):
     assert ck.shortest_paths(*CARBON).tolist() == [[[0]]]  # None: the next best
     text = ck.explain(ck.shortest_paths, *CARBON)
     assert [line.split(maxsplit=1) for line in text.splitlines()[1:]] == [
+        ["cuda", "edge_index is on cpu; this backend runs on a GPU"],
         ["cpu", "there is no C++ compiler"],
         ["reference", "takes it"],
     ]

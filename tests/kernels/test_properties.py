@@ -1,5 +1,8 @@
 """What holds for any input, on every backend: hops are SciPy's, attention is the definition's."""
 
+import itertools
+
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,7 @@ from collamo_kernels.testing import (
     assert_accurate,
     attend,
     attend_eagerly,
+    device_of,
     make_inputs,
     with_gradients,
 )
@@ -60,11 +64,14 @@ def by_scipy(ptr, edges, molecule):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_hops_are_those_of_scipy(layout, shortest_paths_backend, serves):
+    backend, device = shortest_paths_backend, device_of(shortest_paths_backend)
+
     @fixed
     @given(graphs())
     def check(drawn):
         ptr, edges = drawn
-        hops = ck.shortest_paths(edges, ptr, layout=layout, backend=shortest_paths_backend)
+        graph = edges.to(device), ptr.to(device)
+        hops = ck.shortest_paths(*graph, layout=layout, backend=backend).cpu()
         if layout == "packed":
             sizes = ptr.diff()
             place = PackedLayout(ptr.int(), int(sizes.max()) if len(sizes) else 0)
@@ -76,7 +83,42 @@ def test_hops_are_those_of_scipy(layout, shortest_paths_backend, serves):
             assert (padded[atoms:] == 255).all()
             assert (padded[:, atoms:] == 255).all()
 
-    serves(shortest_paths_backend, check)
+    serves(backend, check)
+
+
+@st.composite
+def directed_graphs(draw):
+    """Up to four graphs of up to 70 atoms with any directed edges."""
+    sizes = draw(st.lists(st.integers(0, 70), max_size=4))
+    edges, start = [], 0
+    for atoms in sizes:
+        if atoms:
+            atom = st.integers(start, start + atoms - 1)
+            edges += draw(st.lists(st.tuples(atom, atom), max_size=2 * atoms))
+        start += atoms
+    return sizes, torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).t()
+
+
+def test_directed_hops_are_those_of_networkx(shortest_paths_backend, serves):
+    backend, device = shortest_paths_backend, device_of(shortest_paths_backend)
+
+    @fixed
+    @given(directed_graphs())
+    def check(drawn):
+        sizes, edges = drawn
+        ptr = torch.tensor([0, *sizes]).cumsum(0)
+        hops = ck.shortest_paths(edges.to(device), ptr.to(device), backend=backend).cpu()
+        graph = nx.DiGraph(edges.t().tolist())
+        for number, (start, stop) in enumerate(itertools.pairwise(ptr.tolist())):
+            for atom in range(start, stop):
+                wanted = np.full(hops.shape[-1], 255)
+                wanted[atom - start] = 0
+                if atom in graph:
+                    for there, far in nx.single_source_shortest_path_length(graph, atom).items():
+                        wanted[there - start] = far
+                assert np.array_equal(hops[number, atom - start].numpy(), wanted)
+
+    serves(backend, check)
 
 
 @st.composite

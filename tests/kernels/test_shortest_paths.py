@@ -1,18 +1,13 @@
 """Hop counts: by hand, against SciPy, networkx and the official Graphormer matrices."""
 
-import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import shortest_path
 
 import collamo_kernels as ck
 from collamo_kernels.extension import why_absent
-from collamo_kernels.testing import random_graphs
+from collamo_kernels.shortest_paths.op import pairs_by_hops
+from collamo_kernels.testing import device_of, random_graphs
 
 needs_extension = pytest.mark.skipif(why_absent() is not None, reason=why_absent() or "")
 
@@ -28,23 +23,24 @@ def chain(atoms):
 
 def by_scipy(edge_index, atoms):
     """uint8 [N, N] with our conventions, from SciPy's float distances."""
+    sparse = pytest.importorskip("scipy.sparse")
+    csgraph = pytest.importorskip("scipy.sparse.csgraph")
     if atoms == 0:
         return np.zeros((0, 0), np.uint8)
     source, target = edge_index.numpy()
-    graph = coo_matrix((np.ones(len(source)), (source, target)), shape=(atoms, atoms))
-    distance = shortest_path(graph, method="D", unweighted=True)
+    graph = sparse.coo_matrix((np.ones(len(source)), (source, target)), shape=(atoms, atoms))
+    distance = csgraph.shortest_path(graph, method="D", unweighted=True)
     return np.where(np.isinf(distance), 255, np.minimum(distance, 253)).astype(np.uint8)
 
 
 @pytest.fixture
 def hops_of(shortest_paths_backend, serves):
-    """``hops_of(edge_index, ptr, …)`` on the backend under test."""
+    """``hops_of(edge_index, ptr, …)`` on the backend under test and its device."""
+    backend, device = shortest_paths_backend, device_of(shortest_paths_backend)
 
-    def run(*args, **kwargs):
-        return serves(
-            shortest_paths_backend,
-            lambda: ck.shortest_paths(*args, **kwargs, backend=shortest_paths_backend),
-        )
+    def run(edge_index, ptr, **kwargs):
+        graphs = edge_index.to(device), ptr.to(device)
+        return serves(backend, lambda: ck.shortest_paths(*graphs, **kwargs, backend=backend)).cpu()
 
     return run
 
@@ -101,7 +97,7 @@ class TestByHand:
 
 
 # More than 512 atoms are searched in several blocks; the definition needs seconds for that many.
-LONG = {"cpu": 700, "reference": 280}
+LONG = {"cuda": 700, "cpu": 700, "reference": 280}
 
 
 @pytest.mark.parametrize("atoms", [254, 255, None])
@@ -125,7 +121,9 @@ def test_long_one_way_chain(hops_of, shortest_paths_backend):
     order = torch.randperm(atoms)
     one_way = order[torch.stack([torch.arange(atoms - 1), torch.arange(1, atoms)])]
     hops = hops_of(one_way, torch.tensor([0, atoms]))[0]
-    assert np.array_equal(hops.numpy(), by_scipy(one_way, atoms))
+    position = order.argsort()
+    ahead = position - position[:, None]
+    assert torch.equal(hops.long(), torch.where(ahead < 0, 255, ahead.clamp(max=253)))
 
 
 @needs_extension
@@ -174,43 +172,8 @@ def test_edges_in_any_order(hops_of):
     assert torch.equal(hops_of(shuffled.flip(1), ptr, layout="packed"), hops)
 
 
-@st.composite
-def directed_graphs(draw):
-    """Up to four graphs of up to 70 atoms with any directed edges."""
-    sizes = draw(st.lists(st.integers(0, 70), max_size=4))
-    edges, start = [], 0
-    for atoms in sizes:
-        if atoms:
-            atom = st.integers(start, start + atoms - 1)
-            edges += draw(st.lists(st.tuples(atom, atom), max_size=2 * atoms))
-        start += atoms
-    return sizes, torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).t()
-
-
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_property_any_graph_against_networkx(backend, serves):
-    @settings(max_examples=40, deadline=None)
-    @given(directed_graphs())
-    def check(drawn):
-        sizes, edges = drawn
-        ptr = torch.tensor([0, *sizes]).cumsum(0)
-        hops = ck.shortest_paths(edges, ptr, backend=backend)
-        graph = nx.DiGraph(edges.t().tolist())
-        for number, (start, stop) in enumerate(
-            zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)
-        ):
-            for atom in range(start, stop):
-                want = np.full(hops.shape[-1], 255)
-                want[atom - start] = 0
-                if atom in graph:
-                    for there, far in nx.single_source_shortest_path_length(graph, atom).items():
-                        want[there - start] = far
-                assert np.array_equal(hops[number, atom - start].numpy(), want)
-
-    serves(backend, check)
-
-
 def test_official_matrices(shared_golden, hops_of):
+    load_file = pytest.importorskip("safetensors.torch").load_file
     golden = load_file(shared_golden / "hops.safetensors")
     names = sorted({name.split(".")[0] for name in golden})
     assert len(names) == 40
@@ -262,19 +225,44 @@ BAD = {
     "layout is 'dense'": {"layout": "dense"},
     "max_atoms has no meaning": {"layout": "packed", "max_atoms": 9},
     "max_atoms is 3; the largest molecule of the batch has 4": {"max_atoms": 3},
-    "ptr on cpu": {"edge_index": chain(4).to("meta")},
-    "backend 'magic' does not exist": {"backend": "magic"},
+    "edge_index is on meta and ptr on": {"edge_index": chain(4).to("meta")},
 }
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_wrong_input_is_named(message):
-    arguments = {"edge_index": chain(4), "ptr": torch.tensor([0, 4])} | BAD[message]
+def test_wrong_input_is_named(message, shortest_paths_backend, serves):
+    backend, device = shortest_paths_backend, device_of(shortest_paths_backend)
+    arguments = {"edge_index": chain(4), "ptr": torch.tensor([0, 4]), "backend": backend}
+    for name, value in BAD[message].items():
+        arguments[name] = value
+    for name in ("edge_index", "ptr"):
+        if arguments[name].device.type == "cpu":
+            arguments[name] = arguments[name].to(device)
     with pytest.raises(ValueError, match=message):
-        ck.shortest_paths(**arguments)
+        serves(backend, lambda: ck.shortest_paths(**arguments))
 
 
-@needs_extension
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="backend 'magic' does not exist"):
+        ck.shortest_paths(chain(4), torch.tensor([0, 4]), backend="magic")
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request, serves):
+    """Where the compiled operator runs, if it does."""
+    where = device_of(request.param)
+    nothing = (
+        torch.zeros(2, 0, dtype=torch.int64, device=where),
+        torch.zeros(1, device=where).long(),
+    )
+    serves(request.param, lambda: ck.shortest_paths(*nothing, backend=request.param))
+    return where
+
+
+def molecule_by_molecule(edges, ptr, device):
+    return edges[:, edges[0].argsort(stable=True)].to(device), ptr.to(device)
+
+
 class TestOperator:
     """torch.ops.collamo_kernels.shortest_paths, which anybody may call without our checks."""
 
@@ -282,20 +270,23 @@ class TestOperator:
     def op(self):
         return torch.ops.collamo_kernels.shortest_paths
 
-    @pytest.mark.parametrize("packed", [False, True])
-    def test_opcheck(self, packed):
-        size = 4 * 4 + 3 * 3 if packed else 5
+    @pytest.mark.parametrize(
+        ("packed", "size"), [(False, 5), (False, None), (True, 4 * 4 + 3 * 3), (True, None)]
+    )
+    def test_opcheck(self, packed, size, device):
         edges, ptr = random_graphs((4, 3), torch.Generator().manual_seed(0))
-        torch.library.opcheck(self.op, (edges, ptr, packed, size))
+        graphs = molecule_by_molecule(edges, ptr, device)
+        torch.library.opcheck(self.op, (*graphs, packed, size))
 
-    def test_compiles_as_one_graph(self):
+    def test_compiles_as_one_graph(self, device):
         edges, ptr = random_graphs((4, 3), torch.Generator().manual_seed(0))
 
         def run(edges, ptr):
             return ck.shortest_paths(edges, ptr, max_atoms=6)
 
         compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(edges, ptr), run(edges, ptr))
+        graphs = edges.to(device), ptr.to(device)
+        assert torch.equal(compiled(*graphs), run(*graphs))
 
     @pytest.mark.parametrize(
         ("edges", "ptr", "packed", "size"),
@@ -316,13 +307,72 @@ class TestOperator:
             (chain(4)[0], [0, 4], False, 4),
         ],
     )
-    def test_it_never_reads_beyond_its_input(self, edges, ptr, packed, size):
+    def test_it_never_reads_beyond_its_input(self, edges, ptr, packed, size, device):
+        ptr = torch.tensor(ptr, dtype=torch.int64, device=device)
         with pytest.raises(ValueError, match=r"edge_index|ptr|size"):
-            self.op(edges, torch.tensor(ptr, dtype=torch.int64), packed, size)
+            self.op(edges.to(device), ptr, packed, size)
 
 
-def test_backend_cpu_refuses_another_device():
+class TestOnGPU:
+    @pytest.fixture(autouse=True)
+    def _gpu(self, serves):
+        where = device_of("cuda")
+        nothing = torch.zeros(2, 0).long().to(where), torch.zeros(1).long().to(where)
+        serves("cuda", lambda: ck.shortest_paths(*nothing, backend="cuda"))
+
+    def test_in_a_cuda_graph(self):
+        """Captured once, replayed on other molecules of the same sizes."""
+        sizes = (30, 70, 0, 5)
+        batches = [random_graphs(sizes, torch.Generator().manual_seed(i)) for i in range(3)]
+        edges, ptr = (x.cuda() for x in batches[0])
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            ck.shortest_paths(edges, ptr, max_atoms=70)  # loads what is loaded lazily
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            hops = ck.shortest_paths(edges, ptr, max_atoms=70)
+        for other, _ in batches:
+            edges.copy_(other)
+            graph.replay()
+            assert torch.equal(hops.cpu(), ck.shortest_paths(other, ptr.cpu(), max_atoms=70))
+
+    def test_on_the_current_stream(self):
+        edges, ptr = random_graphs((40,) * 256, torch.Generator().manual_seed(0))
+        wanted = ck.shortest_paths(edges, ptr)
+        stream, late = torch.cuda.Stream(), torch.zeros_like(edges, device="cuda")
+        ready = edges.cuda()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(10_000_000)
+            late.copy_(ready)
+            hops = ck.shortest_paths(late, ptr.cuda())
+        stream.synchronize()
+        assert torch.equal(hops.cpu(), wanted)
+
+    @pytest.mark.parametrize("padding", [False, True])
+    @pytest.mark.parametrize("pairs", [0, 1, 4608, 1_000_003])
+    def test_sorted_pairs(self, pairs, padding):
+        hops = torch.randint(0, 256, (pairs,), dtype=torch.uint8)
+        hops[: pairs // 2] %= 9
+        real = torch.rand(pairs) > 0.3 if padding else None
+        wanted = pairs_by_hops(hops, real)
+        found = torch.ops.collamo_kernels.pairs_by_hops(
+            hops.cuda(), None if real is None else real.cuda()
+        )
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert torch.equal(mine.cpu(), theirs)
+
+
+def test_backends_refuse_another_device(monkeypatch):
+    from collamo_kernels.shortest_paths import _cpu, _cuda
+
     meta = torch.zeros(2, 0, dtype=torch.int64, device="meta")
-    from collamo_kernels.shortest_paths import _cpu
-
     assert "runs on the CPU" in _cpu.unsupported(edge_index=meta)
+    assert "on meta; this backend runs on a GPU" in _cuda.unsupported(edge_index=meta)
+
+    class OnGPU:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(_cuda, "why_absent", lambda: None)
+    monkeypatch.setattr(_cuda, "build_info", lambda: {"cuda": False})
+    assert "built without CUDA" in _cuda.unsupported(edge_index=OnGPU)

@@ -1,0 +1,41 @@
+"""Backend 'cuda': csrc/cuda/shortest_paths.cu, a search of 64 targets at a time on a GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from collamo_kernels.extension import REINSTALL, build_info, why_absent
+from collamo_kernels.shortest_paths import op  # noqa: F401  registers the shape of the result
+from collamo_kernels.shortest_paths.checks import check_contents
+
+
+def unsupported(edge_index: Tensor, **arguments: object) -> str | None:
+    """Return why the search on a GPU cannot serve these arguments, or None."""
+    if edge_index.device.type != "cuda":
+        return f"edge_index is on {edge_index.device}; this backend runs on a GPU"
+    if why_absent() is None and not build_info()["cuda"]:
+        return (
+            f"the extension was built without CUDA; where nvcc is: COLLAMO_FORCE_CUDA=1 {REINSTALL}"
+        )
+    return why_absent()
+
+
+def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
+    """Call the operator; arguments as in the reference.
+
+    The operator wants the edges molecule by molecule, as PyG makes them, and says when they are
+    not. Where nobody can wait for its answer they are sorted first.
+    """
+    search = torch.ops.collamo_kernels.shortest_paths
+    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return search(_molecule_by_molecule(edge_index), ptr, packed, size)
+    try:
+        return search(edge_index, ptr, packed, size)
+    except ValueError:
+        check_contents(edge_index, ptr, packed, size)
+        return search(_molecule_by_molecule(edge_index), ptr, packed, size)
+
+
+def _molecule_by_molecule(edge_index: Tensor) -> Tensor:
+    return edge_index[:, edge_index[0].argsort()]
