@@ -47,7 +47,7 @@ sanitize: .venv/collamo
 lint: .venv/collamo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/kernels/emulation/*')
 
 clean:
 	rm -rf build dist *.egg-info demo runs .pytest_cache .ruff_cache .hypothesis collamo_kernels/_C*.so
