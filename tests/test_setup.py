@@ -43,6 +43,8 @@ def python(folder, *arguments, **settings):
 
 BUILD = ("setup.py", "--quiet", "build", "--build-lib", "lib")
 NO_COMPILER = {"CC": "/bin/false", "CXX": "/bin/false"}
+# Without csrc/cuda, which a torch for the CPU refuses before anything is compiled.
+INSISTING = {"COLLAMO_FORCE_CUDA": "1", "COLLAMO_CPU_ONLY": "1", **NO_COMPILER}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_what_is_not_compiled_still_works_and_says_why(folder, settings, reason)
 
 
 def test_a_build_that_is_insisted_on_fails_aloud(folder):
-    code, _, err = python(folder, *BUILD, COLLAMO_FORCE_CUDA="1", **NO_COMPILER)
+    code, _, err = python(folder, *BUILD, **INSISTING)
     assert code != 0
     assert "pure Python" not in err
 
@@ -76,7 +78,7 @@ def test_a_new_build_forgets_the_old_reason(folder):
     assert python(folder, *BUILD, COLLAMO_NO_EXTENSION="1")[0] == 0
     record = folder / "lib" / "collamo_kernels" / "absence.txt"
     assert record.is_file()
-    python(folder, *BUILD, COLLAMO_FORCE_CUDA="1", **NO_COMPILER)
+    python(folder, *BUILD, **INSISTING)
     assert not record.exists()
 
 
