@@ -48,10 +48,10 @@ class Build(cpp.BuildExtension if cpp else build_ext):
     """Builds the extension, or tells the installing person and `collamo doctor` why not."""
 
     def build_extension(self, ext):
-        """Compile the attention once per instruction set, then the rest of the module."""
+        """Compile the kernels once per instruction set, then the rest of the module."""
         for name, flags in CAPABILITIES.items():
             ext.extra_objects += self.compiler.compile(
-                ["csrc/cpu/coattention_kernel.cpp"],
+                sources("csrc/cpu/*kernel.cpp"),
                 output_dir=os.path.join(self.build_temp, name),
                 macros=[("COLLAMO_CAPABILITY", name)],
                 extra_postargs=[*FLAGS["cxx"], "-ffp-contract=fast", "-fno-math-errno", *flags],

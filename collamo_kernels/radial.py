@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from collamo_kernels.radial_op import derivative_bounds, derivatives, serves
 
 FIXED_GRID_END = 9.0  # Å; the fixed centres of Uni-Mol+ (linspace(0, 9, K), width = spacing)
 INITIAL_RANGE = 3.0  # centres and widths start as U(0, 3), as in Graphormer-3D and Transformer-M
@@ -240,10 +242,7 @@ class GaussianRadial(nn.Module):
             if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
                 return None
             knots = _knots(centres, block, cells)
-            rows, slope_rows = torch.stack(self._derivatives(knots, 1), 1), None
-            if derivative:
-                with torch.no_grad():
-                    slope_rows = torch.stack(self._derivatives(knots, 2)[1:], 1)
+            rows, slope_rows = self._rows(knots, self._float_parameters(), derivative)
             first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
             return RadialTable(rows, first_knot, low, block, errors.tolist(), slope_rows)
 
@@ -252,57 +251,41 @@ class GaussianRadial(nn.Module):
         self, centres: Tensor, block: float, tolerance: float, slopes: int
     ) -> tuple[Tensor, Tensor]:
         """Cells per block ``[M]``, and the bounds of the errors: of Φ3d, and of `slopes` slopes."""
-        bounds, gaussian = self._derivative_bounds(centres, block / 2, 4 + slopes)
-        scale = torch.stack(self._derivatives(centres, slopes)).abs().amax((1, 2)).clamp(min=1)
+        parameters = self._float_parameters()
+        centre, width, weight, _, weight2, _ = parameters
+        weights = weight.abs(), None if weight2 is None else weight2.abs()
+        find = _operators().radial_bounds if serves(centres) else derivative_bounds
+        bounds, gaussian = find(centres, block / 2, centre, width, *weights, 4 + slopes)
+        values = self._rows(centres, parameters)[0][:, : 1 + slopes]
+        scale = values.abs().amax((0, 2)).clamp(min=1)
         if self.head_kind == "mlp":
             scale = scale * max(1.0, math.sqrt(self.num_gaussians / MLP_SLACK))
-        worst = torch.maximum((bounds / scale[:, None]).amax(0), gaussian / GAUSSIAN_SHARE)
+        worst = torch.maximum((bounds / scale).amax(1), gaussian / GAUSSIAN_SHARE)
         inverse = (worst / (384 * tolerance)).pow(0.25)  # 1/h
         cells = (inverse * block).clamp(min=1).log2().ceil().exp2()
-        return cells, (bounds * (block / cells).pow(4)).amax(1) / 384
+        return cells, (bounds * (block / cells).pow(4)[:, None]).amax(0) / 384
 
-    def _derivative_bounds(
-        self, centres: Tensor, reach: float, order: int
-    ) -> tuple[Tensor, Tensor]:
-        """Per block: ``max_h |Φ⁽ⁿ⁾|``, n from 4 to `order`, ``[order - 3, M]``; ``max_k |ψ⁗|``."""
-        s = self.widths(centres.dtype)
-        z = ((centres[:, None] - self.mu.to(s.dtype)).abs() - reach).clamp_(min=0) / s  # [M, K]
-        first, *rest = (layer.weight.to(s.dtype).abs() for layer in self._linear_layers())
-        orders = range(1 if rest else 4, order + 1)
-        psi = [
-            bound / s**n
-            for n, bound in zip(orders, _bell_derivative_bounds(z, orders), strict=True)
-        ]
-        gaussian = psi[4 - orders[0]].amax(1)  # of Gaussians of height 1, normalized or not
-        psi = torch.stack(psi)
-        bounds = F.linear(psi / (math.sqrt(2 * math.pi) * s) if self.normalized else psi, first)
-        if rest:
-            bounds = F.linear(torch.stack(_gelu_chain_bounds(*bounds)), rest[0])
-        return bounds.amax(2), gaussian
+    def _rows(
+        self, u: Tensor, parameters: tuple[Tensor | None, ...], curvature: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Value and slope ``[M, 2, H]``; with `curvature` also slope and curvature."""
+        if serves(u):
+            rows, slope_rows = _operators().radial_rows(u, *parameters, curvature)
+            return rows, slope_rows if curvature else None
+        rows = torch.stack(derivatives(u, *parameters, order=1), 1)
+        if not curvature:
+            return rows, None
+        with torch.no_grad():
+            return rows, torch.stack(derivatives(u, *parameters, order=2)[1:], 1)
 
-    def _derivatives(self, u: Tensor, order: int) -> list[Tensor]:
-        """Φ3d and its first `order` (0 to 2) derivatives by u, each ``[M, H]``."""
-        dtype = u.dtype
-        s = self.widths(dtype)
-        z = (u[:, None] - self.mu.to(dtype)) / s
-        psi = torch.exp(-0.5 * z * z)
-        psi = psi / (math.sqrt(2 * math.pi) * s) if self.normalized else psi
-        psi = [psi]
-        if order > 0:
-            psi.append(-z / s * psi[0])
-        if order > 1:
-            psi.append((z * z - 1) / s**2 * psi[0])
-        first, *rest = ((x.weight.to(dtype), x.bias.to(dtype)) for x in self._linear_layers())
-        out = [F.linear(psi[0], *first), *(F.linear(x, first[0]) for x in psi[1:])]
-        for weight, bias in rest:
-            a, hidden = out[0], [F.gelu(out[0])]
-            # GELU'(a)·a' in one pass over [M, K]; spelled out it takes five.
-            hidden += [torch.ops.aten.gelu_backward(x, a) for x in out[1:]]
-            if order > 1:
-                bell = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
-                hidden[2] += (2 - a * a) * bell * out[1] ** 2  # GELU''(a)·a'²
-            out = [F.linear(hidden[0], weight, bias), *(F.linear(x, weight) for x in hidden[1:])]
-        return out
+    def _float_parameters(self) -> tuple[Tensor | None, ...]:
+        """The parameters of `radial_op`, in float32 at least, the normalisation in the weights."""
+        dtype = torch.promote_types(self.mu.dtype, torch.float32)
+        width = self.widths(dtype)
+        layers = [x.to(dtype) for layer in self._linear_layers() for x in layer.parameters()]
+        if self.normalized:
+            layers[0] = layers[0] / (math.sqrt(2 * math.pi) * width)
+        return self.mu.to(dtype), width, *layers, *[None] * (4 - len(layers))
 
     def _linear_layers(self) -> list[nn.Linear]:
         return [layer for layer in self.head if isinstance(layer, nn.Linear)]
@@ -403,50 +386,8 @@ def _knots(centres: Tensor, block: float, cells: Tensor) -> Tensor:
     return torch.cat([left + (index - before) * h, centres[-1:] + block / 2])
 
 
-# max|GELU⁽ⁿ⁾| over the real line, n = 1 … 5, rounded up. With φ the normal density they are
-# Φ + xφ at √2, and (2 - x²)φ, (x³ - 4x)φ, (-x⁴ + 7x² - 4)φ, (x⁵ - 11x³ + 18x)φ at 0, 0.7923,
-# 0 and 0.6344.
-GELU_PEAKS = (1.1290, 0.7979, 0.7788, 1.5958, 2.8426)
-# The polynomials Heₙ of the n-th derivative of exp(-z²/2), n = 1 … 5, given z and z².
-HERMITE = (
-    lambda z, square: z,
-    lambda z, square: square - 1,
-    lambda z, square: (square - 3) * z,
-    lambda z, square: (square - 6) * square + 3,
-    lambda z, square: ((square - 10) * square + 15) * z,
-)
-# Where |Heₙ(z)| exp(-z²/2), the n-th derivative of a Gaussian, turns back (z > 0), and its value
-# there, rounded up: the zeros of Heₙ₊₁.
-BELL_PEAKS = (
-    ((1.0, 0.60654),),
-    ((1.73206, 0.44627),),
-    ((0.74197, 1.38012), (2.33442, 0.37490)),
-    ((1.35563, 1.85488), (2.85698, 0.34873)),
-    ((0.61671, 5.78306), (1.88918, 2.52212), (3.32426, 0.35248)),
-)
-
-
-def _bell_derivative_bounds(z: Tensor, orders: range) -> Iterator[Tensor]:
-    """Yield the largest ``|dⁿ/dzⁿ exp(-z²/2)|`` from z ≥ 0 outwards, for each n of 1 … 5."""
-    square = z * z
-    bell = torch.exp(-0.5 * square)
-    for n in orders:
-        bound = (HERMITE[n - 1](z, square) * bell).abs_()
-        for turn, peak in BELL_PEAKS[n - 1]:
-            bound = torch.maximum(bound, (z < turn) * peak)
-        yield bound
-
-
-def _gelu_chain_bounds(a1: Tensor, a2: Tensor, a3: Tensor, a4: Tensor, *a5: Tensor) -> list[Tensor]:
-    """Bounds of the 4th (and 5th) derivative of GELU(a(u)), from those of a (Faà di Bruno)."""
-    g1, g2, g3, g4, g5 = GELU_PEAKS
-    square = a1 * a1
-    out = [g1 * a4 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + square * (6 * g3 * a2 + g4 * square)]
-    for last in a5:
-        fifth = g1 * last + g2 * (10 * a2 * a3 + 5 * a1 * a4)
-        fifth += g3 * (15 * a1 * a2 * a2 + 10 * square * a3)
-        out.append(fifth + square * a1 * (10 * g4 * a2 + g5 * square))
-    return out
+def _operators() -> Any:
+    return torch.ops.collamo_kernels
 
 
 def _make_head(kind: str, gaussians: int, heads: int) -> nn.Sequential:

@@ -1,0 +1,284 @@
+// The operators radial_rows, radial_rows_backward and radial_bounds: the knots of a radial table
+// and where they have to be. collamo_kernels/radial_op.py says what the arguments mean.
+//
+// Work is cut by the input alone and sums have a fixed order: any number of threads gives the same
+// bits.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "coattention.h"
+#include "radial_table_kernel.h"
+#include "tasks.h"
+
+namespace collamo::cpu {
+
+namespace baseline {
+extern const RadialKernels radial_kernels;
+}
+#ifdef COLLAMO_WITH_X86
+namespace avx2 {
+extern const RadialKernels radial_kernels;
+}
+namespace avx512 {
+extern const RadialKernels radial_kernels;
+}
+#endif
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
+
+// Those of the instruction set that runs the attention.
+const RadialKernels& radial_kernels() {
+#ifdef COLLAMO_WITH_X86
+  for (const RadialKernels* wide : {&avx512::radial_kernels, &avx2::radial_kernels}) {
+    if (std::strcmp(wide->name, kernels().name) == 0) return *wide;
+  }
+#endif
+  return baseline::radial_kernels;
+}
+
+void check(bool holds, const std::string& message) {
+  if (!holds) throw std::invalid_argument("radial table: " + message);
+}
+
+// A float32 tensor as the kernels read it.
+Tensor plain(const Tensor& x, int64_t elements, const char* name) {
+  check(x.scalar_type() == ScalarType::Float, std::string(name) + " must be float32");
+  check(x.numel() == elements, std::string(name) + " has the wrong number of elements");
+  return torch::stable::contiguous(x);
+}
+
+int64_t whole_vectors(int64_t count) {
+  const int64_t width = radial_kernels().width;
+  return (count + width - 1) / width * width;
+}
+
+// from [rows, columns] → [rows, columns↑], or its transpose [columns, rows↑]; `fill` in the
+// padding.
+Floats laid_out(const float* from, int64_t rows, int64_t columns, bool transposed, float fill = 0) {
+  const int64_t lines = transposed ? columns : rows, elements = transposed ? rows : columns;
+  const int64_t line = whole_vectors(elements);
+  Floats to(lines * line);
+  for (int64_t i = 0; i < lines; ++i) {
+    float* out = to.get() + i * line;
+    for (int64_t j = 0; j < elements; ++j)
+      out[j] = from[transposed ? j * columns + i : i * columns + j];
+    std::fill(out + elements, out + line, fill);
+  }
+  return to;
+}
+
+// A module with its parameters laid out for the kernels.
+class Module {
+ public:
+  Module(const Tensor& centre, const Tensor& width, const Tensor& weight, const Optional& bias,
+         const Optional& weight2, const Optional& bias2) {
+    check(weight.dim() == 2 && (!weight2 || weight2->dim() == 2), "weights must be [out, in]");
+    const int64_t gaussians = weight.size(1);
+    check(gaussians >= 1 && weight.size(0) >= 1, "weight must not be empty");
+    const Tensor mu = plain(centre, gaussians, "centre"), s = plain(width, gaussians, "width");
+    module_.centre = keep(laid_out(mu.const_data_ptr<float>(), 1, gaussians, false));
+    module_.width = keep(laid_out(s.const_data_ptr<float>(), 1, gaussians, false, 1));
+    add_layer(weight, bias);
+    if (!weight2) return;
+    check(weight2->size(1) == weight.size(0) && weight2->size(0) >= 1, "weight2 must be [H, K']");
+    add_layer(*weight2, bias2);
+  }
+
+  const RadialModule& get() const { return module_; }
+
+ private:
+  const float* keep(Floats floats) {
+    kept_.push_back(std::move(floats));
+    return kept_.back().get();
+  }
+
+  void add_layer(const Tensor& weight, const Optional& bias) {
+    const int64_t out = weight.size(0), in = weight.size(1);
+    const Tensor w = plain(weight, out * in, "weight");
+    const float* data = w.const_data_ptr<float>();
+    RadialLayer& layer = module_.layer[module_.layers++];
+    layer = {keep(laid_out(data, out, in, false)), keep(laid_out(data, out, in, true)), nullptr, in,
+             out};
+    if (!bias) return;
+    const Tensor b = plain(*bias, out, "bias");
+    layer.bias = keep(laid_out(b.const_data_ptr<float>(), 1, out, false));
+  }
+
+  RadialModule module_{};
+  std::vector<Floats> kept_;
+};
+
+int64_t tiles_of(int64_t count) { return (count + kRadialTile - 1) / kRadialTile; }
+
+// Runs task(first, count, scratch) for every tile.
+template <typename Task>
+void run_tiles(const RadialModule& module, int64_t count, const Task& task) {
+  run_tasks(tiles_of(count), radial_kernels().scratch_floats(module),
+            [&](int64_t i, float* scratch) {
+              const int64_t first = i * kRadialTile;
+              task(first, std::min(kRadialTile, count - first), scratch);
+            });
+}
+
+std::tuple<Tensor, Tensor> radial_rows(const Tensor& u, const Tensor& centre, const Tensor& width,
+                                       const Tensor& weight, const Tensor& bias,
+                                       const Optional& weight2, const Optional& bias2,
+                                       bool curvature) {
+  const Module module(centre, width, weight, bias, weight2, bias2);
+  check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
+  const Tensor places = plain(u, u.numel(), "u");
+  const int64_t count = places.numel(), heads = module.get().last().out;
+  Tensor rows = torch::stable::new_empty(places, {count, 2, heads});
+  Tensor slope_rows = torch::stable::new_empty(places, {curvature ? count : 0, 2, heads});
+  const float* at = places.const_data_ptr<float>();
+  float* to = rows.mutable_data_ptr<float>();
+  float* slopes = curvature ? slope_rows.mutable_data_ptr<float>() : nullptr;
+  run_tiles(module.get(), count, [&](int64_t first, int64_t tile, float* scratch) {
+    const int64_t offset = 2 * first * heads;
+    radial_kernels().rows(module.get(), at + first, tile, to + offset,
+                          slopes ? slopes + offset : nullptr, scratch);
+  });
+  return {rows, slope_rows};
+}
+
+// --- gradients ----------------------------------------------------------------------------------
+
+constexpr int64_t kMostSlots = 8;  // private copies of the gradients, 85 KB each for 128 Gaussians
+
+// Private gradients, one after the other in one block of memory.
+struct Slots {
+  explicit Slots(const RadialModule& m, int64_t count) {
+    const auto next = [this](int64_t floats) {
+      const int64_t here = floats_;
+      floats_ += floats;
+      return here;
+    };
+    centre = next(whole_vectors(m.first().in));
+    width = next(whole_vectors(m.first().in));
+    for (int i = 0; i < m.layers; ++i) {
+      weight[i] = next(m.layer[i].out * whole_vectors(m.layer[i].in));
+      bias[i] = next(whole_vectors(m.layer[i].out));
+    }
+    memory.reset(new Floats(count * floats_, true));
+  }
+
+  RadialGradients at(int64_t slot) const {
+    float* base = memory->get() + slot * floats_;
+    return {base + centre,
+            base + width,
+            {base + weight[0], base + weight[1]},
+            {base + bias[0], base + bias[1]}};
+  }
+
+  // Adds the others to the first, in order.
+  void sum(int64_t count) const {
+    for (int64_t slot = 1; slot < count; ++slot) {
+      for (int64_t i = 0; i < floats_; ++i) memory->get()[i] += memory->get()[slot * floats_ + i];
+    }
+  }
+
+  int64_t centre, width, weight[2] = {}, bias[2] = {};
+  std::unique_ptr<Floats> memory;
+
+ private:
+  int64_t floats_ = 0;
+};
+
+// from [rows, columns↑] in the shape of x.
+Tensor gradient(const float* from, const Tensor& x) {
+  const int64_t columns = x.size(x.dim() - 1), rows = x.numel() / columns;
+  const auto sizes = x.sizes();
+  Tensor to = torch::stable::new_empty(x, {sizes.begin(), sizes.end()});
+  float* data = to.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < rows; ++i) {
+    std::copy_n(from + i * whole_vectors(columns), columns, data + i * columns);
+  }
+  return to;
+}
+
+using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Tensor& centre,
+                         const Tensor& width, const Tensor& weight, const Tensor& bias,
+                         const Optional& weight2, const Optional& bias2) {
+  const Module module(centre, width, weight, bias, weight2, bias2);
+  check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
+  const RadialModule& m = module.get();
+  const Tensor places = plain(u, u.numel(), "u");
+  const int64_t count = places.numel(), heads = m.last().out, tiles = tiles_of(count);
+  const Tensor incoming = plain(grad, 2 * count * heads, "grad");
+  const int64_t slots = std::clamp<int64_t>(tiles, 1, kMostSlots);
+  const Slots own(m, slots);
+  run_tasks(slots, radial_kernels().scratch_floats(m), [&](int64_t slot, float* scratch) {
+    for (int64_t tile = tiles * slot / slots; tile < tiles * (slot + 1) / slots; ++tile) {
+      const int64_t first = tile * kRadialTile;
+      radial_kernels().gradients(
+          m, places.const_data_ptr<float>() + first, std::min(kRadialTile, count - first),
+          incoming.const_data_ptr<float>() + 2 * first * heads, own.at(slot), scratch);
+    }
+  });
+  own.sum(slots);
+  const RadialGradients sum = own.at(0);
+  const auto second = [&](const float* from, const Optional& x) {
+    return x ? gradient(from, *x) : torch::stable::new_empty(places, {0});
+  };
+  return {gradient(sum.centre, centre),    gradient(sum.width, width),
+          gradient(sum.weight[0], weight), gradient(sum.bias[0], bias),
+          second(sum.weight[1], weight2),  second(sum.bias[1], bias2)};
+}
+
+// --- bounds -------------------------------------------------------------------------------------
+
+std::tuple<Tensor, Tensor> radial_bounds(const Tensor& centres, double reach, const Tensor& centre,
+                                         const Tensor& width, const Tensor& weight,
+                                         const Optional& weight2, int64_t last) {
+  check(last == 4 || last == 5, "bounds are for the derivatives 4 and 5");
+  const Module module(centre, width, weight, {}, weight2, {});
+  const Tensor places = plain(centres, centres.numel(), "centres");
+  const int64_t count = places.numel(), orders = last - 3;
+  Tensor bounds = torch::stable::new_empty(places, {count, orders});
+  Tensor gaussian = torch::stable::new_empty(places, {count});
+  const float* at = places.const_data_ptr<float>();
+  float *to = bounds.mutable_data_ptr<float>(), *single = gaussian.mutable_data_ptr<float>();
+  run_tiles(module.get(), count, [&](int64_t first, int64_t tile, float* scratch) {
+    radial_kernels().bounds(module.get(), at + first, tile, static_cast<float>(reach),
+                            static_cast<int>(last), to + first * orders, single + first, scratch);
+  });
+  return {bounds, gaussian};
+}
+
+}  // namespace
+}  // namespace collamo::cpu
+
+STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
+  m.def(
+      "radial_rows(Tensor u, Tensor centre, Tensor width, Tensor weight, Tensor bias, "
+      "Tensor? weight2, Tensor? bias2, bool curvature) -> (Tensor rows, Tensor slope_rows)");
+  m.def(
+      "radial_rows_backward(Tensor grad, Tensor u, Tensor centre, Tensor width, Tensor weight, "
+      "Tensor bias, Tensor? weight2, Tensor? bias2) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "radial_bounds(Tensor centres, float reach, Tensor centre, Tensor width, Tensor weight, "
+      "Tensor? weight2, int last) -> (Tensor bounds, Tensor gaussian)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
+  m.impl("radial_rows", TORCH_BOX(&collamo::cpu::radial_rows));
+  m.impl("radial_rows_backward", TORCH_BOX(&collamo::cpu::radial_rows_backward));
+  m.impl("radial_bounds", TORCH_BOX(&collamo::cpu::radial_bounds));
+}

@@ -1,0 +1,228 @@
+"""The compiled knots of a radial table: against their definition, registration, bits."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import collamo_kernels as ck
+from collamo_kernels import radial, radial_op
+from collamo_kernels.extension import why_absent
+from collamo_kernels.testing import TABLE_FACTOR, assert_accurate, required_backends
+
+ABSENT = why_absent() if "cpu" not in required_backends() else None
+pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
+
+NAMES = ("centre", "width", "weight", "bias", "weight2", "bias2")
+# Gaussians, hidden (None: linear), heads: whole vectors, parts of one, and a single lane.
+SHAPES = {
+    "graphormer": (128, 128, 32),
+    "odd": (37, 21, 5),
+    "one": (1, 1, 1),
+    "linear": (128, None, 32),
+    "odd linear": (37, None, 17),
+}
+
+
+def rows(*arguments, curvature=False):
+    return torch.ops.collamo_kernels.radial_rows(*arguments, curvature)
+
+
+def bounds(*arguments):
+    return torch.ops.collamo_kernels.radial_bounds(*arguments)
+
+
+@pytest.fixture(params=SHAPES)
+def parameters(request):
+    """Leaves that ask for gradients, spread so that every branch of GELU is met."""
+    gaussians, hidden, heads = SHAPES[request.param]
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return 2 * torch.randn(shape, generator=draw)
+
+    first = heads if hidden is None else hidden
+    found = [normal(gaussians) + 1, normal(gaussians).abs() + 0.3]
+    found += [normal(first, gaussians), normal(first)]
+    found += [None, None] if hidden is None else [normal(heads, hidden), normal(heads)]
+    return tuple(None if x is None else x.requires_grad_() for x in found)
+
+
+def double(tensors):
+    return tuple(None if x is None else x.detach().double().requires_grad_() for x in tensors)
+
+
+U = torch.linspace(-1, 12, 101)  # three whole tiles and a part of one
+
+
+class TestAgainstTheDefinition:
+    def test_rows(self, parameters):
+        ours, slope_rows = rows(U, *parameters, curvature=True)
+        plain = radial_op.derivatives(U, *parameters, order=2)
+        exact = radial_op.derivatives(U.double(), *double(parameters), order=2)
+        for order in range(2):
+            assert_accurate(ours[:, order], plain[order], exact[order], name=f"order {order}")
+        for order in range(2):
+            assert_accurate(slope_rows[:, order], plain[order + 1], exact[order + 1])
+        alone, nothing = rows(U, *parameters)
+        assert torch.equal(alone, ours)
+        assert nothing.numel() == 0
+
+    def test_gradients(self, parameters):
+        cotangent = torch.randn(len(U), 2, len(rows(U, *parameters)[0][0, 0]))
+
+        def gradients(values, tensors):
+            given = [x for x in tensors if x is not None]
+            return torch.autograd.grad(values, given, cotangent.to(values))
+
+        ours = gradients(rows(U, *parameters)[0], parameters)
+        plain, exact = (
+            gradients(torch.stack(radial_op.derivatives(u, *x, order=1), 1), x)
+            for u, x in ((U, parameters), (U.double(), double(parameters)))
+        )
+        for name, *grads in zip(NAMES, ours, plain, exact, strict=False):
+            assert_accurate(*grads, TABLE_FACTOR, name)
+
+    @pytest.mark.parametrize("last", [4, 5])
+    def test_bounds(self, parameters, last):
+        centre, width, weight, _, weight2, _ = parameters
+        weights = weight.abs(), None if weight2 is None else weight2.abs()
+        arguments = 0.25, centre, width, *weights, last
+        exact = double((centre, width, *weights))
+        wanted = radial_op.derivative_bounds(U.double(), 0.25, *exact, last)
+        for ours, bound in zip(bounds(U, *arguments), wanted, strict=True):
+            torch.testing.assert_close(ours.double(), bound, rtol=1e-5, atol=1e-30)
+
+    def test_a_bound_is_not_a_number_where_a_parameter_is_not(self, parameters):
+        centre, width, weight, _, weight2, _ = (x if x is None else x.detach() for x in parameters)
+        weight[0, 0] = torch.nan
+        bound, _ = bounds(U, 0.25, centre, width, weight.abs(), weight2, 5)
+        assert bound.isnan().all()
+
+    def test_second_derivative(self, parameters):
+        """Of a fixed functional of the first gradients, so that their rounding plays no part."""
+
+        def second(values, tensors):
+            tensors = [x for x in tensors if x is not None]
+            cotangent = torch.linspace(-1, 1, values.numel()).view(values.shape).to(values)
+            cotangent.requires_grad_()
+            first = torch.autograd.grad(values, tensors, cotangent, create_graph=True)
+            loss = sum((g * torch.linspace(-1, 2, g.numel()).view(g.shape)).sum() for g in first)
+            # The last bias moves every value alike: no first gradient knows of it.
+            return torch.autograd.grad(loss, [cotangent, *tensors], materialize_grads=True)
+
+        ours = second(rows(U, *parameters)[0], parameters)
+        plain, exact = (
+            second(torch.stack(radial_op.derivatives(u, *x, order=1), 1), x)
+            for u, x in ((U, parameters), (U.double(), double(parameters)))
+        )
+        assert len(ours) == 1 + sum(x is not None for x in parameters)
+        for name, *grads in zip(("grad", *NAMES), ours, plain, exact, strict=False):
+            assert_accurate(*grads, TABLE_FACTOR, name)
+
+
+class TestRegistration:
+    def test_rows(self, parameters):
+        opcheck(torch.ops.collamo_kernels.radial_rows.default, (U, *parameters, True))
+
+    def test_backward(self, parameters):
+        grad = torch.randn_like(rows(U, *parameters)[0]).requires_grad_()
+        operator = torch.ops.collamo_kernels.radial_rows_backward.default
+        opcheck(operator, (grad, U, *parameters))
+
+    def test_bounds(self, parameters):
+        centre, width, weight, _, weight2, _ = (x if x is None else x.detach() for x in parameters)
+        arguments = U, 0.5, centre, width, weight, weight2, 5
+        opcheck(torch.ops.collamo_kernels.radial_bounds.default, arguments)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_bits_every_time(parameters, threads):
+    def run(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            values, _ = rows(U, *parameters)
+            given = [x for x in parameters if x is not None]
+            return values, *torch.autograd.grad(values, given, values.detach().cos())
+        finally:
+            torch.set_num_threads(before)
+
+    first = run(1)
+    for _ in range(20):
+        assert all(map(torch.equal, run(threads), first))
+
+
+class TestTable:
+    """`GaussianRadial.table` through the operators and through the definition."""
+
+    @pytest.mark.parametrize("head", ["mlp", "linear"])
+    @pytest.mark.parametrize("normalized", [False, True])
+    @pytest.mark.parametrize("derivative", [False, True])
+    def test_is_the_same_grid(self, head, normalized, derivative, monkeypatch):
+        module = ck.GaussianRadial(4, head=head, normalized=normalized)
+        ours = module.table(0.0, 25.0, derivative=derivative)
+        monkeypatch.setattr(radial, "serves", lambda _: False)
+        plain = module.table(0.0, 25.0, derivative=derivative)
+        assert torch.equal(ours.first_knot, plain.first_knot)
+        assert ours.errors == pytest.approx(plain.errors, rel=1e-4)
+        assert (ours.slope_rows is None) is (plain.slope_rows is None)
+
+    @pytest.mark.parametrize("name", ["mu", "sigma", "0.weight", "0.bias", "2.weight", "2.bias"])
+    def test_none_where_a_parameter_is_not_a_number(self, name):
+        module = ck.GaussianRadial(4)
+        parameter = dict((module if "." not in name else module.head).named_parameters())[name]
+        with torch.no_grad():
+            parameter.view(-1)[-1] = torch.nan
+        assert module.table(0.0, 25.0) is None
+
+    def test_large_activations(self):
+        """GELU far from 0 on either side, where the normal distribution is 0 or 1."""
+        module = ck.GaussianRadial(4, 128)
+        far = torch.tensor([-1e4, -100, -7, -5.9, 5.9, 7, 100, 1e4])
+        with torch.no_grad():
+            module.head[0].bias.copy_(far.repeat(16))
+        arguments = module._float_parameters()
+        plain = radial_op.derivatives(U, *arguments, order=1)
+        exact = radial_op.derivatives(U.double(), *double(arguments), order=1)
+        for order in range(2):
+            assert_accurate(rows(U, *arguments)[0][:, order], plain[order], exact[order])
+
+
+BAD = {
+    "width must be float32": {"width": torch.ones(3).double()},
+    "centre has the wrong number of elements": {"centre": torch.zeros(4)},
+    "bias has the wrong number of elements": {"bias": torch.zeros(1)},
+    r"weights must be \[out, in\]": {"weight": torch.zeros(6)},
+    "weight must not be empty": {"weight": torch.zeros(0, 3)},
+    r"weight2 must be \[H, K'\]": {"weight2": torch.zeros(2, 5), "bias2": torch.zeros(2)},
+    "weight2 and bias2 go together": {"weight2": torch.zeros(2, 2)},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_the_operators_guard_their_memory(message):
+    arguments = {"centre": torch.zeros(3), "width": torch.ones(3), "weight": torch.zeros(2, 3)}
+    arguments |= {"bias": torch.zeros(2), "weight2": None, "bias2": None} | BAD[message]
+    with pytest.raises(ValueError, match=message):
+        rows(U, *arguments.values())
+    grad = torch.zeros(len(U), 2, 2)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.collamo_kernels.radial_rows_backward(grad, U, *arguments.values())
+
+
+CAPABILITIES = ("baseline", "avx2", "avx512")
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_instruction_set(capability):
+    if CAPABILITIES.index(capability) >= CAPABILITIES.index(ck.build_info()["cpu_capability"]):
+        pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command += ["-k", "TestAgainstTheDefinition or large or threads"]
+    environment = os.environ | {"COLLAMO_CPU_CAPABILITY": capability}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
