@@ -79,18 +79,21 @@ Floats by_group(const float* rows, int64_t count, int64_t heads, int64_t groups,
   return grouped;
 }
 
-// The same sum back: rows [R, H] = Σ over slots of grouped [slots, groups, R, width].
+// The same sum back: rows [R, H] = Σ over slots of grouped [slots, groups, R, width]. Lane by lane,
+// so that the compiler makes vectors of it.
 void sum_slots(const Floats& grouped, int64_t slots, const Call& call, int64_t count, int64_t width,
                float* rows) {
-  const int64_t slot_size = call.groups * count * width;
+  constexpr int64_t kWidest = 16;
   torch::stable::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      for (int64_t head = 0; head < call.heads; ++head) {
-        const int64_t at = (head / width * count + row) * width + head % width;
-        float sum = 0;
-        for (int64_t slot = 0; slot < slots; ++slot) sum += grouped.get()[slot * slot_size + at];
-        rows[row * call.heads + head] = sum;
+    for (int64_t i = begin * call.groups; i < end * call.groups; ++i) {
+      const int64_t row = i / call.groups, group = i % call.groups;
+      float sum[kWidest] = {};
+      for (int64_t slot = 0; slot < slots; ++slot) {
+        const float* from = grouped.get() + ((slot * call.groups + group) * count + row) * width;
+        for (int64_t lane = 0; lane < width; ++lane) sum[lane] += from[lane];
       }
+      const int64_t head = group * width, lanes = std::min(width, call.heads - head);
+      std::copy_n(sum, lanes, rows + row * call.heads + head);
     }
   });
 }
@@ -178,14 +181,14 @@ constexpr int64_t kKeysPerPart = 128;
 struct Piece {
   const Molecule* molecule;
   int64_t first, last, part, parts;
-  int64_t coordinates;  // where the piece's private gradient of its atoms starts, in atoms
-  int64_t q;            // the same for dq; -1 if the piece is the whole molecule
+  int64_t coordinates;  // where the piece's private gradient of its atoms starts, in floats
+  int64_t q;            // that of dq, in atoms; -1 if the piece is the whole molecule
 };
 
 struct Plan {
   std::vector<Piece> pieces;
   std::vector<int64_t> slot;  // pieces slot[s] … slot[s + 1] - 1 share a slot
-  int64_t coordinate_atoms = 0, q_atoms = 0;
+  int64_t coordinates = 0, q_atoms = 0;
 };
 
 int64_t parts_of(const Molecule& m) {
@@ -204,8 +207,8 @@ Plan make_plan(const std::vector<Molecule>& molecules) {
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t first = m.atoms * part / parts, last = m.atoms * (part + 1) / parts;
       plan.pieces.push_back(
-          {&m, first, last, part, parts, plan.coordinate_atoms, parts > 1 ? plan.q_atoms : -1});
-      plan.coordinate_atoms += m.atoms;
+          {&m, first, last, part, parts, plan.coordinates, parts > 1 ? plan.q_atoms : -1});
+      plan.coordinates += 3 * kernels().atoms_row(m.atoms);
       if (parts > 1) plan.q_atoms += m.atoms;
       done += m.atoms * (last - first);
       const int64_t filled = static_cast<int64_t>(plan.slot.size());
@@ -227,10 +230,12 @@ void sum_coordinates(const Plan& plan, const Call& call, const Floats& parts, fl
   for (const Piece& piece : plan.pieces) {
     const Molecule& m = *piece.molecule;
     for (int64_t group = 0; group < call.groups; ++group) {
-      const float* from = parts.get() + 3 * (group * plan.coordinate_atoms + piece.coordinates);
+      const float* from = parts.get() + group * plan.coordinates + piece.coordinates;
       for (int64_t i = 0; i < m.atoms; ++i) {
         float* to = coordinates + 3 * (m.first_atom + m.atom[i]);
-        for (int axis = 0; axis < 3; ++axis) to[axis] += from[3 * i + axis];
+        for (int axis = 0; axis < 3; ++axis) {
+          to[axis] += from[axis * kernels().atoms_row(m.atoms) + i];
+        }
       }
     }
   }
@@ -247,7 +252,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   const Private own{Floats(slots * groups * hop_size, true),
                     Floats(slots * groups * radial_size, true),
                     Floats(wanted.affine ? slots * groups * types * 2 : 0, true),
-                    Floats(wanted.coordinates ? groups * plan.coordinate_atoms * 3 : 0, true),
+                    Floats(wanted.coordinates ? groups * plan.coordinates : 0, true),
                     Floats(groups * plan.q_atoms * dim * width)};
   const auto q_part = [&](const Piece& piece, int64_t group) {
     return piece.q < 0 ? nullptr : own.q.get() + (group * plan.q_atoms + piece.q) * dim * width;
@@ -267,8 +272,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
       if (radial_size) task.radial_rows = own.radial_rows.get() + i * radial_size;
       if (wanted.affine) task.affine = own.affine.get() + i * types * 2;
       if (wanted.coordinates) {
-        task.coordinates =
-            own.coordinates.get() + 3 * (group * plan.coordinate_atoms + piece.coordinates);
+        task.coordinates = own.coordinates.get() + group * plan.coordinates + piece.coordinates;
       }
       task.q = q_part(piece, group);
       kernels().backward(call_, gradients, task, scratch);

@@ -197,12 +197,12 @@ int64_t square_start(const Call& call, int64_t done) {
 }
 
 // The processor does not guess the next atom: its heads lie a row of all heads away.
-constexpr int64_t kAhead = 2;
+constexpr int64_t kAhead = 4;
 
 template <typename Scalar>
 inline void prefetch(const Scalar* from, int64_t count) {
   constexpr int64_t kLine = 64 / sizeof(Scalar);
-  for (int64_t d = 0; d < count; d += kLine) __builtin_prefetch(from + d);
+  for (int64_t d = 0; d < count; d += kLine) __builtin_prefetch(from + d, 0, 2);
 }
 
 // to [last - first, D, W] = factor · x[atoms, heads]; the lanes of absent heads are 0.
@@ -299,11 +299,14 @@ int32_t type_of(const Call& call, const Molecule& m, int64_t i, int64_t j, int s
   return call.atom_types[2 * (m.first_atom + m.atom[side == 0 ? i : j]) + side];
 }
 
-// r, γ and u = γ·r + β of query i and the keys first … last - 1; x is [3, atoms].
+// Coordinates are [3, atoms_row]: whole vectors can be read and written from any atom on.
+int64_t atoms_row(int64_t atoms) { return (atoms + 2 * W - 1) / W * W; }
+
+// r, γ and u = γ·r + β of query i and the keys first … last - 1; x is [3, atoms_row].
 void measure(const Call& call, const Molecule& m, const float* x, int64_t i, int64_t first,
              int64_t last, const PairRow& row) {
-  const float* y = x + m.atoms;
-  const float* z = y + m.atoms;
+  const float* y = x + atoms_row(m.atoms);
+  const float* z = y + atoms_row(m.atoms);
   for (int64_t j = first; j < last; ++j) {
     const float dx = x[j] - x[i], dy = y[j] - y[i], dz = z[j] - z[i];
     row.u[j - first] = row.distance[j - first] = root(dx * dx + dy * dy + dz * dz);
@@ -443,20 +446,24 @@ class PairTerms {
         table_rows_(call.table.rows ? call.table.rows + group * call.table.knots * 2 * W : nullptr),
         has_table_(call.table.rows && molecule.has_distances),
         has_phi_(call.phi && molecule.has_distances) {
-    x_ = scratch.floats(3 * molecule.atoms);
+    const int64_t line = atoms_row(molecule.atoms);
+    x_ = scratch.floats(3 * line);
     row_.distance = scratch.floats(keys);
     row_.gamma = scratch.floats(keys);
     row_.u = scratch.floats(keys);
     for (float*& weight : row_.weight) weight = scratch.floats(keys);
     row_.knot = reinterpret_cast<int32_t*>(scratch.floats(keys));
     if (!has_table_) return;
+    std::memset(x_, 0, 3 * line * sizeof(float));
     for (int64_t i = 0; i < molecule.atoms; ++i) {
       const float* from = call.coordinates + 3 * (molecule.first_atom + molecule.atom[i]);
-      for (int axis = 0; axis < 3; ++axis) x_[axis * molecule.atoms + i] = from[axis];
+      for (int axis = 0; axis < 3; ++axis) x_[axis * line + i] = from[axis];
     }
   }
 
-  static int64_t floats(int64_t atoms, int64_t keys) { return 3 * atoms + 8 * keys + 9 * W; }
+  static int64_t floats(int64_t atoms, int64_t keys) {
+    return 3 * atoms_row(atoms) + 8 * keys + 8 * W;
+  }
 
   // Adds Φ2d, Φ3d and the bias of query i and keys first … last - 1 to the logits s [keys, W].
   void add(int64_t i, int64_t first, int64_t last, float* s) {
@@ -509,7 +516,7 @@ class PairTerms {
   const float* hop_rows_;
   const float* table_rows_;
   bool has_table_, has_phi_;
-  float* x_;  // [3, atoms]
+  float* x_;  // [3, atoms_row]
   PairRow row_;
 };
 
@@ -696,33 +703,48 @@ class PairGradients {
     }
   }
 
-  // dL/du of a pair is a sum over heads; it goes on to γ, β and, through r, to both atoms.
+  // dL/du of a pair is a sum over heads; it goes on to γ, β and, through r, to both atoms. Takes
+  // the place of u, which is not needed any more.
   void add_u(int64_t i, int64_t first, int64_t last, const float* ds) const {
     const PairRow& row = terms_.row();
     const float* slopes = call_.table.slope_rows + task_.group * call_.table.knots * 2 * W;
-    for (int64_t j = first; j < last; ++j, ds += W) {
-      const float du = sum_lanes(load(ds) * interpolate(slopes, row, j - first));
-      const float r = row.distance[j - first];
-      if (task_.affine) add_affine(i, j, du, r);
-      const float gamma = call_.table.affine ? row.gamma[j - first] : 1.0f;
-      if (task_.coordinates && r > 0) push(i, j, du * gamma / r);
+    float* du = row.u;
+    for (int64_t j = 0; j < last - first; ++j, ds += W) {
+      du[j] = sum_lanes(load(ds) * interpolate(slopes, row, j));
+    }
+    if (task_.affine) add_affine(i, first, last, du);
+    if (task_.coordinates) push(i, first, last, du);
+  }
+
+  void add_affine(int64_t i, int64_t first, int64_t last, const float* du) const {
+    for (int64_t j = first; j < last; ++j) {
+      for (int side = 0; side < (call_.atom_types ? 2 : 1); ++side) {
+        float* to = task_.affine + 2 * type_of(call_, m_, i, j, side);
+        to[0] += du[j - first] * terms_.row().distance[j - first];
+        to[1] += du[j - first];
+      }
     }
   }
 
-  void add_affine(int64_t i, int64_t j, float du, float r) const {
-    for (int side = 0; side < (call_.atom_types ? 2 : 1); ++side) {
-      float* to = task_.affine + 2 * type_of(call_, m_, i, j, side);
-      to[0] += du * r;
-      to[1] += du;
+  // Becomes dL/dr / r, 0 where r is and behind the last key; then the forces on i and on the keys.
+  void push(int64_t i, int64_t first, int64_t last, float* du) const {
+    const PairRow& row = terms_.row();
+    const int64_t count = last - first, line = atoms_row(m_.atoms);
+    for (int64_t j = 0; j < count; ++j) {
+      const float gamma = call_.table.affine ? row.gamma[j] : 1.0f, r = row.distance[j];
+      du[j] = r > 0 ? du[j] * gamma / r : 0.0f;
     }
-  }
-
-  void push(int64_t i, int64_t j, float factor) const {
+    for (int64_t j = count; j % W; ++j) du[j] = 0;
     for (int axis = 0; axis < 3; ++axis) {
-      const float* x = terms_.x() + axis * m_.atoms;
-      const float force = factor * (x[i] - x[j]);
-      task_.coordinates[3 * i + axis] += force;
-      task_.coordinates[3 * j + axis] -= force;
+      const float* x = terms_.x() + axis * line;
+      float* to = task_.coordinates + axis * line;
+      Vec sum{};
+      for (int64_t j = 0; j < count; j += W) {
+        const Vec force = load(du + j) * (x[i] - load(x + first + j));
+        add_to(to + first + j, -force);
+        sum += force;
+      }
+      to[i] += sum_lanes(sum);
     }
   }
 
@@ -890,6 +912,7 @@ const Kernels kernels{COLLAMO_NAME(COLLAMO_CAPABILITY),
                       forward,
                       backward,
                       write_query_gradient,
+                      atoms_row,
                       forward_scratch,
                       backward_scratch};
 }  // namespace COLLAMO_CAPABILITY

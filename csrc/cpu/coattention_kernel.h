@@ -90,7 +90,7 @@ struct BackwardTask {
   float* hop_rows;      // [S, width]
   float* radial_rows;   // [G, 2, width]
   float* affine;        // [types, 2], or nullptr
-  float* coordinates;   // [atoms, 3], the task's own, or nullptr
+  float* coordinates;   // [3, atoms_row], the task's own, or nullptr
   float* q;             // [atoms, D, width]: dq of these keys alone; nullptr: all keys are here
 };
 
@@ -103,6 +103,8 @@ struct Kernels {
   // Adds the partial dq of a group, in order, and writes them out.
   void (*write_query_gradient)(const Call&, const Gradients&, const Molecule&, int64_t group,
                                float* const* parts, int64_t count);
+  // Floats that a line of coordinates takes.
+  int64_t (*atoms_row)(int64_t atoms);
   // Floats of scratch memory for a molecule of this many atoms.
   int64_t (*forward_scratch)(const Call&, int64_t atoms, int64_t rows);
   int64_t (*backward_scratch)(const Call&, int64_t atoms, int64_t keys);

@@ -46,12 +46,6 @@ inline Vec choose(IntVec mask, Vec yes, Vec no) {
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
-inline float sum_lanes(Vec x) {
-  float total = 0;
-  for (int lane = 0; lane < kWidth; ++lane) total += x[lane];
-  return total;
-}
-
 // e^x for x ≤ 88: about one ulp off down to e^-87.3, 0 below, NaN for NaN. x = n·ln 2 + f with
 // |f| ≤ ln 2 / 2; the Taylor series of e^f to f⁷ leaves a remainder under 2⁻²⁷.
 inline Vec exponential(Vec x) {
@@ -102,7 +96,8 @@ inline ShortVec to_half(Vec x) {
   return __builtin_convertvector(value | sign, ShortVec);
 }
 
-// --- transposition ------------------------------------------------------------------------------
+// --- across lanes
+// ---------------------------------------------------------------------------------
 
 template <int... Lane>
 struct Lanes {};
@@ -124,6 +119,24 @@ inline Vec exchange(Vec a, Vec b, Lanes<Lane...>) {
   return First ? __builtin_shuffle(a, b, IntVec{(Lane & Step ? Lane - Step + kWidth : Lane)...})
                : __builtin_shuffle(a, b, IntVec{(Lane & Step ? Lane + kWidth : Lane + Step)...});
 #endif
+}
+
+// x + x with the lanes that differ in the bit Step exchanged, and so on down: every lane the sum of
+// all. A chain of scalar additions was most of the gradient of the coordinates.
+template <int Step, int... Lane>
+inline Vec swap_lanes(Vec x, Lanes<Lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, x, (Lane ^ Step)...);
+#else
+  return __builtin_shuffle(x, IntVec{(Lane ^ Step)...});
+#endif
+}
+
+template <int Step = kWidth / 2>
+inline float sum_lanes(Vec x) {
+  x += swap_lanes<Step>(x, typename CountLanes<kWidth>::type{});
+  if constexpr (Step > 1) return sum_lanes<Step / 2>(x);
+  return x[0];
 }
 
 // rows[i][j] becomes rows[j][i], for the bits of i and j from Step down.
