@@ -1,9 +1,12 @@
 """The compiled attention as an operator: its registration, its bits, its second derivative."""
 
+import dataclasses
 import math
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from collamo_kernels.testing import (
     assert_accurate,
     assert_all_accurate,
     attend,
+    attend_eagerly,
     make_inputs,
     required_backends,
     with_gradients,
@@ -163,6 +167,79 @@ class TestSameBits:
         monkeypatch.setattr(TestSameBits, "CASE", Case("large", (300,), heads=1, width=5))
         first, again = self.run(), self.run(threads)
         assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+class TestThreads:
+    @pytest.fixture(scope="class")
+    def large(self):
+        return make_inputs(Case("large", (400,), heads=32, width=32))
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_as_many_as_torch_says(self, large, threads):
+        """Time on other threads, beside that on the one that calls."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.no_grad():
+                on_cpu(large)  # starts the pool
+                mine, all_of_them = time.thread_time(), time.process_time()
+                for _ in range(10):
+                    on_cpu(large)
+                mine, all_of_them = time.thread_time() - mine, time.process_time() - all_of_them
+        finally:
+            torch.set_num_threads(before)
+        assert (all_of_them > 1.2 * mine) is (threads == 2)
+
+    @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+    def test_other_python_threads_run_meanwhile(self, large, backward):
+        """A thread that notes the time goes on while the operator runs: the GIL is released."""
+        span, ticks = [], []
+
+        def attend_once():
+            out = on_cpu(large)
+            span.append(time.perf_counter())
+            if backward:
+                torch.autograd.grad(out, large.q, large.cotangent)
+            else:
+                on_cpu(large)
+            span.append(time.perf_counter())
+
+        worker = threading.Thread(target=attend_once)
+        worker.start()
+        while worker.is_alive():
+            ticks.append(time.perf_counter())
+        start, end = span
+        middle = [t for t in ticks if 0.3 < (t - start) / (end - start) < 0.7]
+        assert len(middle) > 10
+
+
+def test_real_molecules():
+    """A drug, a long chain, a salt of two ions and a single atom, with conformers."""
+    chem = pytest.importorskip("rdkit.Chem")
+    embed = pytest.importorskip("rdkit.Chem.AllChem").EmbedMolecule
+    smiles = "CC(=O)Oc1ccccc1C(=O)O", "CCCCCCCCCCCC(=O)O", "[Na+].[O-]C(=O)c1ccccc1", "[He]"
+    mols = [chem.MolFromSmiles(x) for x in smiles]
+    assert all(embed(mol, randomSeed=7) == 0 for mol in mols)
+    ptr = torch.tensor([0, *(mol.GetNumAtoms() for mol in mols)]).cumsum(0)
+    bonds = [
+        (start + bond.GetBeginAtomIdx(), start + bond.GetEndAtomIdx())
+        for mol, start in zip(mols, ptr.tolist(), strict=False)
+        for bond in mol.GetBonds()
+    ]
+    one_way = torch.tensor(bonds).t()
+    x = [torch.tensor(mol.GetConformer().GetPositions()).float() for mol in mols]
+    relations = ck.Relations.from_graphs(
+        torch.cat([one_way, one_way.flip(0)], 1),
+        ptr,
+        torch.cat(x).requires_grad_(),
+        layout="packed",
+    )
+    case = Case("real", tuple(ptr.diff().tolist()), heads=8, width=24, gaussians=128, head="mlp")
+    drawn = make_inputs(case)
+    inputs = dataclasses.replace(drawn, relations=relations)
+    runs = (on_cpu, inputs), (attend_eagerly, inputs), (attend, inputs.double())
+    assert_all_accurate(*(with_gradients(*run) for run in runs))
+    assert (relations.hops == 255).any()  # between the ions
 
 
 CAPABILITIES = ("baseline", "avx2", "avx512")
