@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from collamo_kernels.shortest_paths import shortest_paths
 
+TILE = 32  # atoms of an entry of `Relations.tiles`
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
@@ -202,7 +205,7 @@ class Relations:
         """
         if self.coordinates is None:
             return 0.0
-        molecule = _molecule_of_atom(_sizes(self))
+        molecule = _molecule_of_atom(self)
         atoms = _with_coordinates(self, molecule)
         x, molecule = self.coordinates.reshape(-1, 3)[atoms], molecule[atoms]
         if not len(x):
@@ -215,24 +218,62 @@ class Relations:
 
     @_prepared("hops", "valid", "cu_seqlens")
     def pairs_by_hops(self) -> SortedPairs:
-        """The pairs of real atoms sorted by hops, for the gradient of a table; needs `hops`."""
+        """All pairs sorted by hops, for the gradient of a table; needs `hops`.
+
+        Pairs of padding come last, with the key 256. (Leaving them out would ask the device how
+        many there are.)
+        """
         hops = self.hops.flatten()
-        if self.valid is None:
-            return _sorted(hops, torch.arange(len(hops), device=hops.device))
-        i, j = _atoms_of_pairs(_sizes(self))
-        real = self.valid.flatten()
-        pairs = (real[i] & real[j]).nonzero().flatten()
-        return _sorted(hops[pairs], pairs)
+        if self.valid is not None:
+            i, j = _atoms_of_pairs(self)
+            real = self.valid.flatten()
+            hops = torch.where(real[i] & real[j], hops.short(), 256)
+        return _sorted(hops)
+
+    @_prepared("hops", "valid", "cu_seqlens")
+    def hop_offsets(self) -> Tensor:
+        """int64 ``[257]``: where in `pairs_by_hops` each number of hops begins."""
+        return self.pairs_by_hops.offsets(torch.arange(257, device=self.hops.device))
+
+    @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
+    def distances(self) -> Tensor:
+        """Å, float32 ``[P]`` or ``[B·N·N]``: of all pairs, ∞ where there is none; no history."""
+        x = self.coordinates.detach().reshape(-1, 3)
+        i, j = _atoms_of_pairs(self)
+        atoms = _with_coordinates(self, _molecule_of_atom(self))
+        return torch.where(atoms[i] & atoms[j], (x[i] - x[j]).norm(dim=1).float(), math.inf)
 
     @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
     def pairs_by_distance(self) -> SortedPairs:
-        """The pairs that have a distance sorted by it (Å), likewise; needs `coordinates`."""
-        sizes = _sizes(self)
-        i, j = _atoms_of_pairs(sizes)
-        atoms = _with_coordinates(self, _molecule_of_atom(sizes))
-        pairs = (atoms[i] & atoms[j]).nonzero().flatten()
-        x = self.coordinates.reshape(-1, 3)
-        return _sorted((x[i[pairs]] - x[j[pairs]]).norm(dim=1), pairs)
+        """All pairs sorted by `distances`, likewise; needs `coordinates`."""
+        return _sorted(self.distances)
+
+    @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
+    def farthest(self) -> Tensor:
+        """Å, ``[]``: the largest distance, 0 where there is none; `max_distance` on the device."""
+        finite = torch.where(self.distances == math.inf, 0.0, self.distances)
+        return F.pad(finite, (0, 1)).amax()
+
+    @_prepared("cu_seqlens")
+    def pair_start(self) -> Tensor:
+        """int64 ``[B + 1]``: the running total of pairs; packed layout only."""
+        return F.pad(_sizes(self).square().cumsum(0), (1, 0))
+
+    @_prepared("cu_seqlens")
+    def tiles(self) -> Tensor:
+        """int32 ``[T // 32 + B, 2]``: molecule and first atom of each tile of 32 atoms; packed.
+
+        There are as many entries as there can be tiles, so the device is not asked; those to spare
+        have the molecule -1.
+        """
+        before = self.cu_seqlens.long()
+        # Molecule b gets the entries from ⌊before / 32⌋ + b on: enough for all its atoms.
+        first = before // TILE + torch.arange(len(before), device=before.device)
+        entry = torch.arange(self.num_atoms // TILE + len(before) - 1, device=before.device)
+        molecule = torch.searchsorted(first, entry, right=True) - 1
+        atom = (entry - first[molecule]) * TILE
+        spare = atom >= before.diff()[molecule]
+        return torch.stack([torch.where(spare, -1, molecule), atom], 1).int()
 
     def prepare(self) -> Relations:
         """Work out now what layers would otherwise wait for, and return self.
@@ -245,10 +286,12 @@ class Relations:
         Relations
             self.
         """
+        if self.packed:
+            _ = self.pair_start, self.tiles
         if self.hops is not None:
-            _ = self.pairs_by_hops
+            _ = self.hop_offsets
         if self.coordinates is not None:
-            _ = self.max_distance, self.pairs_by_distance
+            _ = self.max_distance, self.distances, self.farthest, self.pairs_by_distance
         return self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Relations:
@@ -279,7 +322,10 @@ class Relations:
         for key, sources in PREPARED.items():
             made_from, value = self.__dict__.get(key, (None, None))
             if made_from is not None and _same(made_from, _state(self, sources)):
-                value = value._map(function) if isinstance(value, SortedPairs) else value
+                if isinstance(value, SortedPairs):
+                    value = value._map(function)
+                elif isinstance(value, Tensor):
+                    value = function(value)
                 _set(moved, **{key: (_state(moved, sources), value)})
         return moved
 
@@ -356,7 +402,12 @@ def _sizes(relations: Relations) -> Tensor:
     if relations.packed:
         return relations.cu_seqlens.diff().long()
     like = relations.hops if relations.coordinates is None else relations.coordinates
-    return torch.full(like.shape[:1], like.shape[1], device=like.device)
+    return torch.full(like.shape[:1], _padded_atoms(relations), device=like.device)
+
+
+def _padded_atoms(relations: Relations) -> int:
+    like = relations.hops if relations.coordinates is None else relations.coordinates
+    return like.shape[1]
 
 
 def _with_coordinates(relations: Relations, molecule: Tensor) -> Tensor:
@@ -367,23 +418,32 @@ def _with_coordinates(relations: Relations, molecule: Tensor) -> Tensor:
     return atoms if relations.has_3d is None else atoms & relations.has_3d[molecule]
 
 
-def _molecule_of_atom(sizes: Tensor) -> Tensor:
-    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+def _molecule_of_atom(relations: Relations) -> Tensor:
+    sizes = _sizes(relations)
+    index = torch.arange(len(sizes), device=sizes.device)
+    if relations.packed:  # telling how many there will be saves asking the device
+        return index.repeat_interleave(sizes, output_size=relations.num_atoms)
+    return index.repeat_interleave(_padded_atoms(relations))
 
 
-def _atoms_of_pairs(sizes: Tensor) -> tuple[Tensor, Tensor]:
+def _atoms_of_pairs(relations: Relations) -> tuple[Tensor, Tensor]:
     """The query atom and the key atom of every pair, int64 ``[P]`` each."""
-    squares = sizes * sizes
-    molecule = _molecule_of_atom(squares)
-    within = torch.arange(len(molecule), device=sizes.device)
-    within = within - (squares.cumsum(0) - squares)[molecule]
+    sizes = _sizes(relations)
+    if not relations.packed:
+        n = _padded_atoms(relations)
+        atom = torch.arange(len(sizes) * n, device=sizes.device).view(len(sizes), n)
+        return atom.repeat_interleave(n, 1).flatten(), atom.repeat(1, n).flatten()
+    squares, pairs = sizes * sizes, relations.num_pairs
+    index = torch.arange(len(sizes), device=sizes.device)
+    molecule = index.repeat_interleave(squares, output_size=pairs)
+    within = torch.arange(pairs, device=sizes.device) - (squares.cumsum(0) - squares)[molecule]
     start, size = (sizes.cumsum(0) - sizes)[molecule], sizes[molecule]
     return start + within // size, start + within % size
 
 
-def _sorted(keys: Tensor, pairs: Tensor) -> SortedPairs:
-    keys, place = keys.sort(stable=True)
-    return SortedPairs(pairs[place], keys)
+def _sorted(keys: Tensor) -> SortedPairs:
+    keys, order = keys.sort(stable=True)
+    return SortedPairs(order, keys)
 
 
 # --- checks ------------------------------------------------------------------------------------

@@ -144,11 +144,23 @@ class TestPrepared:
     def test_distances_in_order(self, packed, layout):
         relations = packed if layout == "packed" else padded_with_garbage(packed)
         by_distance = relations.pairs_by_distance
-        torch.testing.assert_close(by_distance.keys, distances_of(packed).sort().values.detach())
+        wanted = distances_of(packed).sort().values.detach()
+        torch.testing.assert_close(by_distance.keys[: len(wanted)], wanted)
+        assert (by_distance.keys[len(wanted) :] == math.inf).all()
+        assert relations.farthest == wanted.max()
         borders = torch.tensor([0.0, 0.5, 1.7, 1.8, 100.0])
         hits = by_distance.sums(torch.ones(packed.num_pairs * 9, 1), by_distance.offsets(borders))
         assert hits.sum() == len(distances_of(packed))
         assert hits[0] == (distances_of(packed) < 0.5).sum()
+
+    def test_tiles_cover_every_atom_once(self):
+        sizes = torch.tensor([0, 1, 32, 33, 5, 64, 0, 100])
+        ends = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int()
+        tiles = ck.Relations(cu_seqlens=ends).tiles
+        assert tiles.shape == (int(sizes.sum()) // 32 + len(sizes), 2)
+        found = [tuple(tile) for tile in tiles.tolist() if tile[0] >= 0]
+        wanted = [(b, i) for b, n in enumerate(sizes.tolist()) for i in range(0, n, 32)]
+        assert found == wanted
 
     def test_order_of_equal_keys_is_the_order_of_pairs(self):
         hops = torch.tensor([0, 1, 1, 0, 0], dtype=torch.uint8)
