@@ -31,6 +31,13 @@ GAUSSIAN_SHARE = 0.25
 # error (linear: 3). So it may be √(K / this) times larger.
 MLP_SLACK = 8.0
 MAX_KNOTS = 16384  # 4 MiB at 32 heads; 128 Gaussians that all are 1e-2 Å wide take 12,400
+# Rows of a table of fixed size. Half precision allows 4,096 times the error, and that goes with the
+# fourth power of a cell's length: an eighth is as good there.
+FIXED_KNOTS = {
+    torch.float32: MAX_KNOTS,
+    torch.bfloat16: MAX_KNOTS // 8,
+    torch.float16: MAX_KNOTS // 8,
+}
 BLOCKS = 128  # over the range, at most, and more than half: with 64 there are 20 % more knots
 
 
@@ -187,10 +194,11 @@ class GaussianRadial(nn.Module):
 
     def table(
         self,
-        low: float,
-        high: float,
+        low: float | Tensor,
+        high: float | Tensor,
         dtype: torch.dtype = torch.float32,
         derivative: bool = False,
+        fixed_size: bool = False,
     ) -> RadialTable | None:
         """Φ3d on a grid fine enough for every u of ``[low, high]``, or None where none is.
 
@@ -215,6 +223,10 @@ class GaussianRadial(nn.Module):
         derivative
             Also make the table of dΦ3d/du, held to the same tolerance (with a third more
             knots). Needed where coordinates, γ or β get gradients.
+        fixed_size
+            Ask the device for no number, as a GPU wants it: `FIXED_KNOTS` rows, whatever is needed
+            of them, and `low` and `high` are 0-d tensors. The table itself says on the device
+            whether they are enough, by `RadialTable.fits`.
 
         Returns
         -------
@@ -232,30 +244,55 @@ class GaussianRadial(nn.Module):
         >>> bool((table.lookup(r) - radial(r)).abs().max() < 1e-6)
         True
         """
-        if not -math.inf < low <= high < math.inf:
-            raise ValueError(f"the range is [{low}, {high}]; it must be finite and low <= high")
         if dtype not in TABLE_TOLERANCE:
             return None
+        if fixed_size:
+            with torch.autocast(self.mu.device.type, enabled=False):
+                return self._table_of_fixed_size(low, high, dtype, derivative)
+        if not -math.inf < low <= high < math.inf:
+            raise ValueError(f"the range is [{low}, {high}]; it must be finite and low <= high")
         with torch.autocast(self.mu.device.type, enabled=False):
             low, block, centres = _blocks(low, high, self.mu)
             cells, errors = self._cells(centres, block, TABLE_TOLERANCE[dtype], int(derivative))
             if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
                 return None
             knots = _knots(centres, block, cells)
-            rows, slope_rows = self._rows(knots, self._float_parameters(), derivative)
+            rows, slope_rows = self._rows(knots, self.float_parameters(), derivative)
             first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
             return RadialTable(rows, first_knot, low, block, errors.tolist(), slope_rows)
 
+    def _table_of_fixed_size(
+        self, low: Tensor, high: Tensor, dtype: torch.dtype, derivative: bool
+    ) -> RadialTable:
+        with torch.no_grad():
+            first, block, centres = _blocks_on_device(low, high, self.mu)
+            cells, errors = self._cells(centres, block, TABLE_TOLERANCE[dtype], int(derivative))
+            size = FIXED_KNOTS[dtype]
+            fits = cells.sum() < size  # not "≥": NaN does not fit
+            cells = torch.where(fits, cells, 1.0)
+            after = cells.cumsum(0)
+            knot = torch.arange(size, device=cells.device, dtype=cells.dtype)
+            m = torch.searchsorted(after, knot, right=True).clamp(max=len(cells) - 1)
+            lengths = (block / cells)[m]
+            u = (centres - block / 2)[m] + (knot - (after - cells)[m]) * lengths
+            u = torch.minimum(u, centres[-1] + block / 2)  # rows to spare repeat the end
+        rows, slope_rows = self._rows(u, self.float_parameters(), derivative)
+        first_knot = F.pad(after, (1, 0)).int()
+        low = first * block
+        return RadialTable(rows, first_knot, low, block, errors, slope_rows, lengths, fits.int())
+
     @torch.no_grad()
     def _cells(
-        self, centres: Tensor, block: float, tolerance: float, slopes: int
+        self, centres: Tensor, block: float | Tensor, tolerance: float, slopes: int
     ) -> tuple[Tensor, Tensor]:
         """Cells per block ``[M]``, and the bounds of the errors: of Φ3d, and of `slopes` slopes."""
-        parameters = self._float_parameters()
+        parameters = self.float_parameters()
         centre, width, weight, _, weight2, _ = parameters
         weights = weight.abs(), None if weight2 is None else weight2.abs()
-        find = _operators().radial_bounds if serves(centres) else derivative_bounds
-        bounds, gaussian = find(centres, block / 2, centre, width, *weights, 4 + slopes)
+        compiled = serves(centres)
+        find = _operators().radial_bounds if compiled else derivative_bounds
+        reach = float(block) / 2 if compiled else block / 2  # a GPU is not asked for it
+        bounds, gaussian = find(centres, reach, centre, width, *weights, 4 + slopes)
         values = self._rows(centres, parameters)[0][:, : 1 + slopes]
         scale = values.abs().amax((0, 2)).clamp(min=1)
         if self.head_kind == "mlp":
@@ -278,7 +315,7 @@ class GaussianRadial(nn.Module):
         with torch.no_grad():
             return rows, torch.stack(derivatives(u, *parameters, order=2)[1:], 1)
 
-    def _float_parameters(self) -> tuple[Tensor | None, ...]:
+    def float_parameters(self) -> tuple[Tensor | None, ...]:
         """The parameters of `radial_op`, in float32 at least, the normalisation in the weights."""
         dtype = torch.promote_types(self.mu.dtype, torch.float32)
         width = self.widths(dtype)
@@ -325,14 +362,22 @@ class RadialTable:
         asked for. The derivative of what `rows` interpolate is no substitute: it divides the
         rounding of two values by h, which cost 6e-4 per Å in float32 where PyTorch's own
         derivative is off by 5e-7.
+    lengths
+        ``[G]`` Å: of the cell that begins at each knot. Of a table of fixed size alone, in which
+        `low`, `block` and `errors` are tensors too.
+    fits
+        int32 ``[]``: 1 where the table of fixed size is as fine as `errors` say, 0 where it
+        is not and must not be read. None where that was found out before.
     """
 
     rows: Tensor
     first_knot: Tensor
-    low: float
-    block: float
-    errors: list[float]
+    low: float | Tensor
+    block: float | Tensor
+    errors: list[float] | Tensor
     slope_rows: Tensor | None = None
+    lengths: Tensor | None = None
+    fits: Tensor | None = None
 
     def lookup(self, u: Tensor) -> Tensor:
         """Interpolate Φ3d: ``[M] → [M, H]``. This is the definition for every backend.
@@ -374,6 +419,18 @@ def _blocks(low: float, high: float, like: Tensor) -> tuple[float, float, Tensor
     number = max(1, math.ceil((high - low) / block))
     dtype = torch.promote_types(like.dtype, torch.float32)
     return low, block, (torch.arange(number, dtype=dtype, device=like.device) + 0.5) * block + low
+
+
+def _blocks_on_device(low: Tensor, high: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of the first of `BLOCKS` blocks, their length, and their centres."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    low, high = low.detach().to(dtype), high.detach().to(dtype)
+    _, exponent = torch.frexp((high - low).clamp(min=1e-3) / (BLOCKS - 1))
+    # 2^exponent by its bits: a power function may be off by one in the last place.
+    block = ((exponent.int() + 127) << 23).view(torch.float32).to(dtype)
+    first = (low / block).floor()
+    number = torch.arange(BLOCKS, dtype=dtype, device=like.device)
+    return first, block, (first + number + 0.5) * block
 
 
 def _knots(centres: Tensor, block: float, cells: Tensor) -> Tensor:

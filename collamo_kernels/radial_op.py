@@ -85,7 +85,7 @@ BELL_PEAKS = (
 
 def derivative_bounds(
     centres: Tensor,
-    reach: float,
+    reach: float | Tensor,
     centre: Tensor,
     width: Tensor,
     weight: Tensor,
