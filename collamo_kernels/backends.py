@@ -36,6 +36,7 @@ class Backend:
 
 BACKENDS: dict[str, tuple[Backend, ...]] = {
     "coattention": (
+        Backend("triton", "collamo_kernels.coattention._triton"),
         Backend("cpu", "collamo_kernels.coattention._cpu"),
         Backend("reference", "collamo_kernels.coattention.reference"),
     ),
@@ -84,6 +85,7 @@ def explain(op: str | Callable, *args: Any, **kwargs: Any) -> str:
     >>> q = torch.zeros(1, 1, 2, 8)
     >>> _ = ck.explain(ck.coattention, q, q, q)
     coattention
+      triton       q is on cpu; this backend runs on a GPU (or set TRITON_INTERPRET=1)
       cpu          takes it
       reference    could also serve it
     """

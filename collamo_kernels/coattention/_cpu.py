@@ -75,7 +75,7 @@ def _radial_arguments(q: Tensor, relations: Relations, radial: Callable) -> dict
 
 def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] | None:
     x = relations.coordinates.float()
-    types = _typed(relations, radial)
+    types = typed(relations, radial)
     low, high = 0.0, relations.max_distance
     affine = torch.stack([radial.gamma, radial.beta], 1).float() if types else None
     if types:
@@ -96,13 +96,13 @@ def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] 
     return {**fields, "coordinates": x, "affine": affine, "has_3d": relations.has_3d, **types}
 
 
-def _is_typed(radial: Callable) -> bool:
+def _istyped(radial: Callable) -> bool:
     return getattr(radial, "pair_types", None) is not None
 
 
-def _typed(relations: Relations, radial: Callable) -> dict[str, Tensor]:
+def typed(relations: Relations, radial: Callable) -> dict[str, Tensor]:
     """The types of pairs or atoms, int32; empty where the radial module has none."""
-    if not _is_typed(radial):
+    if not _istyped(radial):
         return {}
     name = "pair_types" if relations.pair_types is not None else "atom_types"
     types = getattr(relations, name)
@@ -124,7 +124,7 @@ def _rows(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any]:
         distance = distance.flatten() if everything else distance[pairs]
         if types is not None:
             types = types.flatten(0, 2) if everything else types[pairs]
-    phi = _call_radial(radial, distance, types if _is_typed(radial) else None).float()
+    phi = _call_radial(radial, distance, types if _istyped(radial) else None).float()
     if phi.shape[1] != q.shape[1]:
         raise ValueError(
             f"radial returned shape {list(phi.shape)}, but q has {q.shape[1]} heads; "

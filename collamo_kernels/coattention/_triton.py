@@ -1,8 +1,8 @@
 """Backend 'triton': the attention on a GPU, or in Triton's interpreter on the CPU (for tests).
 
-Triton is imported by the first call that needs it. Φ3d is read from a radial module's table, as on
-the CPU; a module without one, or whose table would be too large, is evaluated at every pair and
-handed over as a dense bias.
+Triton is imported by the first call that needs it. Φ3d of a `GaussianRadial` is read from its
+table, or worked out at every pair where the table would be too coarse; any other module is
+evaluated at every pair and handed over as a dense bias.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from collamo_kernels.coattention._cpu import typed
+from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import PackedLayout, Relations
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
-MAX_ATOMS = 32768  # of a molecule
+MAX_ATOMS = 32768  # of a molecule: its pairs are counted in 31 bits
+MOST_GAUSSIANS = 128  # in the tile of the exact Φ3d; more go through the module itself
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 
@@ -61,16 +64,18 @@ def coattention(
     """
     from collamo_kernels.coattention import _triton_op as op
 
-    table: dict[str, Any] | None = None
+    phi3d: dict[str, Any] = {}
     if radial is not None and relations.coordinates is not None:
         with torch.autocast(q.device.type, enabled=False):
-            table = _table(q, relations, radial)
-            if table is None:
+            if isinstance(radial, GaussianRadial) and radial.num_gaussians <= MOST_GAUSSIANS:
+                phi3d = _radial_arguments(q, relations, radial)
+            else:
                 phi = _phi(relations, radial).float()
                 bias = phi if bias is None else bias.float() + phi
-    sorted_pairs = None
+    packed = relations.packed
+    by_hops = None
     if hop_bias is not None and relations.hops is not None and hop_bias.requires_grad:
-        sorted_pairs = relations.pairs_by_hops
+        by_hops = relations.pairs_by_hops
     return op.attend(
         *(q, k, v),
         hop_bias=None if hop_bias is None else hop_bias.float(),
@@ -78,25 +83,61 @@ def coattention(
         hops=relations.hops,
         valid=relations.valid,
         cu_seqlens=relations.cu_seqlens,
+        pair_start=relations.pair_start if packed else None,
+        tiles=relations.tiles if packed else None,
+        hop_order=None if by_hops is None else by_hops.order,
+        hop_keys=None if by_hops is None else by_hops.keys,
+        hop_offsets=None if by_hops is None else relations.hop_offsets,
         scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
         dropout_p=dropout_p,
         # Drawn on the device, so that nobody waits for the number.
         seed=torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None,
-        hop_order=None if sorted_pairs is None else sorted_pairs.order,
-        hop_keys=None if sorted_pairs is None else sorted_pairs.keys,
-        max_seqlen=relations.max_seqlen if relations.packed else q.shape[2],
-        num_pairs=relations.num_pairs if relations.packed else q.shape[0] * q.shape[2] ** 2,
-        **(table or {}),
+        longest=relations.max_seqlen if packed else q.shape[2],
+        pairs=relations.num_pairs if packed else q.shape[0] * q.shape[2] ** 2,
+        **phi3d,
     )
 
 
-def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] | None:
-    # A table's size depends on the data, so a compiled graph has no room for one.
-    if not hasattr(radial, "table") or torch.compiler.is_compiling():
-        return None
-    from collamo_kernels.coattention import _cpu
+def _radial_arguments(q: Tensor, relations: Relations, radial: GaussianRadial) -> dict[str, Any]:
+    """Φ3d as the operator takes it: u of each pair, a table, and exact values for when it fails.
 
-    return _cpu._table(q, relations, radial)
+    Nothing is asked of the device: whether the table fits stands there, and the kernels look.
+    """
+    if radial.num_heads != q.shape[1]:
+        raise ValueError(f"radial has {radial.num_heads} heads, but q has {q.shape[1]}")
+    low, high = torch.zeros_like(relations.farthest), relations.farthest
+    types = typed(relations, radial)
+    affine, learned = None, relations.coordinates.requires_grad
+    if types:
+        affine = torch.stack([radial.gamma, radial.beta], 1).float()
+        learned = learned or affine.requires_grad
+        # u of every type at 0 and at `high`.
+        ends = torch.stack([low, high]) * affine.detach()[:, :1] + affine.detach()[:, 1:]
+        terms = 2 if "atom_types" in types else 1  # u is the sum of two rows then
+        low, high = terms * ends.amin(), terms * ends.amax()
+    u = relations.distances
+    if learned or types:
+        packed = relations.packed
+        u = torch.ops.collamo_kernels.radial_argument(
+            *(relations.coordinates.float(), affine, u),
+            *(types.get(name) for name in ("pair_types", "atom_types")),
+            relations.cu_seqlens,
+            relations.pair_start if packed else None,
+            relations.tiles if packed else None,
+            relations.max_seqlen if packed else q.shape[2],
+        )
+    derivative = learned and torch.is_grad_enabled()
+    table = radial.table(low, high, q.dtype, derivative=derivative, fixed_size=True)
+    order = None
+    if table.rows.requires_grad:
+        order = u.new_empty(0, dtype=torch.int64) if types else relations.pairs_by_distance.order
+    return {
+        "u": u,
+        "phi": torch.ops.collamo_kernels.radial_of_pairs(u, table.fits, *radial.float_parameters()),
+        "pair_order": order,
+        "geometry": torch.stack([table.low / table.block, 1 / table.block]),
+        **{x: getattr(table, x) for x in ("rows", "slope_rows", "first_knot", "lengths", "fits")},
+    }
 
 
 def _phi(relations: Relations, radial: Callable) -> Tensor:

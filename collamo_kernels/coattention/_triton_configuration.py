@@ -1,12 +1,13 @@
 """Tile, warps and stages of every Triton kernel: a fixed table, never tuned at run time.
 
-A bucket is chosen by the largest molecule: 32 and 64 atoms fit one tile, "loop" takes any number
-in smaller tiles. A batch of real molecules (mean 26 atoms, largest 100) loops: with one tile of 128
-for everybody 96 % of the pairs would be padding.
+A bucket is chosen by the largest molecule: 32 and 64 atoms fit one tile, "loop" takes any number in
+tiles of 32. A tile of 128 was compiled and left out: its logits, cells, fractions and coefficients
+are seven times 16,384 numbers where a processor has 65,536 registers, and a thread spilled 216 to
+448 bytes forward, 728 to 1,896 backward.
 
-Registers decide the warps. For sm_80 and sm_90 the kernels of one tile spill nothing and the loops
-at most 48 bytes a thread; half the warps spill 100 to 300 bytes in the tile of 64, and a float32
-head of 128 in that tile spills 9,000.
+Registers decide the warps. `benchmarks/tune_coattention.py` tells what each choice takes of sm_80
+and sm_90, and how long it lasts where there is a GPU. On sm_90 nothing spills; on sm_80 the
+backward of a tile of 64 with heads of 64 does, 72 bytes a thread.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import torch
 
 WIDTHS = (16, 32, 64, 128)  # a head is padded to one of these inside the tile
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-PAIR_BLOCK = 32  # atoms by atoms, in the kernels that work on pairs alone
-PAIR_WARPS = 8  # of these; with 4, `pull` spills 24 bytes on sm_80
+LOOP = "loop"
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,19 @@ class Configuration:
 
 def buckets(width: int, dtype: torch.dtype) -> tuple[int | str, ...]:
     """Return the buckets that are compiled for heads padded to `width`."""
-    if dtype == torch.float32 or width == 128:
-        return 32, "loop"
-    return 32, 64, "loop"
+    return (32, LOOP) if dtype == torch.float32 or width == 128 else (32, 64, LOOP)
 
 
-def bucket(max_seqlen: int, width: int, dtype: torch.dtype) -> int | str:
-    """Return the smallest tile that holds the largest molecule, or "loop"."""
-    sizes = buckets(width, dtype)[:-1]
-    return next((size for size in sizes if max_seqlen <= size), "loop")
+def bucket(longest: int, mean: float, width: int, dtype: torch.dtype) -> int | str:
+    """Return the smallest tile that holds the largest molecule, or "loop".
+
+    One tile of 64 for every molecule is mostly padding where they differ much (real ones have 26
+    atoms on average), so it is taken where the mean molecule fills half of its side.
+    """
+    for size in buckets(width, dtype)[:-1]:
+        if longest <= size:
+            return size if size == 32 or 2 * mean >= size else LOOP
+    return LOOP
 
 
 def padded_width(width: int) -> int:
@@ -52,32 +56,50 @@ def forward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
     """Return the configuration of `attend`."""
     if of == 64:
         return Configuration(64, 8, True)
+    if of == LOOP and width == 64 and dtype == torch.float32:
+        return Configuration(32, 4, False)  # with 8 it spills 24 bytes on sm_90
     wide = 64 if of == 32 else 32  # beyond this the accumulator needs the registers of more warps
     warps = 2 if width < wide else 4 if width <= wide else 8
     return Configuration(32, warps, of == 32)
 
 
 def backward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
-    """Return the configuration of `differentiate`."""
-    if of == 64 and width == 16:
+    """Return the configuration of `differentiate` and `differentiate_tiles`."""
+    if of == 64:
         return Configuration(64, 8, True)
     if of == 32:
         warps = 16 if dtype == torch.float32 and width == 128 else 8 if width >= 64 else 4
         return Configuration(32, warps, True)
-    if width == 128:  # a float32 head of 128 spills 2,600 bytes in tiles of 32, 32 in tiles of 16
-        return Configuration(16, 8 if dtype == torch.float32 else 4, False)
-    return Configuration(32, 8, False)  # a tile of 64 spills 88 to 296 bytes on sm_80 from width 32
+    if width == 128 and dtype == torch.float32:
+        return Configuration(16, 8, False)
+    return Configuration(32, 4 if width < 64 else 8, False)
 
 
 @dataclass(frozen=True)
-class SegmentTile:
-    """Tile of `sum_segments`: segments by pairs by heads."""
+class Pairs:
+    """Blocks of the kernels on pairs (`_triton_pairs`)."""
 
-    segments: int
-    pairs: int
-    columns: int
+    atoms: int = 32  # a side of a block of pairs of one molecule
+    atoms_warps: int = 8  # with 4, `pull` spills 24 bytes on sm_80
+    pairs: int = 512  # of `locate`
+    cells: int = 32  # of the table that a program of `locate` turns into polynomials
+    heads: int = 8
+    chunk: int = 256  # sorted pairs that `add_up` sums at a time
+    entries: int = 32  # of a table that a program of `finish` sums
+    runs: int = 4  # at a time
+    warps: int = 4
 
 
-def segments(columns: int) -> SegmentTile:
-    """Return the tile that sums over pairs for so many heads."""
-    return SegmentTile(16, 8, max(8, min(16, 1 << (columns - 1).bit_length())))
+@dataclass(frozen=True)
+class Gaussians:
+    """Blocks of the exact Φ3d (`_triton_gaussians`)."""
+
+    pairs: int = 16
+    slice: int = 32  # hidden units of the MLP head at a time
+    programs: int = 256  # at most, whatever the GPU: sums are the same bits everywhere
+    warps: int = 8
+    most: int = 128  # Gaussians in a tile
+
+
+PAIRS = Pairs()
+GAUSSIANS = Gaussians()

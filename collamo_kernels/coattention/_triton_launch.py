@@ -9,34 +9,59 @@ from dataclasses import dataclass
 import torch
 import triton
 from torch import Tensor
-from torch.nn import functional as F
 
 from collamo_kernels.coattention import _triton_configuration as configuration
+from collamo_kernels.coattention import _triton_gaussians as gaussians
 from collamo_kernels.coattention import _triton_kernels as kernels
+from collamo_kernels.coattention import _triton_pairs as on_pairs
+from collamo_kernels.coattention._triton_configuration import GAUSSIANS, PAIRS
+from collamo_kernels.radial import BLOCKS
+from collamo_kernels.relations import TILE
 
 # dL/dlogits of so many bytes are kept at a time for the gradients of tables; heads beyond take
 # another round. 256 real molecules (0.23 M pairs) with 32 heads are 30 MB.
 BUDGET = 2**28
-HOP_SLOTS, CELL_SLOTS = 64, 8
+FUSION = True  # a·b + c in one rounding; said aloud because Triton's default is about to change
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Where the molecules of a call are: numbers that every kernel takes."""
+    """Where the molecules of a call are: what every kernel takes."""
 
-    packed: bool
-    count: int  # molecules
-    heads: int
-    width: int
+    molecules: int
+    longest: int  # atoms of the largest molecule
     atoms: int
     pairs: int
-    longest: int  # atoms of the largest molecule
-    atom_start: Tensor  # [B + 1] int64
-    pair_start: Tensor  # [B + 1] int64
+    cu_seqlens: Tensor | None  # packed
+    pair_start: Tensor | None  # packed
+    tiles: Tensor | None  # packed
+
+    @property
+    def packed(self) -> bool:
+        """Whether atoms of all molecules follow each other."""
+        return self.cu_seqlens is not None
 
     def blocks(self, size: int) -> int:
-        """Blocks of `size` atoms that hold the largest molecule."""
-        return max(1, -(-self.longest // size))
+        """Blocks of `size` atoms of a padded molecule."""
+        return triton.cdiv(self.longest, size)
+
+    def tile_count(self, size: int) -> int:
+        """Tiles of `size` atoms of all molecules, at most."""
+        if self.packed:
+            return len(self.tiles) * (TILE // size)
+        return self.molecules * self.blocks(size)
+
+    def numbers(self, size: int) -> dict:
+        """Arguments that `place_of` and `tile_of` take."""
+        return {
+            "cu_seqlens": self.cu_seqlens,
+            "pair_start": self.pair_start,
+            "tiles": self.tiles,
+            "longest": self.longest,
+            "blocks": self.blocks(size),
+            "PACKED": self.packed,
+            "BLOCK": size,
+        }
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,8 @@ class Terms:
     cell: Tensor | None = None  # [pairs] int32
     fraction: Tensor | None = None  # [pairs]
     coefficients: Tensor | None = None  # [H, C, 4]
+    phi: Tensor | None = None  # [H, pairs], read where the table does not fit
+    fits: Tensor | None = None
     bias: Tensor | None = None
     seed: Tensor | None = None
 
@@ -62,188 +89,135 @@ class Terms:
         return 0 if self.coefficients is None else self.coefficients.shape[1]
 
 
-def batch_of(q: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, num_pairs: int) -> Batch:
-    """Number the atoms and pairs of a call."""
-    if cu_seqlens is None:
-        molecules, heads, n, width = q.shape
-        start = torch.arange(molecules + 1, device=q.device)
-        sizes = molecules * n, molecules * n * n, n
-        return Batch(False, molecules, heads, width, *sizes, start * n, start * n * n)
-    start = cu_seqlens.long()
-    pairs = F.pad(start.diff().square().cumsum(0), (1, 0))
-    return Batch(
-        True, len(start) - 1, q.shape[1], q.shape[2], len(q), num_pairs, max_seqlen, start, pairs
-    )
+@dataclass(frozen=True)
+class Table:
+    """A `RadialTable` of fixed size."""
+
+    rows: Tensor  # [C + 1, 2, H]
+    first_knot: Tensor
+    geometry: Tensor  # number of the first block, 1 / its length
+    lengths: Tensor
 
 
-def polynomials(rows: Tensor, first_knot: Tensor, block: float) -> Tensor:
-    """Cubic coefficients ``[H, C, 4]`` in the place x of [0, 1] of each cell, from a table's rows.
-
-    The Hermite formula of `RadialTable.lookup`, sorted by powers: three multiply-adds and one
-    16-byte load a pair, where the formula takes eleven operations and four loads.
-    """
-    h = _cell_lengths(first_knot, block, len(rows) - 1)
-    (y0, s0), (y1, s1) = (rows[:-1].unbind(1), rows[1:].unbind(1))
-    rise, s0, s1 = y1 - y0, h * s0, h * s1
-    powers = torch.stack([y0, s0, 3 * rise - 2 * s0 - s1, s0 + s1 - 2 * rise], 2)  # [C, H, 4]
-    return powers.transpose(0, 1).contiguous()
-
-
-def row_gradient(moments: Tensor, first_knot: Tensor, block: float) -> Tensor:
-    """Gradient ``[G, 2, H]`` of a table's rows from that of `polynomials`: its transpose."""
-    m0, m1, m2, m3 = moments.transpose(0, 1).unbind(2)  # [C, H] each
-    h = _cell_lengths(first_knot, block, len(m0))
-    ends = 3 * m2 - 2 * m3
-    left = torch.stack([m0 - ends, h * (m1 - 2 * m2 + m3)], 1)
-    right = torch.stack([ends, h * (m3 - m2)], 1)
-    return F.pad(left, (0, 0, 0, 0, 0, 1)) + F.pad(right, (0, 0, 0, 0, 1, 0))
-
-
-def _cell_lengths(first_knot: Tensor, block: float, count: int) -> Tensor:
-    """Å, ``[C, 1]``; `count` saves asking the device how many there are."""
-    cells = first_knot.diff()
-    return torch.repeat_interleave(block / cells, cells, output_size=count)[:, None]
-
-
-def locate(batch: Batch, table: dict, molecules: dict) -> tuple[Tensor, Tensor]:
-    """Cell of the radial table and place in it of every pair, ``[pairs]`` each."""
-    like = molecules["coordinates"]
-    cell = like.new_empty(batch.pairs, dtype=torch.int32)
-    fraction = like.new_empty(batch.pairs)
-    if batch.pairs:
-        size = configuration.PAIR_BLOCK
-        first_knot, block = table["first_knot"], table["block"]
-        kernels.locate[(batch.count * batch.blocks(size),)](
-            **molecules,
-            atom_start=batch.atom_start,
-            pair_start=batch.pair_start,
-            first_knot=first_knot,
-            cell=cell,
-            fraction=fraction,
-            blocks=batch.blocks(size),
-            table_blocks=len(first_knot) - 1,
-            first_block=table["low"] / block,
-            per_block=1 / block,
-            BLOCK=size,
-            num_warps=configuration.PAIR_WARPS,
-        )
-    return cell, fraction
+# --- attention ----------------------------------------------------------------------------------
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, batch: Batch, valid: Tensor | None, terms: Terms,
     scale: float, dropout_p: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Result, in the shape of q, and log Σ exp ``[atoms, H]``."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Result, in the shape of q; largest logit and 1 / Σ exp of each row, ``[atoms, H]``."""
     out = torch.empty_like(q)
-    lse = q.new_empty((batch.atoms, batch.heads), dtype=torch.float32)
+    most, inverse = q.new_empty((2, batch.atoms, q.shape[1]), dtype=torch.float32).unbind(0)
     if not batch.atoms:
-        return out, lse
-    width = configuration.padded_width(batch.width)
-    of = configuration.bucket(batch.longest, width, q.dtype)
+        return out, most, inverse
+    of, width = _bucket(q, batch)
     chosen = configuration.forward(of, width, q.dtype)
     q, k, v = _same_strides(q, k, v)
-    blocks = batch.blocks(chosen.block)
-    kernels.attend[(batch.count * blocks * batch.heads,)](
-        *(q, k, v, out, lse),
-        blocks=blocks,
-        **_shared(batch, valid, terms, scale, q, out),
-        **_compiled(batch, width, dropout_p, chosen),
+    tiles = batch.molecules if chosen.single else batch.tile_count(chosen.block)
+    kernels.attend[(tiles * q.shape[1],)](
+        *(q, k, v, out, most, inverse),
+        **_shared(batch, valid, terms, scale, dropout_p, q, out, chosen),
     )
-    return out, lse
+    return out, most, inverse
 
 
 def backward(
-    grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch,
-    valid: Tensor | None, terms: Terms, scale: float, dropout_p: float, keep: bool, bias: bool,
+    grad: Tensor, out: Tensor, most: Tensor, inverse: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    batch: Batch, valid: Tensor | None, terms: Terms, scale: float, dropout_p: float,
+    keep: str, bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Iterator[tuple[slice, Tensor]]]:  # fmt: skip
     """dq, dk, dv, dbias (where `bias`), and rounds of heads with their dL/dlogits.
 
-    Without `keep` no round has any. Every round must be drawn: the kernels run then.
+    `keep` is "nothing" (no round has any), "rounds" (of `BUDGET` bytes) or "all" (one round).
+    Every round must be drawn: the kernels run then.
     """
-    dq, dk, dv = (torch.empty_like(out) for _ in range(3))
-    width = configuration.padded_width(batch.width)
-    of = configuration.bucket(batch.longest, width, q.dtype)
-    chosen = configuration.backward(of, width, q.dtype)
-    if not chosen.single:
-        dq = torch.empty_like(out, dtype=torch.float32)
-    dbias = None
+    results = *(torch.empty_like(out) for _ in range(3)), None
     if bias:
-        dbias = terms.bias.new_empty(terms.bias.shape)
-    rounds = _rounds(grad, out, lse, q, k, v, batch, valid, terms, scale, dropout_p, keep,
-                     (dq, dk, dv, dbias), chosen)  # fmt: skip
-    return dq, dk, dv, dbias, rounds
+        results = *results[:3], terms.bias.new_empty(terms.bias.shape)
+    rounds = _rounds(
+        (q, k, v), (out, most, inverse, grad), batch, valid, terms, scale, dropout_p, keep, results
+    )
+    return *results, rounds
 
 
 def _rounds(
-    grad, out, lse, q, k, v, batch, valid, terms, scale, dropout_p, keep, results, chosen
+    inputs, forwards, batch, valid, terms, scale, dropout_p, keep, results
 ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
     if not batch.atoms:
         return
-    width = configuration.padded_width(batch.width)
-    q, k, v = _same_strides(q, k, v)
+    q, k, v = _same_strides(*inputs)
+    out, most, inverse, grad = forwards
+    of, width = _bucket(q, batch)
+    chosen = configuration.backward(of, width, q.dtype)
     grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
     dbias = results[3]
     strides = (0, 0) if dbias is None else (0, dbias.stride(0)) if batch.packed else dbias.stride()
-    group = batch.heads
-    if keep:
-        group = max(1, min(group, BUDGET // (4 * batch.pairs)))
-    for first in range(0, batch.heads, group):
-        heads = slice(first, min(first + group, batch.heads))
-        count = heads.stop - heads.start
-        ds = q.new_empty((count, batch.pairs), dtype=torch.float32) if keep else None
-        kernels.differentiate[(batch.count * count,)](
-            *(q, k, v, out, lse, grad, *results[:3], ds, dbias),
+    heads = group = q.shape[1]
+    if keep == "rounds":
+        group = max(1, min(group, BUDGET // max(1, 4 * batch.pairs)))
+    shared = _shared(batch, valid, terms, scale, dropout_p, q, out, chosen)
+    kernel = kernels.differentiate if chosen.single else kernels.differentiate_tiles
+    for first in range(0, heads, group):
+        count = min(group, heads - first)
+        ds = None
+        if keep != "nothing":
+            ds = q.new_empty((count, batch.pairs), dtype=torch.float32)
+        grid = (batch.molecules * count,)
+        if not chosen.single:
+            grid = (batch.tile_count(chosen.block) * count, 2)
+        kernel[grid](
+            *(q, k, v, out, most, inverse, grad, *results[:3], ds, dbias),
             first_head=first,
             group=count,
-            pairs=batch.pairs,
             dbias_b=strides[0],
             dbias_h=strides[1],
-            **_shared(batch, valid, terms, scale, q, out),
-            **_compiled(batch, width, dropout_p, chosen),
+            **shared,
         )
-        yield heads, ds
+        yield slice(first, first + count), ds
+
+
+def _bucket(q: Tensor, batch: Batch) -> tuple[int | str, int]:
+    width = configuration.padded_width(q.shape[-1])
+    mean = batch.atoms / max(1, batch.molecules)
+    return configuration.bucket(batch.longest, mean, width, q.dtype), width
 
 
 def _shared(
-    batch: Batch, valid: Tensor | None, terms: Terms, scale: float, q: Tensor, out: Tensor
-) -> dict:
-    names = ("hops", "hop_bias", "cell", "fraction", "coefficients", "bias", "seed")
+    batch: Batch, valid: Tensor | None, terms: Terms, scale: float, dropout_p: float, q: Tensor,
+    out: Tensor, chosen: configuration.Configuration,
+) -> dict:  # fmt: skip
+    """Arguments of the kernels forward and backward; what is compiled in is in capitals."""
+    names = ("hops", "hop_bias", "cell", "fraction", "coefficients", "phi", "fits", "bias", "seed")
     bias = (0, 0, 0, 0)
     if terms.bias is not None:
         bias = terms.bias.stride()
         bias = (0, bias[0], 0, bias[1]) if batch.packed else bias
-    strides = zip(("q", "out"), (_strides(batch, q), _strides(batch, out)), strict=True)
-    return {
-        "atom_start": batch.atom_start,
-        "pair_start": batch.pair_start,
-        "valid": valid,
-        **{name: getattr(terms, name) for name in names},
-        "heads": batch.heads,
-        "width": batch.width,
-        "buckets": terms.buckets,
-        "cells": terms.cells,
-        "scale": scale,
-        **{f"{x}_{axis}": s for x, of in strides for axis, s in zip("bht", of, strict=True)},
-        **{f"bias_{axis}": s for axis, s in zip("bhij", bias, strict=True)},
-    }
-
-
-def _compiled(
-    batch: Batch, width: int, dropout_p: float, chosen: configuration.Configuration
-) -> dict:
-    """What a kernel is compiled for: nothing that changes from batch to batch."""
+    strides = {"q": _strides(batch, q), "out": _strides(batch, out)}
     # PyTorch's own switch: "highest" is IEEE float32, anything below may use TensorFloat-32.
     exact = torch.get_float32_matmul_precision() == "highest"
     return {
+        **batch.numbers(chosen.block),
+        "valid": valid,
+        **{name: getattr(terms, name) for name in names},
+        "heads": q.shape[1],
+        "width": q.shape[-1],
+        "pairs": batch.pairs,
+        "buckets": terms.buckets,
+        "cells": terms.cells,
+        "scale": scale,
+        **{
+            f"{x}_{axis}": s for x, of in strides.items() for axis, s in zip("bht", of, strict=True)
+        },
+        **{f"bias_{axis}": s for axis, s in zip("bhij", bias, strict=True)},
         "THRESHOLD": math.floor(dropout_p * 2**32),
         "KEPT": 1 / (1 - dropout_p),
         "PRECISION": "ieee" if exact else "tf32",
-        "PACKED": batch.packed,
+        "ALIGN": math.gcd(16, *strides["q"], *strides["out"]),
         "SINGLE": chosen.single,
-        "BLOCK": chosen.block,
-        "WIDTH": width,
+        "WIDTH": configuration.padded_width(q.shape[-1]),
         "num_warps": chosen.num_warps,
+        "enable_fp_fusion": FUSION,
         "num_stages": 1,  # a molecule has few tiles: nothing to run ahead of
     }
 
@@ -261,90 +235,234 @@ def _same_strides(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
     return q.contiguous(), k.contiguous(), v.contiguous()
 
 
-# --- sums over pairs ----------------------------------------------------------------------------
+# --- pairs --------------------------------------------------------------------------------------
 
 
-def hop_sums(ds: Tensor, order: Tensor, keys: Tensor, buckets: int) -> Tensor:
-    """Gradient ``[h, S]`` of the hop table: pairs sorted by hops, summed by column."""
-    borders = torch.arange(buckets + 1, device=ds.device).clamp(max=255)
-    borders[-1] = 256
-    borders[-2] = 255
-    offsets = torch.searchsorted(keys.long(), borders)
-    return _segment_sums(ds, order, offsets, None, HOP_SLOTS)[:, 0].t()
-
-
-def cell_moments(ds: Tensor, cell: Tensor, fraction: Tensor, cells: int) -> Tensor:
-    """Gradient ``[h, C, 4]`` of the coefficients of each cell: Σ ds·xᵐ over its pairs."""
-    keys, order = cell.sort(stable=True)
-    offsets = torch.searchsorted(keys, torch.arange(cells + 1, device=ds.device, dtype=keys.dtype))
-    return _segment_sums(ds, order, offsets, fraction, CELL_SLOTS).permute(2, 0, 1)
-
-
-def _segment_sums(
-    values: Tensor, order: Tensor, offsets: Tensor, fraction: Tensor | None, slots: int
-) -> Tensor:
-    """``[segments, moments, h]``."""
-    columns, pairs = values.shape
-    segments, moments = len(offsets) - 1, 1 if fraction is None else 4
-    sums = values.new_empty((slots, segments, moments, columns))
-    tile = configuration.segments(columns)
-    grid = (-(-segments // tile.segments), slots, -(-columns // tile.columns))
-    kernels.sum_segments[grid](
-        *(values, order, offsets, fraction, sums, segments, columns, pairs),
-        MOMENTS=moments,
-        SLOTS=slots,
-        SEGMENTS=tile.segments,
-        PAIRS=tile.pairs,
-        COLUMNS=tile.columns,
-        num_warps=4,
+def locate(u: Tensor, table: Table, sums: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cell and fraction ``[pairs]``, coefficients ``[H, C, 4]``, and, for `sums`, segments."""
+    cells, heads, pairs = len(table.rows) - 1, table.rows.shape[2], len(u)
+    cell, fraction = u.new_empty(pairs, dtype=torch.int32), torch.empty_like(u)
+    coefficients = u.new_empty((heads, cells, 4))
+    segments = u.new_empty((2, cells if sums else 0), dtype=torch.int64)
+    programs = triton.cdiv(pairs, PAIRS.pairs)
+    on_pairs.locate[(programs + triton.cdiv(cells, PAIRS.cells),)](
+        *(u, table.first_knot, table.geometry, table.rows, table.lengths),
+        *(cell, fraction, coefficients, segments if sums else None),
+        *(pairs, cells, heads, programs),
+        TABLE_BLOCKS=BLOCKS,
+        PAIRS=PAIRS.pairs,
+        CELLS=PAIRS.cells,
+        HEADS=PAIRS.heads,
+        num_warps=PAIRS.warps,
+        enable_fp_fusion=FUSION,
     )
-    return sums.sum(0)
+    return cell, fraction, coefficients, segments
 
 
-def slopes(
-    ds: Tensor, cell: Tensor, fraction: Tensor, coefficients: Tensor, du: Tensor | None
-) -> Tensor:
+@dataclass(frozen=True)
+class Sums:
+    """What the gradients of the tables are summed by; None leaves one out."""
+
+    hop_order: Tensor | None = None  # [pairs]
+    hop_keys: Tensor | None = None
+    hop_offsets: Tensor | None = None  # [257]
+    cell_order: Tensor | None = None  # [pairs]
+    segments: Tensor | None = None  # [2, C]
+
+
+def sum_tables(
+    ds: Tensor, heads: slice, sums: Sums, terms: Terms, lengths: Tensor | None,
+    hop_bias: Tensor | None, rows: Tensor | None,
+) -> None:  # fmt: skip
+    """Write the gradients of some heads into ``hop_bias [H, S]`` and ``rows [C + 1, 2, H]``.
+
+    Each is None where it is not wanted.
+    """
+    group, pairs = ds.shape
+    chunks = triton.cdiv(pairs, PAIRS.chunk)
+    hop_chunks, cell_chunks = (0 if x is None else chunks for x in (hop_bias, rows))
+    hop_size, cell_size = terms.buckets + 1 + hop_chunks, terms.cells + 1 + cell_chunks
+    hop_parts = None if hop_bias is None else ds.new_empty((2, hop_size, group))
+    cell_parts = None if rows is None else ds.new_empty((4, 2, cell_size, group))
+    columns = triton.cdiv(group, PAIRS.heads)
+    on_pairs.add_up[(hop_chunks + cell_chunks, columns)](
+        ds,
+        *(None if hop_bias is None else x for x in (sums.hop_order, sums.hop_keys)),
+        hop_parts,
+        *(None if rows is None else x for x in (sums.cell_order, terms.cell, terms.fraction)),
+        cell_parts,
+        *(None if rows is None else x for x in (sums.segments, terms.fits)),
+        *(group, pairs, terms.buckets, terms.cells, hop_chunks, hop_size, cell_size),
+        CHUNK=PAIRS.chunk,
+        HEADS=PAIRS.heads,
+        num_warps=PAIRS.warps,
+        enable_fp_fusion=FUSION,
+    )
+    hop_programs = 0 if hop_bias is None else triton.cdiv(terms.buckets, PAIRS.entries)
+    cell_programs = 0 if rows is None else triton.cdiv(terms.cells + 1, PAIRS.entries)
+    all_heads = hop_bias.shape[0] if rows is None else rows.shape[2]
+    on_pairs.finish[(hop_programs + cell_programs, columns)](
+        *(hop_parts, None if hop_bias is None else sums.hop_offsets, hop_bias),
+        *(cell_parts, *(None if rows is None else x for x in (sums.segments, lengths)), rows),
+        *(group, terms.buckets, terms.cells, hop_programs, hop_size, cell_size),
+        *(heads.start, all_heads),
+        CHUNK=PAIRS.chunk,
+        ENTRIES=PAIRS.entries,
+        RUNS=PAIRS.runs,
+        HEADS=PAIRS.heads,
+        num_warps=PAIRS.warps,
+        enable_fp_fusion=FUSION,
+    )
+
+
+def slopes(ds: Tensor, terms: Terms, coefficients: Tensor, du: Tensor | None) -> Tensor:
     """du ``[pairs]``: what dL/dlogits of these heads send back to u, on top of `du`."""
     group, pairs = ds.shape
     out = ds.new_empty(pairs) if du is None else du
-    kernels.slope[(triton.cdiv(pairs, 128),)](
-        *(ds, cell, fraction, coefficients, out, pairs, group, coefficients.shape[1]),
+    on_pairs.slope[(triton.cdiv(pairs, 128),)](
+        *(ds, terms.cell, terms.fraction, coefficients, terms.fits, out),
+        *(pairs, group, terms.cells),
         ADD=du is not None,
         PAIRS=128,
-        num_warps=4,
+        num_warps=PAIRS.warps,
+        enable_fp_fusion=FUSION,
     )
     return out
 
 
-def pull(batch: Batch, molecules: dict, du: Tensor) -> tuple[Tensor, Tensor | None]:
+def stretch(
+    batch: Batch, distances: Tensor, affine: Tensor, pair_types: Tensor | None,
+    atom_types: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """u = γ·r + β ``[pairs]``."""
+    u = torch.empty_like(distances)
+    on_pairs.stretch[(batch.tile_count(PAIRS.atoms),)](
+        *(distances, affine, pair_types, atom_types),
+        u=u,
+        **batch.numbers(PAIRS.atoms),
+        num_warps=PAIRS.atoms_warps,
+        enable_fp_fusion=FUSION,
+    )
+    return u
+
+
+def pull(
+    batch: Batch, du: Tensor, coordinates: Tensor, distances: Tensor, affine: Tensor | None,
+    pair_types: Tensor | None, atom_types: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Gradients of the coordinates ``[atoms, 3]`` and of γ, β ``[types, 2]``."""
-    affine = molecules["affine"]
     dx = du.new_empty((batch.atoms, 3))
     du_r, of_query, of_key = None, None, None
     if affine is not None:
         du_r = torch.empty_like(du)
         of_query, of_key = du.new_empty((2, batch.atoms, 2)).unbind(0)
-    size = configuration.PAIR_BLOCK
-    kernels.pull[(batch.count * batch.blocks(size),)](
-        **molecules,
-        atom_start=batch.atom_start,
-        pair_start=batch.pair_start,
+    on_pairs.pull[(batch.tile_count(PAIRS.atoms),)](
+        *(coordinates, distances, affine, pair_types, atom_types),
         du=du,
         dx=dx,
         du_r=du_r,
         of_query=of_query,
         of_key=of_key,
-        blocks=batch.blocks(size),
-        BLOCK=size,
-        num_warps=configuration.PAIR_WARPS,
+        **batch.numbers(PAIRS.atoms),
+        num_warps=PAIRS.atoms_warps,
+        enable_fp_fusion=FUSION,
     )
     if affine is None:
         return dx, None
     # The gradient of an embedding is summed in a fixed order, without atomics.
     add = torch.ops.aten.embedding_dense_backward
     count = len(affine)
-    if molecules["pair_types"] is not None:
+    if pair_types is not None:
         both = torch.stack([du_r, du], 1)
-        return dx, add(both, molecules["pair_types"].flatten().long(), count, -1, False)
-    query, key = molecules["atom_types"].reshape(-1, 2).long().unbind(1)
+        return dx, add(both, pair_types.flatten().long(), count, -1, False)
+    query, key = atom_types.reshape(-1, 2).long().unbind(1)
     return dx, add(of_query, query, count, -1, False) + add(of_key, key, count, -1, False)
+
+
+# --- exact Φ3d ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """The parameters of `radial_op`: the Gaussians, and the layers of the head."""
+
+    centre: Tensor  # [K]
+    width: Tensor  # [K]
+    weight: Tensor  # [K, K], or of a linear head [H, K]
+    bias: Tensor
+    weight2: Tensor | None  # [H, K]
+    bias2: Tensor | None
+
+    @property
+    def linear(self) -> bool:
+        """Whether the head is one layer."""
+        return self.weight2 is None
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return len(self.bias if self.linear else self.bias2)
+
+    @property
+    def slice(self) -> int:
+        """Hidden units a program takes; all Gaussians of a linear head."""
+        every = max(16, triton.next_power_of_2(len(self.centre)))
+        return every if self.linear else GAUSSIANS.slice
+
+    def layers(self) -> tuple[Tensor | None, ...]:
+        """As the kernels take them: the first layer, or None, and the last."""
+        first, last = (self.weight, self.bias), (self.weight2, self.bias2)
+        return (None, None, *first) if self.linear else (*first, *last)
+
+    def sizes(self) -> dict:
+        """What the kernels are compiled for."""
+        return {
+            "count": len(self.centre),
+            "heads": self.heads,
+            "PAIRS": GAUSSIANS.pairs,
+            "GAUSSIANS": max(16, triton.next_power_of_2(len(self.centre))),
+            "SLICE": self.slice,
+            "HEADS": max(16, triton.next_power_of_2(self.heads)),
+            "num_warps": GAUSSIANS.warps,
+            "enable_fp_fusion": FUSION,
+        }
+
+
+def _programs(pairs: int) -> int:
+    return max(1, min(GAUSSIANS.programs, triton.cdiv(pairs, GAUSSIANS.pairs)))
+
+
+def evaluate(u: Tensor, fits: Tensor, of: Gaussians) -> Tensor:
+    """Φ3d ``[H, pairs]``; left as it is in memory where the table fits."""
+    phi = u.new_empty((of.heads, len(u)))
+    gaussians.evaluate[(_programs(len(u)),)](
+        *(u, fits, of.centre, of.width, *of.layers(), phi), len(u), **of.sizes()
+    )
+    return phi
+
+
+def evaluate_backward(
+    dphi: Tensor, u: Tensor, fits: Tensor, of: Gaussians, of_u: bool
+) -> tuple[Tensor | None, Gaussians]:
+    """du ``[pairs]`` (where `of_u`; 0 where the table fits), and the gradients of `of`."""
+    heads, count, slice = of.heads, len(of.centre), of.slice
+    slices = triton.cdiv(count, slice)
+    sizes = [count, count, heads, heads * slice]
+    sizes += [] if of.linear else [slice, slice * count]
+    parts = u.new_empty((_programs(len(u)), slices, sum(sizes)))
+    du = u.new_zeros((slices, len(u))) if of_u else None
+    first, first_bias, last, _ = of.layers()
+    gaussians.differentiate[parts.shape[:2]](
+        *(dphi, u, fits, of.centre, of.width, first, first_bias, last, du, parts),
+        len(u),
+        size=sum(sizes),
+        **of.sizes(),
+    )
+    du = None if du is None else du.sum(0)
+    centre, width, last_bias, last, *first = parts.sum(0).split(sizes, 1)
+    bells = centre.sum(0), width.sum(0)
+    last = last.view(slices, heads, slice).transpose(0, 1).reshape(heads, -1)[:, :count]
+    if of.linear:
+        return du, Gaussians(*bells, last, last_bias.sum(0), None, None)
+    bias, weight = (x.reshape(slices * slice, -1)[:count] for x in first)
+    return du, Gaussians(*bells, weight, bias[:, 0], last, last_bias.sum(0))

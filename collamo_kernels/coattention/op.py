@@ -20,6 +20,7 @@ that of `definition`: the formula in plain PyTorch, at the memory of the referen
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,7 +38,15 @@ TENSORS = (
 )
 NUMBERS = ("low", "block", "scale", "dropout_p", "phi_of_all_pairs")
 LEARNED = ("q", "k", "v", "hop_bias", "rows", "phi", "bias", "coordinates", "affine")
+OF_PHI3D = (
+    *("rows", "slope_rows", "first_knot", "low", "block", "affine", "phi", "phi_of_all_pairs"),
+    *("coordinates", "has_3d", "pair_types", "atom_types"),
+)
 UNUSED = {"low": 0.0, "block": 1.0, "phi_of_all_pairs": False}
+NO_SECOND_DERIVATIVE = (
+    "the gradients of coordinates, gamma and beta cannot be differentiated again: the "
+    "table of the radial function has no second derivative; use backend='reference'"
+)
 ALWAYS = 3  # the first three of LEARNED; the others are bits of `wanted`
 
 
@@ -132,10 +141,7 @@ def differentiate_again(ctx: object, *cotangents: Tensor | None) -> tuple[Tensor
             given[name] = None
     of_u = given["coordinates"] is not None or given["affine"] is not None
     if of_u and tensors[TENSORS.index("rows")] is not None:
-        raise NotImplementedError(
-            "the gradients of coordinates, gamma and beta cannot be differentiated again: the "
-            "table of the radial function has no second derivative; use backend='reference'"
-        )
+        raise NotImplementedError(NO_SECOND_DERIVATIVE)
     operator = torch.ops.collamo_kernels.coattention_second
     found = operator(grad, tensors, list(given.values()), *ctx.numbers)
     by_name = dict(zip(_given(tensors), found[1:], strict=True))
@@ -152,20 +158,36 @@ def second_derivative(
 ) -> list[Tensor]:
     """Gradients of ``Σ cotangent · gradient`` by `grad` and the learned tensors that are there."""
     arguments = dict(zip((*TENSORS, *NUMBERS), (*tensors, *numbers), strict=True))
-    names = _given(tensors)
-    by_name = dict(zip(LEARNED, cotangents, strict=True))
+    given = dict(zip(LEARNED, cotangents, strict=True))
+    return list(differentiate_twice(definition, arguments, LEARNED, grad, given).values())
+
+
+def differentiate_twice(
+    run: Callable[..., Tensor],
+    arguments: dict[str, object],
+    learned: tuple[str, ...],
+    grad: Tensor,
+    cotangents: dict[str, Tensor | None],
+) -> dict[str, Tensor]:
+    """Likewise for the formula `run` of `arguments`: by name, that of `grad` first."""
+    names = [name for name in learned if arguments[name] is not None]
     # hop_bias without hops, say, is there, but the formula does not read it: its gradient is [0].
-    same = [n for n in names if by_name[n] is not None and by_name[n].shape == arguments[n].shape]
+    same = [
+        name
+        for name in names
+        if cotangents[name] is not None and cotangents[name].shape == arguments[name].shape
+    ]
 
-    def first(grad: Tensor, *learned: Tensor) -> dict[str, Tensor]:
-        def run(*learned: Tensor) -> Tensor:
-            return definition(**arguments | dict(zip(names, learned, strict=True)))
+    def first(grad: Tensor, *values: Tensor) -> dict[str, Tensor]:
+        def of(*values: Tensor) -> Tensor:
+            return run(**arguments | dict(zip(names, values, strict=True)))
 
-        gradients = torch.func.vjp(run, *learned)[1](grad)
+        gradients = torch.func.vjp(of, *values)[1](grad)
         return {n: x for n, x in zip(names, gradients, strict=True) if n in same}
 
     _, pull_back = torch.func.vjp(first, grad, *(arguments[name] for name in names))
-    return [x.clone() for x in pull_back({name: by_name[name] for name in same})]
+    found = pull_back({name: cotangents[name] for name in same})
+    return {name: x.clone() for name, x in zip(("grad", *names), found, strict=True)}
 
 
 def fake_second(

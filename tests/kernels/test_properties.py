@@ -164,4 +164,6 @@ def test_attention_is_the_definition(dtype, layout, coattention_backend, serves)
             beside = None if name in FACTORS else torch.cat(tables)  # they round alike
             assert_accurate(value, yardstick[name], exact[name], factor, name, beside)
 
-    serves(coattention_backend, check)
+    one = make_inputs(Case("one", (1,)), dtype)
+    serves(coattention_backend, lambda: attend(one, layout, backend=coattention_backend))
+    check()

@@ -1,0 +1,359 @@
+"""Triton kernels on the pairs of a batch: the radial table, and the gradients of both tables.
+
+A table's gradient is a sum over the pairs that share an entry. The pairs are sorted by entry, once
+per batch, and cut into chunks; `add_up` sums inside a chunk, `finish` over the chunks of an entry.
+Every sum has a fixed order: no atomics, the same bits every time.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from collamo_kernels.coattention._triton_kernels import place_of, polynomial, tile_of
+
+OF_A_BATCH = (
+    *(
+        "longest",
+        "blocks",
+        "pairs",
+        "cells",
+        "group",
+        "pair_programs",
+        "hop_chunks",
+        "hop_programs",
+    ),
+    *("hop_size", "cell_size", "first_head"),
+)
+
+
+@triton.jit
+def _affine(affine, pair_types, atom_types, start, pair, i, j, n, offset: tl.constexpr):
+    """γ (offset 0) or β (offset 1) of each pair [i, j]."""
+    there = (i < n)[:, None] & (j < n)[None, :]
+    if pair_types is not None:
+        kind = tl.load(pair_types + pair + i[:, None] * n + j[None, :], mask=there, other=0)
+        value = tl.load(affine + 2 * kind + offset)
+    else:
+        query = tl.load(atom_types + (start + i) * 2, mask=i < n, other=0)
+        key = tl.load(atom_types + (start + j) * 2 + 1, mask=j < n, other=0)
+        of_query = tl.load(affine + 2 * query + offset)
+        value = of_query[:, None] + tl.load(affine + 2 * key + offset)[None, :]
+    return value
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def stretch(
+    distances, affine, pair_types, atom_types, cu_seqlens, pair_start, tiles, u, longest, blocks,
+    PACKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """u = γ_t·r + β_t of each pair; ∞, no distance, stays ∞."""
+    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, False, BLOCK)
+    if molecule < 0:
+        return
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    i = first + tl.arange(0, BLOCK)
+    for next in range(0, n, BLOCK):
+        j = next + tl.arange(0, BLOCK)
+        place = pair + i[:, None] * n + j[None, :]
+        stored = (i < n)[:, None] & (j < n)[None, :]
+        r = tl.load(distances + place, mask=stored, other=0.0)
+        gamma = _affine(affine, pair_types, atom_types, start, pair, i, j, n, 0)
+        beta = _affine(affine, pair_types, atom_types, start, pair, i, j, n, 1)
+        far = r == float("inf")
+        tl.store(u + place, tl.where(far, r, gamma * r + beta), mask=stored)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def locate(
+    u, first_knot, geometry, rows, lengths, cell, fraction, coefficients, segments,
+    pairs, cells, heads, pair_programs, TABLE_BLOCKS: tl.constexpr,
+    PAIRS: tl.constexpr, CELLS: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Cell of the radial table, and place in it, of each pair; then the table as polynomials.
+
+    A pair without a distance has the cell ``cells``. ``coefficients [H, C, 4]`` are those of the
+    Hermite formula of `RadialTable.lookup` sorted by powers: three multiply-adds and one 16-byte
+    load a pair and head, where the formula takes eleven operations and four loads.
+    ``segments [2, C]`` is set to 0 for `add_up`.
+    """
+    program = tl.program_id(0)
+    if program < pair_programs:
+        p = program.to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+        x = tl.load(u + p, mask=p < pairs, other=0.0)
+        low = tl.load(geometry)
+        # A block's length is a power of two: u / block and what is left of it are exact.
+        at = x * tl.load(geometry + 1)
+        far = x == float("inf")
+        known = (x == x) & (far == 0)
+        number = tl.minimum(tl.maximum(tl.floor(at) - low, 0.0), TABLE_BLOCKS - 1.0)
+        number = tl.where(known, number, 0.0)
+        block = number.to(tl.int32)
+        knot = tl.load(first_knot + block)
+        count = (tl.load(first_knot + block + 1) - knot).to(tl.float32)
+        along = (at - (number + low)) * count
+        c = tl.minimum(tl.maximum(tl.floor(along), 0.0), count - 1.0)
+        f = tl.minimum(tl.maximum(along - c, 0.0), 1.0)
+        f = tl.where(known, f, tl.where(far, 0.0, x))  # NaN must be seen
+        c = tl.where(known, c, 0.0).to(tl.int32)
+        tl.store(cell + p, tl.where(far, cells, knot + c), mask=p < pairs)
+        tl.store(fraction + p, f, mask=p < pairs)
+        return
+    c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
+    if segments is not None:
+        zero = tl.zeros((CELLS,), tl.int64)
+        tl.store(segments + c, zero, mask=c < cells)
+        tl.store(segments + cells + c, zero, mask=c < cells)
+    length = tl.load(lengths + c, mask=c < cells, other=0.0)[:, None]
+    for first in range(0, heads, HEADS):
+        h = first + tl.arange(0, HEADS)
+        mask = (c < cells)[:, None] & (h < heads)[None, :]
+        row = rows + c[:, None] * (2 * heads) + h[None, :]
+        y0 = tl.load(row, mask=mask, other=0.0)  # [c, h]
+        s0 = tl.load(row + heads, mask=mask, other=0.0) * length
+        rise = tl.load(row + 2 * heads, mask=mask, other=0.0) - y0
+        s1 = tl.load(row + 3 * heads, mask=mask, other=0.0) * length
+        place = coefficients + (h[None, :].to(tl.int64) * cells + c[:, None]) * 4
+        tl.store(place, y0, mask=mask)
+        tl.store(place + 1, s0, mask=mask)
+        tl.store(place + 2, 3 * rise - 2 * s0 - s1, mask=mask)
+        tl.store(place + 3, s0 + s1 - 2 * rise, mask=mask)
+
+
+@triton.jit
+def _hop_column(keys, t, total, buckets):
+    """Column of the hop table of sorted pairs; ``buckets``, none, behind the last real pair."""
+    hop = tl.load(keys + t, mask=(t >= 0) & (t < total), other=0).to(tl.int32)
+    column = tl.where(hop >= 255, buckets + hop - 256, tl.minimum(hop, buckets - 2))
+    return tl.where((t >= 0) & (t < total), column, -1)
+
+
+@triton.jit
+def _cell_column(order, cell, t, total):
+    """Cell of sorted pairs."""
+    inside = (t >= 0) & (t < total)
+    p = tl.load(order + t, mask=inside, other=0)
+    return tl.where(inside, tl.load(cell + p, mask=inside, other=0), -1)
+
+
+@triton.jit
+def _store_runs(parts, x, s, starts, ends, chunk, c, group, size):
+    """Sums of x [t, h] before the beginning and up to the end of each run of one segment s.
+
+    A run's number, s + chunk, belongs to no other run: both rise along the sorted pairs.
+    """
+    running = tl.cumsum(x, 0)
+    place = parts + (s + chunk).to(tl.int64)[:, None] * group + c[None, :]
+    some = (c < group)[None, :]
+    tl.store(place, running - x, mask=starts[:, None] & some)
+    tl.store(place + size * group, running, mask=ends[:, None] & some)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def add_up(
+    ds, hop_order, hop_keys, hop_parts, cell_order, cell, fraction, cell_parts, segments, fits,
+    group, pairs, buckets, cells, hop_chunks, hop_size, cell_size,
+    CHUNK: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Sums of dL/dlogits ``ds [h, pairs]`` over the runs of one table entry in a chunk.
+
+    Chunks below `hop_chunks` are of the pairs sorted by hops. The others are of the pairs sorted by
+    cell: there are four sums each, with the weights of value and slope at the two ends. (Sums of
+    powers of the fraction, combined later, cancel: they had 2.4 times the error.)
+    """
+    chunk = tl.program_id(0)
+    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    local = tl.arange(0, CHUNK)
+    by_hops = chunk < hop_chunks
+    if not by_hops:
+        chunk -= hop_chunks
+    t = chunk.to(tl.int64) * CHUNK + local
+    live = t < pairs
+    last = (local == CHUNK - 1) | (t == pairs - 1)
+    if by_hops:
+        if hop_order is not None:
+            p = tl.load(hop_order + t, mask=live, other=0)
+            s = _hop_column(hop_keys, t, pairs, buckets)
+            starts = live & ((local == 0) | (s != _hop_column(hop_keys, t - 1, pairs, buckets)))
+            ends = live & (last | (s != _hop_column(hop_keys, t + 1, pairs, buckets)))
+            place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
+            x = tl.load(place, mask=live[:, None] & (h < group)[None, :], other=0.0)  # [t, h]
+            _store_runs(hop_parts, x, s, starts, ends, chunk, h, group, hop_size)
+    else:
+        if cell_order is not None:
+            if tl.load(fits) == 0:
+                return
+            p = tl.load(cell_order + t, mask=live, other=0)
+            s = tl.load(cell + p, mask=live, other=-1)
+            new = s != _cell_column(cell_order, cell, t - 1, pairs)
+            old = s != _cell_column(cell_order, cell, t + 1, pairs)
+            if tl.program_id(1) == 0:
+                tl.store(segments + s, t, mask=live & new & (s < cells))
+                tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
+            starts = live & ((local == 0) | new)
+            ends = live & (last | old)
+            place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
+            x = tl.load(place, mask=live[:, None] & (h < group)[None, :], other=0.0)  # [t, h]
+            f = tl.load(fraction + p, mask=live, other=0.0)[:, None]
+            right = f * f * (3.0 - 2.0 * f)
+            step = 2 * cell_size * group
+            _store_runs(cell_parts, x * (1.0 - right), s, starts, ends, chunk, h, group, cell_size)
+            weight = f * (1.0 - f) * (1.0 - f)
+            cell_parts += step
+            _store_runs(cell_parts, x * weight, s, starts, ends, chunk, h, group, cell_size)
+            cell_parts += step
+            _store_runs(cell_parts, x * right, s, starts, ends, chunk, h, group, cell_size)
+            weight = -f * f * (1.0 - f)
+            cell_parts += step
+            _store_runs(cell_parts, x * weight, s, starts, ends, chunk, h, group, cell_size)
+
+
+@triton.jit
+def _total(parts, s, begin, end, h, group, size, CHUNK: tl.constexpr, RUNS: tl.constexpr):
+    """Sum [s, h] over the runs of segments that take the sorted pairs from begin to end."""
+    first = begin // CHUNK
+    count = tl.where(end > begin, (end - 1) // CHUNK - first + 1, 0)
+    total = tl.zeros((s.shape[0], RUNS, h.shape[0]), tl.float32)
+    for done in range(0, tl.max(count, 0), RUNS):
+        t = done + tl.arange(0, RUNS)
+        live = (t[None, :] < count[:, None])[:, :, None] & (h < group)[None, None, :]
+        run = ((s + first)[:, None] + t[None, :])[:, :, None]
+        place = parts + run * group + h[None, None, :]
+        after = tl.load(place + size * group, mask=live, other=0.0)
+        total += after - tl.load(place, mask=live, other=0.0)
+    return tl.sum(total, 1)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def finish(
+    hop_parts, hop_offsets, hop_bias, cell_parts, segments, lengths, rows,
+    group, buckets, cells, hop_programs, hop_size, cell_size, first_head, heads,
+    CHUNK: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the hop table ``[H, S]`` and of the radial table's rows ``[C + 1, 2, H]``.
+
+    Programs below `hop_programs` do the hops.
+    """
+    program = tl.program_id(0)
+    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    some = (h < group)[None, :]
+    if program < hop_programs:
+        if hop_parts is not None:
+            s = program * ENTRIES + tl.arange(0, ENTRIES)
+            ordinary = s < buckets - 1
+            begin = tl.where(ordinary, tl.minimum(s, 255), 255)
+            end = tl.where(s < buckets - 2, tl.minimum(s + 1, 255), tl.where(ordinary, 255, 256))
+            begin = tl.load(hop_offsets + begin)
+            end = tl.where(s < buckets, tl.load(hop_offsets + end), begin)
+            total = _total(hop_parts, s, begin, end, h, group, hop_size, CHUNK, RUNS)
+            place = hop_bias + (first_head + h)[None, :] * buckets + s[:, None]
+            tl.store(place, total, mask=(s < buckets)[:, None] & some)
+    else:
+        if cell_parts is not None:
+            g = (program - hop_programs) * ENTRIES + tl.arange(0, ENTRIES)
+            step = 2 * cell_size * group
+            right = g < cells  # the cell that begins at knot g
+            begin = tl.load(segments + g, mask=right, other=0)
+            end = tl.load(segments + cells + g, mask=right, other=0)
+            value = _total(cell_parts, g, begin, end, h, group, cell_size, CHUNK, RUNS)
+            slope = _total(cell_parts + step, g, begin, end, h, group, cell_size, CHUNK, RUNS)
+            slope *= tl.load(lengths + g, mask=right, other=0.0)[:, None]
+            left = (g > 0) & (g <= cells)  # the one that ends there
+            begin = tl.load(segments + g - 1, mask=left, other=0)
+            end = tl.load(segments + cells + g - 1, mask=left, other=0)
+            cell_parts += 2 * step
+            value += _total(cell_parts, g - 1, begin, end, h, group, cell_size, CHUNK, RUNS)
+            of_end = _total(cell_parts + step, g - 1, begin, end, h, group, cell_size, CHUNK, RUNS)
+            slope += of_end * tl.load(lengths + g - 1, mask=left, other=0.0)[:, None]
+            place = rows + g[:, None] * (2 * heads) + (first_head + h)[None, :]
+            stored = (g <= cells)[:, None] & some
+            tl.store(place, value, mask=stored)
+            tl.store(place + heads, slope, mask=stored)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def slope(
+    ds, cell, fraction, coefficients, fits, du, pairs, group, cells,
+    ADD: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
+    p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    c = tl.load(cell + p, mask=p < pairs, other=0)[:, None]
+    x = tl.load(fraction + p, mask=p < pairs, other=0.0)[:, None]
+    total = tl.zeros((PAIRS, 1), tl.float32)
+    if ADD:
+        total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
+    if tl.load(fits) != 0:
+        for _ in range(group):
+            value = polynomial(coefficients, tl.minimum(c, cells - 1), x)
+            weight = tl.load(ds + p, mask=p < pairs, other=0.0)[:, None]
+            total += tl.where(c < cells, value * weight, 0.0)
+            coefficients += cells * 4
+            ds += pairs
+    tl.store(du + p, tl.sum(total, 1), mask=p < pairs)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def pull(
+    coordinates, distances, affine, pair_types, atom_types, cu_seqlens, pair_start, tiles,
+    du, dx, du_r, of_query, of_key, longest, blocks, PACKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """From du of each pair to its atoms: gradients of coordinates, and the sums that γ, β need.
+
+    ``du_r [pairs]`` is du·r; ``of_query [atoms, 2]`` holds Σ_j of du_ij·r and of du_ij, and
+    ``of_key [atoms, 2]`` the same over du_ji. Both directions of a pair go to the row that this
+    program owns.
+    """
+    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, False, BLOCK)
+    if molecule < 0:
+        return
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    i = first + tl.arange(0, BLOCK)
+    xi, yi, zi = _positions(coordinates, start, i, n)
+    dx0 = tl.zeros((BLOCK,), tl.float32)
+    dx1, dx2, query_r, query, key_r, key = dx0, dx0, dx0, dx0, dx0, dx0
+    for next in range(0, n, BLOCK):
+        j = next + tl.arange(0, BLOCK)
+        stored = (i < n)[:, None] & (j < n)[None, :]
+        place = pair + i[:, None] * n + j[None, :]
+        back = pair + j[None, :] * n + i[:, None]
+        r = tl.load(distances + place, mask=stored, other=float("inf"))
+        there = r != float("inf")
+        r = tl.where(there, r, 0.0)
+        forth = tl.load(du + place, mask=there, other=0.0)
+        away = tl.load(du + back, mask=there, other=0.0)
+        if affine is not None:
+            tl.store(du_r + place, forth * r, mask=stored)
+            query_r += tl.sum(forth * r, 1)
+            query += tl.sum(forth, 1)
+            key_r += tl.sum(away * r, 1)
+            key += tl.sum(away, 1)
+            forth *= _affine(affine, pair_types, atom_types, start, pair, i, j, n, 0)
+            turned = _affine(affine, pair_types, atom_types, start, pair, j, i, n, 0)
+            away *= tl.trans(turned)
+        xj, yj, zj = _positions(coordinates, start, j, n)
+        away = tl.where(r > 0, (forth + away) / tl.where(r > 0, r, 1.0), 0.0)
+        # Where there is no distance the coordinates may be anything: 0 · NaN is NaN.
+        dx0 += tl.sum(tl.where(there, away * (xi[:, None] - xj[None, :]), 0.0), 1)
+        dx1 += tl.sum(tl.where(there, away * (yi[:, None] - yj[None, :]), 0.0), 1)
+        dx2 += tl.sum(tl.where(there, away * (zi[:, None] - zj[None, :]), 0.0), 1)
+    stored = i < n
+    place = dx + (start + i) * 3
+    tl.store(place, dx0, mask=stored)
+    tl.store(place + 1, dx1, mask=stored)
+    tl.store(place + 2, dx2, mask=stored)
+    if affine is not None:
+        tl.store(of_query + (start + i) * 2, query_r, mask=stored)
+        tl.store(of_query + (start + i) * 2 + 1, query, mask=stored)
+        tl.store(of_key + (start + i) * 2, key_r, mask=stored)
+        tl.store(of_key + (start + i) * 2 + 1, key, mask=stored)
+
+
+@triton.jit
+def _positions(coordinates, start, i, n):
+    """x, y, z of atoms."""
+    place = coordinates + (start + i) * 3
+    x = tl.load(place, mask=i < n, other=0.0)
+    y = tl.load(place + 1, mask=i < n, other=0.0)
+    z = tl.load(place + 2, mask=i < n, other=0.0)
+    return x, y, z

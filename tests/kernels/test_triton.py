@@ -1,0 +1,107 @@
+"""The Triton attention without a GPU: its interpreter, and what the compiler makes of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import collamo_kernels as ck
+from collamo_kernels.testing import required_backends
+
+HERE = Path(__file__).parent
+CAPABILITIES = 80, 90
+REGISTERS = 255  # of a thread, all there are
+SHARED = 101376  # bytes: two programs on an H100, one on every processor since sm_80
+# Bytes of stack a thread that spill, where any do. The exact Φ3d of an MLP head sums a matrix of
+# gradients in registers; it runs where a table fails.
+SPILLS = {
+    ("backward 64 atoms, width 64, bf16", 80): 72,
+    ("exact differentiate, mlp", 80): 928,
+    ("exact differentiate, mlp", 90): 928,
+}
+
+
+@pytest.fixture(scope="module")
+def triton():
+    if "triton" in required_backends():
+        import triton
+    else:
+        triton = pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("the compiler is off in the interpreter")
+    return triton
+
+
+def test_refuses_the_cpu_in_one_line():
+    q = torch.zeros(1, 1, 2, 8)
+    with pytest.raises(ck.BackendError, match="backend 'triton': q is on cpu; this backend runs"):
+        ck.coattention(q, q, q, backend="triton")
+
+
+def test_in_the_interpreter(triton):
+    """The numbers: in a process of its own, because Triton reads the switch when it is imported."""
+    # Whether the compiler is there is read at import too.
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "COLLAMO_TEST_BACKENDS": "triton"}
+    files = [HERE / "test_triton_interpreted.py", f"{HERE}/test_coattention.py::test_any_strides"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+# --- ahead of time ------------------------------------------------------------------------------
+
+
+def hold_to_limits(program, capability):
+    used = program.compile(capability)
+    what = f"{program.name} on sm_{capability}: {used}"
+    assert used["REG"] <= REGISTERS, what
+    assert used["STACK"] <= SPILLS.get((program.name, capability), 0), what
+    assert used["SHARED"] <= SHARED, what
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_shipped_attention_fits(capability, triton):
+    """Hop table and radial table inside, forward and backward, every bucket, width and dtype."""
+    from collamo_kernels.coattention import _triton_ahead as ahead
+
+    for program in ahead.shipped():
+        hold_to_limits(program, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_kernels_on_pairs_fit(capability, triton):
+    from collamo_kernels.coattention import _triton_ahead as ahead
+
+    for program in ahead.shipped_on_pairs():
+        hold_to_limits(program, capability)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("of", [32, "loop"])
+def test_every_term_compiles(of, packed, triton):
+    """Padding, dropout, a dense bias and its gradient on top, with TensorFloat-32."""
+    from collamo_kernels.coattention import _triton_ahead as ahead
+
+    for forward in (True, False):
+        program = ahead.attention(
+            of, 32, torch.float32, forward, THRESHOLD=2**30, PACKED=packed, PRECISION="tf32"
+        )
+        for name in ("seed", "bias", "dbias", "valid"):
+            program.constants.pop(name)
+        assert program.compile(90)["STACK"] <= 8  # of the looping kernel with all of them at once
+
+
+def test_no_number_of_a_batch_is_compiled_in(triton):
+    """A new N, or a new number of pairs, must never compile a kernel again."""
+    from collamo_kernels.coattention import _triton_ahead as ahead
+
+    of_a_model = {"heads", "width", "buckets", "count", "size", "q_t", "out_t"}
+    for program in (*ahead.shipped(), *ahead.shipped_on_pairs()):
+        for parameter in program.kernel.params:
+            name = parameter.name
+            if name in program.constants or program._type(name) != "i32" or name in of_a_model:
+                continue
+            assert parameter.do_not_specialize, f"{program.name}: {name}"

@@ -1,0 +1,214 @@
+"""The Triton kernels' numbers, in Triton's interpreter: ``test_triton.py`` runs this file."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import collamo_kernels as ck
+from collamo_kernels import radial as radial_module
+from collamo_kernels.coattention import _triton
+from collamo_kernels.coattention.op import OF_PHI3D, definition
+from collamo_kernels.testing import (
+    CASES,
+    Case,
+    assert_accurate,
+    assert_all_accurate,
+    attend,
+    attend_eagerly,
+    make_inputs,
+    with_gradients,
+)
+
+pytestmark = pytest.mark.skipif(
+    not _triton.INTERPRETED, reason="runs with TRITON_INTERPRET=1, by test_triton.py"
+)
+
+# The interpreter takes 5 to 30 ms a program, so cases of many heads or pairs stay out; these take
+# their place.
+SLOW = {"around 32", "around 64", "around 128", "beyond 256", "beyond 512", "transformer-m"}
+SLOW |= {"uni-mol", "graphormer slim"}
+OWN = (
+    Case("one tile of 32", (31, 32), heads=1, width=24),
+    Case("one tile of 64", (33, 64), width=10),
+    Case("loop", (66, 5), width=40),
+    Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
+)
+SMALL = (*(case for case in CASES if case.name not in SLOW), *OWN)
+EVERYTHING = Case("everything", (6, 4), bias=True, conformer_missing=True, types="atom", width=8)
+KINDS = [
+    pytest.param(torch.float32, "padded", id="float32-padded"),
+    pytest.param(torch.float32, "packed", id="float32-packed"),
+    pytest.param(torch.float16, "packed", id="float16-packed"),
+]
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """Fewer, larger blocks, and tables no larger than a few Gaussians need."""
+    launch = pytest.importorskip("collamo_kernels.coattention._triton_launch")
+    larger = dataclasses.replace(launch.PAIRS, cells=1024, entries=1024, runs=2, pairs=2048)
+    monkeypatch.setattr(launch, "PAIRS", larger)
+    set_knots(monkeypatch, 2048)
+
+
+def set_knots(monkeypatch, knots):
+    sizes = dict.fromkeys(radial_module.FIXED_KNOTS, knots)
+    monkeypatch.setattr(radial_module, "FIXED_KNOTS", sizes)
+
+
+def table_of(inputs):
+    """The table of fixed size that the attention reads."""
+    relations = inputs.relations
+    zero = torch.zeros(())
+    learned = relations.coordinates.requires_grad
+    return inputs.radial.table(
+        zero, relations.farthest, inputs.q.dtype, derivative=learned, fixed_size=True
+    )
+
+
+def by_triton(layout="packed", **options):
+    return lambda inputs: attend(inputs, layout, backend="triton", **options)
+
+
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name.replace(" ", "-"))
+def test_accuracy(case, dtype, layout):
+    inputs = make_inputs(case, dtype)
+    exact = with_gradients(attend, inputs.double())
+    yardstick = with_gradients(attend_eagerly, inputs)
+    actual = with_gradients(by_triton(layout), inputs)
+    assert actual["out"].dtype == dtype
+    assert_all_accurate(actual, yardstick, exact)
+
+
+EXACT = (
+    Case("linear", (17, 0, 5), width=8),
+    Case("mlp", (7, 12), conformer_missing=True, head="mlp", gaussians=20),
+    Case("pair types", (6, 4), width=8, types="pair", head="mlp", bias=True),
+    Case("loop", (40, 3), heads=1, width=8),
+)
+
+
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
+def test_exact_gaussians_where_the_table_is_too_coarse(case, dtype, layout, monkeypatch):
+    set_knots(monkeypatch, 16)
+    inputs = make_inputs(case, dtype)
+    if case.types is None:
+        assert table_of(inputs).fits == 0
+    exact = with_gradients(attend, inputs.double())
+    yardstick = with_gradients(attend_eagerly, inputs)
+    assert_all_accurate(with_gradients(by_triton(layout), inputs), yardstick, exact)
+
+
+def test_the_table_is_read_where_it_fits(monkeypatch):
+    """Values from the table, not from the exact path: with its rows doubled the result changes."""
+    inputs = make_inputs(Case("two", (5, 3), width=8))
+    assert table_of(inputs).fits == 1
+    before = attend(inputs, "packed", backend="triton")
+    rows = ck.GaussianRadial._rows
+    monkeypatch.setattr(
+        ck.GaussianRadial, "_rows", lambda *a: tuple(x if x is None else 2 * x for x in rows(*a))
+    )
+    assert not torch.allclose(before, attend(inputs, "packed", backend="triton"))
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_module_without_a_table(layout):
+    inputs = make_inputs(EVERYTHING)
+    inputs.radial = torch.nn.Sequential(torch.nn.Unflatten(0, (-1, 1)), torch.nn.Linear(1, 2))
+    exact = with_gradients(attend, inputs.double())
+    yardstick = with_gradients(attend_eagerly, inputs)
+    assert_all_accurate(with_gradients(by_triton(layout), inputs), yardstick, exact)
+
+
+DROPPED = (
+    Case("one tile", (6, 4), distances=False, bias=True),
+    Case("loop", (40, 5), heads=1, width=40, distances=False),
+)
+
+
+def dropped_by_definition(inputs, seed):
+    """The formula with the stream of `dropout_factors`, in the inputs' own dtype."""
+    return definition(
+        *(inputs.q, inputs.k, inputs.v),
+        hop_bias=inputs.hop_bias,
+        bias=inputs.bias,
+        hops=inputs.relations.hops,
+        cu_seqlens=inputs.relations.cu_seqlens,
+        scale=inputs.q.shape[-1] ** -0.5,
+        dropout_p=0.3,
+        seed=seed,
+        valid=None,
+        **dict.fromkeys(OF_PHI3D),
+    )
+
+
+@pytest.mark.parametrize("case", DROPPED, ids=lambda case: case.name.replace(" ", "-"))
+def test_dropout_is_the_stream_of_the_definition(case):
+    """Same seed, same weights dropped as on the CPU, forward and backward."""
+    inputs = make_inputs(case)
+    torch.manual_seed(3)
+    seed = torch.randint(2**63 - 1, (1,))
+    torch.manual_seed(3)
+    ours = with_gradients(by_triton(dropout_p=0.3), inputs)
+    yardstick = with_gradients(lambda x: dropped_by_definition(x, seed), inputs)
+    exact = with_gradients(lambda x: dropped_by_definition(x, seed), inputs.double())
+    assert_all_accurate(ours, yardstick, exact)
+
+
+def test_heads_in_rounds(monkeypatch):
+    from collamo_kernels.coattention import _triton_launch
+
+    inputs = make_inputs(Case("three heads", (6, 4), heads=3, width=8))
+    whole = with_gradients(by_triton(), inputs)
+    monkeypatch.setattr(_triton_launch, "BUDGET", 4 * inputs.relations.num_pairs)  # a head a round
+    rounds = with_gradients(by_triton(), inputs)
+    for name in ("out", "q", "k", "v"):
+        assert torch.equal(whole[name], rounds[name]), name
+    exact = with_gradients(attend, inputs.double())
+    assert_all_accurate(rounds, with_gradients(attend_eagerly, inputs), exact)
+
+
+def test_same_bits_every_time():
+    inputs = make_inputs(EVERYTHING)
+    first = with_gradients(by_triton(), inputs)
+    again = with_gradients(by_triton(), inputs)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_second_gradients():
+    inputs = make_inputs(Case("two", (4, 3), width=4, bias=True))
+
+    def second(inputs, backend):
+        out = attend(inputs, "packed", backend=backend)
+        (first,) = torch.autograd.grad(out, inputs.q, inputs.cotangent, create_graph=True)
+        tensors = [inputs.q, inputs.k, inputs.hop_bias, inputs.bias]
+        return torch.autograd.grad(first.square().sum(), tensors)
+
+    ours, theirs = second(inputs, "triton"), second(inputs, "reference")
+    for x, y, exact in zip(ours, theirs, second(inputs.double(), "reference"), strict=True):
+        assert_accurate(x, y, exact, factor=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"width": 129}, "head width 129 > 128"),
+        ({"dtype": torch.float64}, "float64 runs the reference"),
+        ({"dtype": torch.bfloat16}, "bfloat16 needs a GPU"),
+    ],
+)
+def test_refusals(change, reason):
+    width, dtype = change.get("width", 8), change.get("dtype", torch.float32)
+    q = torch.zeros(1, 1, 2, width, dtype=dtype)
+    with pytest.raises(ck.BackendError, match=f"backend 'triton': {reason}"):
+        ck.coattention(q, q, q, backend="triton")
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr(_triton, "INSTALLED", False)
+    q = torch.zeros(1, 1, 2, 8)
+    with pytest.raises(ck.BackendError, match="Triton is not installed; run: pip install triton"):
+        ck.coattention(q, q, q, backend="triton")
