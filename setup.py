@@ -13,7 +13,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NAME = "collamo_kernels._C"
-FLAGS = {"cxx": ["-O3", "-g0", "-fvisibility=hidden"], "nvcc": ["-O3"]}
+CXX = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = {"cxx": CXX, "nvcc": ["-O3"]}
 X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512" + x for x in ("f", "bw", "vl", "dq")]}
 CAPABILITIES = {"baseline": [], **(X86 if platform.machine() in ("x86_64", "AMD64") else {})}
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the oldest torch that the binary runs with
@@ -54,7 +55,7 @@ class Build(cpp.BuildExtension if cpp else build_ext):
                 sources("csrc/cpu/*kernel.cpp"),
                 output_dir=os.path.join(self.build_temp, name),
                 macros=[("COLLAMO_CAPABILITY", name)],
-                extra_postargs=[*FLAGS["cxx"], "-ffp-contract=fast", "-fno-math-errno", *flags],
+                extra_postargs=[*CXX, "-ffp-contract=fast", *flags],
             )
         super().build_extension(ext)
 

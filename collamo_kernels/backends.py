@@ -45,7 +45,11 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
         Backend("cpu", "collamo_kernels.shortest_paths._cpu"),
         Backend("reference", "collamo_kernels.shortest_paths.reference"),
     ),
-    "pairwise_distances": (Backend("reference", "collamo_kernels.pairwise_distances.reference"),),
+    "pairwise_distances": (
+        Backend("triton", "collamo_kernels.pairwise_distances._triton"),
+        Backend("cpu", "collamo_kernels.pairwise_distances._cpu"),
+        Backend("reference", "collamo_kernels.pairwise_distances.reference"),
+    ),
 }
 
 

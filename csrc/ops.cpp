@@ -18,6 +18,7 @@
 #include <string>
 #include <tuple>
 
+#include "cpu/pairwise_distances.h"
 #include "cpu/shortest_paths.h"
 #ifdef COLLAMO_WITH_CUDA
 #include "cuda/shortest_paths.h"
@@ -89,6 +90,52 @@ Tensor shortest_paths(const Tensor& edge_index, const Tensor& ptr, bool packed,
   const Tensor hops = empty_hops(edges, molecules, packed, written);
   collamo::cpu::shortest_paths(graphs, packed ? -1 : written, hops.mutable_data_ptr<uint8_t>());
   return hops;
+}
+
+// The tensors that `positions` points into.
+struct Molecules {
+  Tensor coordinates;
+  std::optional<Tensor> valid;
+
+  Molecules(const Tensor& x, const std::optional<Tensor>& real)
+      : coordinates(torch::stable::contiguous(x)) {
+    check(x.scalar_type() == ScalarType::Float && x.dim() == 3 && x.size(2) == 3,
+          "coordinates must be float32 [B, N, 3]");
+    if (!real) return;
+    check(real->scalar_type() == ScalarType::Bool && real->dim() == 2 &&
+              real->size(0) == x.size(0) && real->size(1) == x.size(1),
+          "valid must be bool [B, N]");
+    valid = torch::stable::contiguous(*real);
+  }
+
+  collamo::cpu::Positions positions() const {
+    return {coordinates.const_data_ptr<float>(),
+            valid ? static_cast<const uint8_t*>(valid->const_data_ptr()) : nullptr,
+            coordinates.size(0), coordinates.size(1)};
+  }
+};
+
+Tensor pairwise_distances(const Tensor& coordinates, const std::optional<Tensor>& valid) {
+  const Molecules molecules(coordinates, valid);
+  const int64_t atoms = coordinates.size(1);
+  const Tensor distances =
+      torch::stable::new_empty(coordinates, {coordinates.size(0), atoms, atoms});
+  collamo::cpu::pairwise_distances(molecules.positions(), distances.mutable_data_ptr<float>());
+  return distances;
+}
+
+Tensor pairwise_distances_backward(const Tensor& grad, const Tensor& coordinates,
+                                   const std::optional<Tensor>& valid) {
+  const Molecules molecules(coordinates, valid);
+  const int64_t count = coordinates.size(0), atoms = coordinates.size(1);
+  check(grad.scalar_type() == ScalarType::Float && grad.dim() == 3 && grad.size(0) == count &&
+            grad.size(1) == atoms && grad.size(2) == atoms,
+        "grad must be float32 [B, N, N]");
+  const Tensor from = torch::stable::contiguous(grad);
+  const Tensor gradient = torch::stable::new_empty(coordinates, {count, atoms, 3});
+  collamo::cpu::pairwise_distances_backward(molecules.positions(), from.const_data_ptr<float>(),
+                                            gradient.mutable_data_ptr<float>());
+  return gradient;
 }
 
 #ifdef COLLAMO_WITH_CUDA
@@ -176,10 +223,14 @@ std::tuple<Tensor, Tensor, Tensor> pairs_by_hops_cuda(const Tensor& hops,
 
 STABLE_TORCH_LIBRARY(collamo_kernels, m) {
   m.def("shortest_paths(Tensor edge_index, Tensor ptr, bool packed, SymInt? size) -> Tensor");
+  m.def("pairwise_distances(Tensor coordinates, Tensor? valid) -> Tensor");
+  m.def("pairwise_distances_backward(Tensor grad, Tensor coordinates, Tensor? valid) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
   m.impl("shortest_paths", TORCH_BOX(&shortest_paths));
+  m.impl("pairwise_distances", TORCH_BOX(&pairwise_distances));
+  m.impl("pairwise_distances_backward", TORCH_BOX(&pairwise_distances_backward));
 }
 
 #ifdef COLLAMO_WITH_CUDA

@@ -1,0 +1,75 @@
+"""Backend 'triton': distances on a GPU, or in Triton's interpreter on the CPU (for tests).
+
+Triton is imported by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from collamo_kernels.coattention._triton import INSTALLED, INTERPRETED
+from collamo_kernels.pairwise_distances import op
+
+BLOCK = 32  # atoms by atoms of a tile
+NUM_WARPS = 4
+
+
+def unsupported(coordinates: Tensor, valid: Tensor | None = None) -> str | None:
+    """Return why the Triton kernels cannot serve these arguments, or None."""
+    device = coordinates.device
+    if device.type != "cuda" and not (INTERPRETED and device.type == "cpu"):
+        return f"coordinates is on {device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
+    if coordinates.dtype == torch.float64:
+        return "float64 runs the reference"
+    if not INSTALLED:
+        return "Triton is not installed; run: pip install triton"
+    return None
+
+
+def pairwise_distances(coordinates: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Call the operator; arguments as in the reference."""
+    return torch.ops.collamo_kernels.pairwise_distances_triton(coordinates, valid)
+
+
+def run_forward(coordinates: Tensor, valid: Tensor | None) -> Tensor:
+    """Launch what the forward operator stands for: a program a tile."""
+    from collamo_kernels.pairwise_distances import _triton_kernels as kernels
+
+    molecules, atoms, _ = coordinates.shape
+    distances = coordinates.new_empty((molecules, atoms, atoms))
+    tiles = -(-atoms // BLOCK)
+    if distances.numel():
+        grid = (molecules * tiles, tiles)
+        _launch(kernels.measure, grid, coordinates, valid, distances)
+    return distances
+
+
+def run_backward(grad: Tensor, coordinates: Tensor, valid: Tensor | None) -> Tensor:
+    """Launch what the backward operator stands for: a program for the atoms of a tile."""
+    from collamo_kernels.pairwise_distances import _triton_kernels as kernels
+
+    molecules, atoms, _ = coordinates.shape
+    gradient = coordinates.new_empty(coordinates.shape)
+    if gradient.numel():
+        grid = (molecules * -(-atoms // BLOCK),)
+        _launch(kernels.pull, grid, coordinates, valid, grad.contiguous(), gradient)
+    return gradient
+
+
+def _launch(
+    kernel: object, grid: tuple, coordinates: Tensor, valid: Tensor | None, *arrays: Tensor
+) -> None:
+    real = None if valid is None else valid.contiguous().view(torch.uint8)
+    arguments = (coordinates.contiguous(), real, *arrays, coordinates.shape[1])
+    kernel[grid](*arguments, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True)
+
+
+SCHEMA = "(Tensor coordinates, Tensor? valid) -> Tensor"
+BACKWARD_SCHEMA = "(Tensor grad, Tensor coordinates, Tensor? valid) -> Tensor"
+NAME = "pairwise_distances_triton"
+torch.library.custom_op(f"collamo_kernels::{NAME}", run_forward, mutates_args=(), schema=SCHEMA)
+torch.library.custom_op(
+    f"collamo_kernels::{NAME}_backward", run_backward, mutates_args=(), schema=BACKWARD_SCHEMA
+)
+op.register(NAME)

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+
+namespace collamo::cpu {
+
+// Molecules of `atoms` atoms each: coordinates [molecules, atoms, 3]; valid [molecules, atoms],
+// 0 for padding, or null.
+struct Positions {
+  const float* coordinates;
+  const uint8_t* valid;
+  int64_t molecules;
+  int64_t atoms;
+};
+
+// Writes distances [molecules, atoms, atoms], 0 where a pair has padding in it.
+void pairwise_distances(const Positions& positions, float* distances);
+
+// Writes dL/dcoordinates for dL/ddistances `grad`; 0 for padding, whatever stands in `grad` there.
+void pairwise_distances_backward(const Positions& positions, const float* grad, float* gradient);
+
+}  // namespace collamo::cpu
