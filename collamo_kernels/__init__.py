@@ -4,13 +4,18 @@
 Φ3d a learned function of their distance. Needs torch; knows no chemistry and no language model.
 """
 
-from collamo_kernels.backends import BackendError, explain
+from collamo_kernels.backends import BACKENDS, BackendError, explain
 from collamo_kernels.coattention import CoAttention, coattention
 from collamo_kernels.extension import build_info
 from collamo_kernels.pairwise_distances import pairwise_distances
 from collamo_kernels.radial import GaussianRadial, RadialTable
 from collamo_kernels.relations import Relations
 from collamo_kernels.shortest_paths import shortest_paths
+
+# Now, because torch.compile cannot trace an import. None of them imports what is optional.
+for _rows in BACKENDS.values():
+    for _row in _rows:
+        _row.load()
 
 __all__ = [
     "BackendError",

@@ -2,8 +2,8 @@
 
 Every operation has one row per implementation in `BACKENDS`, best first. A row names a module that
 holds a function with the operation's name and a function ``unsupported(**arguments)`` that
-returns the reason why it cannot serve these arguments, or None. Modules are imported when they
-are first asked, so an optional package costs nothing until somebody wants it.
+returns the reason why it cannot serve these arguments, or None. A module imports an optional
+package when a call needs it, so that it costs nothing until somebody wants it.
 """
 
 from __future__ import annotations

@@ -119,3 +119,16 @@ assert not torch.cuda.is_initialized()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_call_may_be_compiled():
+    program = """
+import torch, collamo_kernels as ck
+def run(x, edges, ptr):
+    hops = ck.shortest_paths(edges, ptr, max_atoms=3)
+    return ck.pairwise_distances(x) + hops, ck.coattention(*[x[:, None]] * 3)
+compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+compiled(torch.randn(1, 3, 3), torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 3]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
