@@ -5,7 +5,7 @@
 """
 
 from collamo_kernels.backends import BACKENDS, BackendError, explain
-from collamo_kernels.coattention import CoAttention, coattention
+from collamo_kernels.coattention import CoAttention, coattention, share_bias
 from collamo_kernels.extension import build_info
 from collamo_kernels.pairwise_distances import pairwise_distances
 from collamo_kernels.radial import GaussianRadial, RadialTable
@@ -27,5 +27,6 @@ __all__ = [
     "coattention",
     "explain",
     "pairwise_distances",
+    "share_bias",
     "shortest_paths",
 ]

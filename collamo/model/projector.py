@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from collamo.model.configuration import MODALITIES, ProjectorConfig
-from collamo_kernels import CoAttention, GaussianRadial, Relations
+from collamo_kernels import CoAttention, GaussianRadial, Relations, share_bias
 
 
 class CoProjector(nn.Module):
@@ -91,7 +91,7 @@ class CoProjector(nn.Module):
             for m in ("2d", "3d")
         }
         relations["1d"] = Relations(valid=valid["1d"])
-        phi = self.relation_bias() if self.relation_bias is not None else (None, None)
+        phi = self._shared_phi(hops, coordinates, valid["2d"] | valid["3d"], present[:, 2])
         z = {m: torch.zeros((), device=hops.device) for m in MODALITIES}
         p = self.queries(present)
         for i, layer in enumerate(self.layers):
@@ -100,6 +100,25 @@ class CoProjector(nn.Module):
             z = dict(zip(MODALITIES, branches, strict=True))
         soft = self.head(self.norm(p))
         return torch.where(present.any(1)[:, None, None], soft, 0.0)
+
+    def _shared_phi(
+        self, hops: Tensor, coordinates: Tensor, valid: Tensor, has_3d: Tensor
+    ) -> dict[str, object]:
+        """What layers and branches share of Φ, as keyword arguments of their attention."""
+        if self.relation_bias is None:
+            return {}
+        first = self.layers[0]
+        # A layer that is computed again in the backward pass must find Φ there again.
+        again = self.training and first.gradient_checkpointing
+        device = hops.device.type
+        half = torch.is_autocast_enabled(device)
+        return share_bias(
+            Relations(hops=hops, coordinates=coordinates, valid=valid, has_3d=has_3d),
+            layers=1 if again else 2 * len(self.layers),
+            dtype=torch.get_autocast_dtype(device) if half else self.norm.weight.dtype,
+            hop_bias=self.relation_bias.hop_bias,
+            radial=self.relation_bias.radial,
+        )
 
 
 class LevelInputs(nn.Module):
@@ -164,10 +183,6 @@ class RelationBias(nn.Module):
         """Start from a faint Φ2d."""
         nn.init.normal_(self.hop_bias, std=0.02)
 
-    def forward(self) -> tuple[Tensor, nn.Module]:
-        """Return the table [H,S] and the module Å → [H]."""
-        return self.hop_bias, self.radial
-
 
 def _radial(config: ProjectorConfig) -> GaussianRadial:
     return GaussianRadial(
@@ -194,13 +209,12 @@ class CoProjectorLayer(GradientCheckpointingLayer):
         z3d: Tensor,
         relations: Mapping[str, Relations],
         valid: Mapping[str, Tensor],
-        phi: tuple[Tensor | None, nn.Module | None],
+        phi: Mapping[str, object],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[B,b,C] queries and [B,T_m,C] branches → the same, one layer on."""
         z = dict(zip(MODALITIES, (z1d, z2d, z3d), strict=True))
-        nothing = (None, None)
         z = {
-            m: block(z[m], relations[m], phi if m != "1d" else nothing)
+            m: block(z[m], relations[m], phi if m != "1d" else {})
             for m, block in self.branches.items()
         }
         tokens = torch.cat([z[m] for m in MODALITIES], dim=1)
@@ -224,12 +238,9 @@ class BranchBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, z: Tensor, relations: Relations, phi: tuple) -> Tensor:
+    def forward(self, z: Tensor, relations: Relations, phi: Mapping[str, object]) -> Tensor:
         """[B,T,C] → [B,T,C]; rows of padding stay finite and unread."""
-        hop_bias, radial = phi
-        attended = self.attention(
-            self.attention_norm(z), relations, hop_bias=hop_bias, radial=radial
-        )
+        attended = self.attention(self.attention_norm(z), relations, **phi)
         return self.feed_forward(z + self.dropout(attended))
 
 

@@ -1,6 +1,7 @@
-"""Relation-biased attention: the operation and the module around it."""
+"""Relation-biased attention: the operation, the module around it, and Φ that layers share."""
 
 from collamo_kernels.coattention.api import coattention
 from collamo_kernels.coattention.module import CoAttention
+from collamo_kernels.coattention.shared import share_bias
 
-__all__ = ["CoAttention", "coattention"]
+__all__ = ["CoAttention", "coattention", "share_bias"]

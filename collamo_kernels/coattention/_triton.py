@@ -67,44 +67,76 @@ def coattention(
     phi3d: dict[str, Any] = {}
     if radial is not None and relations.coordinates is not None:
         with torch.autocast(q.device.type, enabled=False):
-            if isinstance(radial, GaussianRadial) and radial.num_gaussians <= MOST_GAUSSIANS:
-                phi3d = _radial_arguments(q, relations, radial)
+            if tabulated(radial):
+                phi3d = _radial_arguments(q.dtype, q.shape[1], relations, radial)
             else:
                 phi = _phi(relations, radial).float()
                 bias = phi if bias is None else bias.float() + phi
     packed = relations.packed
-    by_hops = None
-    if hop_bias is not None and relations.hops is not None and hop_bias.requires_grad:
-        by_hops = relations.pairs_by_hops
     return op.attend(
         *(q, k, v),
-        hop_bias=None if hop_bias is None else hop_bias.float(),
         bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
-        hops=relations.hops,
         valid=relations.valid,
         cu_seqlens=relations.cu_seqlens,
         pair_start=relations.pair_start if packed else None,
         tiles=relations.tiles if packed else None,
-        hop_order=None if by_hops is None else by_hops.order,
-        hop_keys=None if by_hops is None else by_hops.keys,
-        hop_offsets=None if by_hops is None else relations.hop_offsets,
         scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
         dropout_p=dropout_p,
         # Drawn on the device, so that nobody waits for the number.
         seed=torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None,
         longest=relations.max_seqlen if packed else q.shape[2],
         pairs=relations.num_pairs if packed else q.shape[0] * q.shape[2] ** 2,
+        **_hop_arguments(relations, hop_bias),
         **phi3d,
     )
 
 
-def _radial_arguments(q: Tensor, relations: Relations, radial: GaussianRadial) -> dict[str, Any]:
+def tabulated(radial: Callable) -> bool:
+    """Whether a radial function has a table, and an exact form for when that is too coarse."""
+    return isinstance(radial, GaussianRadial) and radial.num_gaussians <= MOST_GAUSSIANS
+
+
+def pair_bias(
+    relations: Relations,
+    hop_bias: Tensor | None,
+    radial: GaussianRadial | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Φ2d + Φ3d of every pair in `dtype`, as `coattention` takes a dense bias."""
+    from collamo_kernels.coattention import _triton_op as op
+
+    like = relations.hops if relations.coordinates is None else relations.coordinates
+    phi3d: dict[str, Any] = {}
+    if radial is not None and relations.coordinates is not None:
+        with torch.autocast(like.device.type, enabled=False):
+            phi3d = _radial_arguments(dtype, radial.num_heads, relations, radial)
+    molecules, n = like.shape[:2] if not relations.packed else (0, 0)
+    pairs = relations.num_pairs if relations.packed else molecules * n * n
+    bias = op.build_bias(dtype, pairs, **_hop_arguments(relations, hop_bias), **phi3d)
+    return bias if relations.packed else bias.view(-1, molecules, n, n).transpose(0, 1)
+
+
+def _hop_arguments(relations: Relations, hop_bias: Tensor | None) -> dict[str, Any]:
+    """Φ2d as the operators take it; the order of pairs where the table gets a gradient."""
+    if hop_bias is None or relations.hops is None:
+        return {}
+    found = {"hop_bias": hop_bias.float(), "hops": relations.hops}
+    if hop_bias.requires_grad:
+        by_hops = relations.pairs_by_hops
+        found |= {"hop_order": by_hops.order, "hop_keys": by_hops.keys}
+        found["hop_offsets"] = relations.hop_offsets
+    return found
+
+
+def _radial_arguments(
+    dtype: torch.dtype, heads: int, relations: Relations, radial: GaussianRadial
+) -> dict[str, Any]:
     """Φ3d as the operator takes it: u of each pair, a table, and exact values for when it fails.
 
     Nothing is asked of the device: whether the table fits stands there, and the kernels look.
     """
-    if radial.num_heads != q.shape[1]:
-        raise ValueError(f"radial has {radial.num_heads} heads, but q has {q.shape[1]}")
+    if radial.num_heads != heads:
+        raise ValueError(f"radial has {radial.num_heads} heads, but q has {heads}")
     low, high = torch.zeros_like(relations.farthest), relations.farthest
     types = typed(relations, radial)
     affine, learned = None, relations.coordinates.requires_grad
@@ -124,10 +156,10 @@ def _radial_arguments(q: Tensor, relations: Relations, radial: GaussianRadial) -
             relations.cu_seqlens,
             relations.pair_start if packed else None,
             relations.tiles if packed else None,
-            relations.max_seqlen if packed else q.shape[2],
+            relations.max_seqlen if packed else relations.coordinates.shape[1],
         )
     derivative = learned and torch.is_grad_enabled()
-    table = radial.table(low, high, q.dtype, derivative=derivative, fixed_size=True)
+    table = radial.table(low, high, dtype, derivative=derivative, fixed_size=True)
     order = None
     if table.rows.requires_grad:
         order = u.new_empty(0, dtype=torch.int64) if types else relations.pairs_by_distance.order

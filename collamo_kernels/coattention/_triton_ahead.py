@@ -125,6 +125,7 @@ def shipped_on_pairs() -> Iterator[Program]:
     yield Program("coordinates, pair types", on_pairs.pull, of_atoms, blocks | by_pair)
     for kernel in (on_pairs.locate, on_pairs.add_up, on_pairs.finish):
         yield Program(kernel.__name__, kernel, PAIRS.warps, blocks)
+    yield Program("build", on_pairs.build, PAIRS.warps, blocks, torch.bfloat16)
     slope = {"ADD": True, "PAIRS": 128}
     yield Program("du", on_pairs.slope, PAIRS.warps, slope)
     exact = {"PAIRS": GAUSSIANS.pairs, "GAUSSIANS": GAUSSIANS.most, "HEADS": 32}

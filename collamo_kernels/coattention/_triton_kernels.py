@@ -66,6 +66,12 @@ def alive(valid, start, i, n):
 
 
 @triton.jit
+def hop_column(hop, buckets):
+    """Column of a hop table: the last is for 255, unreachable; 256, padding, is behind it."""
+    return tl.where(hop >= 255, buckets + hop - 256, tl.minimum(hop, buckets - 2))
+
+
+@triton.jit
 def polynomial(coefficients, cell, x):
     """c₀ + c₁x + c₂x² + c₃x³ of each cell [i, j]: one 16-byte load per pair."""
     four = tl.arange(0, 4)
@@ -88,8 +94,7 @@ def _add_terms(
     at = i[:, None] * n + j[None, :]  # [i, j]
     if hops is not None:
         hop = tl.load(hops + at, mask=inside, other=0).to(tl.int32)
-        column = tl.where(hop == 255, buckets - 1, tl.minimum(hop, buckets - 2))
-        s += tl.load(hop_bias + column)
+        s += tl.load(hop_bias + hop_column(hop, buckets))
     if cell is not None:
         if tl.load(fits) != 0:
             c = tl.load(cell + at, mask=inside, other=0)

@@ -134,11 +134,22 @@ def backward(
     """
     results = *(torch.empty_like(out) for _ in range(3)), None
     if bias:
-        results = *results[:3], terms.bias.new_empty(terms.bias.shape)
+        results = *results[:3], like_bias(terms.bias)
     rounds = _rounds(
         (q, k, v), (out, most, inverse, grad), batch, valid, terms, scale, dropout_p, keep, results
     )
     return *results, rounds
+
+
+def like_bias(bias: Tensor) -> Tensor:
+    """Return where the gradient of a dense bias goes: a row of pairs is in one piece.
+
+    A bias built once is ``[H, pairs]`` in memory, whatever its shape, and so is its gradient.
+    """
+    shape, stride = bias.shape[-2:], bias.stride()[-2:]
+    if bias.dim() == 4 and stride == (shape[1], 1) and 0 not in bias.stride():
+        return torch.empty_like(bias)
+    return torch.empty_like(bias, memory_format=torch.contiguous_format)
 
 
 def _rounds(
@@ -257,6 +268,19 @@ def locate(u: Tensor, table: Table, sums: bool) -> tuple[Tensor, Tensor, Tensor,
         enable_fp_fusion=FUSION,
     )
     return cell, fraction, coefficients, segments
+
+
+def build(terms: Terms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype) -> Tensor:
+    """Φ2d + Φ3d ``[H, pairs]``, on the device of `like`."""
+    bias = like.new_empty((heads, pairs), dtype=dtype)
+    on_pairs.build[(triton.cdiv(pairs, PAIRS.pairs), heads)](
+        *(terms.hops, terms.hop_bias, terms.cell, terms.fraction, terms.coefficients, terms.phi),
+        *(terms.fits, bias, pairs, terms.buckets, terms.cells),
+        PAIRS=PAIRS.pairs,
+        num_warps=PAIRS.warps,
+        enable_fp_fusion=FUSION,
+    )
+    return bias
 
 
 @dataclass(frozen=True)

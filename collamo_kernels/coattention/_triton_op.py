@@ -1,10 +1,11 @@
 """The Triton attention as operators: their shapes, their gradients, and theirs.
 
-Three operators, each differentiable by a backward operator:
+Four operators, each differentiable by a backward operator:
 
 - ``radial_argument``: u = γ·r + β of every pair, where coordinates, γ or β get gradients
 - ``radial_of_pairs``: the exact Φ3d ``[H, pairs]``, worked out where a table does not fit
 - ``coattention_triton``: the attention, from u, the table and the exact Φ3d
+- ``pair_bias``: Φ2d + Φ3d of every pair, for layers that share them
 
 On the CPU the kernels run in Triton's interpreter alone, so these are operators of their own,
 beside the compiled ones of `op`.
@@ -12,6 +13,7 @@ beside the compiled ones of `op`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 import torch
@@ -96,31 +98,43 @@ def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor,
     from collamo_kernels.coattention import _triton_launch as launch
 
     a = _named((*RESULTS, *TENSORS, *NUMBERS), arguments)
-    terms, gradients = _terms(a), {}
+    terms = _terms(a)
     wants = {name for bit, name in enumerate(LEARNED[ALWAYS:]) if wanted >> bit & 1}
     wants -= {x for x in ("hop_bias", "rows", "phi", "u") if not _is_read(a, x)}
-    for name in wants & {"hop_bias", "rows"}:
-        gradients[name] = torch.empty_like(getattr(a, name), memory_format=torch.contiguous_format)
-    keep = "all" if "phi" in wants else "rounds" if gradients or "u" in wants else "nothing"
+    keep = "all" if "phi" in wants else "rounds" if wants - {"bias"} else "nothing"
     dq, dk, dv, dbias, rounds = launch.backward(
         *(grad, a.out, a.most, a.inverse, a.q, a.k, a.v, _batch(a), _bytes(a.valid), terms),
         *(a.scale, a.dropout_p, keep, "bias" in wants),
     )
+    gradients = _table_gradients(a, terms, wants, rounds)
+    gradients |= {"q": dq, "k": dk, "v": dv, "bias": dbias}
+    return tuple(_given(a, name, gradients.get(name), wants, grad) for name in LEARNED)
+
+
+def _table_gradients(
+    a: SimpleNamespace, terms: object, wants: set[str], rounds: Iterable[tuple[slice, Tensor]]
+) -> dict[str, Tensor]:
+    """Gradients of hop table, radial table, u and exact Φ3d from dL/dlogits of heads in rounds."""
+    from collamo_kernels.coattention import _triton_launch as launch
+
+    gradients = {
+        name: torch.empty_like(getattr(a, name), memory_format=torch.contiguous_format)
+        for name in wants & {"hop_bias", "rows"}
+    }
     coefficients = None
     if "u" in wants:
         coefficients = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)[2]
     sums = launch.Sums(a.hop_order, a.hop_keys, a.hop_offsets, _order(a, wants), a.segments)
     tables = [gradients.get(name) for name in ("hop_bias", "rows")]
     for heads, ds in rounds:
-        if any(x is not None for x in tables):
+        if gradients.keys() & {"hop_bias", "rows"}:
             launch.sum_tables(ds, heads, sums, terms, a.lengths, *tables)
         if "u" in wants:
             of_heads = coefficients[heads]
             gradients["u"] = launch.slopes(ds, terms, of_heads, gradients.get("u"))
         if "phi" in wants:
             gradients["phi"] = ds
-    gradients |= {"q": dq, "k": dk, "v": dv, "bias": dbias}
-    return tuple(_given(a, name, gradients.get(name), wants, grad) for name in LEARNED)
+    return gradients
 
 
 def _is_read(a: SimpleNamespace, name: str) -> bool:
@@ -153,18 +167,20 @@ def fake_forward(*arguments: object) -> tuple[Tensor, ...]:
     a = _named((*TENSORS, *NUMBERS), arguments)
     atoms = a.q.shape[0] * (a.q.shape[2] if a.cu_seqlens is None else 1)
     row = a.q.new_empty((atoms, a.q.shape[1]), dtype=torch.float32)
-    located = [a.q.new_empty(0) for _ in LOCATED]
-    if a.rows is not None:
-        cells, _, heads = a.rows.shape
-        cells = cells - 1
-        segments = 0 if a.pair_order is None else cells
-        located = [
-            a.u.new_empty(a.u.shape, dtype=torch.int32),
-            torch.empty_like(a.u),
-            a.u.new_empty((heads, cells, 4)),
-            a.u.new_empty((2, segments), dtype=torch.int64),
-        ]
-    return torch.empty_like(a.q), row, torch.empty_like(row), *located
+    return torch.empty_like(a.q), row, torch.empty_like(row), *_fake_located(a, a.q)
+
+
+def _fake_located(a: SimpleNamespace, like: Tensor) -> list[Tensor]:
+    if a.rows is None:
+        return [like.new_empty(0) for _ in LOCATED]
+    cells, _, heads = a.rows.shape
+    cells = cells - 1
+    return [
+        a.u.new_empty(a.u.shape, dtype=torch.int32),
+        torch.empty_like(a.u),
+        a.u.new_empty((heads, cells, 4)),
+        a.u.new_empty((2, 0 if a.pair_order is None else cells), dtype=torch.int64),
+    ]
 
 
 def fake_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
@@ -175,10 +191,16 @@ def fake_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor
         read = name == "bias" or _is_read(a, name)
         if wanted >> bit & 1 and read:
             x = getattr(a, name)
-            found.append(x.new_empty(x.shape))
+            found.append(_like_bias(x) if name == "bias" else x.new_empty(x.shape))
         else:
             found.append(grad.new_empty((0,), dtype=torch.float32))
     return tuple(found)
+
+
+def _like_bias(bias: Tensor) -> Tensor:
+    from collamo_kernels.coattention import _triton_launch as launch
+
+    return launch.like_bias(bias)
 
 
 # --- first derivative ---------------------------------------------------------------------------
@@ -253,6 +275,84 @@ def definition(
     return op.definition(
         q, k, v, bias=bias, **{x: arguments[x] for x in names}, **dict.fromkeys(op.OF_PHI3D)
     )
+
+
+# --- Φ built once -------------------------------------------------------------------------------
+
+OF_BIAS = ("hop_bias", "rows", "phi", "u")  # what gets a gradient
+BIAS_TENSORS = (
+    *OF_BIAS,
+    *("hops", "hop_order", "hop_keys", "hop_offsets", "pair_order", "slope_rows", "first_knot"),
+    *("geometry", "lengths", "fits"),
+)
+
+
+def build_bias(dtype: torch.dtype, pairs: int, **arguments: object) -> Tensor:
+    """Φ2d + Φ3d ``[H, pairs]``; a tensor left out is None."""
+    tensors = [arguments.get(name) for name in BIAS_TENSORS]
+    return torch.ops.collamo_kernels.pair_bias(*tensors, dtype, pairs)[0]
+
+
+def run_bias(*arguments: object) -> tuple[Tensor, ...]:
+    """Launch two kernels: the cells of all pairs, and the bias of all pairs and heads."""
+    from collamo_kernels.coattention import _triton_launch as launch
+
+    a = _named((*BIAS_TENSORS, "dtype", "pairs"), arguments)
+    like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
+    located = [like.new_empty(0) for _ in LOCATED]
+    if a.rows is not None:
+        located = launch.locate(a.u, _table(a, a.rows), sums=a.pair_order is not None)
+    a.__dict__.update(zip(LOCATED, located, strict=True), bias=None, seed=None)
+    return launch.build(_terms(a), like, heads, a.pairs, a.dtype), *located
+
+
+def fake_bias(*arguments: object) -> tuple[Tensor, ...]:
+    """Return an empty bias and empty cells."""
+    a = _named((*BIAS_TENSORS, "dtype", "pairs"), arguments)
+    like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
+    return like.new_empty((heads, a.pairs), dtype=a.dtype), *_fake_located(a, like)
+
+
+def run_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
+    """Gradients in the order of `OF_BIAS`; one that is not wanted has the shape [0]."""
+    a = _named((*LOCATED, *BIAS_TENSORS, "pairs"), arguments)
+    a.bias = a.seed = None
+    wants = {x for bit, x in enumerate(OF_BIAS) if wanted >> bit & 1 and _is_read(a, x)}
+    grad = grad.contiguous()
+    gradients = _table_gradients(a, _terms(a), wants, [(slice(0, len(grad)), grad)])
+    if "phi" in gradients:
+        gradients["phi"] = grad.float()
+    return tuple(_given(a, name, gradients.get(name), wants, grad) for name in OF_BIAS)
+
+
+def fake_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
+    """Return empty gradients."""
+    a = _named((*LOCATED, *BIAS_TENSORS, "pairs"), arguments)
+    read = (wanted >> bit & 1 and _is_read(a, name) for bit, name in enumerate(OF_BIAS))
+    return tuple(
+        getattr(a, name).new_empty(getattr(a, name).shape if needed else 0)
+        if needed
+        else grad.new_empty((0,), dtype=torch.float32)
+        for name, needed in zip(OF_BIAS, read, strict=True)
+    )
+
+
+def keep_bias(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    """Save everything."""
+    *tensors, _, ctx.pairs = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:], *tensors)
+
+
+def differentiate_bias(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of the builder's inputs, by its backward operator."""
+    wanted = sum(1 << bit for bit in range(len(OF_BIAS)) if ctx.needs_input_grad[bit])
+    operator = torch.ops.collamo_kernels.pair_bias_backward
+    gradients = operator(grad, wanted, *ctx.saved_tensors, ctx.pairs)
+    found = (
+        x if needed else None for x, needed in zip(gradients, ctx.needs_input_grad, strict=False)
+    )
+    return *found, *[None] * (len(BIAS_TENSORS) - len(OF_BIAS) + 2)
 
 
 # --- u and the exact Φ3d ------------------------------------------------------------------------
@@ -353,6 +453,13 @@ def _refuse(ctx: object, *_: Tensor) -> None:
     raise NotImplementedError(op.NO_SECOND_DERIVATIVE)
 
 
+def _refuse_bias(ctx: object, *_: Tensor) -> None:
+    raise NotImplementedError(
+        "the gradients of a Φ that was built once cannot be differentiated again; give hop_bias "
+        "and radial to each layer instead of what share_bias returns"
+    )
+
+
 # --- registration -------------------------------------------------------------------------------
 
 
@@ -381,13 +488,29 @@ def _register() -> torch.library.Library:
         fake_forward,
         (keep_forward, differentiate),
     )
-    eight, seven = (", ".join(["Tensor"] * count) for count in (len(LEARNED), 7))
+    eight, seven, four = (", ".join(["Tensor"] * count) for count in (len(LEARNED), 7, 4))
     define(
         "coattention_triton_backward",
         f"(Tensor grad, int wanted, {results}, {shared}) -> ({eight})",
         run_backward,
         fake_backward,
         (keep_backward, differentiate_again),
+    )
+    located = tensors(LOCATED, LOCATED)
+    of_bias = tensors(BIAS_TENSORS)
+    define(
+        "pair_bias",
+        f"({of_bias}, ScalarType dtype, SymInt pairs) -> (Tensor bias, {located})",
+        run_bias,
+        fake_bias,
+        (keep_bias, differentiate_bias),
+    )
+    define(
+        "pair_bias_backward",
+        f"(Tensor grad, int wanted, {located}, {of_bias}, SymInt pairs) -> ({four})",
+        run_bias_backward,
+        fake_bias_backward,
+        (lambda ctx, inputs, output: None, _refuse_bias),
     )
     places = f"Tensor coordinates, Tensor? affine, {tensors(PLACES, PLACES[:1])}, SymInt longest"
     define(

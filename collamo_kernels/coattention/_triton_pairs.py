@@ -10,7 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from collamo_kernels.coattention._triton_kernels import place_of, polynomial, tile_of
+from collamo_kernels.coattention._triton_kernels import (
+    hop_column,
+    place_of,
+    polynomial,
+    tile_of,
+)
 
 OF_A_BATCH = (
     *(
@@ -120,12 +125,36 @@ def locate(
         tl.store(place + 3, s0 + s1 - 2 * rise, mask=mask)
 
 
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def build(
+    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, pairs, buckets, cells,
+    PAIRS: tl.constexpr,
+):  # fmt: skip
+    """``bias [H, pairs]`` = Φ2d + Φ3d of a head (axis 1), to be read by several layers."""
+    p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    head = tl.program_id(1).to(tl.int64)
+    live = p < pairs
+    value = tl.zeros((PAIRS, 1), tl.float32)
+    if hops is not None:
+        column = hop_column(tl.load(hops + p, mask=live, other=0).to(tl.int32), buckets)
+        value += tl.load(hop_bias + head * buckets + column)[:, None]
+    if cell is not None:
+        if tl.load(fits) != 0:
+            c = tl.load(cell + p, mask=live, other=0)[:, None]
+            x = tl.load(fraction + p, mask=live, other=0.0)[:, None]
+            found = polynomial(coefficients + head * cells * 4, tl.minimum(c, cells - 1), x)
+            value += tl.where(c < cells, found, 0.0)
+        else:
+            value += tl.load(phi + head * pairs + p, mask=live, other=0.0)[:, None]
+    tl.store(bias + head * pairs + p, tl.sum(value, 1).to(bias.dtype.element_ty), mask=live)
+
+
 @triton.jit
 def _hop_column(keys, t, total, buckets):
     """Column of the hop table of sorted pairs; ``buckets``, none, behind the last real pair."""
-    hop = tl.load(keys + t, mask=(t >= 0) & (t < total), other=0).to(tl.int32)
-    column = tl.where(hop >= 255, buckets + hop - 256, tl.minimum(hop, buckets - 2))
-    return tl.where((t >= 0) & (t < total), column, -1)
+    inside = (t >= 0) & (t < total)
+    hop = tl.load(keys + t, mask=inside, other=0).to(tl.int32)
+    return tl.where(inside, hop_column(hop, buckets), -1)
 
 
 @triton.jit
@@ -178,6 +207,7 @@ def add_up(
             ends = live & (last | (s != _hop_column(hop_keys, t + 1, pairs, buckets)))
             place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
             x = tl.load(place, mask=live[:, None] & (h < group)[None, :], other=0.0)  # [t, h]
+            x = x.to(tl.float32)
             _store_runs(hop_parts, x, s, starts, ends, chunk, h, group, hop_size)
     else:
         if cell_order is not None:
@@ -194,6 +224,7 @@ def add_up(
             ends = live & (last | old)
             place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
             x = tl.load(place, mask=live[:, None] & (h < group)[None, :], other=0.0)  # [t, h]
+            x = x.to(tl.float32)
             f = tl.load(fraction + p, mask=live, other=0.0)[:, None]
             right = f * f * (3.0 - 2.0 * f)
             step = 2 * cell_size * group

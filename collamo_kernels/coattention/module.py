@@ -83,6 +83,7 @@ class CoAttention(nn.Module):
         need_weights: bool = False,
         hop_bias: Tensor | None = None,
         radial: Callable | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend.
 
@@ -101,6 +102,9 @@ class CoAttention(nn.Module):
         hop_bias, radial
             Φ2d and Φ3d owned by the caller, for layers that share them; only where the layer has
             none of its own.
+        bias
+            Dense ``[B, H, N, N]``, packed ``[H, Σ N_b²]``, on top: a pair representation, or Φ
+            from `share_bias`.
 
         Returns
         -------
@@ -113,6 +117,7 @@ class CoAttention(nn.Module):
         phi = {
             "hop_bias": _one_of("hop_bias", self.hop_bias, hop_bias),
             "radial": _one_of("radial", self.radial, radial),
+            "bias": bias,
         }
         x = _without_padding(x, relations.valid)
         source = x if key_value is None else _without_padding(key_value, relations.valid)
@@ -172,5 +177,7 @@ def _weights(q: Tensor, k: Tensor, relations: Relations, **phi: object) -> Tenso
         return attention_weights(q, k, relations, **phi)
     layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
     q, k = (layout.pad(x).transpose(1, 2) for x in (q, k))
+    if phi["bias"] is not None:
+        phi["bias"] = layout.pad_pairs(phi["bias"].t()).permute(0, 3, 1, 2)
     weights = attention_weights(q, k, relations.padded(), **phi)
     return layout.pack_pairs(weights.permute(0, 2, 3, 1)).t()

@@ -114,6 +114,51 @@ def test_the_table_is_read_where_it_fits(monkeypatch):
     assert not torch.allclose(before, attend(inputs, "packed", backend="triton"))
 
 
+SHARED = (
+    Case("both", (6, 4), width=8, head="mlp"),
+    Case("hops", (6, 4), width=8, distances=False),
+    Case("types", (5, 0, 4), width=8, hops=False, types="atom", conformer_missing=True),
+)
+
+
+@pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("case", SHARED, ids=lambda case: case.name)
+def test_bias_built_once_for_several_layers(case, layout, knots, monkeypatch):
+    set_knots(monkeypatch, knots)
+    inputs = make_inputs(case, torch.float16)
+
+    def layers(inputs, phi_of, layout="packed", **options):
+        relations = inputs.relations if layout == "packed" else inputs.relations.padded()
+        place = inputs.layout
+        q, k, v = inputs.q, inputs.k, inputs.v
+        phi = phi_of(relations, hop_bias=inputs.hop_bias, radial=inputs.radial)
+        for _ in range(2):
+            x = (q, k, v)
+            if layout == "padded":
+                x = (place.pad(y).transpose(1, 2) for y in x)
+            q = ck.coattention(*x, relations=relations, **phi, **options)
+            q = place.pack(q.transpose(1, 2)) if layout == "padded" else q
+        return q
+
+    def built(relations, **phi):
+        phi = ck.share_bias(relations, layers=4, dtype=torch.float16, **phi)
+        assert phi.keys() == {"bias"}
+        return phi
+
+    def in_tile(relations, **phi):
+        return phi
+
+    def eagerly(inputs):
+        once = attend_eagerly(inputs)
+        return attend_eagerly(dataclasses.replace(inputs, q=once))
+
+    exact = with_gradients(lambda x: layers(x, in_tile), inputs.double())
+    yardstick = with_gradients(eagerly, inputs)
+    ours = with_gradients(lambda x: layers(x, built, layout, backend="triton"), inputs)
+    assert_all_accurate(ours, yardstick, exact)
+
+
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_a_module_without_a_table(layout):
     inputs = make_inputs(EVERYTHING)

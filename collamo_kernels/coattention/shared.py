@@ -1,0 +1,94 @@
+"""Φ for layers that share it: built once where that pays, else looked up in every layer's tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from collamo_kernels.coattention import _triton
+from collamo_kernels.relations import Relations
+
+# A layer that reads Φ built once takes H·2 bytes a pair from memory; one that looks it up takes 9
+# bytes a pair and head through the caches, and some 30 instructions. Building and the gradient of
+# what was built cost about three such readings, so it takes this many layers (derived, not
+# measured yet: `make gpu-bench` measures it).
+LEAST_LAYERS = 4
+BUDGET = 2**28  # bytes of Φ for all heads; a training step keeps twice that, with the gradient
+
+
+def share_bias(
+    relations: Relations,
+    *,
+    layers: int,
+    dtype: torch.dtype,
+    hop_bias: Tensor | None = None,
+    radial: Callable | None = None,
+) -> dict[str, Tensor | Callable | None]:
+    """Φ2d + Φ3d in the form that is fastest for layers that share it.
+
+    Parameters
+    ----------
+    relations
+        Of the batch.
+    layers
+        How many calls of the attention will read it.
+    dtype
+        Of the attention: Φ is built in it.
+    hop_bias, radial
+        ``[H, S]`` and a module Å ``[M] → [M, H]``, as in `collamo_kernels.coattention`; get
+        gradients either way.
+
+    Returns
+    -------
+    dict
+        Keyword arguments for `coattention` and `CoAttention.forward`: ``bias`` where Φ was built,
+        ``hop_bias`` and ``radial`` as they came where every layer looks it up. `why_in_tile` says
+        which it is and why.
+
+    Examples
+    --------
+    >>> import torch, collamo_kernels as ck
+    >>> relations = ck.Relations.from_graphs(torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 2]))
+    >>> phi = ck.share_bias(relations, layers=6, dtype=torch.float32, hop_bias=torch.zeros(4, 8))
+    >>> x = torch.randn(1, 2, 32)
+    >>> for layer in [ck.CoAttention(32, 4, hop_buckets=0, radial=None) for _ in range(6)]:
+    ...     x = x + layer(x, relations, **phi)
+    """
+    if why_in_tile(relations, layers, dtype, hop_bias, radial) is not None:
+        return {"hop_bias": hop_bias, "radial": radial}
+    return {"bias": _triton.pair_bias(relations, hop_bias, radial, dtype)}
+
+
+def why_in_tile(
+    relations: Relations,
+    layers: int,
+    dtype: torch.dtype,
+    hop_bias: Tensor | None,
+    radial: Callable | None,
+) -> str | None:
+    """Return why every layer should look Φ up for itself, or None where it is to be built once."""
+    if (hop_bias is None and radial is None) or relations.device is None:
+        return "there is no Φ"
+    device = relations.device.type
+    if not (_triton.INSTALLED and (device == "cuda" or _triton.INTERPRETED)):
+        return f"relations are on {relations.device}; only Triton has a builder"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"in {dtype} Φ is twice as large; it is built in float16 and bfloat16"
+    if layers < LEAST_LAYERS:
+        return f"{layers} layers < {LEAST_LAYERS} that it takes to repay the building"
+    if radial is not None and not _triton.tabulated(radial):
+        return "radial is no GaussianRadial of at most 128 Gaussians"
+    heads = radial.num_heads if hop_bias is None else hop_bias.shape[0]
+    size = heads * dtype.itemsize * _pairs(relations)
+    if size > BUDGET:
+        return f"Φ of all heads takes {size / 2**20:.0f} MiB > {BUDGET / 2**20:.0f} MiB"
+    return None
+
+
+def _pairs(relations: Relations) -> int:
+    if relations.packed:
+        return relations.num_pairs
+    like = relations.hops if relations.coordinates is None else relations.coordinates
+    return like.shape[0] * like.shape[1] ** 2
