@@ -1,4 +1,4 @@
-"""The command line: ``collamo prepare | train | ask | generate | evaluate | doctor``.
+"""The command line: ``collamo prepare | convert | train | ask | generate | evaluate | doctor``.
 
 Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
 code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
@@ -204,6 +204,21 @@ def train(
     with contextlib.redirect_stdout(sys.stderr):
         final = train_stage(loaded, resume=resume)
     print(final)
+
+
+@app.command()
+def convert(
+    weights: Annotated[
+        Path, typer.Argument(help="Published Uni-Mol or GIN weights: .pt, .pth or .safetensors.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Turn a published encoder into safetensors with its configuration. Pickles never run."""
+    from collamo.model.checkpoints import convert_encoder
+
+    config = convert_encoder(weights, out).config
+    sizes = f"{config.num_layers} layers of {config.hidden_size} channels"
+    print(f"{out}: {config.model_type.removeprefix('collamo_')}, {sizes}")
 
 
 def find_checkpoint(given: Path | None) -> Path:

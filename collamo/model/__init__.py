@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from collamo.model.build import build_model
-from collamo.model.checkpoints import load_checkpoint
+from collamo.model.checkpoints import convert_encoder, load_checkpoint, load_gin, load_unimol
 from collamo.model.configuration import (
     CollamoConfig,
     GinConfig,
@@ -47,7 +47,10 @@ __all__ = [
     "SelfiesVocabulary",
     "UniMolConfig",
     "build_model",
+    "convert_encoder",
     "load_checkpoint",
+    "load_gin",
+    "load_unimol",
     "tiny_llama_config",
     "train_tokenizer",
 ]

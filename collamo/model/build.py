@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from collamo.errors import MissingDependencyError, UsageError
-from collamo.model.configuration import LLAMA2_7B, CollamoConfig
+from collamo.model.checkpoints import load_gin, load_unimol
+from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
+from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
 from collamo.model.modeling import CollamoForConditionalGeneration
 from collamo.model.processing import (
     CollamoProcessor,
@@ -20,6 +22,7 @@ from collamo.model.processing import (
     SelfiesVocabulary,
 )
 from collamo.model.tiny import MOL_TOKEN
+from collamo.model.weight_files import file_sha256
 
 LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -36,14 +39,17 @@ def build_model(
     overrides: Mapping[str, Any] | None = None,
     *,
     preset: str | None = None,
+    unimol: str | Path | None = None,
+    gin: str | Path | None = None,
     selfies_tokens: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
 ) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
     """Build a model and its processor around a causal language model.
 
-    Encoders and projector are freshly drawn; the language model's weights are taken over. `<mol>`
-    is added to the tokenizer if it is new, and the embeddings are widened for it.
+    The language model's weights are taken over, and those of published encoders where given; all
+    else is freshly drawn. `<mol>` is added to the tokenizer if it is new, and the embeddings are
+    widened for it.
 
     Parameters
     ----------
@@ -55,6 +61,9 @@ def build_model(
     preset
         "tiny" or "llama2-7b"; None takes "llama2-7b" for its own language model and for any as
         wide (4096), else "tiny".
+    unimol, gin
+        Weights of a published encoder: a file or a folder written by `collamo convert`, see
+        `load_unimol` and `load_gin`. Its sizes take the place of the preset's.
     selfies_tokens
         SELFIES vocabulary, such as the manifest of prepared data has it; None takes the selfies
         package's alphabet.
@@ -68,9 +77,10 @@ def build_model(
     Raises
     ------
     MissingDependencyError
-        If the language model's files are not there and cannot be fetched.
+        If the language model's files, or an encoder's, are not there and cannot be fetched.
     UsageError
-        For unknown overrides, or a language model whose logits this model does not reproduce.
+        For unknown overrides, weights that do not fit, or a language model whose logits this model
+        does not reproduce.
 
     Examples
     --------
@@ -81,6 +91,7 @@ def build_model(
             "the tiny preset has no language model to download; train one with "
             "`collamo train configs/tiny_lm.yaml` and give its folder"
         )
+    encoders = _published_encoders(unimol, gin, overrides)  # before minutes of loading the LLM
     source, tokenizer = (
         llm if isinstance(llm, tuple) else _load_llm(llm or LLAMA2_7B, dtype, attn_implementation)
     )
@@ -91,11 +102,17 @@ def build_model(
     config = CollamoConfig.from_overrides(preset, overrides, text_config=source.config)
     vocabulary = SelfiesVocabulary(selfies_tokens)
     config.selfies_config.vocab_size = len(vocabulary)
+    for part, encoder in encoders.items():
+        setattr(config, part, encoder.config)
+    config.sources = _sources(llm or LLAMA2_7B, source, unimol, gin)
     config.mol_token_id = mol_token_id
     head = source.get_output_embeddings()
     config.lm_head_bias = head.bias is not None
     model = CollamoForConditionalGeneration(config).to(source.dtype)
     model.model.language_model = source.base_model
+    for encoder in encoders.values():
+        name = "conformer_encoder" if isinstance(encoder, UniMolEncoder) else "graph_encoder"
+        setattr(model.model, name, encoder.to(source.dtype))
     model.lm_head = head
     model.tie_weights()
     model.generation_config = _generation_config(source, tokenizer, mol_token_id)
@@ -106,6 +123,41 @@ def build_model(
         num_query_tokens=config.projector_config.num_query_tokens,
     )
     return model.eval(), processor
+
+
+def _published_encoders(
+    unimol: str | Path | None, gin: str | Path | None, overrides: Mapping[str, Any] | None
+) -> dict[str, UniMolEncoder | GinEncoder]:
+    """Return the encoders whose weights are given, by their part of the configuration."""
+    fields = nested(overrides or {})
+    encoders = {}
+    if unimol is not None:
+        encoder = load_unimol(unimol, **fields.get("unimol_config", {}))
+        if encoder.config.vocab_size != len(UNIMOL_DICTIONARY):
+            raise UsageError(
+                f"'{unimol}' has {encoder.config.vocab_size} tokens; the model reads molecules "
+                f"with the {len(UNIMOL_DICTIONARY)} of Uni-Mol's own dictionary"
+            )
+        encoders["unimol_config"] = encoder
+    if gin is not None:
+        encoder = load_gin(gin, **fields.get("gin_config", {}))
+        if encoder.config.flavour != "ogb":
+            raise UsageError(
+                f"'{gin}' is a GIN of pretrain-gnns, which reads bond directions that prepared "
+                "data does not have; the model needs an OGB-style one, such as MoleculeSTM's"
+            )
+        encoders["gin_config"] = encoder
+    return encoders
+
+
+def _sources(llm, source: PreTrainedModel, unimol, gin) -> dict[str, dict[str, str]]:
+    """Return where weights came from: the language model's name, the encoders' files and hashes."""
+    sources = {"llm": {"name": source.config.name_or_path if isinstance(llm, tuple) else str(llm)}}
+    for part, path in (("unimol", unimol), ("gin", gin)):
+        if path is not None:
+            file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+            sources[part] = {"file": str(path), "sha256": file_sha256(file)}
+    return sources
 
 
 def _load_llm(

@@ -51,10 +51,14 @@ class SelfiesEncoderConfig(PreTrainedConfig):
 
 @strict
 class GinConfig(PreTrainedConfig):
-    """GIN graph encoder over OGB atom and bond features.
+    """GIN graph encoder.
 
     Parameters
     ----------
+    flavour
+        "ogb", the form over OGB's atom and bond features (MoleculeSTM's release), or
+        "pretrain-gnns", Hu et al.'s, which stands alone: it reads bond directions, which prepared
+        data does not have.
     num_layers
         Message passing rounds; an atom sees this many bonds far. 5, as MoleculeSTM's release.
     hidden_size
@@ -67,6 +71,7 @@ class GinConfig(PreTrainedConfig):
     model_type = "collamo_gin"
     base_config_key = "gin_config"
 
+    flavour: Literal["ogb", "pretrain-gnns"] = "ogb"
     num_layers: int = 5
     hidden_size: int = 300
     dropout: float | int = 0.0
@@ -193,6 +198,9 @@ class CollamoConfig(PreTrainedConfig):
         Whether the language model's output layer has a bias (LLaMA: no).
     initializer_range
         Standard deviation of freshly drawn linear weights. Our choice: 0.02, as in LLaMA.
+    sources
+        Where pre-trained weights came from: the language model's name; file and SHA-256 of
+        published encoders. Written by `build_model`.
 
     Examples
     --------
@@ -216,12 +224,18 @@ class CollamoConfig(PreTrainedConfig):
     mol_token_id: int = -1
     lm_head_bias: bool = False
     initializer_range: float = 0.02
+    sources: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         """Turn dictionaries into configurations; an absent one gets its defaults."""
         for key, config_class in self.sub_configs.items():
             setattr(self, key, _sub_config(getattr(self, key), config_class))
+        if self.gin_config.flavour != "ogb":
+            raise ValueError(
+                f"gin_config.flavour {self.gin_config.flavour!r} reads bond directions, which "
+                "molecules here do not carry; the model needs an OGB-style GIN"
+            )
         # The language model decides whether its output layer is its embedding table.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
@@ -257,7 +271,7 @@ class CollamoConfig(PreTrainedConfig):
         values = {key: dict(part) for key, part in PRESETS[preset].items()}
         if text_config is not None:
             values["text_config"] = text_config
-        for key, value in _nested(overrides or {}).items():
+        for key, value in nested(overrides or {}).items():
             _check_key(key, cls, "")
             if key in cls.sub_configs and isinstance(value, Mapping):
                 values[key] = _merged(values.get(key, {}), value, key, cls.sub_configs[key])
@@ -280,8 +294,8 @@ def _sub_config(value, config_class) -> PreTrainedConfig:
     return config_class(**value)
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fold dotted keys into nested dictionaries."""
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with dotted keys folded into nested dictionaries."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         head, _, tail = key.partition(".")

@@ -197,7 +197,7 @@ class CollamoModel(CollamoPreTrainedModel):
         coordinates = coordinates.flatten(0, 1).float()
         levels = {
             "1d": (self.selfies_encoder(selfies_ids, valid["1d"]),),
-            "2d": self.graph_encoder(atom_features, *edges, valid["2d"]),
+            "2d": self.graph_encoder.levels(atom_features, *edges, valid["2d"]),
             "3d": self._conformer_levels(atom_features, coordinates, valid["3d"]),
         }
         # A dropped 2D must not leak through the relation: one value throughout says nothing.

@@ -61,14 +61,19 @@ class Recipe:
     """Folder for checkpoints, logs and `final/`."""
     llm: str | None = None
     """Causal language model to build on in `align`: a folder or a name transformers knows."""
+    unimol: str | None = None
+    """Published Uni-Mol weights for the 3D encoder in `align`: a file, or what `collamo convert`
+    wrote. null: the encoder starts from nothing."""
+    gin: str | None = None
+    """Published GIN weights, such as MoleculeSTM's, for the 2D encoder in `align`; as `unimol`."""
     init_from: str | None = None
     """Checkpoint to start from: what `align` wrote, for `tune`."""
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (of the small LLaMA's and its tokenizer's, for
     language_model)."""
     train_encoders: bool = True
-    """Whether `align` also trains the three encoders. Ours: they start untrained, without
-    downloaded weights."""
+    """Whether `align` also trains the GIN and Uni-Mol. Ours: they start untrained, without
+    downloaded weights. The SELFIES embedding trains in either case: nobody publishes one."""
     facts_weight: float = 0.0
     """Weight of an auxiliary loss in `align`: a linear head reads the computed facts of a molecule
     off its soft tokens, and is dropped at the end. Ours, for encoders that start untrained; 0: no
@@ -336,6 +341,11 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(
             f"{where}: stage language_model trains from nothing; drop llm and init_from"
         )
+    for name in ("unimol", "gin"):
+        if getattr(recipe, name) and (recipe.stage != "align" or recipe.init_from):
+            raise UsageError(
+                f"{where}: {name} is read where stage align begins with a language model; drop it"
+            )
     if recipe.init_from and recipe.llm:
         raise UsageError(f"{where}: init_from already holds a language model; drop llm")
     if recipe.init_from and recipe.model:

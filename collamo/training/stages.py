@@ -4,8 +4,9 @@
 stage           trained                                      written
 =============== ============================================ ==========================
 language_model  the whole small LLaMA                        ``final`` (LLM, tokenizer)
-align           projector, and encoders if the recipe says   ``final`` (full checkpoint)
-                so; a head for the facts, dropped at the end
+align           projector, SELFIES embedding, and the other  ``final`` (full checkpoint)
+                encoders if the recipe says so; a head for
+                the facts, dropped at the end
 tune            projector and LoRA in the language model     ``adapter``, ``final`` (merged)
 =============== ============================================ ==========================
 """
@@ -78,7 +79,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
 
 def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     model, processor, data = _start(recipe)
-    parts = (PROJECTOR, FACTS_HEAD, *(ENCODERS if recipe.train_encoders else ()))
+    encoders = ENCODERS if recipe.train_encoders else ("selfies_encoder",)
+    parts = (PROJECTOR, FACTS_HEAD, *encoders)
     if recipe.facts_weight:
         # Part of the model while it trains, so that checkpoints hold it and resuming finds it.
         model.facts_head = _facts_head(model, data)
@@ -116,7 +118,11 @@ def _start(recipe: Recipe):
         model, processor = load_checkpoint(recipe.init_from)
     else:
         model, processor = build_model(
-            recipe.llm, recipe.model, selfies_tokens=data.manifest.selfies_vocabulary
+            recipe.llm,
+            recipe.model,
+            unimol=recipe.unimol,
+            gin=recipe.gin,
+            selfies_tokens=data.manifest.selfies_vocabulary,
         )
     return model, processor, data
 

@@ -54,6 +54,7 @@ def test_lora_defaults_are_those_of_the_predecessor():
         ({"tasks": {"per_molecule": 0}}, "tasks.per_molecule must be at least 1"),
         ({"lora": {"dropout": 1.0}}, r"lora.dropout must lie in \[0, 1\)"),
         ({"llm": None}, "stage align needs `llm`"),
+        ({"llm": None, "init_from": "x", "gin": "y"}, "gin is read where stage align begins"),
         ({"init_from": "x"}, "drop llm"),
         ({"stage": "tune", "llm": None}, "stage tune needs `init_from`"),
         ({"stage": "language_model"}, "trains from nothing"),

@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 from trained import CONFIGS, SAVE, STEPS, trained
 
 from collamo.errors import CollamoError, UsageError
+from collamo.model.configuration import GinConfig, UniMolConfig
+from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.training import stages
 from collamo.training.manifest import MANIFEST, checkpoints, verify_manifest
 from collamo.training.recipe import LoraRecipe, load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+SIZES = {"num_layers": 1, "hidden_size": 16}
 ENCODERS = ("selfies_encoder", "graph_encoder", "conformer_encoder")
 
 
@@ -80,6 +83,24 @@ def test_frozen_batch_norms_keep_their_averages(run):
     assert all(torch.equal(first[name], second[name]) for name in averages)
     start = initial(run).state_dict()
     assert not any(torch.equal(first[name], start[name]) for name in averages)
+
+
+def test_published_encoders_are_taken_over_and_stay(run, tmp_path):
+    """With --unimol and --gin alignment trains the projector and the SELFIES embedding alone."""
+    unimol = UniMolEncoder(UniMolConfig(**{**SIZES, "num_heads": 2, "intermediate_size": 16}))
+    gin = GinEncoder(GinConfig(**{**SIZES, "num_layers": 2}))
+    for name, encoder in (("unimol", unimol), ("gin", gin)):
+        torch.save(encoder.state_dict(), tmp_path / f"{name}.pt")
+    options = [f"--{name}={tmp_path / name}.pt" for name in ("unimol", "gin")]
+    options += ["--train_encoders=false", "--facts_weight=0", "--max_steps=2"]
+    recipe = run.recipe("stage1", tmp_path / "out", *options)
+    after = weights(stages.train(recipe))
+    before = initial(run, unimol=recipe.unimol, gin=recipe.gin).state_dict()
+    for part, encoder in (("conformer_encoder", unimol), ("graph_encoder", gin)):
+        for name, value in encoder.state_dict().items():
+            assert torch.equal(after[f"model.{part}.{name}"], value)
+    changed = changed_parts({name: before[name] for name in after}, after)
+    assert changed == {"mol_projector", "selfies_encoder"}
 
 
 def trainable(model):

@@ -9,32 +9,74 @@ from torch import Tensor, nn
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.model.configuration import GinConfig
 
+#: Rows of pretrain-gnns' tables: element (118, one unused, mask), chirality; bond type (4, self
+#: loop, mask), direction.
+PRETRAIN_GNNS_ATOM_SIZES = (120, 3)
+PRETRAIN_GNNS_BOND_SIZES = (6, 3)
+SELF_LOOP = 4
+
 
 class GinEncoder(nn.Module):
-    """GIN with OGB embeddings; parameter names follow MoleculeSTM's published checkpoint.
+    """GIN in either published form; parameter names follow MoleculeSTM's and OGB's.
 
-    With a ReLU after every round but the last::
+    With a ReLU after every round but the last, ``flavour="ogb"``::
 
         h⁽⁰⁾ᵢ = Σ_f AtomEmbedding_f(xᵢ)
         h⁽ˡ⁺¹⁾ᵢ = BatchNorm(MLP((1+ε) h⁽ˡ⁾ᵢ + Σ_j ReLU(h⁽ˡ⁾ⱼ + BondEmbedding(eᵢⱼ))))
 
-    The padded batch is flattened here to its real atoms, so that batch statistics never see
-    padding; neighbours are summed with ``index_add``.
+    and ``flavour="pretrain-gnns"`` (Hu et al.), whose atoms are their own neighbours over a bond of
+    type 4::
+
+        h⁽ˡ⁺¹⁾ᵢ = BatchNorm(MLP(Σ_{j, i itself} (h⁽ˡ⁾ⱼ + BondEmbedding(eᵢⱼ))))
     """
 
     def __init__(self, config: GinConfig):
         super().__init__()
+        self.config = config
         self.dropout = config.dropout
-        self.atom_encoder = AtomEncoder(config.hidden_size)
-        self.gnns = nn.ModuleList(GinConv(config.hidden_size) for _ in range(config.num_layers))
+        atoms, conv = {
+            "ogb": (ATOM_FEATURE_SIZES, GinConv),
+            "pretrain-gnns": (PRETRAIN_GNNS_ATOM_SIZES, SelfLoopGinConv),
+        }[config.flavour]
+        self.atom_encoder = AtomEncoder(config.hidden_size, atoms)
+        self.gnns = nn.ModuleList(conv(config.hidden_size) for _ in range(config.num_layers))
         self.batch_norms = nn.ModuleList(
             AtomBatchNorm(config.hidden_size) for _ in range(config.num_layers)
         )
 
-    def forward(
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> list[Tensor]:
+        """Encode the atoms of one graph, which may hold many molecules (as in torch-geometric).
+
+        Parameters
+        ----------
+        x
+            [A,9] int64 OGB atom features; for pretrain-gnns [A,2], element and chirality.
+        edge_index
+            [2,E] int64 directed edges, source and target.
+        edge_attr
+            [E,3] int64 OGB bond features; for pretrain-gnns [E,2], bond type and direction.
+
+        Returns
+        -------
+        list of Tensor
+            Levels 0 (embedding) to num_layers (output), each [A,C].
+        """
+        h = self.atom_encoder(x)
+        levels = [h]
+        for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
+            h = norm(conv(h, edge_index, edge_attr))
+            if i + 1 < len(self.gnns):
+                h = F.relu(h)
+            h = F.dropout(h, self.dropout, self.training)
+            levels.append(h)
+        return levels
+
+    def levels(
         self, atom_features: Tensor, edge_index: Tensor, edge_features: Tensor, valid: Tensor
     ) -> tuple[Tensor, ...]:
         """Encode a padded batch of molecules.
+
+        It is flattened to one graph of its real atoms, so that batch statistics never see padding.
 
         Parameters
         ----------
@@ -54,14 +96,7 @@ class GinEncoder(nn.Module):
             Levels 0 (embedding) to num_layers (output), each [B,N,C], zero in padding.
         """
         edges, bonds = flatten_edges(edge_index, edge_features, valid)
-        h = self.atom_encoder(atom_features[valid])  # [A, C], A real atoms
-        levels = [h]
-        for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
-            h = norm(conv(h, edges, bonds))
-            if i + 1 < len(self.gnns):
-                h = F.relu(h)
-            h = F.dropout(h, self.dropout, self.training)
-            levels.append(h)
+        levels = self(atom_features[valid], edges, bonds)
         return tuple(unflatten(level, valid) for level in levels)
 
 
@@ -77,7 +112,7 @@ class GinConv(nn.Module):
             nn.Linear(2 * width, width),
         )
         self.eps = nn.Parameter(torch.zeros(1))
-        self.bond_encoder = BondEncoder(width)
+        self.bond_encoder = BondEncoder(width, BOND_FEATURE_SIZES)
 
     def reset_parameters(self) -> None:
         """Start from ε = 0, the plain sum."""
@@ -88,6 +123,24 @@ class GinConv(nn.Module):
         source, target = edges
         messages = F.relu(h[source] + self.bond_encoder(bonds)).to(h.dtype)
         return self.mlp((1 + self.eps) * h + torch.zeros_like(h).index_add(0, target, messages))
+
+
+class SelfLoopGinConv(nn.Module):
+    """A round of pretrain-gnns: no ε, no ReLU on messages, the atom itself by a bond of type 4."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
+        self.bond_encoder = BondEncoder(width, PRETRAIN_GNNS_BOND_SIZES)
+
+    def forward(self, h: Tensor, edges: Tensor, bonds: Tensor) -> Tensor:
+        """[A,C] atoms, [2,E] edges, [E,2] bond types and directions → [A,C]."""
+        source, target = edges
+        itself = self.bond_encoder(bonds.new_tensor([SELF_LOOP, 0]))
+        messages = (h[source] + self.bond_encoder(bonds)).to(h.dtype)
+        return self.mlp((h + itself).to(h.dtype).index_add(0, target, messages))
 
 
 class AtomBatchNorm(nn.BatchNorm1d):
@@ -105,39 +158,36 @@ class AtomBatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
 
-class _SumOfEmbeddings(nn.Module):
-    """One table per categorical feature, the rows summed."""
+class AtomEncoder(nn.Module):
+    """Sum of one embedding per atom feature: [A,F] int64 → [A,C]."""
 
-    def _tables(self, sizes: tuple[int, ...], width: int) -> nn.ModuleList:
-        return nn.ModuleList(nn.Embedding(size, width) for size in sizes)
-
-    @staticmethod
-    def _sum(tables: nn.ModuleList, features: Tensor) -> Tensor:
-        return sum(table(features[..., i]) for i, table in enumerate(tables))
-
-
-class AtomEncoder(_SumOfEmbeddings):
-    """Sum of one embedding per OGB atom feature: [A,9] int64 → [A,C]."""
-
-    def __init__(self, width: int):
+    def __init__(self, width: int, sizes: tuple[int, ...]):
         super().__init__()
-        self.atom_embedding_list = self._tables(tuple(ATOM_FEATURE_SIZES), width)
+        self.atom_embedding_list = _tables(sizes, width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Look up and sum."""
-        return self._sum(self.atom_embedding_list, features)
+        return _sum_of_rows(self.atom_embedding_list, features)
 
 
-class BondEncoder(_SumOfEmbeddings):
-    """Sum of one embedding per OGB bond feature: [E,3] int64 → [E,C]."""
+class BondEncoder(nn.Module):
+    """Sum of one embedding per bond feature: [E,F] int64 → [E,C]."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, sizes: tuple[int, ...]):
         super().__init__()
-        self.bond_embedding_list = self._tables(tuple(BOND_FEATURE_SIZES), width)
+        self.bond_embedding_list = _tables(sizes, width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Look up and sum."""
-        return self._sum(self.bond_embedding_list, features)
+        return _sum_of_rows(self.bond_embedding_list, features)
+
+
+def _tables(sizes: tuple[int, ...], width: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+
+
+def _sum_of_rows(tables: nn.ModuleList, features: Tensor) -> Tensor:
+    return sum(table(features[..., i]) for i, table in enumerate(tables))
 
 
 def flatten_edges(

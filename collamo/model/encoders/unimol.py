@@ -82,6 +82,7 @@ class UniMolEncoder(nn.Module):
 
     def __init__(self, config: UniMolConfig):
         super().__init__()
+        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=PAD)
         self.encoder = UniMolTransformer(config)
         self.gbf = PairGaussians(config.num_gaussians, config.vocab_size**2, config.min_sigma)

@@ -1,0 +1,164 @@
+"""Read weights that somebody else wrote, without running anything they may have put in the file.
+
+safetensors cannot hold code. A ``.pt`` or ``.pth`` file is a pickle; torch's restricted unpickler
+takes tensors, containers and `argparse.Namespace` (Uni-Mol keeps its options beside its weights)
+and refuses every other name before it is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from collamo.errors import CollamoError, MissingDependencyError, UsageError
+
+#: Beside weights, training frameworks keep options and optimiser states; these hold the weights.
+_WRAPPERS = ("model", "model_state_dict", "state_dict")
+#: No trained weight is as large; the flip of one bit of an exponent makes such.
+LARGEST_WEIGHT = 1e8
+#: Where `write_weights` keeps the digest of what it wrote.
+_DIGEST = "collamo_sha256"
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return name → tensor of a weights file, on the CPU.
+
+    Parameters
+    ----------
+    path
+        ``.safetensors``, ``.pt`` or ``.pth``. A dictionary under "model", "model_state_dict" or
+        "state_dict" is unwrapped.
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is no such file.
+    UsageError
+        For a file of another kind, or one that holds no dictionary of tensors.
+    CollamoError
+        For a truncated or altered file, one with anything but tensors in its pickle, or one with
+        NaN, infinite or absurd weights. Nothing in it is executed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        problem = "is a folder" if file.is_dir() else "does not exist"
+        raise MissingDependencyError(f"weights file '{path}' {problem}; give the file itself")
+    if file.suffix == ".safetensors":
+        weights = _read_safetensors(file)
+    elif file.suffix in (".pt", ".pth"):
+        return checked_weights(_unpickle(file), f"weights file '{file}'")
+    else:
+        raise UsageError(f"weights file '{path}' must end in .safetensors, .pt or .pth")
+    return checked_weights(weights, f"weights file '{file}'")
+
+
+def checked_weights(content, name: str) -> dict[str, Tensor]:
+    """Return the name → tensor inside `content`, once they are found plausible; see `read_weights`.
+
+    `name` is what errors call it.
+    """
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise UsageError(f"{name} holds {type(content).__name__}, not a dictionary of tensors")
+    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise UsageError(
+            f"{name} holds more than tensors: {', '.join(strange)}; save the state dict alone"
+        )
+    # NaN compares as False as well.
+    bad = [
+        key
+        for key, tensor in content.items()
+        if tensor.is_floating_point() and not (tensor.abs() <= LARGEST_WEIGHT).all()
+    ]
+    if bad:
+        values = f"NaN, infinite or beyond {LARGEST_WEIGHT:g}"
+        raise CollamoError(f"{name} is damaged: {values} in {', '.join(bad)}; download it again")
+    return dict(content)
+
+
+def write_weights(weights: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
+    """Write `weights` as safetensors with `metadata` and a digest that `read_weights` checks."""
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(dense, file, {"format": "pt", **metadata, _DIGEST: _digest(dense)})
+
+
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, "pt") as content:
+            metadata = content.metadata() or {}
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise _broken(file, error) from error
+    if _DIGEST in metadata and metadata[_DIGEST] != _digest(weights):
+        raise _altered(file, "its tensors differ from what was written (SHA-256)")
+    return weights
+
+
+def _unpickle(file: Path):
+    _check_archive(file)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes at random make torch raise anything
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name is None:
+            raise _broken(file, error) from error
+        raise CollamoError(
+            f"weights file '{file}' is refused: its pickle calls for {name[1]}, which is no tensor "
+            "and may run code; nothing was executed. If you trust it, save its state dict alone, "
+            "as safetensors"
+        ) from None
+
+
+def _check_archive(file: Path) -> None:
+    """Compare the checksums inside a zip file, which torch does not look at."""
+    with file.open("rb") as stream:
+        if stream.read(2) != b"PK":  # torch < 1.6 wrote no zip files
+            return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+        raise _broken(file, error) from error
+    if bad:
+        raise _altered(file, f"the checksum of '{bad}' inside does not fit")
+
+
+def _broken(file: Path, error: Exception) -> CollamoError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return CollamoError(
+        f"weights file '{file}' is truncated or damaged: {reason}; download it again"
+    )
+
+
+def _altered(file: Path, reason: str) -> CollamoError:
+    return CollamoError(f"weights file '{file}' is damaged: {reason}; download it again")
