@@ -147,6 +147,13 @@ class ProjectorConfig(PreTrainedConfig):
     share_relation_bias
         One Φ2d and one Φ3d for all layers and both atom branches (True), or each attention its own.
         Our choice: True, as in Graphormer and Transformer-M.
+    collaboration
+        Co-Proj itself. False, the ablation of the paper's Tables 5 and 7: no Φ, and each modality
+        is read by a third of the queries of its own. Our choice of what stands against Co-Proj: the
+        paper's is not known to us.
+    phi2d, phi3d
+        Whether attention over atoms has the bias of hops, and that of distances (paper: both;
+        Table 6 leaves them out).
     multi_level
         Layer l also receives level l of the encoders. Our choice: True, because the abstract calls
         the projector multi-level.
@@ -174,6 +181,9 @@ class ProjectorConfig(PreTrainedConfig):
     radial_head: Literal["mlp", "linear"] = "mlp"
     min_sigma: float = 1e-2
     share_relation_bias: bool = True
+    collaboration: bool = True
+    phi2d: bool = True
+    phi3d: bool = True
     multi_level: bool = True
     zero_attention: bool = True
     modality_dropout: float | int = 0.2
@@ -192,6 +202,9 @@ class CollamoConfig(PreTrainedConfig):
         The 1D, 2D and 3D encoder (paper: SELFIES embedding, GIN, Uni-Mol).
     projector_config
         Co-Proj.
+    modalities
+        Which of "1d", "2d" and "3d" the model reads at all, in training and after; a molecule that
+        has none of them gets soft tokens of zero. Paper: all; its Table 1 also has each alone.
     mol_token_id
         Id of `<mol>`, the placeholder that soft tokens replace; -1 until a tokenizer sets it.
     lm_head_bias
@@ -221,6 +234,7 @@ class CollamoConfig(PreTrainedConfig):
     gin_config: dict | PreTrainedConfig | None = None
     unimol_config: dict | PreTrainedConfig | None = None
     projector_config: dict | PreTrainedConfig | None = None
+    modalities: list[str] | tuple[str, ...] = MODALITIES
     mol_token_id: int = -1
     lm_head_bias: bool = False
     initializer_range: float = 0.02
@@ -231,6 +245,11 @@ class CollamoConfig(PreTrainedConfig):
         """Turn dictionaries into configurations; an absent one gets its defaults."""
         for key, config_class in self.sub_configs.items():
             setattr(self, key, _sub_config(getattr(self, key), config_class))
+        unknown = [m for m in self.modalities if m not in MODALITIES]
+        if unknown or not self.modalities:
+            raise ValueError(
+                f"modalities {list(self.modalities)} must be some of {', '.join(MODALITIES)}"
+            )
         if self.gin_config.flavour != "ogb":
             raise ValueError(
                 f"gin_config.flavour {self.gin_config.flavour!r} reads bond directions, which "

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from collamo.model.configuration import CollamoConfig
+from collamo.model.configuration import MODALITIES, CollamoConfig
 from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder, unimol_inputs
 from collamo.model.encoders.gin import GinConv
 from collamo.model.encoders.unimol import UniformEmbedding
@@ -177,11 +177,13 @@ class CollamoModel(CollamoPreTrainedModel):
         Returns
         -------
         Tensor
-            [R,M,b,D] in the language model's width; exactly zero where `molecule_valid` is False.
+            [R,M,b,D] in the language model's width; exactly zero where `molecule_valid` is False,
+            and for a molecule with none of ``config.modalities``.
         """
         shape = molecule_valid.shape
         present = torch.stack([has_1d, has_2d, has_3d], -1) & molecule_valid[..., None]
-        present = present.flatten(0, 1)
+        read = [m in self.config.modalities for m in MODALITIES]
+        present = present.flatten(0, 1) & torch.tensor(read, device=present.device)
         dropout = self.config.projector_config.modality_dropout
         if self.training and dropout > 0:
             present = drop_modalities(present, dropout)

@@ -24,6 +24,7 @@ class CoProjector(nn.Module):
 
     with P⁽⁰⁾ = P_base + Σ_present P_m; an MLP takes P⁽ᴸ⁾ to the language model's width. Both atom
     branches get both relations: that is the collaboration. Source: arXiv 2601.12256, eq. 3.
+    Without `collaboration` there is no Φ, and query i of b reads modality ⌊3i/b⌋ alone.
 
     Parameters
     ----------
@@ -50,7 +51,9 @@ class CoProjector(nn.Module):
             {m: LevelInputs(config, widths[m], num_levels[m]) for m in MODALITIES}
         )
         self.queries = LearnedQueries(config.num_query_tokens, width)
-        self.relation_bias = RelationBias(config) if config.share_relation_bias else None
+        shared = config.share_relation_bias and has_relation_bias(config)
+        self.relation_bias = RelationBias(config) if shared else None
+        self.collaboration = config.collaboration
         self.layers = nn.ModuleList(CoProjectorLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Sequential(
@@ -93,13 +96,26 @@ class CoProjector(nn.Module):
         relations["1d"] = Relations(valid=valid["1d"])
         phi = self._shared_phi(hops, coordinates, valid["2d"] | valid["3d"], present[:, 2])
         z = {m: torch.zeros((), device=hops.device) for m in MODALITIES}
+        reach = self._reach(valid)
         p = self.queries(present)
         for i, layer in enumerate(self.layers):
             z = {m: self.inputs[m](i, z[m], levels[m], valid[m]) for m in MODALITIES}
-            p, *branches = layer(p, *z.values(), relations=relations, valid=valid, phi=phi)
+            p, *branches = layer(p, *z.values(), relations=relations, reach=reach, phi=phi)
             z = dict(zip(MODALITIES, branches, strict=True))
         soft = self.head(self.norm(p))
         return torch.where(present.any(1)[:, None, None], soft, 0.0)
+
+    def _reach(self, valid: Mapping[str, Tensor]) -> Tensor:
+        """[B,b,T] bool: the tokens of all modalities that each query reads."""
+        tokens = torch.cat([valid[m] for m in MODALITIES], dim=1)[:, None]
+        queries = self.queries.base.shape[0]
+        if self.collaboration:
+            return tokens.expand(-1, queries, -1)
+        kind = torch.arange(len(MODALITIES), device=tokens.device)
+        lengths = torch.tensor([valid[m].shape[1] for m in MODALITIES], device=tokens.device)
+        of_token = kind.repeat_interleave(lengths)
+        of_query = torch.arange(queries, device=tokens.device) * len(MODALITIES) // queries
+        return tokens & (of_query[:, None] == of_token)
 
     def _shared_phi(
         self, hops: Tensor, coordinates: Tensor, valid: Tensor, has_3d: Tensor
@@ -171,17 +187,24 @@ class LearnedQueries(nn.Module):
 
 
 class RelationBias(nn.Module):
-    """The Φ2d table and the Φ3d function that layers and branches share."""
+    """The Φ2d table and the Φ3d function that layers and branches share; None where left out."""
 
     def __init__(self, config: ProjectorConfig):
         super().__init__()
-        self.hop_bias = nn.Parameter(torch.empty(config.num_heads, config.hop_buckets))
-        self.radial = _radial(config)
+        table = torch.empty(config.num_heads, config.hop_buckets)
+        self.hop_bias = nn.Parameter(table) if config.phi2d else None
+        self.radial = _radial(config) if config.phi3d else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start from a faint Φ2d."""
-        nn.init.normal_(self.hop_bias, std=0.02)
+        if self.hop_bias is not None:
+            nn.init.normal_(self.hop_bias, std=0.02)
+
+
+def has_relation_bias(config: ProjectorConfig) -> bool:
+    """Return whether the branches of atoms attend with any Φ."""
+    return config.collaboration and (config.phi2d or config.phi3d)
 
 
 def _radial(config: ProjectorConfig) -> GaussianRadial:
@@ -195,7 +218,7 @@ class CoProjectorLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: ProjectorConfig):
         super().__init__()
-        own = not config.share_relation_bias
+        own = has_relation_bias(config) and not config.share_relation_bias
         self.branches = nn.ModuleDict(
             {m: BranchBlock(config, own_bias=own and m != "1d") for m in MODALITIES}
         )
@@ -208,7 +231,7 @@ class CoProjectorLayer(GradientCheckpointingLayer):
         z2d: Tensor,
         z3d: Tensor,
         relations: Mapping[str, Relations],
-        valid: Mapping[str, Tensor],
+        reach: Tensor,
         phi: Mapping[str, object],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[B,b,C] queries and [B,T_m,C] branches → the same, one layer on."""
@@ -218,7 +241,7 @@ class CoProjectorLayer(GradientCheckpointingLayer):
             for m, block in self.branches.items()
         }
         tokens = torch.cat([z[m] for m in MODALITIES], dim=1)
-        p = self.gather(p, tokens, torch.cat([valid[m] for m in MODALITIES], dim=1))
+        p = self.gather(p, tokens, reach)
         return p, z["1d"], z["2d"], z["3d"]
 
 
@@ -232,8 +255,8 @@ class BranchBlock(nn.Module):
         self.attention = CoAttention(
             width,
             config.num_heads,
-            hop_buckets=config.hop_buckets if own_bias else 0,
-            radial=_radial(config) if own_bias else None,
+            hop_buckets=config.hop_buckets if own_bias and config.phi2d else 0,
+            radial=_radial(config) if own_bias and config.phi3d else None,
         )
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -255,14 +278,14 @@ class GatherBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, p: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
-        """[B,b,C], [B,T,C], [B,T] bool → [B,b,C]."""
-        attended = self.attention(self.query_norm(p), self.token_norm(tokens), valid)
+    def forward(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
+        """[B,b,C], [B,T,C], [B,b,T] bool (which tokens each query reads) → [B,b,C]."""
+        attended = self.attention(self.query_norm(p), self.token_norm(tokens), reach)
         return self.feed_forward(p + self.dropout(attended))
 
 
 class CrossAttention(nn.Module):
-    """softmax(q·kᵀ/√d) v over the real tokens.
+    """softmax(q·kᵀ/√d) v over the tokens within reach.
 
     With `zero_attention` a zero key with a zero value joins them (nn.MultiheadAttention's
     add_zero_attn): n tokens of logit s and value v then give n·eˢ/(n·eˢ + 1) · v, which grows with
@@ -278,18 +301,18 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, p: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
-        """[B,b,C], [B,T,C], [B,T] bool → [B,b,C]; without any real token, the output's bias."""
+    def forward(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
+        """[B,b,C], [B,T,C], [B,b,T] bool → [B,b,C]; with nothing in reach, the output's bias."""
         q, k, v = self._heads(self.query(p)), self._heads(self.key(tokens)), self.value(tokens)
         v = self._heads(v)
-        some = valid.any(1, keepdim=True)
+        some = reach.any(-1, keepdim=True)  # [B, b, 1]
         if self.zero_attention:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-            valid = F.pad(valid, (0, 1), value=True)
+            reach = F.pad(reach, (0, 1), value=True)
         else:
-            valid = valid | ~some  # a row without keys would be NaN; its result is dropped below
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None, None, :])
-        out = torch.where(some[..., None, None], out, 0.0)
+            reach = reach | ~some  # a row without keys would be NaN; its result is dropped below
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=reach[:, None])
+        out = torch.where(some[:, None], out, 0.0)
         return self.output(out.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:

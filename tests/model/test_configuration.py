@@ -67,3 +67,9 @@ def test_every_field_is_documented(part):
     assert ours
     for name in ours:
         assert name in part.__doc__, f"{part.__name__}.{name}"
+
+
+@pytest.mark.parametrize("wrong", [["4d"], []])
+def test_modalities_are_known_and_some(wrong):
+    with pytest.raises(UsageError, match=r"must be some of 1d, 2d, 3d"):
+        CollamoConfig.from_overrides("tiny", {"modalities": wrong})

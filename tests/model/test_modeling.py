@@ -128,6 +128,18 @@ def test_modality_dropout_is_for_training_only(tokenizer, processor, inputs):
     assert seen[-1].all()
 
 
+@pytest.mark.parametrize("modality", ["1d", "2d", "3d"])
+def test_a_single_modality_as_configuration(tokenizer, inputs, modality):
+    """The same model, told to read one modality, and given molecules that have only that one."""
+    model, _ = build(tokenizer)
+    alone, _ = build(tokenizer, {"modalities": [modality]})
+    only = {f"has_{m}": inputs[f"has_{m}"] & (m == modality) for m in ("1d", "2d", "3d")}
+    with torch.no_grad():
+        expected = model(**{**inputs, **only}).logits
+        assert torch.equal(alone(**inputs).logits, expected)
+        assert not torch.equal(model(**inputs).logits, expected)
+
+
 # --- refusing --------------------------------------------------------------------------------
 
 

@@ -189,7 +189,8 @@ def test_zero_attention_counts_and_the_plain_average_does_not():
         torch.manual_seed(0)
         attention = CrossAttention(4, 1, zero_attention)
         results[zero_attention] = [
-            attention(p, token.expand(1, n, 4), torch.ones(1, n, dtype=torch.bool)) for n in (1, 4)
+            attention(p, token.expand(1, n, 4), torch.ones(1, 1, n, dtype=torch.bool))
+            for n in (1, 4)
         ]
     one, four = results[False]
     torch.testing.assert_close(one, four)
@@ -209,7 +210,36 @@ def test_zero_attention_is_that_of_multihead_attention():
     p, tokens = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 8).double()
     valid = torch.tensor([[True] * 5, [True, True, False, False, False]])
     expected, _ = theirs(p, tokens, tokens, key_padding_mask=~valid)
-    torch.testing.assert_close(ours(p, tokens, valid), expected)
+    torch.testing.assert_close(ours(p, tokens, valid[:, None]), expected)
+
+
+ABLATIONS = ({"phi2d": False}, {"phi3d": False}, {"collaboration": False})
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_what_an_ablation_leaves_out_is_not_read(ablation, share):
+    model, inputs = projector(share_relation_bias=share, **ablation), case()
+    before = model(**inputs)
+    other_hops = model(**{**inputs, "hops": inputs["hops"].clamp(max=1)})
+    moved = model(**{**inputs, "coordinates": 2 * inputs["coordinates"]})
+    assert torch.equal(before, other_hops) == ("phi3d" not in ablation)
+    assert torch.equal(before, moved) == ("phi2d" not in ablation)
+    (before * torch.randn_like(before)).sum().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [name for name in silent if not _is_inert(name, zero_attention=True)] == []
+
+
+@pytest.mark.parametrize("zero_attention", [True, False])
+def test_without_collaboration_a_query_reads_one_modality(zero_attention):
+    model = projector(collaboration=False, num_query_tokens=7, zero_attention=zero_attention)
+    before, of_query = model(**case()), [0, 0, 0, 1, 1, 2, 2]
+    for i, m in enumerate(MODALITIES):
+        other = case()
+        for level in other["levels"][m]:
+            level.neg_()
+        changed = (model(**other) != before).any(-1)
+        assert changed.tolist() == [[k == i for k in of_query]] * 2
 
 
 @pytest.mark.parametrize("probability", [0.2, 0.9, 1.0])
