@@ -289,10 +289,9 @@ class GaussianRadial(nn.Module):
         parameters = self.float_parameters()
         centre, width, weight, _, weight2, _ = parameters
         weights = weight.abs(), None if weight2 is None else weight2.abs()
-        compiled = serves(centres)
+        compiled = serves(centres) and not isinstance(block, Tensor)  # which would be asked for
         find = _operators().radial_bounds if compiled else derivative_bounds
-        reach = float(block) / 2 if compiled else block / 2  # a GPU is not asked for it
-        bounds, gaussian = find(centres, reach, centre, width, *weights, 4 + slopes)
+        bounds, gaussian = find(centres, block / 2, centre, width, *weights, 4 + slopes)
         values = self._rows(centres, parameters)[0][:, : 1 + slopes]
         scale = values.abs().amax((0, 2)).clamp(min=1)
         if self.head_kind == "mlp":

@@ -32,6 +32,9 @@ def _prepared(*sources: str) -> Callable[[Callable[[Relations], Any]], property]
 
         @functools.wraps(make)
         def get(self: Relations) -> Any:
+            if torch.compiler.is_compiling():  # a graph keeps nothing; it works out a thing once
+                with torch.no_grad():
+                    return make(self)
             kept = self.__dict__.get(key)
             if kept is None or not _same(kept[0], _state(self, sources)):
                 with torch.no_grad():

@@ -6,8 +6,9 @@ are seven times 16,384 numbers where a processor has 65,536 registers, and a thr
 448 bytes forward, 728 to 1,896 backward.
 
 Registers decide the warps. `benchmarks/tune_coattention.py` tells what each choice takes of sm_80
-and sm_90, and how long it lasts where there is a GPU. On sm_90 nothing spills; on sm_80 the
-backward of a tile of 64 with heads of 64 does, 72 bytes a thread.
+and sm_90, and how long it lasts where there is a GPU. A molecule in one tile spills nothing on
+sm_90; on sm_80 the backward of a tile of 64 with heads of 64 does, 72 bytes a thread. The loops
+spill at most 48.
 """
 
 from __future__ import annotations

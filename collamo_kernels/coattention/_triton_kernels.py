@@ -84,26 +84,33 @@ def polynomial(coefficients, cell, x):
 
 @triton.jit
 def _add_terms(
-    s, i, j, inside, n, hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
-    bias, bias_i, bias_j,
+    s, i, j, inside, n, pair, molecule, head, pairs,
+    hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+    bias, bias_b, bias_h, bias_i, bias_j, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Logits plus Φ2d, Φ3d and the dense bias, -inf outside; pointers are those of the molecule.
+    """Logits of a molecule and head plus Φ2d, Φ3d and the dense bias, -inf outside.
 
     Where the radial table does not fit, Φ3d was worked out for every pair and stands in phi.
     """
     at = i[:, None] * n + j[None, :]  # [i, j]
+    head = head.to(tl.int64)
     if hops is not None:
-        hop = tl.load(hops + at, mask=inside, other=0).to(tl.int32)
-        s += tl.load(hop_bias + hop_column(hop, buckets))
+        hop = tl.load(hops + pair + at, mask=inside, other=0).to(tl.int32)
+        s += tl.load(hop_bias + head * buckets + hop_column(hop, buckets))
     if cell is not None:
         if tl.load(fits) != 0:
-            c = tl.load(cell + at, mask=inside, other=0)
-            x = tl.load(fraction + at, mask=inside, other=0.0)
-            s += tl.where(c < cells, polynomial(coefficients, tl.minimum(c, cells - 1), x), 0.0)
+            c = tl.load(cell + pair + at, mask=inside, other=0)
+            x = tl.load(fraction + pair + at, mask=inside, other=0.0)
+            of_head = coefficients + head * cells * 4
+            s += tl.where(c < cells, polynomial(of_head, tl.minimum(c, cells - 1), x), 0.0)
         else:
-            s += tl.load(phi + at, mask=inside, other=0.0).to(tl.float32)
+            s += tl.load(phi + head * pairs + pair + at, mask=inside, other=0.0).to(tl.float32)
     if bias is not None:
-        place = bias + i.to(tl.int64)[:, None] * bias_i + j.to(tl.int64)[None, :] * bias_j
+        if PACKED:
+            place = bias + head * bias_h + pair + at
+        else:
+            place = bias + molecule.to(tl.int64) * bias_b + head * bias_h
+            place += i.to(tl.int64)[:, None] * bias_i + j.to(tl.int64)[None, :] * bias_j
         s += tl.load(place, mask=inside, other=0.0).to(tl.float32)
     return tl.where(inside, s, float("-inf"))
 
@@ -116,29 +123,6 @@ def _kept(seed, molecule, head, i, j, THRESHOLD: tl.constexpr):
         tl.load(seed), zero + j[None, :], zero + i[:, None], zero + head, zero + molecule
     )
     return word.to(tl.uint32, bitcast=True).to(tl.int64) >= THRESHOLD
-
-
-@triton.jit
-def _of_head(
-    pair, molecule, head, n, pairs, hops, hop_bias, buckets, cell, fraction, coefficients, cells,
-    phi, bias, bias_b, bias_h, bias_i, PACKED: tl.constexpr,
-):  # fmt: skip
-    """Move the terms' pointers to a molecule and head, as `_add_terms` takes them."""
-    if hops is not None:
-        hops += pair
-        hop_bias += head * buckets
-    if cell is not None:
-        cell += pair
-        fraction += pair
-        coefficients += head.to(tl.int64) * cells * 4
-        phi += head.to(tl.int64) * pairs + pair
-    if bias is not None:
-        if PACKED:
-            bias += pair + head.to(tl.int64) * bias_h
-            bias_i = n
-        else:
-            bias += molecule.to(tl.int64) * bias_b + head.to(tl.int64) * bias_h
-    return hops, hop_bias, cell, fraction, coefficients, phi, bias, bias_i
 
 
 @triton.jit
@@ -179,10 +163,6 @@ def attend(
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     rows = origin + i[:, None] * q_t + d[None, :]
     x = tl.load(q + rows, mask=query[:, None] & (d < width)[None, :], other=0.0)  # [i, d]
-    hops, hop_bias, cell, fraction, coefficients, phi, bias, bias_i = _of_head(
-        pair, molecule, head, n, pairs, hops, hop_bias, buckets, cell, fraction, coefficients,
-        cells, phi, bias, bias_b, bias_h, bias_i, PACKED,
-    )  # fmt: skip
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     mean = tl.zeros((BLOCK, WIDTH), tl.float32)
@@ -196,8 +176,9 @@ def attend(
         s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
         inside = query[:, None] & real[None, :]
         s = _add_terms(
-            s, i, j, inside, n, hops, hop_bias, buckets, cell, fraction, coefficients, cells,
-            phi, fits, bias, bias_i, bias_j,
+            s, i, j, inside, n, pair, molecule, head, pairs,
+            hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+            bias, bias_b, bias_h, bias_i, bias_j, PACKED,
         )  # fmt: skip
         larger = tl.maximum(top, tl.max(s, 1))
         shift = tl.where(larger == float("-inf"), 0.0, larger)  # -inf - -inf is NaN
@@ -258,10 +239,6 @@ def differentiate(
     d = tl.arange(0, WIDTH)
     i = tl.arange(0, BLOCK)
     real = alive(valid, start, i, n)
-    hops, hop_bias, cell, fraction, coefficients, phi, bias, bias_i = _of_head(
-        pair, molecule, head, n, pairs, hops, hop_bias, buckets, cell, fraction, coefficients,
-        cells, phi, bias, bias_b, bias_h, bias_i, PACKED,
-    )  # fmt: skip
     rows = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     rows += i[:, None] * q_t + d[None, :]
     place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
@@ -273,8 +250,9 @@ def differentiate(
     g = tl.load(grad + place, mask=shown, other=0.0)
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
     s = _add_terms(
-        s, i, i, real[:, None] & real[None, :], n, hops, hop_bias, buckets, cell, fraction,
-        coefficients, cells, phi, fits, bias, bias_i, bias_j,
+        s, i, i, real[:, None] & real[None, :], n, pair, molecule, head, pairs,
+        hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+        bias, bias_b, bias_h, bias_i, bias_j, PACKED,
     )  # fmt: skip
     row = (start + i) * heads + head
     top = tl.load(most + row, mask=real, other=0.0)
@@ -314,10 +292,11 @@ def _store_pairs(
 
 @triton.jit
 def _tile_weights(
-    q, k, v, grad, most, inverse, origin, result, i, j, start, n, molecule, head, valid,
+    q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head, valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, width, buckets, cells, scale, q_t, out_t, bias_i, bias_j,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, WIDTH: tl.constexpr,
+    heads, width, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Of queries i and keys j: q and dL/dout [i, d], k [j, d], and what `_weights` gives."""
     d = tl.arange(0, WIDTH)
@@ -332,8 +311,9 @@ def _tile_weights(
     value = tl.load(v + columns, mask=mask, other=0.0)
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
     s = _add_terms(
-        s, i, j, query[:, None] & real[None, :], n, hops, hop_bias, buckets, cell, fraction,
-        coefficients, cells, phi, fits, bias, bias_i, bias_j,
+        s, i, j, query[:, None] & real[None, :], n, pair, molecule, head, pairs,
+        hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+        bias, bias_b, bias_h, bias_i, bias_j, PACKED,
     )  # fmt: skip
     row = (start + i) * heads + head
     top = tl.load(most + row, mask=query, other=0.0)
@@ -369,10 +349,6 @@ def differentiate_tiles(
     if first >= n:
         return
     as_keys = tl.program_id(1) == 0
-    hops, hop_bias, cell, fraction, coefficients, phi, bias, bias_i = _of_head(
-        pair, molecule, head, n, pairs, hops, hop_bias, buckets, cell, fraction, coefficients,
-        cells, phi, bias, bias_b, bias_h, bias_i, PACKED,
-    )  # fmt: skip
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
     d = tl.arange(0, WIDTH)
@@ -382,10 +358,10 @@ def differentiate_tiles(
         i = tl.where(as_keys, next, first) + tl.arange(0, BLOCK)
         j = tl.where(as_keys, first, next) + tl.arange(0, BLOCK)
         x, g, key, p, used, dp = _tile_weights(
-            q, k, v, grad, most, inverse, origin, result, i, j, start, n, molecule, head, valid,
-            hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-            heads, width, buckets, cells, scale, q_t, out_t, bias_i, bias_j,
-            THRESHOLD, KEPT, PRECISION, WIDTH,
+            q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head,
+            valid, hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
+            heads, width, pairs, buckets, cells, scale, q_t, out_t,
+            bias_b, bias_h, bias_i, bias_j, THRESHOLD, KEPT, PRECISION, PACKED, WIDTH,
         )  # fmt: skip
         shown = alive(valid, start, i, n)[:, None] & (d < width)[None, :]
         o = tl.load(out + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)

@@ -108,7 +108,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Result, in the shape of q; largest logit and 1 / Σ exp of each row, ``[atoms, H]``."""
     out = torch.empty_like(q)
-    most, inverse = q.new_empty((2, batch.atoms, q.shape[1]), dtype=torch.float32).unbind(0)
+    rows = (batch.atoms, q.shape[1])
+    most, inverse = (q.new_empty(rows, dtype=torch.float32) for _ in range(2))
     if not batch.atoms:
         return out, most, inverse
     of, width = _bucket(q, batch)
@@ -306,8 +307,8 @@ def sum_tables(
     chunks = triton.cdiv(pairs, PAIRS.chunk)
     hop_chunks, cell_chunks = (0 if x is None else chunks for x in (hop_bias, rows))
     hop_size, cell_size = terms.buckets + 1 + hop_chunks, terms.cells + 1 + cell_chunks
-    hop_parts = None if hop_bias is None else ds.new_empty((2, hop_size, group))
-    cell_parts = None if rows is None else ds.new_empty((4, 2, cell_size, group))
+    hop_parts = None if hop_bias is None else hop_bias.new_empty((2, hop_size, group))
+    cell_parts = None if rows is None else rows.new_empty((4, 2, cell_size, group))
     columns = triton.cdiv(group, PAIRS.heads)
     on_pairs.add_up[(hop_chunks + cell_chunks, columns)](
         ds,
@@ -342,7 +343,7 @@ def sum_tables(
 def slopes(ds: Tensor, terms: Terms, coefficients: Tensor, du: Tensor | None) -> Tensor:
     """du ``[pairs]``: what dL/dlogits of these heads send back to u, on top of `du`."""
     group, pairs = ds.shape
-    out = ds.new_empty(pairs) if du is None else du
+    out = torch.empty_like(terms.fraction) if du is None else du
     on_pairs.slope[(triton.cdiv(pairs, 128),)](
         *(ds, terms.cell, terms.fraction, coefficients, terms.fits, out),
         *(pairs, group, terms.cells),

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 import collamo_kernels as ck
-from collamo_kernels.testing import required_backends
+from collamo_kernels.testing import Case, attend, make_inputs, required_backends, with_gradients
 
 HERE = Path(__file__).parent
 CAPABILITIES = 80, 90
 REGISTERS = 255  # of a thread, all there are
 SHARED = 101376  # bytes: two programs on an H100, one on every processor since sm_80
-# Bytes of stack a thread that spill, where any do. The exact Φ3d of an MLP head sums a matrix of
-# gradients in registers; it runs where a table fails.
+# Bytes of stack a thread that spill. Which of the looping kernels spill a few depends on the version
+# of Triton; what runs in one tile spills nothing, with one exception. The exact Φ3d of an MLP head
+# sums a matrix of gradients in registers; it runs where a table fails.
+LOOP_SPILLS = 48
 SPILLS = {
     ("backward 64 atoms, width 64, bf16", 80): 72,
     ("exact differentiate, mlp", 80): 928,
@@ -58,7 +60,8 @@ def hold_to_limits(program, capability):
     used = program.compile(capability)
     what = f"{program.name} on sm_{capability}: {used}"
     assert used["REG"] <= REGISTERS, what
-    assert used["STACK"] <= SPILLS.get((program.name, capability), 0), what
+    allowed = LOOP_SPILLS if " loop " in program.name else 0
+    assert used["STACK"] <= SPILLS.get((program.name, capability), allowed), what
     assert used["SHARED"] <= SHARED, what
 
 
@@ -91,7 +94,7 @@ def test_every_term_compiles(of, packed, triton):
         )
         for name in ("seed", "bias", "dbias", "valid"):
             program.constants.pop(name)
-        assert program.compile(90)["STACK"] <= 8  # of the looping kernel with all of them at once
+        assert program.compile(90)["STACK"] <= LOOP_SPILLS
 
 
 def test_no_number_of_a_batch_is_compiled_in(triton):
@@ -105,3 +108,65 @@ def test_no_number_of_a_batch_is_compiled_in(triton):
             if name in program.constants or program._type(name) != "i32" or name in of_a_model:
                 continue
             assert parameter.do_not_specialize, f"{program.name}: {name}"
+
+
+# --- on a GPU ------------------------------------------------------------------------------------
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.fixture
+def step(triton):
+    """``step(inputs)``: forward and all gradients on the GPU, of relations prepared before."""
+
+    def run(inputs):
+        return with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
+
+    def make(sizes):
+        inputs = make_inputs(Case("gpu", sizes, head="mlp"), torch.bfloat16, "cuda")
+        inputs.relations.prepare()
+        run(inputs)  # compiles
+        return inputs, run
+
+    return make
+
+
+@on_gpu
+def test_nobody_waits_for_the_gpu(step):
+    inputs, run = step((20, 45))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpu
+def test_is_captured_in_a_cuda_graph(step):
+    inputs, run = step((20, 45))
+    eager = {name: x.clone() for name, x in run(inputs).items()}
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(inputs)
+    for x in captured.values():
+        x.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(captured[name], eager[name]) for name in eager)
+
+
+@on_gpu
+def test_a_new_number_of_atoms_compiles_nothing(step):
+    from collamo_kernels.coattention import _triton_kernels as kernels
+    from collamo_kernels.coattention import _triton_pairs as on_pairs
+
+    ours = kernels.attend, kernels.differentiate_tiles, on_pairs.locate, on_pairs.add_up
+    step((20, 45))
+
+    def compiled():
+        return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in ours]
+
+    before = compiled()
+    for sizes in ((33,), (48, 16, 64), (70, 1, 2), (128, 127)):
+        step(sizes)
+    assert compiled() == before

@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
 from collamo_kernels import radial as radial_module
 from collamo_kernels.coattention import _triton
 from collamo_kernels.coattention.op import OF_PHI3D, definition
+from collamo_kernels.coattention.reference import hop_term
 from collamo_kernels.testing import (
     CASES,
     Case,
@@ -34,6 +36,7 @@ OWN = (
     Case("loop", (66, 5), width=40),
     Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
 )
+OF_THE_CPU = {"radial_rows", "radial_rows_backward", "radial_bounds"}
 SMALL = (*(case for case in CASES if case.name not in SLOW), *OWN)
 EVERYTHING = Case("everything", (6, 4), bias=True, conformer_missing=True, types="atom", width=8)
 KINDS = [
@@ -159,6 +162,23 @@ def test_bias_built_once_for_several_layers(case, layout, knots, monkeypatch):
     assert_all_accurate(ours, yardstick, exact)
 
 
+def test_half_precision_is_summed_in_float32():
+    inputs = make_inputs(Case("hops", (40, 33), width=8, distances=False))
+    phi = ck.share_bias(inputs.relations, layers=4, dtype=torch.float16, hop_bias=inputs.hop_bias)[
+        "bias"
+    ]
+    cotangent = torch.randn_like(phi)
+    (ours,) = torch.autograd.grad(phi, inputs.hop_bias, cotangent)
+
+    def summed(dtype):
+        table = inputs.hop_bias.to(dtype).detach().requires_grad_()
+        term = hop_term(inputs.relations.padded(), table).permute(0, 2, 3, 1)
+        dense = inputs.layout.pack_pairs(term).t()
+        return torch.autograd.grad(dense, table, cotangent.to(dtype))[0]
+
+    assert_accurate(ours, summed(torch.float32), summed(torch.float64), factor=5)
+
+
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_a_module_without_a_table(layout):
     inputs = make_inputs(EVERYTHING)
@@ -221,6 +241,51 @@ def test_same_bits_every_time():
     first = with_gradients(by_triton(), inputs)
     again = with_gradients(by_triton(), inputs)
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+class Recorder(TorchDispatchMode):
+    """The first call of every operator of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "collamo_kernels":
+            self.calls.setdefault(function, args)
+        return function(*args, **(kwargs or {}))
+
+
+def test_opcheck(monkeypatch):
+    """Schema, fake, autograd and compilation of all eight operators, as the attention calls."""
+    set_knots(monkeypatch, 16)  # where a table fits the exact Φ3d is left as it is in memory
+    inputs = make_inputs(dataclasses.replace(EVERYTHING, head="mlp"))
+    phi = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
+    with Recorder() as recorder:
+        with_gradients(by_triton(dropout_p=0.1), inputs)
+        half = ck.share_bias(inputs.relations, layers=4, dtype=torch.float16, **phi)["bias"]
+        half.sum().backward()
+    ours = {f: args for f, args in recorder.calls.items() if f._opname not in OF_THE_CPU}
+    assert len(ours) == 8
+    for function, args in ours.items():
+        forward = not function._opname.endswith("backward")
+
+        def leaf(x, forward=forward):
+            tensor = isinstance(x, torch.Tensor)
+            return x.detach().requires_grad_(forward and x.requires_grad) if tensor else x
+
+        torch.library.opcheck(function, tuple(map(leaf, args)))
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_compiles_as_one_graph(layout):
+    inputs = make_inputs(EVERYTHING)
+    plain = with_gradients(by_triton(layout), inputs)
+    compiled = torch.compile(by_triton(layout), fullgraph=True, backend="aot_eager")
+    graph = with_gradients(compiled, inputs)
+    exact = with_gradients(attend, inputs.double())
+    assert torch.equal(graph["out"], plain["out"])
+    assert_all_accurate(graph, with_gradients(attend_eagerly, inputs), exact)
 
 
 def test_second_gradients():
