@@ -34,6 +34,7 @@ OWN = (
     Case("one tile of 32", (31, 32), heads=1, width=24),
     Case("one tile of 64", (33, 64), width=10),
     Case("loop", (66, 5), width=40),
+    Case("loop of widest heads", (40, 3), width=128, distances=False, bias=True),
     Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
 )
 OF_THE_CPU = {"radial_rows", "radial_rows_backward", "radial_bounds"}
