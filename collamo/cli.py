@@ -1,4 +1,5 @@
-"""The command line: ``collamo prepare | convert | train | ask | generate | evaluate | doctor``.
+"""The command line: ``collamo prepare | convert | train | ask | generate | evaluate | ablate |
+doctor``.
 
 Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
 code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
@@ -384,6 +385,45 @@ def evaluate(
         )
     report.show(Console())
     print(f"written to {out}/report.md, report.json and predictions.jsonl", file=sys.stderr)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Options of `collamo train` hold for every variant: --data my/data, --llm my/llm.",
+)
+def ablate(
+    context: typer.Context,
+    ablation: Annotated[
+        Path, typer.Argument(help="YAML of variants, such as configs/ablations/relations.yaml.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for models, reports and table.md.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="At most so many questions per task."),
+    ] = None,
+    batch_size: BatchOption = 64,
+    max_new_tokens: TokensOption = 128,
+) -> None:
+    """Train and evaluate variants of a model, and draw the table. Run again to go on."""
+    from collamo.ablation import load_ablation, run_ablation
+
+    if split not in SPLITS:
+        raise UsageError(
+            f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"
+        )
+    loaded = load_ablation(ablation)
+    with contextlib.redirect_stdout(sys.stderr):
+        table = run_ablation(
+            loaded,
+            out,
+            context.args,
+            split=split,
+            limit=limit,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+        )
+    print(table)
 
 
 @app.command()

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("errors", "chem", "data", "model", "training", "evaluation", "cli")
-# The command line's companions; `doctor` looks at the installation for the command line.
-SAME_LAYER = {"doctor": "cli", "__main__": "cli"}
+# The command line's companions: `doctor` looks at the installation, `ablation` trains and asks.
+SAME_LAYER = {"doctor": "cli", "ablation": "cli", "__main__": "cli"}
 
 
 def imports(path, root=ROOT):

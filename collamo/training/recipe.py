@@ -135,7 +135,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     >>> load_recipe("configs/stage1.yaml", ["--learning_rate", "1e-4"]).training["learning_rate"]
     # doctest: +SKIP 0.0001
     """
-    values = _read(Path(path))
+    values = read_yaml(Path(path))
     for name, text in _pairs(overrides):
         _assign(values, _resolve(name), _yaml_value(text, f"--{name}"))
     return parse_recipe(values, str(path))
@@ -152,7 +152,8 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     return recipe
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the `key: value` lines of a recipe; UsageError where it has none."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,0 +1,211 @@
+"""Several models that differ in one thing, trained and examined alike, and the table of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collamo.errors import UsageError
+from collamo.evaluation.report import METRIC_NAMES, MODEL, markdown_table, write_whole
+from collamo.training.recipe import Recipe, load_recipe, read_yaml
+
+logger = logging.getLogger(__name__)
+
+# What the alignment is built from; the tuning starts from its result and knows none of it.
+_BUILDING = ("llm", "unimol", "gin", "model", "train_encoders", "facts_weight")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A set of variants of one training, read from YAML by `load_ablation`."""
+
+    title: str
+    """What is compared, and which table of the paper it repeats."""
+    stages: tuple[Path, Path]
+    """Recipes of the alignment and of the tuning."""
+    variants: dict[str, dict[str, Any]]
+    """Name → options of the alignment, such as ``model.projector_config.phi2d: false``."""
+    shown: tuple[str, ...] = (MODEL,)
+    """Whose scores the table has: the model's, or with "1d only" those it reaches without the rest
+    at inference."""
+
+
+def load_ablation(path: str | Path) -> Ablation:
+    """Read the ablation at `path`; recipes are named relative to it.
+
+    Raises
+    ------
+    UsageError
+        For a missing file, an unknown key, or a variant without options of its own in a form
+        `collamo train` takes.
+    """
+    path = Path(path)
+    values = read_yaml(path)
+    known = [field.name for field in dataclasses.fields(Ablation)]
+    unknown = sorted(values.keys() - set(known))
+    if unknown or not {"title", "stages", "variants"} <= values.keys():
+        raise UsageError(
+            f"ablation {path} has the keys {', '.join(values)}; it needs title, stages and "
+            "variants, and may have shown"
+        )
+    stages, variants = values["stages"], values["variants"]
+    if not isinstance(stages, list) or len(stages) != 2:
+        raise UsageError(f"ablation {path}: stages names two recipes, alignment and tuning")
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        raise UsageError(f"ablation {path}: variants are names with `option: value` lines")
+    return Ablation(
+        values["title"],
+        tuple(path.parent / stage for stage in stages),
+        {str(name): dict(options) for name, options in variants.items()},
+        tuple(values.get("shown", (MODEL,))),
+    )
+
+
+def run_ablation(
+    ablation: Ablation,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    max_new_tokens: int = 128,
+    seed: int = 0,
+) -> str:
+    """Train and examine every variant under `out`, and return the table as Markdown.
+
+    What is finished is not done again, and a training that was cut off goes on from its newest
+    whole checkpoint; ``table.md`` is rewritten after every variant. `overrides` are options of
+    `collamo train` for all variants; those that say what the model is built from reach the
+    alignment only. The rest is as in `collamo.evaluation.split.evaluate`.
+
+    Raises
+    ------
+    UsageError
+        For settings that differ from those a variant under `out` was begun with.
+    """
+    plans = [
+        _Plan.of(ablation, number, name, out, overrides)
+        for number, name in enumerate(ablation.variants)
+    ]
+    asked = {"split": split, "limit": limit, "max_new_tokens": max_new_tokens, "seed": seed}
+    for plan in plans:  # all of them, before the first hour of training
+        plan.begin(asked)
+    table = ""
+    for done, plan in enumerate(plans, 1):
+        plan.train()
+        plan.examine(asked, batch_size)
+        finished = {p.name: p.report() for p in plans[:done]}
+        table = _table(ablation, finished)
+        write_whole(out / "table.md", table)
+    return table
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One variant: its folder and its two recipes."""
+
+    name: str
+    folder: Path
+    align: Recipe
+    tune: Recipe
+
+    @classmethod
+    def of(cls, ablation: Ablation, number: int, name: str, out: Path, overrides: Sequence[str]):
+        folder = out / str(number)
+        own = [f"--{key}={json.dumps(value)}" for key, value in ablation.variants[name].items()]
+        align_path, tune_path = ablation.stages
+        align = load_recipe(align_path, [*_joined(overrides), *own, f"--output={folder / 'align'}"])
+        shared = [o for o in _joined(overrides) if not _builds(o)]
+        start = f"--init_from={folder / 'align' / 'final'}"
+        tune = load_recipe(tune_path, [*shared, start, f"--output={folder / 'tune'}"])
+        return cls(name, folder, align, tune)
+
+    def begin(self, asked: Mapping[str, Any]) -> None:
+        """Write down the settings, or compare them with those written down."""
+        recipes = {name: dataclasses.asdict(getattr(self, name)) for name in ("align", "tune")}
+        text = json.dumps({"name": self.name, **recipes, "examination": asked}, indent=1)
+        file = self.folder / "settings.json"
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(file, text + "\n")
+        elif json.loads(file.read_text(encoding="utf-8")) != json.loads(text):
+            raise UsageError(
+                f"'{self.folder}' was begun with other settings, see {file}; delete it or give "
+                "another --out"
+            )
+
+    def train(self) -> None:
+        """Run what is not finished of both stages."""
+        from collamo.training.stages import train
+
+        for recipe in (self.align, self.tune):
+            done = Path(recipe.output) / "done"
+            if not done.exists():
+                logger.info("%s: stage %s", self.name, recipe.stage)
+                train(recipe, resume=True)
+                done.touch()
+
+    def examine(self, asked: Mapping[str, Any], batch_size: int) -> None:
+        """Evaluate, unless there is a report."""
+        if (self.folder / "report.json").exists():
+            return
+        from collamo.data.shards import PreparedData
+        from collamo.evaluation.split import evaluate
+        from collamo.model import load_checkpoint
+
+        logger.info("%s: examination", self.name)
+        model, processor = load_checkpoint(Path(self.tune.output) / "final")
+        data = PreparedData.open(self.tune.data)
+        about = {"variant": self.name}
+        evaluate(
+            *(model, processor, data),
+            **asked,
+            batch_size=batch_size,
+            about=about,
+            out=self.folder,
+        )
+
+    def report(self) -> dict:
+        return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+
+
+def _joined(options: Sequence[str]) -> list[str]:
+    """Return ``--name value`` pairs as ``--name=value``."""
+    joined: list[str] = []
+    for option in options:
+        if joined and not option.startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={option}"
+        else:
+            joined.append(option)
+    return joined
+
+
+def _builds(option: str) -> bool:
+    name = option.removeprefix("--").partition("=")[0].replace("-", "_")
+    return name.partition(".")[0] in _BUILDING
+
+
+def _table(ablation: Ablation, reports: Mapping[str, dict]) -> str:
+    """Return title and table: a row per variant, a column per task and per shown set of answers."""
+    first = next(iter(reports.values()))
+    columns = [(v["task"], v["metric"], who) for v in first["verdicts"] for who in ablation.shown]
+    header = ["", *(f"{task}, {METRIC_NAMES[metric]}, {who}" for task, metric, who in columns)]
+    rows = [
+        [name, *(_cell(report["by_task"], *column) for column in columns)]
+        for name, report in reports.items()
+    ]
+    note = "Brackets: 95 % bootstrap interval over molecules. One training per row."
+    return "\n".join([f"# {ablation.title}", "", *markdown_table(header, rows), "", note, ""])
+
+
+def _cell(by_task: Mapping, task: str, metric: str, who: str) -> str:
+    estimate = by_task.get(task, {}).get(who, {}).get("metrics", {}).get(metric)
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    return "{value:.3g} [{low:.3g}, {high:.3g}]".format(**estimate)

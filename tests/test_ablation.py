@@ -1,0 +1,90 @@
+"""`collamo ablate`: every variant trained and examined alike, nothing done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+from trained import CONFIGS, SMALL, trained
+
+from collamo import ablation, cli
+from collamo.ablation import load_ablation
+from collamo.errors import UsageError
+from collamo.model import CollamoConfig
+from collamo.training.recipe import load_recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+FILES = sorted((CONFIGS / "ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_variant_is_a_model_of_its_own(path):
+    loaded = load_ablation(path)
+    models = []
+    for options in loaded.variants.values():
+        overrides = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
+        recipe = load_recipe(loaded.stages[0], overrides)
+        models.append(CollamoConfig.from_overrides("tiny", recipe.model).to_dict())
+    assert len(models) >= 2
+    assert all(a != b for i, a in enumerate(models) for b in models[:i])
+    assert load_recipe(loaded.stages[1]).stage == "tune"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Two variants of a model that trains in a second, and the options for it."""
+    run = trained()
+    path = tmp_path / "two.yaml"
+    stages = [str(CONFIGS / name) for name in ("stage1.yaml", "stage2.yaml")]
+    variants = {"both": {}, "no Φ3d": {"model.projector_config.phi3d": False}}
+    path.write_text(
+        json.dumps({"title": "Two", "stages": stages, "variants": variants, "shown": ["1d only"]})
+    )
+    options = [*SMALL, "--llm", str(run.folder / "tiny_lm" / "final"), "--data", str(run.data)]
+    options += ["--max_steps", "2", "--report_to", "none", "--per_device_train_batch_size=8"]
+    out = tmp_path / "out"
+    return [str(path), "--out", str(out), "--limit", "2", "--max-new-tokens", "4", *options], out
+
+
+def test_a_table_is_made_and_nothing_is_done_twice(small, capsys):
+    arguments, out = small
+    assert cli.run(["ablate", *arguments]) == 0
+    table = (out / "table.md").read_text()
+    assert capsys.readouterr().out.strip() == table.strip()
+    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
+    assert [row.strip("| ") for row in rows if "---" not in row] == ["", "both", "no Φ3d"]
+    assert "1d only" in table
+    for number, phi3d in ((0, True), (1, False)):
+        saved = json.loads((out / str(number) / "tune/final/config.json").read_text())
+        assert saved["projector_config"]["phi3d"] is phi3d
+    # Cut off after the first variant's training: the rest is made again, the training is not.
+    (out / "0/report.json").unlink()
+    before = {p: p.stat().st_mtime_ns for p in Path(out).rglob("*.safetensors")}
+    assert cli.run(["ablate", *arguments]) == 0
+    assert (out / "0/report.json").exists()
+    assert {p: p.stat().st_mtime_ns for p in Path(out).rglob("*.safetensors")} == before
+    assert (out / "table.md").read_text() == table
+
+
+def test_other_settings_are_refused(small, capsys):
+    arguments, out = small
+    plan = ablation._Plan.of(load_ablation(arguments[0]), 0, "both", out, arguments[7:])
+    plan.begin({"split": "test"})
+    plan.begin({"split": "test"})
+    assert cli.run(["ablate", *arguments, "--learning_rate", "0.5"]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: x", "needs title, stages and variants"),
+        ("{title: x, stages: [a], variants: {a: {}}}", "names two recipes"),
+        ("{title: x, stages: [a, b], variants: [a]}", "variants are names"),
+        ("{title: x, stages: [a, b], variants: {}, shwon: []}", "may have shown"),
+    ],
+)
+def test_wrong_files(tmp_path, text, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_ablation(path)
