@@ -35,14 +35,15 @@ bench: .venv/collamo
 
 # The C++ with AddressSanitizer and UBSan, built beside the normal one, under the tests that reach it. The
 # interpreter is not instrumented, hence LD_PRELOAD (libstdc++ first finds the exceptions that tests provoke).
+# Findings end the process, so pytest must leave its stderr alone.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 sanitize: .venv/collamo
 	CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" COLLAMO_CPU_ONLY=1 $(BIN)/python setup.py --quiet build \
 	  --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$(for lib in asan ubsan stdc++; do printf '%s ' "$$($(CXX) -print-file-name=lib$$lib.so)"; done)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
-	  $(BIN)/pytest tests/kernels/test_coattention.py tests/kernels/test_coattention_op.py \
-	  tests/kernels/test_shortest_paths.py -k "not compile"
+	  $(BIN)/pytest --capture=sys tests/kernels/test_coattention.py tests/kernels/test_coattention_op.py \
+	  tests/kernels/test_radial_op.py tests/kernels/test_shortest_paths.py -k "not compile"
 
 lint: .venv/collamo
 	$(BIN)/ruff check .

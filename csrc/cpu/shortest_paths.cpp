@@ -373,7 +373,9 @@ class Searcher {
     } else {
       search(wide_, 512, pitch, hops);
     }
-    std::memset(hops + atoms * pitch, kUnreachable, (pitch - atoms) * pitch);
+    if (pitch > atoms) {  // else hops may be null, which memset must not see
+      std::memset(hops + atoms * pitch, kUnreachable, (pitch - atoms) * pitch);
+    }
   }
 
  private:

@@ -23,6 +23,7 @@ constexpr int kWidth = COLLAMO_VECTOR_WIDTH;
 
 typedef float Vec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
 typedef int32_t IntVec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
+typedef uint32_t BitsVec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));  // wraps around
 typedef uint16_t ShortVec __attribute__((vector_size(2 * COLLAMO_VECTOR_WIDTH)));
 
 template <typename V>
@@ -60,8 +61,8 @@ inline Vec exponential(Vec x) {
   p = p * f + 0.5f;
   p = p * (f * f) + f;
   p = p + 1.0f;
-  const Vec scale = as_float((as_int(shifted) << 23) + 0x3F800000);  // 2ⁿ: n is in the low bits
-  return choose(x < -87.33654f, Vec{}, p * scale);
+  const BitsVec scale = (load_as<BitsVec>(&shifted) << 23) + 0x3F800000;  // 2ⁿ: n is in the low bits
+  return choose(x < -87.33654f, Vec{}, p * load_as<Vec>(&scale));
 }
 
 // --- 16-bit floats ------------------------------------------------------------------------------
@@ -69,9 +70,10 @@ inline Vec exponential(Vec x) {
 inline Vec from_bfloat16(ShortVec x) { return as_float(__builtin_convertvector(x, IntVec) << 16); }
 
 inline ShortVec to_bfloat16(Vec x) {
-  const IntVec bits = as_int(x);
-  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
-  return __builtin_convertvector(choose(x != x, (bits >> 16) | 0x40, rounded), ShortVec);
+  const BitsVec bits = load_as<BitsVec>(&x), nan = (bits >> 16) | 0x40;
+  const BitsVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  const IntVec is_nan = x != x;
+  return __builtin_convertvector(choose(is_nan, (IntVec)nan, (IntVec)rounded), ShortVec);
 }
 
 inline Vec from_half(ShortVec x) {

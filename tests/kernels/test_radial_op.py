@@ -221,7 +221,7 @@ CAPABILITIES = ("baseline", "avx2", "avx512")
 def test_every_instruction_set(capability):
     if CAPABILITIES.index(capability) >= CAPABILITIES.index(ck.build_info()["cpu_capability"]):
         pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     command += ["-k", "TestAgainstTheDefinition or large or threads"]
     environment = os.environ | {"COLLAMO_CPU_CAPABILITY": capability}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
