@@ -65,38 +65,52 @@ const Kernels& kernels() {
 
 namespace {
 
-// rows [R, H] → [groups, R, width], the lanes of absent heads 0.
-Floats by_group(const float* rows, int64_t count, int64_t heads, int64_t groups, int64_t width) {
-  Floats grouped(groups * count * width);
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t lanes = std::min(width, heads - group * width);
-    for (int64_t row = 0; row < count; ++row) {
-      float* to = grouped.get() + (group * count + row) * width;
-      std::copy_n(rows + row * heads + group * width, lanes, to);
-      std::fill(to + lanes, to + width, 0.0f);
-    }
+// rows [R, H] → [R, H↑], the lanes of absent heads 0.
+Floats whole_vectors(const float* rows, int64_t count, int64_t heads, int64_t line) {
+  Floats padded(count * line);
+  for (int64_t row = 0; row < count; ++row) {
+    float* to = padded.get() + row * line;
+    std::copy_n(rows + row * heads, heads, to);
+    std::fill(to + heads, to + line, 0.0f);
   }
-  return grouped;
+  return padded;
 }
 
-// The same sum back: rows [R, H] = Σ over slots of grouped [slots, groups, R, width]. Lane by lane,
-// so that the compiler makes vectors of it.
-void sum_slots(const Floats& grouped, int64_t slots, const Call& call, int64_t count, int64_t width,
-               float* rows) {
-  constexpr int64_t kWidest = 16;
-  torch::stable::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * call.groups; i < end * call.groups; ++i) {
-      const int64_t row = i / call.groups, group = i % call.groups;
-      float sum[kWidest] = {};
-      for (int64_t slot = 0; slot < slots; ++slot) {
-        const float* from = grouped.get() + ((slot * call.groups + group) * count + row) * width;
-        for (int64_t lane = 0; lane < width; ++lane) sum[lane] += from[lane];
+// Private copies [slots, R, H↑] of a table's gradient rows [R, H], which are zeros at first. They
+// are the first slot themselves where the heads fill whole vectors.
+class Slots {
+ public:
+  Slots(float* rows, int64_t slots, int64_t count, int64_t heads, int64_t line)
+      : rows_(rows),
+        count_(rows ? count : 0),
+        heads_(heads),
+        line_(line),
+        first_(heads == line),
+        slots_(slots),
+        own_(count_ * line * (slots - first_), true) {}
+
+  float* at(int64_t slot) const {
+    if (!rows_) return nullptr;
+    return slot < first_ ? rows_ : own_.get() + (slot - first_) * count_ * line_;
+  }
+
+  // Adds all slots up in rows, in order.
+  void sum() const {
+    torch::stable::parallel_for(0, count_, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t slot = first_; slot < slots_; ++slot) {
+          const float* from = at(slot) + row * line_;
+          for (int64_t head = 0; head < heads_; ++head) rows_[row * heads_ + head] += from[head];
+        }
       }
-      const int64_t head = group * width, lanes = std::min(width, call.heads - head);
-      std::copy_n(sum, lanes, rows + row * call.heads + head);
-    }
-  });
-}
+    });
+  }
+
+ private:
+  float* rows_;
+  int64_t count_, heads_, line_, first_, slots_;
+  Floats own_;
+};
 
 }  // namespace
 
@@ -110,17 +124,21 @@ Attention::Attention(const Call& call, std::vector<Molecule> molecules, double l
     : call_(call), molecules_(std::move(molecules)) {
   const int64_t width = kernels().width;
   call_.groups = (call.heads + width - 1) / width;
-  const auto grouped = [&](const float* rows, int64_t count) {
-    return by_group(rows, rows ? count : 0, call.heads, call_.groups, width);
+  const int64_t line = call_.groups * width, knots = 2 * call.table.knots;
+  // Copies only where the heads do not fill whole vectors.
+  const auto rounded_up = [&](const float* rows, int64_t count) {
+    return whole_vectors(rows, rows && line > call.heads ? count : 0, call.heads, line);
   };
-  tables_.reset(new Tables{grouped(call.hop_rows, call.hop_buckets),
-                           grouped(call.table.rows, 2 * call.table.knots),
-                           grouped(call.table.slope_rows, 2 * call.table.knots),
-                           Floats(call.table.blocks), Floats(call.table.blocks)});
-  if (call.hop_rows) call_.hop_rows = tables_->hop_rows.get();
+  tables_.reset(new Tables{rounded_up(call.hop_rows, call.hop_buckets),
+                           rounded_up(call.table.rows, knots),
+                           rounded_up(call.table.slope_rows, knots), Floats(call.table.blocks),
+                           Floats(call.table.blocks)});
+  if (line > call.heads) {
+    if (call.hop_rows) call_.hop_rows = tables_->hop_rows.get();
+    if (call.table.rows) call_.table.rows = tables_->radial_rows.get();
+    if (call.table.slope_rows) call_.table.slope_rows = tables_->slope_rows.get();
+  }
   if (!call.table.rows) return;
-  call_.table.rows = tables_->radial_rows.get();
-  if (call.table.slope_rows) call_.table.slope_rows = tables_->slope_rows.get();
   for (int64_t m = 0; m < call.table.blocks; ++m) {
     const int32_t cells = call.table.first[m + 1] - call.table.first[m];
     tables_->cells.get()[m] = static_cast<float>(cells);
@@ -172,9 +190,9 @@ void Attention::forward() const {
 
 namespace {
 
-constexpr int64_t kPairsPerSlot = 8192;  // ≈ 1 ms of work, 20 times what clearing and summing cost
-constexpr int64_t kMostSlots = 16;       // private copies of the tables' gradients
-constexpr int64_t kMostParts = 4;        // of a large molecule, each with a private dq
+constexpr int64_t kPairsPerSlot = 12288;  // ≈ 3 ms of work, 50 times what clearing and summing cost
+constexpr int64_t kMostSlots = 16;        // private copies of the tables' gradients
+constexpr int64_t kMostParts = 4;         // of a large molecule, each with a private dq
 constexpr int64_t kKeysPerPart = 128;
 
 // Keys first … last - 1 of a molecule, done by one task per group.
@@ -221,9 +239,10 @@ Plan make_plan(const std::vector<Molecule>& molecules) {
   return plan;
 }
 
-// Private gradients of one (slot, group), empty where they are not wanted.
+// Private gradients of the slots, and of the groups in them, empty where they are not wanted.
 struct Private {
-  Floats hop_rows, radial_rows, affine, coordinates, q;
+  Slots hop_rows, radial_rows;
+  Floats affine, coordinates, q;
 };
 
 void sum_coordinates(const Plan& plan, const Call& call, const Floats& parts, float* coordinates) {
@@ -247,10 +266,9 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   const Plan plan = make_plan(molecules_);
   const int64_t width = kernels().width, groups = call_.groups, dim = call_.dim;
   const int64_t slots = static_cast<int64_t>(plan.slot.size()) - 1, types = call_.table.types;
-  const int64_t hop_size = wanted.hop_rows ? call_.hop_buckets * width : 0;
-  const int64_t radial_size = wanted.radial_rows ? call_.table.knots * 2 * width : 0;
-  const Private own{Floats(slots * groups * hop_size, true),
-                    Floats(slots * groups * radial_size, true),
+  const int64_t line = groups * width;
+  const Private own{Slots(wanted.hop_rows, slots, call_.hop_buckets, call_.heads, line),
+                    Slots(wanted.radial_rows, slots, 2 * call_.table.knots, call_.heads, line),
                     Floats(wanted.affine ? slots * groups * types * 2 : 0, true),
                     Floats(wanted.coordinates ? groups * plan.coordinates : 0, true),
                     Floats(groups * plan.q_atoms * dim * width)};
@@ -264,12 +282,12 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
     floats = std::max(floats, needed);
   }
   run_tasks(slots * groups, floats, [&](int64_t i, float* scratch) {
-    const int64_t group = i % groups;
-    for (int64_t at = plan.slot[i / groups]; at < plan.slot[i / groups + 1]; ++at) {
+    const int64_t group = i % groups, slot = i / groups;
+    for (int64_t at = plan.slot[slot]; at < plan.slot[slot + 1]; ++at) {
       const Piece& piece = plan.pieces[at];
       BackwardTask task{piece.molecule, group, piece.first, piece.last};
-      if (hop_size) task.hop_rows = own.hop_rows.get() + i * hop_size;
-      if (radial_size) task.radial_rows = own.radial_rows.get() + i * radial_size;
+      if (wanted.hop_rows) task.hop_rows = own.hop_rows.at(slot) + group * width;
+      if (wanted.radial_rows) task.radial_rows = own.radial_rows.at(slot) + group * width;
       if (wanted.affine) task.affine = own.affine.get() + i * types * 2;
       if (wanted.coordinates) {
         task.coordinates = own.coordinates.get() + group * plan.coordinates + piece.coordinates;
@@ -288,12 +306,8 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
     kernels().write_query_gradient(call_, gradients, *piece->molecule, i % groups, parts,
                                    piece->parts);
   });
-  if (hop_size) {
-    sum_slots(own.hop_rows, slots, call_, call_.hop_buckets, width, wanted.hop_rows);
-  }
-  if (radial_size) {
-    sum_slots(own.radial_rows, slots, call_, 2 * call_.table.knots, width, wanted.radial_rows);
-  }
+  own.hop_rows.sum();
+  own.radial_rows.sum();
   if (wanted.coordinates) sum_coordinates(plan, call_, own.coordinates, wanted.coordinates);
   for (int64_t i = 0; wanted.affine && i < slots * groups; ++i) {
     for (int64_t at = 0; at < 2 * types; ++at) {

@@ -10,8 +10,7 @@ namespace collamo::cpu {
 // The widest kernels that this processor runs; COLLAMO_CPU_CAPABILITY asks for narrower ones.
 const Kernels& kernels();
 
-// Where the sums over all pairs go; nullptr where nobody asked. `affine` and `coordinates` are
-// added to, the other two are written.
+// Where the sums over all pairs are added to; nullptr where nobody asked.
 struct TableGradients {
   float* hop_rows;     // [S, H]
   float* radial_rows;  // [G, 2, H]

@@ -364,12 +364,12 @@ void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
 }
 
 // A row of a table, all heads of the group, at the place of pair j.
-Vec interpolate(const float* rows, const PairRow& row, int64_t j) {
-  const float* knot = rows + row.knot[j] * 2 * W;
+Vec interpolate(const float* rows, int64_t line, const PairRow& row, int64_t j) {
+  const float* knot = rows + row.knot[j] * 2 * line;
   Vec phi = row.weight[0][j] * load(knot);
-  phi += row.weight[1][j] * load(knot + W);
-  phi += row.weight[2][j] * load(knot + 2 * W);
-  return phi + row.weight[3][j] * load(knot + 3 * W);
+  phi += row.weight[1][j] * load(knot + line);
+  phi += row.weight[2][j] * load(knot + 2 * line);
+  return phi + row.weight[3][j] * load(knot + 3 * line);
 }
 
 // --- logits -------------------------------------------------------------------------------------
@@ -442,8 +442,9 @@ class PairTerms {
       : call_(call),
         molecule_(molecule),
         heads_(heads_of(call, group)),
-        hop_rows_(call.hop_rows ? call.hop_rows + group * call.hop_buckets * W : nullptr),
-        table_rows_(call.table.rows ? call.table.rows + group * call.table.knots * 2 * W : nullptr),
+        hop_rows_(call.hop_rows ? call.hop_rows + group * W : nullptr),
+        table_rows_(call.table.rows ? call.table.rows + group * W : nullptr),
+        line_(call.groups * W),
         has_table_(call.table.rows && molecule.has_distances),
         has_phi_(call.phi && molecule.has_distances) {
     const int64_t line = atoms_row(molecule.atoms);
@@ -470,9 +471,10 @@ class PairTerms {
     if (has_table_) {
       measure(call_, molecule_, x_, i, first, last, row_);
       find_cells(call_.table, last - first, row_);
-      add_table(last - first, s);
     }
-    if (hop_rows_) add_hops(i, first, last, s);
+    if (has_table_ && hop_rows_) add_rows<true, true>(i, first, last, s);
+    if (has_table_ && !hop_rows_) add_rows<true, false>(i, first, last, s);
+    if (!has_table_ && hop_rows_) add_rows<false, true>(i, first, last, s);
     if (has_phi_) add_phi(i, first, last, s);
     if (call_.bias.data) add_bias(i, first, last, s);
   }
@@ -484,16 +486,15 @@ class PairTerms {
   const float* x() const { return x_; }
 
  private:
-  void add_table(int64_t count, float* s) const {
-    for (int64_t j = 0; j < count; ++j, s += W) {
-      add_to(s, interpolate(table_rows_, row_, j));
-    }
-  }
-
-  void add_hops(int64_t i, int64_t first, int64_t last, float* s) const {
-    const uint8_t* hops = hop_row(call_, molecule_, i);
+  // Both in one pass, which is the usual case.
+  template <bool Table, bool Hops>
+  void add_rows(int64_t i, int64_t first, int64_t last, float* s) const {
+    const uint8_t* hops = Hops ? hop_row(call_, molecule_, i) : nullptr;
     for (int64_t j = first; j < last; ++j, s += W) {
-      add_to(s, load(hop_rows_ + hop_bucket(call_, hops[molecule_.atom[j]]) * W));
+      Vec logit = load(s);
+      if (Table) logit += interpolate(table_rows_, line_, row_, j - first);
+      if (Hops) logit += load(hop_rows_ + hop_bucket(call_, hops[molecule_.atom[j]]) * line_);
+      store(s, logit);
     }
   }
 
@@ -515,6 +516,7 @@ class PairTerms {
   Heads heads_;
   const float* hop_rows_;
   const float* table_rows_;
+  int64_t line_;
   bool has_table_, has_phi_;
   float* x_;  // [3, atoms_row]
   PairRow row_;
@@ -671,20 +673,22 @@ class PairGradients {
  private:
   void add_table(int64_t count, const float* ds) const {
     const PairRow& row = terms_.row();
+    const int64_t line = call_.groups * W;
     for (int64_t j = 0; j < count; ++j, ds += W) {
-      float* knot = task_.radial_rows + row.knot[j] * 2 * W;
+      float* knot = task_.radial_rows + row.knot[j] * 2 * line;
       const Vec x = load(ds);
       add_to(knot, row.weight[0][j] * x);
-      add_to(knot + W, row.weight[1][j] * x);
-      add_to(knot + 2 * W, row.weight[2][j] * x);
-      add_to(knot + 3 * W, row.weight[3][j] * x);
+      add_to(knot + line, row.weight[1][j] * x);
+      add_to(knot + 2 * line, row.weight[2][j] * x);
+      add_to(knot + 3 * line, row.weight[3][j] * x);
     }
   }
 
   void add_hops(int64_t i, int64_t first, int64_t last, const float* ds) const {
     const uint8_t* hops = hop_row(call_, m_, i);
+    const int64_t line = call_.groups * W;
     for (int64_t j = first; j < last; ++j, ds += W) {
-      add_to(task_.hop_rows + hop_bucket(call_, hops[m_.atom[j]]) * W, load(ds));
+      add_to(task_.hop_rows + hop_bucket(call_, hops[m_.atom[j]]) * line, load(ds));
     }
   }
 
@@ -707,10 +711,11 @@ class PairGradients {
   // the place of u, which is not needed any more.
   void add_u(int64_t i, int64_t first, int64_t last, const float* ds) const {
     const PairRow& row = terms_.row();
-    const float* slopes = call_.table.slope_rows + task_.group * call_.table.knots * 2 * W;
+    const float* slopes = call_.table.slope_rows + task_.group * W;
+    const int64_t line = call_.groups * W;
     float* du = row.u;
     for (int64_t j = 0; j < last - first; ++j, ds += W) {
-      du[j] = sum_lanes(load(ds) * interpolate(slopes, row, j));
+      du[j] = sum_lanes(load(ds) * interpolate(slopes, line, row, j));
     }
     if (task_.affine) add_affine(i, first, last, du);
     if (task_.coordinates) push(i, first, last, du);

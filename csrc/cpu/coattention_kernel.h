@@ -37,7 +37,7 @@ struct Molecule {
 // Φ3d as a cubic Hermite table over u: block m covers [(start + m)·block, (start + m + 1)·block]
 // with cells[m] equal cells of width[m] Å, the first of which starts at knot first[m].
 struct RadialTable {
-  const float* rows;        // [groups, G, 2, width]: value and slope; nullptr: no table
+  const float* rows;        // [G, 2, H↑]: value and slope; nullptr: no table
   const float* slope_rows;  // the same of dΦ3d/du, for the gradients of u; or nullptr
   int64_t knots;
   const int32_t* first;
@@ -49,7 +49,8 @@ struct RadialTable {
   int64_t types;
 };
 
-// Everything about a call that all its tasks share. A group is as many heads as a vector is wide.
+// Everything about a call that all its tasks share. A group is as many heads as a vector is wide;
+// H↑ are the heads of all groups.
 struct Call {
   Atoms q, k, v, out;
   bool packed;
@@ -57,7 +58,7 @@ struct Call {
   float scale;
   float* lse;                // [atoms of the batch, H]; +inf for a row without any key
   const uint8_t* hops;       // nullptr: no Φ2d
-  const float* hop_rows;     // [groups, S, width]
+  const float* hop_rows;     // [S, H↑]
   int64_t hop_buckets;       // S
   RadialTable table;         // either a table …
   const float* phi;          // … or [rows, H], one row per pair
@@ -87,11 +88,11 @@ struct BackwardTask {
   const Molecule* molecule;
   int64_t group;
   int64_t first, last;  // its keys
-  float* hop_rows;      // [S, width]
-  float* radial_rows;   // [G, 2, width]
-  float* affine;        // [types, 2], or nullptr
-  float* coordinates;   // [3, atoms_row], the task's own, or nullptr
-  float* q;             // [atoms, D, width]: dq of these keys alone; nullptr: all keys are here
+  float* hop_rows;  // [S, H↑], from the group's first head on; its other heads are not the task's
+  float* radial_rows;  // [G, 2, H↑], likewise
+  float* affine;       // [types, 2], or nullptr
+  float* coordinates;  // [3, atoms_row], the task's own, or nullptr
+  float* q;            // [atoms, D, width]: dq of these keys alone; nullptr: all keys are here
 };
 
 // The same source compiled for one instruction set.

@@ -61,7 +61,8 @@ inline Vec exponential(Vec x) {
   p = p * f + 0.5f;
   p = p * (f * f) + f;
   p = p + 1.0f;
-  const BitsVec scale = (load_as<BitsVec>(&shifted) << 23) + 0x3F800000;  // 2ⁿ: n is in the low bits
+  const BitsVec scale =
+      (load_as<BitsVec>(&shifted) << 23) + 0x3F800000;  // 2ⁿ: n is in the low bits
   return choose(x < -87.33654f, Vec{}, p * load_as<Vec>(&scale));
 }
 
