@@ -39,12 +39,11 @@ FLOOR = 3e-3  # s, two cores, forward: table rows 0.4 ms, 160 MFLOP, 1.6 M expon
 
 def molecule_inputs(count: int = BATCH) -> tuple[str, Inputs]:
     """Real graphs and conformers; q, k, v and the tables are drawn."""
-    name, mols = molecules.read(count)
-    edges, ptr = molecules.graphs(mols)
-    inputs = make_inputs(Case("molecules", tuple(ptr.diff().tolist()), **SIZE))
-    x = molecules.coordinates(mols).requires_grad_()
-    relations = ck.Relations.from_graphs(edges, ptr, x, layout="packed")
-    return name, dataclasses.replace(inputs, relations=relations)
+    batch = molecules.batch(count)
+    inputs = make_inputs(Case("molecules", tuple(batch.ptr.diff().tolist()), **SIZE))
+    x = batch.coordinates.requires_grad_()
+    relations = ck.Relations.from_graphs(batch.edges, batch.ptr, x, layout="packed")
+    return batch.name, dataclasses.replace(inputs, relations=relations)
 
 
 def one_large_molecule() -> Inputs:

@@ -1,4 +1,4 @@
-"""The real molecules that benchmarks run on."""
+"""The real molecules that benchmarks run on: through RDKit, or ready-made where it is absent."""
 
 from __future__ import annotations
 
@@ -6,14 +6,60 @@ import json
 import os
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from rdkit import Chem, RDConfig, rdBase
-from rdkit.Chem import AllChem
 
+try:
+    from rdkit import Chem, RDConfig, rdBase
+    from rdkit.Chem import AllChem
+except ImportError:
+    Chem = None
+
+STORED = Path(__file__).parent / "data" / "nci.npz"  # by make_molecules.py, which describes it
 PUBCHEM = Path(os.environ.get("COLLAMO_SHARED", Path(__file__).parents[2] / "shared"))
 LARGEST = 100  # atoms
+
+
+class Batch(NamedTuple):
+    """Molecules one after the other: edge_index [2, E], ptr [B + 1], coordinates [T, 3] in Å."""
+
+    name: str
+    edges: torch.Tensor
+    ptr: torch.Tensor
+    coordinates: torch.Tensor
+
+
+def batch(count: int) -> Batch:
+    """Return `count` molecules without hydrogens, or `stored` ones where RDKit is absent."""
+    if Chem is None:
+        return stored(count)
+    name, mols = read(count)
+    return Batch(name, *graphs(mols), coordinates(mols))
+
+
+def stored(count: int) -> Batch:
+    """Return `count` molecules of the file, hydrogens and all (mean 29.6 atoms, 100 at most).
+
+    They are spread over the file, so that any number of them has the sizes of all.
+    """
+    with np.load(STORED, allow_pickle=False) as file:
+        atoms, bonds = file["atoms"].astype(np.int64), file["bonds"].astype(np.int64)
+        ends, thousandths = file["ends"].astype(np.int64), file["coordinates"]
+    if count > len(atoms):
+        raise ValueError(f"{count} molecules asked for; {STORED.name} has {len(atoms)}")
+    chosen = np.linspace(0, len(atoms) - 1, count).round().astype(np.int64)
+    first_atom, first_bond = np.cumsum(atoms) - atoms, np.cumsum(bonds) - bonds
+    ptr = np.cumsum([0, *atoms[chosen]])
+    columns, places = [np.zeros((2, 0), np.int64)], [np.zeros((0, 3), np.int16)]
+    for number, molecule in enumerate(chosen):
+        one_way = ends[first_bond[molecule] :][: bonds[molecule]].T + ptr[number]
+        columns += [one_way, one_way[::-1]]
+        places.append(thousandths[first_atom[molecule] :][: atoms[molecule]])
+    x = torch.from_numpy(np.concatenate(places)).float() / 1000
+    edges = torch.from_numpy(np.concatenate(columns, 1))
+    return Batch("stored NCI", edges, torch.from_numpy(ptr), x)
 
 
 def read(count: int) -> tuple[str, list[Chem.Mol]]:

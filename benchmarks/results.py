@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,7 +17,10 @@ import torch
 HERE = Path(__file__).parent
 COLUMNS = ("date", "commit", "workload", "threads", "rival", "median_ms", "ratio", "rounds")
 COLUMNS += ("extra_mib", "versions", "note")
+GPU_COLUMNS = ("date", "commit", "workload", "rival", "median_us", "graph_us", "ratio", "floor_us")
+GPU_COLUMNS += ("of_floor", "rounds", "peak_mib", "versions", "note")
 RIVALS = ("rdkit", "scipy", "networkx")
+GPU_RIVALS = ("triton", "scipy")
 
 
 def machine() -> str:
@@ -26,8 +29,7 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         model = re.search(r"model name\s*:\s*(.*)", info.read_text())[1]
-    words = f"{model} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()}cores"
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    return slug(f"{model} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()}cores")
 
 
 def commit() -> str:
@@ -37,20 +39,42 @@ def commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
+def slug(words: str) -> str:
+    """Name a folder after words: ``nvidia-h200``."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
 def append(op: str, rows: Iterable[dict]) -> Path:
     """Add rows to ``results/<machine>/<op>.csv``; each has a key of `COLUMNS` where it is known."""
-    path = HERE / "results" / machine() / f"{op}.csv"
+    common = {"threads": torch.get_num_threads(), "versions": _versions(RIVALS)}
+    return _append(machine(), op, COLUMNS, common, rows)
+
+
+def append_gpu(gpu: str, op: str, rows: Iterable[dict]) -> Path:
+    """Add rows to ``results/<gpu>/<op>.csv``, likewise with `GPU_COLUMNS`."""
+    versions = f"{_versions(GPU_RIVALS)} cuda={torch.version.cuda}"
+    return _append(slug(gpu), op, GPU_COLUMNS, {"versions": versions}, rows)
+
+
+def _versions(packages: Iterable[str]) -> str:
+    words = [f"python={platform.python_version()}", f"torch={torch.__version__}"]
+    for name in packages:
+        try:
+            words.append(f"{name}={version(name)}")
+        except PackageNotFoundError:  # then it was no rival
+            continue
+    return " ".join(words)
+
+
+def _append(
+    folder: str, op: str, columns: tuple[str, ...], common: dict, rows: Iterable[dict]
+) -> Path:
+    path = HERE / "results" / folder / f"{op}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    versions = " ".join(f"{name}={version(name)}" for name in RIVALS)
-    common = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "threads": torch.get_num_threads(),
-        "versions": f"python={platform.python_version()} torch={torch.__version__} {versions}",
-    }
+    common = {"date": datetime.date.today().isoformat(), "commit": commit(), **common}
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows({**common, **row} for row in rows)

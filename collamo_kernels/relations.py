@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collamo_kernels.shortest_paths import shortest_paths
+from collamo_kernels.shortest_paths.op import pairs_by_hops
 
 TILE = 32  # atoms of an entry of `Relations.tiles`
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -61,10 +62,13 @@ class SortedPairs:
         int64 ``[P']``: indices of pairs, into the packed ``[P]`` or the flattened ``[B·N·N]``.
     keys
         ``[P']``: what they are sorted by, in the same order. Equal keys keep the order of pairs.
+    starts
+        int64 ``[257]`` where the keys are hops: where in the order each number of hops begins.
     """
 
     order: Tensor
     keys: Tensor
+    starts: Tensor | None = None
 
     def offsets(self, borders: Tensor) -> Tensor:
         """int64 ``[S + 1]``: where in `order` the keys of ``[borders[s], borders[s + 1])`` are.
@@ -83,7 +87,8 @@ class SortedPairs:
         return torch.segment_reduce(values[self.order], "sum", offsets=offsets)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> SortedPairs:
-        return SortedPairs(function(self.order), function(self.keys))
+        starts = None if self.starts is None else function(self.starts)
+        return SortedPairs(function(self.order), function(self.keys), starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,17 +231,17 @@ class Relations:
         Pairs of padding come last, with the key 256. (Leaving them out would ask the device how
         many there are.)
         """
-        hops = self.hops.flatten()
+        real = None
         if self.valid is not None:
             i, j = _atoms_of_pairs(self)
-            real = self.valid.flatten()
-            hops = torch.where(real[i] & real[j], hops.short(), 256)
-        return _sorted(hops)
+            atoms = self.valid.flatten()
+            real = atoms[i] & atoms[j]
+        return SortedPairs(*pairs_by_hops(self.hops.flatten(), real))
 
     @_prepared("hops", "valid", "cu_seqlens")
     def hop_offsets(self) -> Tensor:
         """int64 ``[257]``: where in `pairs_by_hops` each number of hops begins."""
-        return self.pairs_by_hops.offsets(torch.arange(257, device=self.hops.device))
+        return self.pairs_by_hops.starts
 
     @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
     def distances(self) -> Tensor:
@@ -249,7 +254,8 @@ class Relations:
     @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
     def pairs_by_distance(self) -> SortedPairs:
         """All pairs sorted by `distances`, likewise; needs `coordinates`."""
-        return _sorted(self.distances)
+        keys, order = self.distances.sort(stable=True)
+        return SortedPairs(order, keys)
 
     @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
     def farthest(self) -> Tensor:
@@ -442,11 +448,6 @@ def _atoms_of_pairs(relations: Relations) -> tuple[Tensor, Tensor]:
     within = torch.arange(pairs, device=sizes.device) - (squares.cumsum(0) - squares)[molecule]
     start, size = (sizes.cumsum(0) - sizes)[molecule], sizes[molecule]
     return start + within // size, start + within % size
-
-
-def _sorted(keys: Tensor) -> SortedPairs:
-    keys, order = keys.sort(stable=True)
-    return SortedPairs(order, keys)
 
 
 # --- checks ------------------------------------------------------------------------------------

@@ -208,12 +208,13 @@ std::tuple<Tensor, Tensor, Tensor> pairs_by_hops_cuda(const Tensor& hops,
   const Tensor of = real ? torch::stable::contiguous(*real) : from;
   const Tensor words = new_words(from, collamo::cuda::sort_words(pairs));
   const Tensor order = new_words(from, pairs), starts = new_words(from, collamo::cuda::kBins);
-  const Tensor keys = torch::stable::new_empty(from, {pairs}, ScalarType::Short);
-  check(collamo::cuda::sort_pairs(
-      from.const_data_ptr<uint8_t>(),
-      real ? static_cast<const uint8_t*>(of.const_data_ptr()) : nullptr, pairs,
-      words.mutable_data_ptr<int64_t>(), order.mutable_data_ptr<int64_t>(),
-      keys.mutable_data_ptr<int16_t>(), starts.mutable_data_ptr<int64_t>(), current_stream(from)));
+  const Tensor keys =
+      torch::stable::new_empty(from, {pairs}, real ? ScalarType::Short : ScalarType::Byte);
+  check(collamo::cuda::sort_pairs(from.const_data_ptr<uint8_t>(),
+                                  real ? static_cast<const uint8_t*>(of.const_data_ptr()) : nullptr,
+                                  pairs, words.mutable_data_ptr<int64_t>(),
+                                  order.mutable_data_ptr<int64_t>(), keys.mutable_data_ptr(),
+                                  starts.mutable_data_ptr<int64_t>(), current_stream(from)));
   return {order, keys, starts};
 }
 

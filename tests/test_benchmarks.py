@@ -66,3 +66,70 @@ def test_rows_are_added_under_the_kind_of_machine(benchmarks, tmp_path, monkeypa
     rows = list(csv.DictReader(path.open()))
     assert [row["median_ms"] for row in rows] == ["1.5", "2.5"]
     assert f"torch={torch.__version__}" in rows[0]["versions"]
+
+
+class TestGPUBenchmark:
+    """Everything but the GPU: workloads, rivals, their check and the report, on a few molecules."""
+
+    @pytest.fixture
+    def gpu(self, benchmarks):
+        import gpu
+
+        return gpu
+
+    def test_without_a_gpu_it_says_so(self, gpu, monkeypatch, capsys):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert gpu.main() == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: no NVIDIA GPU answers")
+        assert err.count("\n") == 1
+
+    def test_stored_molecules_are_real(self, gpu):
+        batch = gpu.molecules.stored(4096)
+        sizes = batch.ptr.diff()
+        assert sizes.max() <= 100
+        assert 25 < sizes.double().mean() < 35
+        assert abs(gpu.molecules.stored(256).ptr.diff().double().mean() - 29.6) < 2
+        bonds = batch.coordinates[batch.edges[0]] - batch.coordinates[batch.edges[1]]
+        lengths = bonds.norm(dim=1)
+        assert 0.8 < lengths.min()
+        assert lengths.quantile(0.99) < 2.3
+        with pytest.raises(ValueError, match="9999999 molecules asked for"):
+            gpu.molecules.stored(9999999)
+
+    def test_hops(self, gpu):
+        pytest.importorskip("scipy")
+        rows = gpu.hops_rows(9, "cpu", rounds=2)
+        assert [row["rival"] for row in rows] == ["ours", "SciPy, on the CPU"]
+        assert all(float(row["median_us"]) > 0 for row in rows)
+
+    def test_attention(self, gpu, monkeypatch, tmp_path):
+        import results
+
+        monkeypatch.setattr(results, "HERE", tmp_path)
+        against = ("eager", "SDPA", "FlexAttention")
+        goals = {"eager": 50, "torch.compile": 10}
+        workload = gpu.Workload("3 molecules", 2, 8, 3, against=against, goals=goals)
+        limits = gpu.Limits(4e12, 3.0, 2.0, 3e13)
+        rows = gpu.attention_rows(
+            workload, torch.float32, "cpu", limits, compiler=lambda f: f, rounds=1
+        )
+        forward = {row["rival"]: row for row in rows if row["workload"].endswith("d, forward")}
+        forward = {row["rival"]: row for row in rows if "backward" not in row["workload"]}
+        assert list(forward) == ["ours", "eager", "SDPA, bias ready-built", *gpu.FLEX]
+        assert all(row["median_us"] for row in forward.values())
+        assert float(forward["ours"]["of_floor"]) > 0
+        path = results.append_gpu("NVIDIA Nothing", "coattention", rows)
+        assert path == tmp_path / "results" / "nvidia-nothing" / "coattention.csv"
+        assert len(path.read_text().splitlines()) == len(rows) + 1
+        assert any("not measured (goal 10 x)" in line for line in gpu.judge(workload, rows))
+        gpu.show(rows)
+
+    def test_a_wrong_answer_is_not_timed(self, gpu):
+        def wrong():
+            return torch.ones(2)
+
+        wrong.packed = wrong
+        right = torch.zeros(2)
+        assert "not timed, wrong answer" in gpu.able({"wrong": wrong}, right, right)["wrong"]

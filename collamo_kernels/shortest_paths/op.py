@@ -20,7 +20,7 @@ if why_absent() is None:
     torch.library.register_fake("collamo_kernels::shortest_paths", fake)
 
 
-def pairs_by_hops(hops: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def sort_pairs(hops: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Sort pairs of atoms by their hops, the order in which a table's gradient is summed.
 
     Parameters
@@ -34,25 +34,29 @@ def pairs_by_hops(hops: Tensor, real: Tensor | None = None) -> tuple[Tensor, Ten
     -------
     tuple
         ``order`` int64 ``[P]``, the pairs with the fewest hops first, those of equal hops in their
-        order before; ``keys`` int16 ``[P]``, their hops; ``starts`` int64 ``[257]``, where in the
-        order each key begins. No gradient. This is the definition; on a GPU an extension with CUDA
-        counts instead (csrc/cuda/sorted_pairs.cu), to the same result.
+        order before; ``keys`` ``[P]``, their hops, uint8, or int16 with `real`; ``starts`` int64
+        ``[257]``, where in the order each key begins. No gradient.
+
+    This is the definition; on a GPU an extension with CUDA counts instead, to the same result
+    (csrc/cuda/sorted_pairs.cu).
     """
-    keys = hops.short() if real is None else torch.where(real, hops.short(), 256)
+    keys = hops if real is None else torch.where(real, hops.short(), 256)
     keys, order = keys.sort(stable=True)
-    starts = torch.searchsorted(keys, torch.arange(257, dtype=torch.int16, device=hops.device))
+    starts = torch.searchsorted(keys.int(), torch.arange(257, device=hops.device))
     return order, keys, starts
 
 
 def fake_pairs_by_hops(hops: Tensor, real: Tensor | None = None) -> tuple[Tensor, ...]:
     """Return empty results."""
     order = hops.new_empty(hops.shape, dtype=torch.int64)
-    return order, order.new_empty(hops.shape, dtype=torch.int16), order.new_empty((257,))
+    keys = torch.empty_like(hops) if real is None else hops.new_empty(hops.shape, dtype=torch.int16)
+    return order, keys, order.new_empty((257,))
 
 
-torch.library.custom_op(
+pairs_by_hops = torch.library.custom_op(
     "collamo_kernels::pairs_by_hops",
-    pairs_by_hops,
+    sort_pairs,
     mutates_args=(),
     schema="(Tensor hops, Tensor? real=None) -> (Tensor order, Tensor keys, Tensor starts)",
-).register_fake(fake_pairs_by_hops)
+)
+pairs_by_hops.register_fake(fake_pairs_by_hops)

@@ -66,8 +66,9 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) totals[blockIdx.x] = before;
 }
 
+template <typename Key>
 __global__ void __launch_bounds__(kThreads)
-    place(Pairs pairs, const int64_t* counts, const int64_t* totals, int64_t* order, int16_t* keys,
+    place(Pairs pairs, const int64_t* counts, const int64_t* totals, int64_t* order, Key* keys,
           int64_t* starts) {
   __shared__ unsigned before[kWarps][kBins];  // of this tile's pairs, in order
   __shared__ int64_t start[kBins];            // in the order, of this tile's pairs of each key
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
     if (any) {
       const int64_t to = start[key] + before[warp][key] + rank;
       order[to] = i;
-      keys[to] = static_cast<int16_t>(key);
+      keys[to] = static_cast<Key>(key);
     }
     __syncwarp();
     if (any && rank == 0) before[warp][key] += __popc(same);
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
 int64_t sort_words(int64_t pairs) { return kBins * (tiles_of(pairs) + 1); }
 
 cudaError_t sort_pairs(const uint8_t* hops, const uint8_t* real, int64_t pairs, int64_t* words,
-                       int64_t* order, int16_t* keys, int64_t* starts, cudaStream_t stream) {
+                       int64_t* order, void* keys, int64_t* starts, cudaStream_t stream) {
   const Pairs all = {hops, real, pairs};
   const int64_t tiles = tiles_of(pairs);
   int64_t *totals = words, *counts = words + kBins;
@@ -118,7 +119,12 @@ cudaError_t sort_pairs(const uint8_t* hops, const uint8_t* real, int64_t pairs, 
   if (error != cudaSuccess) return error;
   error = launch(dim3(kBins), kThreads, stream, sum_over_tiles, tiles, counts, totals);
   if (error != cudaSuccess) return error;
-  return launch(dim3(tiles), kThreads, stream, place, all, counts, totals, order, keys, starts);
+  if (real) {
+    return launch(dim3(tiles), kThreads, stream, place<int16_t>, all, counts, totals, order,
+                  static_cast<int16_t*>(keys), starts);
+  }
+  return launch(dim3(tiles), kThreads, stream, place<uint8_t>, all, counts, totals, order,
+                static_cast<uint8_t*>(keys), starts);
 }
 
 }  // namespace collamo::cuda

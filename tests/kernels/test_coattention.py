@@ -14,6 +14,7 @@ from collamo_kernels.testing import (
     assert_all_accurate,
     attend,
     attend_eagerly,
+    device_of,
     make_inputs,
     random_graphs,
     with_gradients,
@@ -103,8 +104,8 @@ class TestByHand:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_accuracy(case, dtype, layout, coattention_backend, serves):
-    inputs = make_inputs(case, dtype)
-    exact = with_gradients(attend, inputs.double())
+    inputs = make_inputs(case, dtype, device_of(coattention_backend))
+    exact = with_gradients(lambda x: attend(x, backend="reference"), inputs.double())
     yardstick = with_gradients(attend_eagerly, inputs)
 
     def run(x):
@@ -118,6 +119,8 @@ def test_accuracy(case, dtype, layout, coattention_backend, serves):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_rounded_once(dtype, coattention_backend, serves):
     """Sums and softmax are float32: what comes out is the float32 result, rounded at the end."""
+    if coattention_backend == "triton":
+        pytest.skip("Triton rounds the weights before they meet V, as tensor cores want them")
     inputs, wide = make_inputs(BY_NAME["hops only"], dtype), make_inputs(BY_NAME["hops only"])
     wide.q, wide.k, wide.v = inputs.q.float(), inputs.k.float(), inputs.v.float()
     half, full = (
@@ -286,15 +289,16 @@ def test_atoms_in_one_place_have_finite_gradients():
 
 @pytest.mark.parametrize("view", ["transposed", "expanded", "unaligned"])
 def test_any_strides(view, coattention_backend, serves):
-    base = torch.randn(2, 7, 3, 8)
+    device = device_of(coattention_backend)
+    base = torch.randn(2, 7, 3, 8, device=device)
     q = {
         "transposed": lambda: base.transpose(1, 2),
         "expanded": lambda: base[:1, :, :1].transpose(1, 2).expand(2, 3, 7, 8),
-        "unaligned": lambda: torch.randn(2 * 3 * 7 * 8 + 1)[1:].view(2, 3, 7, 8),
+        "unaligned": lambda: torch.randn(2 * 3 * 7 * 8 + 1, device=device)[1:].view(2, 3, 7, 8),
     }[view]()
-    hops = torch.randint(0, 9, (2, 7, 7), dtype=torch.uint8).transpose(1, 2)
-    bias = torch.randn(1, 1, 7, 7).expand(2, 3, 7, 7)
-    hop_bias = torch.randn(8, 3).t()
+    hops = torch.randint(0, 9, (2, 7, 7), dtype=torch.uint8, device=device).transpose(1, 2)
+    bias = torch.randn(1, 1, 7, 7, device=device).expand(2, 3, 7, 7)
+    hop_bias = torch.randn(8, 3, device=device).t()
 
     def run(q, bias, hops, backend):
         phi = {"relations": ck.Relations(hops=hops), "hop_bias": hop_bias, "bias": bias}
@@ -401,11 +405,11 @@ def test_packed_with_the_wrong_number_of_atoms():
 
 def test_property_any_batch_matches_each_molecule_alone():
     """Hypothesis draws batches; each molecule attends as if it were alone."""
-    from hypothesis import given, settings
-    from hypothesis import strategies as st
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
 
-    @settings(max_examples=15, deadline=None)
-    @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 1000))
+    @hypothesis.settings(max_examples=15, deadline=None)
+    @hypothesis.given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 1000))
     def check(sizes, seed):
         case = Case("drawn", tuple(sizes), conformer_missing=bool(seed % 2), fragments=1 + seed % 3)
         inputs = make_inputs(case, torch.float64, seed=seed)

@@ -6,7 +6,7 @@ import torch
 
 import collamo_kernels as ck
 from collamo_kernels.extension import why_absent
-from collamo_kernels.shortest_paths.op import pairs_by_hops
+from collamo_kernels.shortest_paths.op import sort_pairs
 from collamo_kernels.testing import device_of, random_graphs
 
 needs_extension = pytest.mark.skipif(why_absent() is not None, reason=why_absent() or "")
@@ -355,7 +355,7 @@ class TestOnGPU:
         hops = torch.randint(0, 256, (pairs,), dtype=torch.uint8)
         hops[: pairs // 2] %= 9
         real = torch.rand(pairs) > 0.3 if padding else None
-        wanted = pairs_by_hops(hops, real)
+        wanted = sort_pairs(hops, real)
         found = torch.ops.collamo_kernels.pairs_by_hops(
             hops.cuda(), None if real is None else real.cuda()
         )

@@ -47,7 +47,7 @@ extern "C" int64_t emulated_shortest_paths(const int64_t* edge_index, int64_t ed
 }
 
 extern "C" bool emulated_sort_pairs(const uint8_t* hops, const uint8_t* real, int64_t pairs,
-                                    int64_t* order, int16_t* keys, int64_t* starts) {
+                                    int64_t* order, void* keys, int64_t* starts) {
   using namespace collamo::cuda;
   Memory<int64_t> words(sort_words(pairs));
   sort_pairs(hops, real, pairs, words.data(), order, keys, starts, nullptr);

@@ -1,0 +1,505 @@
+"""Our kernels on a GPU against what else PyTorch offers, every answer checked before it is timed.
+
+    python benchmarks/gpu.py
+
+is what ``make gpu-bench`` runs, in at most eight minutes. Molecules come from ``data/nci.npz``.
+Ours takes them packed, the rivals padded to the longest. The radial function counts for ours, the
+eager rival and its compilation, because it trains; SDPA and FlexAttention are handed it
+ready-built. SDPA is pinned to EFFICIENT_ATTENTION, because the cuDNN backend returns NaN gradients
+for some lengths there.
+
+Times are medians of CUDA events, µs, rivals in turns, the L2 cache overwritten before each call;
+`graph_us` is the replay of a CUDA graph, without the host. The floor is the larger of bytes, each
+tensor once, over the measured copy bandwidth and of instructions over the issue rate; `of_floor` is
+floor / time. Rows are added to ``results/<gpu>/coattention.csv`` and ``shortest_paths.csv``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bench_coattention as harness
+import molecules
+import results
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
+
+import collamo_kernels as ck
+from collamo_kernels.testing import Case, Inputs, make_inputs
+
+BUDGET = 400  # s; a rival whose turn comes later is not run, and its row says so
+ROUNDS = 30
+WARMUP = 3
+CACHE = 256 << 20  # bytes written before each timed call, several times the L2
+MIB = 1 << 20
+
+# Thread instructions that cannot be saved, per pair and head. Forward: a look-up of the hop table
+# and one of a cell's four coefficients, three multiply-adds for the cubic, two to scale and add up,
+# two for the maximum, a multiply-add and an exponential, one for the sum, half a conversion, half
+# a store. Backward: all of it again but the maximum, five for dL/dlogits, four moments of the
+# radial table, a sum of the hop table, conversions.
+FORWARD_INSTRUCTIONS = 13
+BACKWARD_INSTRUCTIONS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One shape of call: `count` stored molecules, or `count` random graphs of `atoms` atoms."""
+
+    name: str
+    heads: int
+    width: int
+    count: int = 256
+    atoms: int | None = None
+    against: tuple[str, ...] = ("eager", "torch.compile", "SDPA", "FlexAttention")
+    goals: dict[str, float] = dataclasses.field(default_factory=dict)  # forward + backward, times
+
+
+MODEL_GOALS = {"eager": 50, "torch.compile": 10, "FlexAttention": 3}
+WORKLOADS = (
+    Workload("256 molecules, H=32, d=24", 32, 24, goals=MODEL_GOALS),
+    Workload("256 molecules, H=8, d=64", 8, 64, goals=MODEL_GOALS),
+    Workload(
+        *("256 molecules, H=64, d=8 (Uni-Mol)", 64, 8),
+        against=("SDPA", "FlexAttention"),
+        goals={"SDPA": 3, "FlexAttention": 3},
+    ),
+    Workload(
+        *("8 graphs of 512 atoms, H=32, d=32", 32, 32, 8, 512),
+        against=("SDPA", "FlexAttention"),
+        goals={"SDPA": 3, "FlexAttention": 3},
+    ),
+)
+LEAST_MEMORY = 20  # times less than eager, the goal
+HOPS_COUNT = 4096  # molecules of the shortest_paths workload
+
+
+def inputs_of(workload: Workload, dtype: torch.dtype, device: str) -> Inputs:
+    """Real graphs and conformers (or random graphs); q, k, v and the tables are drawn."""
+    batch = None if workload.atoms else molecules.stored(workload.count)
+    sizes = batch.ptr.diff().tolist() if batch else [workload.atoms] * workload.count
+    size = {"hop_buckets": 64, "gaussians": 128, "head": "mlp"}
+    case = Case(workload.name, tuple(sizes), workload.heads, workload.width, **size)
+    inputs = make_inputs(case, dtype, device)
+    if batch is None:
+        return inputs
+    relations = ck.Relations.from_graphs(*batch[1:], layout="packed").to(device)
+    x = relations.coordinates.requires_grad_()
+    return dataclasses.replace(inputs, relations=dataclasses.replace(relations, coordinates=x))
+
+
+# --- what a GPU can do ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Measured bandwidth (bytes/s, read and written), µs of a launch, and instructions/s."""
+
+    bandwidth: float
+    launch_us: float
+    graph_launch_us: float
+    instructions: float
+
+
+def limits() -> Limits:
+    """Measure this GPU; the issue rate is a warp instruction per scheduler and cycle."""
+    source = torch.ones(1 << 30, dtype=torch.uint8, device="cuda")
+    target, one = torch.empty_like(source), torch.zeros(1, device="cuda")
+    copies = {"copy": lambda: target.copy_(source), "launch": one.zero_}
+    copies["graph"] = captured(one.zero_)
+    us = {name: statistics.median(values) for name, values in time_all(copies, 20).items()}
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    schedulers = 4 * torch.cuda.get_device_properties(0).multi_processor_count
+    rate = schedulers * 32 * float(answer.split()[0]) * 1e6
+    return Limits(2 * source.numel() / (us["copy"] * 1e-6), us["launch"], us["graph"], rate)
+
+
+def floor_us(inputs: Inputs, backward: bool, gpu: Limits) -> float:
+    """The larger of bytes over bandwidth and instructions over issue rate."""
+    relations = inputs.relations
+    tensors = inputs.q.numel() * inputs.q.element_size()
+    read_once = relations.num_pairs + 12 * relations.num_atoms  # hops and coordinates
+    lse = 4 * inputs.q.shape[0] * inputs.q.shape[1]
+    # Forward: q, k, v in, the result out. Backward: those and its cotangent in, three out.
+    bytes_moved = 4 * tensors + read_once + (8 * tensors + read_once + lse if backward else 0)
+    each = FORWARD_INSTRUCTIONS + (BACKWARD_INSTRUCTIONS if backward else 0)
+    instructions = each * relations.num_pairs * inputs.q.shape[1]
+    return 1e6 * max(bytes_moved / gpu.bandwidth, instructions / gpu.instructions)
+
+
+# --- rivals ---------------------------------------------------------------------------------------
+
+
+def rivals_of(
+    inputs: Inputs, backward: bool, against: tuple[str, ...], compiler: Callable = torch.compile
+) -> dict[str, Callable]:
+    """Return the rivals by name, each a function of nothing with an attribute `packed`."""
+    padded, place = harness.Padded(inputs), inputs.layout
+    q, k, v, relations = padded.q, padded.k, padded.v, padded.relations
+    on_gpu = q.device.type == "cuda"
+    ready = padded.bias().to(q.dtype).requires_grad_(backward)
+
+    def timed(forward: Callable, tensors: tuple[Tensor, ...]) -> Callable:
+        def run() -> Tensor:
+            with torch.set_grad_enabled(backward):
+                out = forward()
+            if backward:
+                harness.backwards(out, tensors, padded.cotangent)
+            return out
+
+        run.packed = lambda: place.pack(run().detach().transpose(1, 2))
+        return run
+
+    def eagerly(function: Callable) -> Callable:
+        arguments = (q, k, v, relations, padded.hop_bias, padded.radial)
+        return timed(lambda: function(*arguments), padded.learned())
+
+    def sdpa() -> Tensor:
+        pinned = sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if on_gpu else contextlib.nullcontext()
+        with pinned:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=ready)
+
+    rivals = {}
+    if "eager" in against:
+        rivals["eager"] = eagerly(eager)
+    if "torch.compile" in against:
+        rivals["torch.compile"] = eagerly(compiler(eager))
+    if "SDPA" in against:
+        rivals["SDPA, bias ready-built"] = timed(sdpa, (q, k, v, ready))
+    if "FlexAttention" in against:
+        for name, options in FLEX.items():
+            forward, tensors = flexible(padded, backward, options, compiler)
+            rivals[name] = timed(forward, tensors)
+    return rivals
+
+
+# For queries shorter than 128 the default may choose its decoding kernel.
+FLEX = {
+    "FlexAttention": {},
+    "FlexAttention, no decoding kernel": {"FORCE_USE_FLEX_ATTENTION": True},
+}
+
+
+def flexible(
+    padded: harness.Padded, backward: bool, options: dict, compiler: Callable
+) -> tuple[Callable, tuple[Tensor, ...]]:
+    """Hop table looked up in the tile, Φ3d ready-built; heads of less than 16 padded with zeros."""
+    hops, valid = padded.relations.hops, padded.relations.valid
+    last = padded.hop_bias.shape[1] - 1
+    column = torch.where(hops == 255, last, hops.int().clamp(max=last - 1)).int()
+    with torch.no_grad():
+        phi = harness.radial_term(padded.relations, padded.radial).to(padded.q.dtype).contiguous()
+    phi.requires_grad_(backward)
+    table = padded.hop_bias.detach().clone().requires_grad_(backward)
+    width = padded.q.shape[-1]
+    wide = [F.pad(x.detach(), (0, max(0, 16 - width))) for x in (padded.q, padded.k, padded.v)]
+    wide = [x.requires_grad_(backward) for x in wide]
+
+    def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        biased = s + table[h, column[b, i, j]] + phi[b, h, i, j]
+        return torch.where(valid[b, j], biased, -float("inf"))
+
+    attend = compiler(flex_attention)
+
+    def forward() -> Tensor:
+        extra = {"kernel_options": options} if options else {}
+        return attend(*wide, score_mod=score, scale=width**-0.5, **extra)[..., :width]
+
+    return forward, (*wide, table, phi)
+
+
+def eager(q, k, v, relations, hop_bias, radial) -> Tensor:
+    """The attention as one would write it, matrix products in q's type."""
+    logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    for term in (harness.hop_term(relations, hop_bias), harness.radial_term(relations, radial)):
+        logits = logits + term.to(logits.dtype)
+    allowed = harness.valid_pairs(relations.valid)[:, None]
+    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).softmax(-1) @ v
+
+
+def able(rivals: dict[str, Callable], answer: Tensor, exact: Tensor) -> dict[str, Callable | str]:
+    """Run each rival once; one that cannot run, or is wrong, gives way to its reason."""
+    found = {}
+    for name, rival in rivals.items():
+        try:
+            found[name] = harness.checked({name: rival}, answer, exact)[name]
+        except AssertionError as error:
+            found[name] = f"not timed, wrong answer: {str(error).splitlines()[0]}"
+    return found
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+
+def time_all(calls: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Time the calls in turns; µs of every round."""
+    times = {name: [] for name in calls}
+    on_gpu = torch.cuda.is_available()
+    cache = torch.empty(
+        CACHE if on_gpu else 1, dtype=torch.uint8, device="cuda" if on_gpu else None
+    )
+    for turn in range(WARMUP + rounds):
+        for name, call in calls.items():
+            cache.zero_()
+            us = _events(call) if on_gpu else _wall(call)
+            if turn >= WARMUP:
+                times[name].append(us)
+    return times
+
+
+def _events(call: Callable) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    stop.record()
+    stop.synchronize()
+    return 1000 * start.elapsed_time(stop)
+
+
+def _wall(call: Callable) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e6 * (time.perf_counter() - start)
+
+
+def captured(call: Callable) -> Callable:
+    """Capture the call in a CUDA graph and return its replay."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARMUP):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def try_captured(calls: dict[str, Callable]) -> tuple[dict[str, Callable], dict[str, str]]:
+    """Return the replays of those that can be captured, and why others cannot."""
+    replays, reasons = {}, {}
+    for name, call in calls.items():
+        try:
+            replays[name] = captured(call)
+        except Exception as error:  # whatever a rival does that a graph forbids
+            lines = str(error).strip().splitlines() or [""]
+            reasons[name] = f"no CUDA graph: {type(error).__name__}: {lines[0][:60]}"
+    return replays, reasons
+
+
+def peak_mib(call: Callable) -> float | str:
+    """MiB that one call allocates at most, beside what stands already; "" without a GPU."""
+    if not torch.cuda.is_available():
+        return ""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / MIB
+
+
+def compared(
+    workload: str,
+    ours: Callable,
+    rivals: dict[str, Callable | str],
+    rounds: int,
+    floor: float | None,
+    memory: bool = True,
+) -> list[dict]:
+    """Time ours and the rivals in turns; one row each, of the columns of `results`."""
+    calls = {"ours": ours, **{name: call for name, call in rivals.items() if callable(call)}}
+    times = time_all(calls, rounds)
+    replays, reasons = try_captured(calls) if torch.cuda.is_available() else ({}, {})
+    graphs = {name: statistics.median(us) for name, us in time_all(replays, rounds).items()}
+    median = {name: statistics.median(us) for name, us in times.items()}
+    rows = []
+    for name, us in median.items():
+        row = {"workload": workload, "rival": name, "rounds": rounds, "note": reasons.get(name, "")}
+        row |= {"median_us": f"{us:.4g}", "ratio": f"{us / median['ours']:.3g}"}
+        row["graph_us"] = f"{graphs[name]:.4g}" if name in graphs else ""
+        row["peak_mib"] = f"{peak:.4g}" if memory and (peak := peak_mib(calls[name])) != "" else ""
+        if floor is not None and name == "ours":
+            best = min(us, graphs.get(name, us))
+            row |= {"floor_us": f"{floor:.4g}", "of_floor": f"{floor / best:.3g}"}
+        rows.append(row)
+    reasons = {name: reason for name, reason in rivals.items() if not callable(reason)}
+    return rows + [{"workload": workload, "rival": x, "note": y} for x, y in reasons.items()]
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def attention_rows(
+    workload: Workload,
+    dtype: torch.dtype,
+    device: str,
+    gpu: Limits | None = None,
+    compiler: Callable = torch.compile,
+    rounds: int = ROUNDS,
+    deadline: float = float("inf"),
+) -> list[dict]:
+    """Check and time one workload, forward and forward + backward."""
+    inputs = inputs_of(workload, dtype, device)
+    yardstick, exact = harness.answers(inputs)
+    rows = []
+    for backward in (False, True):
+        what = f"{workload.name}, " + ("forward + backward" if backward else "forward")
+        rivals = {}
+        for name in workload.against:
+            if time.monotonic() > deadline:
+                rivals[name] = "not run: the time was up"
+                continue
+            these = rivals_of(inputs, backward, (name,), compiler)
+            rivals |= able(these, yardstick["out"], exact["out"])
+        floor = None if gpu is None else floor_us(inputs, backward, gpu)
+        rows += compared(what, harness.ours_of(inputs, backward), rivals, rounds, floor)
+    return rows
+
+
+def hops_rows(
+    count: int, device: str, gpu: Limits | None = None, rounds: int = ROUNDS
+) -> list[dict]:
+    """Check and time `shortest_paths` of stored molecules on the device, packed."""
+    batch = molecules.stored(count)
+    edges, ptr = batch.edges.to(device), batch.ptr.to(device)
+    answer = ck.shortest_paths(batch.edges, batch.ptr, layout="packed")
+    search = torch.ops.collamo_kernels.shortest_paths
+
+    def ours() -> Tensor:
+        capturing = device == "cuda" and torch.cuda.is_current_stream_capturing()
+        if capturing:  # then the size must be known
+            return search(edges, ptr, True, len(answer))
+        return ck.shortest_paths(edges, ptr, layout="packed")
+
+    assert torch.equal(ours().cpu(), answer)
+    rivals = {"SciPy, on the CPU": scipy_rival(batch, answer)}
+    launch = 0.0 if gpu is None else gpu.graph_launch_us
+    floor = None if gpu is None else launch + 1e6 * len(answer) / gpu.bandwidth
+    mean = batch.ptr.diff().double().mean()
+    what = f"{count} stored molecules (mean {mean:.1f} atoms)"
+    timed = {name: call for name, call in rivals.items() if not callable(call)}
+    rows = compared(what, ours, timed, rounds, floor, memory=False)
+    for name, call in rivals.items():
+        if callable(call):  # seconds, and nothing on the GPU: once is enough
+            us, ratio = _wall(call), float(rows[0]["median_us"])
+            rows.append({"workload": what, "rival": name, "rounds": 1, "note": ""})
+            rows[-1] |= {"median_us": f"{us:.4g}", "ratio": f"{us / ratio:.3g}"}
+    return rows
+
+
+def scipy_rival(batch: molecules.Batch, answer: Tensor) -> Callable | str:
+    """SciPy's search of every molecule, or why it is not run."""
+    try:
+        import bench_shortest_paths as others
+    except ImportError as error:
+        return f"not run: {error}"
+    borders = torch.searchsorted(batch.edges[0].contiguous(), batch.ptr)  # molecule by molecule
+    matrices = [
+        others.sparse((batch.edges[:, first:last] - start).numpy(), int(stop - start))
+        for (first, last), (start, stop) in zip(
+            itertools.pairwise(borders.tolist()),
+            itertools.pairwise(batch.ptr.tolist()),
+            strict=True,
+        )
+    ]
+    assert torch.equal(others.packed(others.by_scipy(matrices)), answer)
+    return lambda: others.by_scipy(matrices)
+
+
+def show(rows: list[dict]) -> None:
+    """Print a table."""
+    workload = None
+    for row in rows:
+        if row["workload"] != workload:
+            workload = row["workload"]
+            print(f"\n{workload}")
+        keys = ("median_us", "graph_us", "ratio", "floor_us", "of_floor", "peak_mib")
+        cells = (row.get(key, "") for key in keys)
+        line = "  {:<34}{:>10} µs {:>10} graph {:>7} x  floor {:>8} µs ({:>5}) {:>8} MiB {}"
+        print(line.format(row["rival"], *cells, row["note"]), flush=True)
+
+
+def judge(workload: Workload, rows: list[dict]) -> list[str]:
+    """Compare the rows of a workload with its goals, a line each."""
+    lines = []
+    both = {row["rival"]: row for row in rows if row["workload"].endswith("forward + backward")}
+    for rival, goal in workload.goals.items():
+        found = [row for name, row in both.items() if name.startswith(rival) and "ratio" in row]
+        ratio = min((float(row["ratio"]) for row in found), default=None)
+        lines.append(f"{workload.name}: {_verdict(ratio, goal)} {rival}")
+    mib = {name: float(row["peak_mib"]) for name, row in both.items() if row.get("peak_mib")}
+    if "eager" in workload.goals:
+        ratio = mib["eager"] / mib["ours"] if mib.keys() >= {"eager", "ours"} else None
+        lines.append(f"{workload.name}: {_verdict(ratio, LEAST_MEMORY)} less memory than eager")
+    return lines
+
+
+def _verdict(ratio: float | None, goal: float) -> str:
+    if ratio is None:
+        return f"not measured (goal {goal:g} x)"
+    return f"{'met' if ratio >= goal else 'MISSED'}: {ratio:.3g} x (goal {goal:g} x)"
+
+
+def draw(rows: list[dict], path: Path) -> str:
+    """Draw the medians as bars, or return why not."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        return "no plot: matplotlib is not installed"
+    timed = [row for row in rows if row.get("median_us")]
+    workloads = list(dict.fromkeys(row["workload"] for row in timed))
+    rivals = list(dict.fromkeys(row["rival"] for row in timed))
+    figure, axes = pyplot.subplots(figsize=(10, 1 + 0.8 * len(workloads)), layout="constrained")
+    for number, rival in enumerate(rivals):
+        mine = [row for row in timed if row["rival"] == rival]
+        places = [workloads.index(row["workload"]) + 0.8 * number / len(rivals) for row in mine]
+        us = [float(row["median_us"]) for row in mine]
+        axes.barh(places, us, 0.8 / len(rivals), label=rival, align="edge")
+    axes.set_yticks([i + 0.4 for i in range(len(workloads))], workloads)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("µs, median")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return f"plot: {path}"
+
+
+def main() -> int:
+    """Measure everything, keep the rows, and say which goals are met."""
+    if not torch.cuda.is_available():
+        print("error: no NVIDIA GPU answers (torch.cuda.is_available() is False)", file=sys.stderr)
+        return 1
+    deadline = time.monotonic() + BUDGET
+    name, gpu = torch.cuda.get_device_name(), limits()
+    print(f"{name}: copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, ", end="")
+    print(f"in a graph {gpu.graph_launch_us:.1f} µs, {gpu.instructions / 1e12:.1f} T instr./s")
+    hops = hops_rows(HOPS_COUNT, "cuda", gpu)
+    show(hops)
+    results.append_gpu(name, "shortest_paths", hops)
+    rows, verdicts = [], []
+    for workload in WORKLOADS:
+        found = attention_rows(workload, torch.bfloat16, "cuda", gpu, deadline=deadline)
+        show(found)
+        path = results.append_gpu(name, "coattention", found)
+        verdicts += judge(workload, found)
+        rows += found
+    print("", *verdicts, draw(rows, path.with_suffix(".png")), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
