@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test bench sanitize lint clean
+.PHONY: demo test bench gpu-build gpu-test gpu-bench sanitize lint clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -32,6 +32,28 @@ test: .venv/collamo
 
 bench: .venv/collamo
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# On a machine with an NVIDIA GPU, from a bare checkout: with the python3 that holds a torch for CUDA, and nvcc.
+# Nothing is installed.
+gpu-build:
+	@$(PYTHON) -c 'import importlib.util as u; torch = u.find_spec("torch") and __import__("torch"); \
+	  raise SystemExit(None if torch and torch.cuda.is_available() else "error: no NVIDIA GPU answers $(PYTHON)")'
+	COLLAMO_FORCE_CUDA=1 $(PYTHON) setup.py --quiet build_ext --inplace
+
+# Everything that runs on a GPU, bfloat16 too; no backend may be skipped. What needs none (the emulated GPU, compiling
+# ahead of time, hypothesis) is left to `make test`. Then some of it again under compute-sanitizer.
+GPU_TESTS := tests/kernels $(patsubst %,--ignore=tests/kernels/test_%.py,properties cuda triton)
+SANITIZED := $(patsubst %,tests/kernels/test_%.py,shortest_paths pairwise_distances coattention) \
+  -k "(cuda and every_size) or sorted_pairs or (triton and accuracy and (around-16 or 127))"
+gpu-test: export COLLAMO_TEST_BACKENDS = reference,cpu,cuda,triton
+gpu-test: gpu-build
+	$(PYTHON) -m pytest $(GPU_TESTS)
+	for tool in memcheck racecheck; do PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool \
+	  --error-exitcode 9 $(PYTHON) -m pytest $(SANITIZED) || exit; done
+
+# Ours against PyTorch's attentions and SciPy; rows go to benchmarks/results/<gpu>/.
+gpu-bench: gpu-build
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 # The C++ with AddressSanitizer and UBSan, built beside the normal one, under the tests that reach it. The
 # interpreter is not instrumented, hence LD_PRELOAD (libstdc++ first finds the exceptions that tests provoke).

@@ -140,12 +140,12 @@ def checked(rivals: dict[str, Callable], yardstick: Tensor, exact: Tensor) -> di
     return able
 
 
-def ours_of(inputs: Inputs, backward: bool) -> Callable:
+def ours_of(inputs: Inputs, backward: bool, backend: str | None = None) -> Callable:
     """Return our call, packed."""
 
     def forward() -> Tensor:
         with torch.set_grad_enabled(backward):
-            return attend(inputs, "packed")
+            return attend(inputs, "packed", backend=backend)
 
     tensors = tuple(tensor for _, tensor in inputs.grads())
     if not backward:
@@ -165,11 +165,14 @@ def extra_memory(which: str) -> Callable:
     return call_of(molecule_inputs()[1])
 
 
-def answers(inputs: Inputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def answers(
+    inputs: Inputs, backend: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Check ours, gradients included; return plain PyTorch's answer and the exact one."""
     yardstick = with_gradients(attend_eagerly, inputs)
     exact = with_gradients(lambda x: attend(x, "packed", backend="reference"), inputs.double())
-    assert_all_accurate(with_gradients(lambda x: attend(x, "packed"), inputs), yardstick, exact)
+    ours = with_gradients(lambda x: attend(x, "packed", backend=backend), inputs)
+    assert_all_accurate(ours, yardstick, exact)
     return yardstick, exact
 
 

@@ -353,7 +353,8 @@ def attention_rows(
 ) -> list[dict]:
     """Check and time one workload, forward and forward + backward."""
     inputs = inputs_of(workload, dtype, device)
-    yardstick, exact = harness.answers(inputs)
+    backend = {"cuda": "triton", "cpu": "cpu"}[device]  # by name: none may stand in for it
+    yardstick, exact = harness.answers(inputs, backend)
     rows = []
     for backward in (False, True):
         what = f"{workload.name}, " + ("forward + backward" if backward else "forward")
@@ -365,7 +366,7 @@ def attention_rows(
             these = rivals_of(inputs, backward, (name,), compiler)
             rivals |= able(these, yardstick["out"], exact["out"])
         floor = None if gpu is None else floor_us(inputs, backward, gpu)
-        rows += compared(what, harness.ours_of(inputs, backward), rivals, rounds, floor)
+        rows += compared(what, harness.ours_of(inputs, backward, backend), rivals, rounds, floor)
     return rows
 
 
@@ -382,7 +383,7 @@ def hops_rows(
         capturing = device == "cuda" and torch.cuda.is_current_stream_capturing()
         if capturing:  # then the size must be known
             return search(edges, ptr, True, len(answer))
-        return ck.shortest_paths(edges, ptr, layout="packed")
+        return ck.shortest_paths(edges, ptr, layout="packed", backend=device)
 
     assert torch.equal(ours().cpu(), answer)
     rivals = {"SciPy, on the CPU": scipy_rival(batch, answer)}
