@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from collamo.model.card import model_card
 from collamo.model.configuration import MODALITIES, CollamoConfig
 from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder, unimol_inputs
 from collamo.model.encoders.gin import GinConv
@@ -350,6 +352,13 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             vocab_size=self.config.text_config.vocab_size,
             **kwargs,
         )
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs) -> None:
+        """Save as any model of transformers, with a model card (``README.md``) beside it."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            card = Path(save_directory) / "README.md"
+            card.write_text(model_card(self.config), encoding="utf-8")
 
     def get_molecule_features(self, **molecules: Tensor) -> Tensor:
         """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""

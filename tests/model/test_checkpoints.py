@@ -1,6 +1,7 @@
 """Published encoders: what loads, what it computes, and what is refused, with its reason."""
 
 import argparse
+import hashlib
 import logging
 import os
 
@@ -385,6 +386,11 @@ def test_a_model_on_published_encoders(unimol, gin, tokenizer, tmp_path, inputs)
     assert set(model.config.sources) == {"llm", "unimol", "gin"}
     assert len(model.config.sources["unimol"]["sha256"]) == 64
     model.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert f"SHA-256 `{hashlib.sha256(files['unimol'].read_bytes()).hexdigest()}`" in card
+    assert "| projector_config.num_query_tokens | 3 | ours |" in card
+    assert "| unimol_config.num_heads | 3 | the published encoder's |" in card
+    assert "| projector_config.phi3d | True | the paper's |" in card
     again = type(model).from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, model(**inputs).logits)

@@ -5,6 +5,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from collamo.errors import UsageError
 from collamo.model import CollamoConfig, GinConfig, ProjectorConfig, UniMolConfig
+from collamo.model.card import documented, whose
 from collamo.model.configuration import SelfiesEncoderConfig
 
 
@@ -73,3 +74,19 @@ def test_every_field_is_documented(part):
 def test_modalities_are_known_and_some(wrong):
     with pytest.raises(UsageError, match=r"must be some of 1d, 2d, 3d"):
         CollamoConfig.from_overrides("tiny", {"modalities": wrong})
+
+
+@pytest.mark.parametrize(
+    "part", ["selfies_config", "gin_config", "unimol_config", "projector_config"]
+)
+def test_the_card_has_every_constant(part):
+    known = {f.name for f in dataclasses.fields(CollamoConfig.sub_configs[part])}
+    known -= {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    assert set(documented(CollamoConfig.sub_configs[part])) == known
+
+
+def test_whose_choice_a_constant_is():
+    texts = documented(ProjectorConfig)
+    assert whose(texts["modality_dropout"]) == whose(texts["collaboration"]) == "ours"
+    assert whose(texts["phi2d"]) == "the paper's"
+    assert whose(documented(UniMolConfig)["num_layers"]) == "the published encoder's"
