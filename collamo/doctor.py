@@ -34,6 +34,9 @@ _REQUIRED = (
     ("pyarrow", "shards of prepared data", "pip install pyarrow"),
     ("pebble", "time limits on conformers", "pip install pebble"),
     ("sacrebleu", "BLEU of captions", "pip install sacrebleu"),
+    ("nltk", "BLEU and METEOR as published", "pip install nltk"),
+    ("rouge-score", "ROUGE of captions", "pip install rouge-score"),
+    ("rapidfuzz", "edit distances of molecules", "pip install rapidfuzz"),
 )
 _OPTIONAL = (
     ("tensorboard", "learning curves while training", "pip install 'collamo[train]'"),
@@ -46,6 +49,7 @@ _OPTIONAL = (
     ),
     ("torch-cluster", "radius graphs of large molecules", "pip install 'collamo[cluster]'"),
     ("ray", "data preparation over several machines", "pip install 'collamo[ray]'"),
+    ("py2opsin", "IUPAC names compared as structures (Java)", "pip install 'collamo[iupac]'"),
     ("gradio", "the demo in a browser", "pip install 'collamo[web]'"),
 )
 

@@ -247,14 +247,21 @@ def parse_molecule(text: str) -> Molecule:
         raise RejectedMolecule("type", f"a molecule must be a text, not {type(text).__name__}")
     if "\n" in text and any(mark in text for mark in ("M  END", "V2000", "V3000")):
         return Molecule.from_molblock(text)
+    return Molecule.from_selfies(text) if is_selfies(text) else Molecule.from_smiles(text)
+
+
+def is_selfies(text: str) -> bool:
+    """Return whether `text` is a SELFIES rather than a SMILES, by the rule of `parse_molecule`.
+
+    >>> is_selfies("[C][C][O]"), is_selfies("[Na+].[Cl-]")
+    (True, False)
+    """
     stripped = text.strip()
-    if (
+    return bool(
         len(stripped) <= 100 * MAX_SELFIES_TOKENS
         and _SELFIES_TEXT.fullmatch(stripped)
         and _SELFIES_ONLY.search(stripped)
-    ):
-        return Molecule.from_selfies(text)
-    return Molecule.from_smiles(text)
+    )
 
 
 def _checked_text(text: str, kind: str, limit: int) -> str:

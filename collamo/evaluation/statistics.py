@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,3 +82,26 @@ def bootstrap(
 def ratio(sums: np.ndarray) -> float:
     """Return ``sums[0] / sums[1]``, NaN for an empty denominator: the mean of what was summed."""
     return float(sums[0] / sums[1]) if sums[1] else math.nan
+
+
+class Sums:
+    """Column sums of judged rows, from which every score of a predictions file follows.
+
+    A row adds a value to the columns that apply to it and nothing to the others, so that
+    ``mean(column)`` is over the rows the column applies to. Corpus scores (BLEU) are functions of
+    several totals. Rows can be added in any order and dropped as soon as they are added.
+    """
+
+    def __init__(self, totals: Mapping[str, float] = (), counts: Mapping[str, float] = ()):
+        self.totals = dict(totals)
+        self.counts = dict(counts)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Add the values of one row."""
+        for column, value in values.items():
+            self.totals[column] = self.totals.get(column, 0) + value
+            self.counts[column] = self.counts.get(column, 0) + 1
+
+    def mean(self, column: str) -> float | None:
+        """Return the mean of a column over its rows, None where it has none."""
+        return self.totals[column] / self.counts[column] if self.counts.get(column) else None

@@ -47,6 +47,16 @@ def parse_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def number_span(text: str) -> tuple[int, int] | None:
+    """Return where the digits that `parse_number` reads stand, None where it reads none.
+
+    >>> number_span("about 1.5 eV")
+    (6, 9)
+    """
+    match = _NUMBER.search(text)
+    return match.span() if match else None
+
+
 def _ascii_sign(text: str) -> str:
     return re.sub(f"[{_DASH}]", "-", text)
 
