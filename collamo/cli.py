@@ -323,8 +323,11 @@ def generate(
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int):
-    """Show a progress bar on stderr; yields a function that takes how many more are done."""
+def _progress(what: str, total: int | None):
+    """Show a progress bar on stderr; yields a function that takes how many more are done.
+
+    `total` None: it is not known how many there are.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -351,8 +354,45 @@ def evaluate(
     batch_size: BatchOption = 64,
     max_new_tokens: TokensOption = 128,
     seed: Annotated[int, typer.Option(help="Of the wrong molecules, limit and intervals.")] = 0,
+    predictions: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Score this TSV, CSV or JSONL file of answers instead of a model."),
+    ] = None,
+    task: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of --predictions: captions, molecules, iupac, motifs or property."),
+    ] = None,
+    tokenizer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of texts: scibert:VOCAB_PATH, llm:FOLDER_OR_NAME or whitespace."),
+    ] = None,
+    wordnet: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder or zip of WordNet 3.0, for METEOR. Never downloaded."),
+    ] = None,
+    unit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of the properties; an energy is also reported in Hartree and eV."),
+    ] = None,
+    train_mean: Annotated[
+        str, typer.Option(help="For answers without a number: 1.5, or gap=0.25,mu=2.7.")
+    ] = "",
 ) -> None:
-    """Score a model on a split against two baselines, with intervals and verdicts."""
+    """Score a model on a split against two baselines, or a file of predictions by published
+    metrics."""
+    if predictions is not None:
+        _evaluate_predictions(predictions, task, tokenizer, wordnet, unit, train_mean, out)
+        return
+    given = {
+        "--task": task,
+        "--tokenizer": tokenizer,
+        "--wordnet": wordnet,
+        "--unit": unit,
+        "--train-mean": train_mean,
+    }
+    useless = [name for name, value in given.items() if value]
+    if useless:
+        raise UsageError(f"{', '.join(useless)}: only with --predictions FILE")
     if split not in SPLITS:
         raise UsageError(
             f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"
@@ -385,6 +425,35 @@ def evaluate(
         )
     report.show(Console())
     print(f"written to {out}/report.md, report.json and predictions.jsonl", file=sys.stderr)
+
+
+def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, out) -> None:
+    from collamo.evaluation.predictions import TASKS, Options, evaluate_predictions
+
+    if task is None:
+        raise UsageError(f"--predictions needs --task: one of {', '.join(TASKS)}")
+    if not path.is_file():
+        raise UsageError(f"--predictions {path}: no such file")
+    means = dict(_train_mean(part) for part in _named(train_mean))
+    chosen = Options(task, tokenizer, wordnet, unit, means)
+    with _progress("rows", None) as advance:
+        report = evaluate_predictions(path, chosen, out, progress=advance)
+    for name, value in report["scores"].items():
+        if not isinstance(value, dict):
+            print(f"{name}\t{value:.4f}")
+    counts = ", ".join(f"{count} {name}" for name, count in report["counts"].items() if count)
+    print(counts, file=sys.stderr)
+    for name, reason in report["manifest"]["absent"].items():
+        print(f"note: no {name}: {reason}", file=sys.stderr)
+    print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)
+
+
+def _train_mean(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--train-mean {text!r} is no number; write 1.5 or name=1.5") from None
 
 
 @app.command(

@@ -1,0 +1,373 @@
+"""A predictions file from the command line: published scores, counts that add up, odd files."""
+
+import json
+import math
+import random
+
+import pyarrow.parquet as pq
+import pytest
+
+from collamo.cli import run
+from collamo.errors import MissingDependencyError, UsageError
+from collamo.evaluation.captions import TextScorer, ngram_statistics, text_scores
+from collamo.evaluation.molecules import molecule_row, molecule_scores
+from collamo.evaluation.names import opsin_absent
+from collamo.evaluation.predictions import Options, evaluate_predictions
+from collamo.evaluation.quantities import HARTREE_IN_EV, parse_quantity
+from collamo.evaluation.statistics import Sums
+from collamo.evaluation.tokenisation import load_tokenisation
+
+HEADER = "SMILES\tground truth\toutput\n"
+
+
+def evaluate(path, task, out, **options):
+    if task in ("captions", "iupac"):
+        options.setdefault("tokenizer", "whitespace")
+    report = evaluate_predictions(path, Options(task, **options), out)
+    counts = report["counts"]
+    assert counts["rows"] == sum(n for name, n in counts.items() if name != "rows")
+    assert pq.read_metadata(out / "rows.parquet").num_rows == counts["rows"]
+    assert json.loads((out / "report.json").read_text()) == report
+    return report
+
+
+def tsv(folder, *rows, header=HEADER):
+    path = folder / "predictions.tsv"
+    path.write_text(header + "".join(f"x\t{truth}\t{guess}\n" for truth, guess in rows))
+    return path
+
+
+# The published scores
+
+
+def test_published_caption_scores(shared_data, tmp_path, capsys):
+    arguments = ["--predictions", f"{shared_data}/molt5_small_captions.tsv", "--task", "captions"]
+    arguments += ["--tokenizer", f"scibert:{shared_data}/scibert_vocab.txt"]
+    arguments += ["--wordnet", f"{shared_data}/wordnet.zip", "--out", str(tmp_path)]
+    assert run(["evaluate", *arguments]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    published = {"bleu2": 0.5315, "bleu4": 0.4449, "rouge1": 0.6210, "rouge2": 0.4699}
+    published |= {"rougeL": 0.5639, "meteor": 0.5575}
+    assert {name: report["scores"][name] for name in published} == pytest.approx(
+        published, abs=5e-4
+    )
+    assert report["counts"]["scored"] == report["counts"]["rows"] == 3300
+    assert report["manifest"]["tokenizer"] == "scibert"
+    assert report["manifest"]["absent"] == {}
+    assert "bleu4\t0.4449" in capsys.readouterr().out
+
+
+def test_published_molecule_scores(shared_data, tmp_path):
+    path = shared_data / "molt5_small_molecules.tsv"
+    report = evaluate(path, "molecules", tmp_path)
+    published = {"bleu_char": 0.7490, "exact_inchi": 0.0815, "exact_canonical": 0.0806}
+    published |= {"maccs": 0.7801, "rdk": 0.6526, "morgan": 0.6012, "validity": 0.7245}
+    scores = report["scores"]
+    assert {name: scores[name] for name in published} == pytest.approx(published, abs=5e-4)
+    assert scores["levenshtein"] == pytest.approx(28.816, abs=0.01)
+    assert scores["maccs_all"] == pytest.approx(scores["maccs"] * scores["validity"])
+    assert report["counts"]["invalid_prediction"] == 909
+
+
+# Single metrics, computed by hand
+
+
+def scored(pairs, scorer=None):
+    scorer = scorer or TextScorer(load_tokenisation("whitespace"))
+    sums = Sums()
+    for guess, truth in pairs:
+        sums.add(scorer.row(guess, truth))
+    return text_scores(sums)
+
+
+def test_bleu_and_rouge_by_hand():
+    # 3 of 4 words, 1 of 3 word pairs; a word longer than the reference, so no penalty.
+    scores = scored([("a b x c", "a b c")])
+    assert scores["bleu1"] == pytest.approx(3 / 4)
+    assert scores["bleu2"] == pytest.approx((3 / 4 * 1 / 3) ** 0.5)
+    assert scores["bleu4"] == 0
+    assert scores["rouge1"] == scores["rougeL"] == pytest.approx(2 * 3 / 7)
+    assert scores["rouge2"] == pytest.approx(2 * 1 / 5)
+    assert "meteor" not in scores
+
+
+def test_bleu_is_nltks_and_rouge_l_is_rouge_scores():
+    from nltk.translate.bleu_score import corpus_bleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices("abcdef", k=draw.randint(1, 20))) for _ in range(60)]
+    pairs = list(zip(texts[:30], texts[30:], strict=True))
+    scores = scored(pairs)
+    guesses, truths = [g.split() for g, _ in pairs], [[t.split()] for _, t in pairs]
+    for order in (1, 2, 3, 4):
+        weights = [1 / order] * order
+        assert scores[f"bleu{order}"] == pytest.approx(corpus_bleu(truths, guesses, weights))
+    rouge = RougeScorer(["rougeL"])
+    expected = [rouge.score(truth, guess)["rougeL"].fmeasure for guess, truth in pairs]
+    assert scores["rougeL"] == pytest.approx(sum(expected) / len(expected))
+
+
+def test_equal_texts_score_one_and_empty_predictions_nothing():
+    same = "a b c d e"
+    assert scored([(same, same)]) == pytest.approx(dict.fromkeys(scored([(same, same)]), 1))
+    assert set(scored([("", same)]).values()) == {0}
+    half = scored([(same, same), ("", same)])
+    assert half["rouge1"] == pytest.approx(0.5)
+    # nltk counts one possible word even for an empty text; the lengths are 5 of 10.
+    assert half["bleu1"] == pytest.approx(5 / 6 * math.exp(-1))
+
+
+def test_rouge_is_symmetric_and_no_score_knows_an_order():
+    pairs = [("a b c", "a c d e"), ("x y", "y"), ("q", "q r s t u v")]
+    scores, turned = scored(pairs), scored([(truth, guess) for guess, truth in pairs])
+    for name in ("rouge1", "rouge2", "rougeL"):
+        assert turned[name] == pytest.approx(scores[name])
+    assert scored(pairs[::-1]) == pytest.approx(scores)
+
+
+def test_meteor_knows_stems_and_synonyms(shared_data):
+    wordnet = shared_data / "wordnet.zip"
+    scorer = TextScorer(load_tokenisation("whitespace"), wordnet)
+    # One chunk of two matches: penalty 0.5 · (1/2)³.
+    assert scorer.row("red cars", "red car")["meteor"] == pytest.approx(1 - 0.5 / 8)
+    assert scorer.row("red auto", "red car")["meteor"] == pytest.approx(1 - 0.5 / 8)
+    assert scorer.row("red dog", "red car")["meteor"] == pytest.approx(0.5 * 0.5)
+    assert scorer.row("", "red car")["meteor"] == 0
+
+
+def test_wordnet_must_be_there(tmp_path):
+    with pytest.raises(UsageError, match=r"no data\.noun"):
+        TextScorer(load_tokenisation("whitespace"), tmp_path)
+
+
+@pytest.mark.parametrize("spec", ["words", "scibret:x", "llm", "whitespace:x"])
+def test_unknown_tokenisers_are_refused(spec):
+    with pytest.raises(UsageError, match="whitespace, scibert:VOCABULARY"):
+        load_tokenisation(spec)
+
+
+def test_a_tokeniser_is_never_downloaded():
+    with pytest.raises(MissingDependencyError, match="nothing is downloaded"):
+        load_tokenisation("llm:nobody/has-this-model")
+
+
+def test_scibert_is_lower_cased_and_cut(shared_data):
+    scibert = load_tokenisation(f"scibert:{shared_data}/scibert_vocab.txt")
+    assert scibert.tokens("The Molecule") == ["the", "molecule"]
+    assert len(scibert.tokens("the " * 1000)) == 510
+    assert scibert.sha256.startswith("0a7d0066")
+
+
+def test_molecules_by_hand():
+    status, values = molecule_row("OCC", "CCO")
+    assert status == "scored"
+    assert values["exact_inchi"] == values["exact_canonical"] == values["morgan"] == 1
+    assert values["levenshtein"] == 2
+    status, values = molecule_row("C(", "CCO")
+    assert (status, values["validity"], values["exact_inchi"]) == ("invalid_prediction", 0, 0)
+    assert "morgan" not in values
+    assert molecule_row("CCO", "not a molecule") == ("invalid_reference", {})
+    # One methyl environment and one bond more: same atoms, another structure.
+    assert molecule_row("COC", "CCO")[1]["exact_inchi"] == 0
+    # 2-hydroxypyridine and 2-pyridone: one InChI, two canonical SMILES.
+    _, tautomers = molecule_row("O=c1cccc[nH]1", "Oc1ccccn1")
+    assert (tautomers["exact_inchi"], tautomers["exact_canonical"]) == (1, 0)
+
+
+def test_selfies_are_compared_as_smiles():
+    status, values = molecule_row("[C][C][O]", "CCO")
+    assert (status, values["exact_inchi"], values["levenshtein"]) == ("scored", 1, 0)
+    assert molecule_row("[C][C][Nonsense]", "CCO")[0] == "invalid_prediction"
+
+
+def test_similarity_is_symmetric_and_all_pairs_count_the_unreadable():
+    one, other = molecule_row("CCOC", "CCN")[1], molecule_row("CCN", "CCOC")[1]
+    for name in ("maccs", "rdk", "morgan", "levenshtein"):
+        assert one[name] == other[name]
+    sums = Sums()
+    for guess in ("CCO", "C("):
+        sums.add(molecule_row(guess, "CCO")[1])
+    scores = molecule_scores(sums)
+    assert (scores["maccs"], scores["maccs_all"], scores["validity"]) == (1, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("−6.8 eV", "hartree", -6.8 / HARTREE_IN_EV),
+        ("0.25 Hartree", "eV", 0.25 * HARTREE_IN_EV),
+        ("627.5094740631 kcal/mol", "Ha", 1),
+        ("1e-3", "eV", 1e-3),
+        ("250 meV", "eV", 0.25),
+        ("3 rings", "eV", 3),
+        ("1.5 eV", None, 1.5),
+        ("1.5 eV", "g/mol", 1.5),
+        ("two eV", "eV", 2),
+        ("nothing", "eV", None),
+    ],
+)
+def test_energies_are_converted(text, unit, value):
+    expected = None if value is None else pytest.approx(value)
+    assert parse_quantity(text, unit) == expected
+
+
+# Files: every row in one count
+
+
+def test_garbage_rows_are_found_in_the_counts(tmp_path):
+    path = tmp_path / "garbage.tsv"
+    rows = [
+        b"x\ta b\ta b",
+        b"x\ta b\t",
+        b"x\t\ta b",
+        b"x\ta",
+        b"x\ta\tb\tc",
+        b"x\ta\t\xff\xfe",
+        b"",
+    ]
+    path.write_bytes(HEADER.encode() + b"\n".join(rows) + b"\n")
+    report = evaluate(path, "captions", tmp_path / "out")
+    assert report["counts"] == {
+        "rows": 7,
+        "scored": 1,
+        "malformed": 3,
+        "not_utf8": 1,
+        "empty_reference": 1,
+        "empty_prediction": 1,
+    }
+    assert report["scores"]["rouge1"] == pytest.approx(0.5)  # the empty prediction is wrong
+
+
+def test_molecules_and_counts_that_cannot_be_read_are_counted(tmp_path):
+    path = tsv(tmp_path, ("CCO", "CCO"), ("CCO", "C("), ("what", "CCO"), ("CCO", ""))
+    counts = evaluate(path, "molecules", tmp_path / "molecules")["counts"]
+    assert counts["scored"] == counts["invalid_prediction"] == counts["invalid_reference"] == 1
+    assert counts["empty_prediction"] == 1
+    path = tsv(tmp_path, ("2", "three"), ("2", "many"), ("none", "2"), ("2", "it has 2"))
+    report = evaluate(path, "motifs", tmp_path / "motifs")
+    assert report["counts"]["unparsed_prediction"] == report["counts"]["unparsed_reference"] == 1
+    assert report["scores"] == pytest.approx({"exact": 1 / 3, "mae": 0.5, "parsed": 2 / 3})
+
+
+def test_motifs_one_by_one(tmp_path):
+    header = "motif\tground truth\toutput\n"
+    path = tmp_path / "motifs.tsv"
+    path.write_text(header + "ring\t1\t1\nring\t2\t1\nether\t0\t0\n")
+    report = evaluate(path, "motifs", tmp_path / "out")
+    per_motif = report["scores"]["per_motif"]
+    assert per_motif["ring"] == {"exact": 0.5, "mae": 0.5, "parsed": 1}
+    assert per_motif["ether"]["exact"] == 1
+
+
+def test_silence_costs_the_distance_to_the_train_mean(tmp_path):
+    path = tsv(tmp_path, ("1.0", "2.0 Hartree"), ("3.0", "who knows"))
+    options = {"unit": "Hartree", "train_mean": {"": 1.5}}
+    scores = evaluate(path, "property", tmp_path / "out", **options)["scores"]
+    assert (scores["mae"], scores["mae_penalised"], scores["parsed"]) == (1, 1.25, 0.5)
+    assert scores["mae_ev"] == pytest.approx(HARTREE_IN_EV)
+    without = evaluate(path, "property", tmp_path / "without")
+    assert "mae_penalised" not in without["scores"]
+    assert "--train-mean" in without["manifest"]["absent"]["mae_penalised"]
+
+
+def test_errors_of_several_properties_are_not_averaged(tmp_path):
+    path = tmp_path / "properties.tsv"
+    path.write_text("property\tground truth\toutput\ngap\t1\t2\nmass\t100\t150\n")
+    report = evaluate(path, "property", tmp_path / "out")
+    assert "mae" not in report["scores"]
+    assert report["scores"]["per_property"]["mass"]["mae"] == 50
+    with pytest.raises(UsageError, match="row 2: --train-mean has no value for mass"):
+        evaluate(path, "property", tmp_path / "x", train_mean={"gap": 1.0})
+    assert not (tmp_path / "x" / "rows.parquet").exists()
+
+
+def test_names_are_compared_as_structures(tmp_path):
+    pytest.importorskip("py2opsin")
+    if opsin_absent():
+        pytest.skip(opsin_absent())
+    truth = "2-hydroxybenzoic acid"
+    guesses = (truth, "o-hydroxybenzoic acid", "benzoic acid", "nonsense acidd", "")
+    path = tsv(tmp_path, *((truth, guess) for guess in guesses), ("bogus name", truth))
+    report = evaluate(path, "iupac", tmp_path / "out")
+    assert report["scores"]["exact"] == pytest.approx(1 / 6)
+    assert report["scores"]["opsin_match"] == pytest.approx(2 / 5)
+    assert report["scores"]["opsin_parsed"] == pytest.approx(4 / 6)
+    counts = report["counts"]
+    assert (counts["scored"], counts["unparsed_prediction"], counts["unparsed_reference"]) == (
+        3,
+        1,
+        1,
+    )
+
+
+def test_names_without_java_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    report = evaluate(tsv(tmp_path, ("ethanol", "ethanol")), "iupac", tmp_path / "out")
+    assert report["scores"]["exact"] == 1
+    assert set(report["manifest"]["absent"]) == {"meteor", "opsin_parsed", "opsin_match"}
+
+
+def test_the_same_rows_in_every_format(tmp_path):
+    rows = [{"ground truth": 'a "b" c', "output": 'a "b"'}, {"ground truth": "d", "output": "e"}]
+    plain = tmp_path / "rows.tsv"
+    plain.write_text('ground truth\toutput\na "b" c\ta "b"\nd\te\n')
+    quoted = tmp_path / "rows.csv"
+    quoted.write_text('ground truth,output\n"a ""b"" c","a ""b"""\nd,e\n')
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reports = [
+        evaluate(path, "captions", tmp_path / path.suffix) for path in (plain, quoted, lines)
+    ]
+    assert reports[0]["scores"] == reports[1]["scores"] == reports[2]["scores"]
+
+
+def test_tabs_line_breaks_and_markup_in_texts(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    text = "a\tb\n<script>|"
+    path.write_text("no json\n" + json.dumps({"ground truth": text, "output": text}) + "\n")
+    report = evaluate(path, "captions", tmp_path / "out")
+    assert report["counts"]["malformed"] == report["counts"]["scored"] == 1
+    assert report["scores"]["bleu1"] == 1
+    assert "<script>" not in (tmp_path / "out/report.html").read_text()
+
+
+def test_no_rows_and_one_row(tmp_path):
+    report = evaluate(tsv(tmp_path), "captions", tmp_path / "none")
+    assert (report["scores"], report["counts"]["rows"]) == ({}, 0)
+    report = evaluate(tsv(tmp_path, ("a", "a")), "captions", tmp_path / "one")
+    assert (report["scores"]["bleu1"], report["scores"]["bleu2"]) == (1, 0)
+
+
+def test_the_pictures_are_in_the_page(tmp_path):
+    evaluate(tsv(tmp_path, ("CCO", "CCN")), "molecules", tmp_path / "out")
+    assert "<svg" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--predictions", "{file}"], "needs --task"),
+        (["--predictions", "{file}", "--task", "caption"], "did you mean 'captions'?"),
+        (["--predictions", "{file}", "--task", "captions"], "needs --tokenizer"),
+        (["--predictions", "nowhere.tsv", "--task", "motifs"], "no such file"),
+        (["--task", "captions"], "only with --predictions"),
+        (["--predictions", "{file}", "--task", "property", "--train-mean", "x"], "no number"),
+    ],
+)
+def test_usage_errors(tmp_path, arguments, part, capsys):
+    file = tsv(tmp_path, ("a", "a"))
+    arguments = [argument.format(file=file) for argument in arguments]
+    assert run(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_a_file_without_the_columns_names_those_it_has(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("smiles\tanswers\nC\tD\n")
+    with pytest.raises(UsageError, match=r"no column for the prediction: .*; it has smiles"):
+        evaluate(path, "captions", tmp_path / "out")
+
+
+def test_one_word_has_one_possible_pair():
+    assert ngram_statistics(["a"], ["a"])["bleu_total2"] == 1
