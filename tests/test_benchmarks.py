@@ -103,6 +103,10 @@ class TestGPUBenchmark:
         rows = gpu.hops_rows(9, "cpu", rounds=2)
         assert [row["rival"] for row in rows] == ["ours", "SciPy, on the CPU"]
         assert all(float(row["median_us"]) > 0 for row in rows)
+        rows[0]["of_floor"], rows[1]["ratio"] = "0.25", "600"
+        floor, scipy = gpu.judge_hops(rows)
+        assert "MISSED: 4 x the floor (goal 3 x)" in floor
+        assert "met: 600 x (goal 500 x) SciPy" in scipy
 
     def test_attention(self, gpu, monkeypatch, tmp_path):
         import results
