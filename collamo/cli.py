@@ -1,5 +1,5 @@
-"""The command line: ``collamo prepare | convert | train | ask | generate | evaluate | ablate |
-doctor``.
+"""The command line: ``collamo prepare | convert | train | ask | generate | evaluate | compare |
+ablate | doctor``.
 
 Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
 code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
@@ -446,6 +446,25 @@ def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, out)
     for name, reason in report["manifest"]["absent"].items():
         print(f"note: no {name}: {reason}", file=sys.stderr)
     print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of `collamo evaluate --predictions`.")],
+    b: Annotated[Path, typer.Argument(help="Another, of the same questions.")],
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+) -> None:
+    """Compare two evaluated predictions files: paired intervals, and the rows that changed."""
+    from collamo.evaluation.comparison import compare as compare_folders
+
+    found = compare_folders(a, b, seed=seed)
+    print("score\ta\tb\tb-a\tlow\thigh\tclear")
+    for each in found.differences:
+        values = (each.a, each.b, each.b - each.a, each.low, each.high)
+        numbers = "\t".join(f"{value:.4f}" for value in values)
+        print(f"{each.name}\t{numbers}\t{'yes' if each.clear else 'no'}")
+    shown = ", ".join(map(str, found.changed[:20])) + (" …" if len(found.changed) > 20 else "")
+    print(f"{len(found.changed)} of {found.rows} predictions differ: {shown}", file=sys.stderr)
 
 
 def _train_mean(text: str) -> tuple[str, float]:
