@@ -91,7 +91,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    for command in ("prepare", "train", "ask", "generate", "evaluate", "doctor"):
+    for command in ("prepare", "train", "ask", "generate", "evaluate", "compare", "doctor"):
         assert command in done.stdout
 
 
@@ -106,7 +106,9 @@ def test_help_answers_in_less_than_half_a_second():
     assert min(seconds) < 0.5
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "ask", "generate", "evaluate", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["prepare", "train", "ask", "generate", "evaluate", "compare", "doctor"]
+)
 def test_every_command_explains_itself(collamo, command):
     code, out, err = collamo(command, "--help")
     assert (code, err) == (0, "")
