@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
 CAPABILITIES = 80, 90
 REGISTERS = 255  # of a thread, all there are
 SHARED = 101376  # bytes: two programs on an H100, one on every processor since sm_80
-# Bytes of stack a thread that spill. Which of the looping kernels spill a few depends on the version
-# of Triton; what runs in one tile spills nothing, with one exception. The exact Φ3d of an MLP head
+# Bytes of stack a thread that spill. Which of the looping kernels spill a few depends on Triton's
+# version; what runs in one tile spills nothing, with one exception. The exact Φ3d of an MLP head
 # sums a matrix of gradients in registers; it runs where a table fails.
 LOOP_SPILLS = 48
 SPILLS = {
