@@ -56,7 +56,9 @@ def compare(benchmark):
         benchmark.pedantic(ours, setup=rivals_first, rounds=rounds)
         median = {name: statistics.median(values) for name, values in times.items()}
         mine = benchmark.stats.stats.median
-        notes = {"ours": "" if floor is None else f"floor {1e3 * floor:g} ms: {mine / floor:.3g} x"}
+        notes = {
+            "ours": "" if floor is None else f"floor {1e3 * floor:.2g} ms: {mine / floor:.3g} x"
+        }
         rows = [
             {
                 "workload": workload,

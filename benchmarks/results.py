@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import os
 import platform
 import re
@@ -32,6 +33,7 @@ def machine() -> str:
     return slug(f"{model} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()}cores")
 
 
+@functools.cache  # the results themselves make the tree dirty
 def commit() -> str:
     """Name the code that ran, with ``-dirty`` where files differ from it."""
     describe = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
