@@ -19,7 +19,14 @@ FINGERPRINTS = {
     "rdk": Chem.RDKFingerprint,
     "morgan": _MORGAN.GetSparseCountFingerprint,
 }
-MOLECULE_COLUMNS = ("levenshtein", "validity", "exact_inchi", "exact_canonical", *FINGERPRINTS)
+MOLECULE_COLUMNS = (
+    "levenshtein",
+    "validity",
+    "validity_strict",
+    "exact_inchi",
+    "exact_canonical",
+    *FINGERPRINTS,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,10 @@ class WrittenMolecule:
 
 
 def same_structure(one: Chem.Mol, other: Chem.Mol) -> bool:
-    """Return whether both have the same standard InChI (tautomers InChI knows of are the same)."""
+    """Return whether both have the same standard InChI (tautomers InChI knows of are the same).
+
+    False where InChI cannot write the molecule: dummy atoms, more than 1,023 atoms.
+    """
     # An InChI names every heavy atom, so unlike atoms spare the slow part for most wrong answers.
     if _heavy_atoms(one) != _heavy_atoms(other):
         return False
@@ -79,6 +89,7 @@ def molecule_row(prediction: str, reference: str) -> tuple[str, dict[str, float]
     values: dict[str, float] = ngram_statistics(list(guess.text), list(true.text))
     values["levenshtein"] = float(Levenshtein.distance(guess.text, true.text))
     values["validity"] = float(guess.mol is not None)
+    values["validity_strict"] = float(guess.mol is not None and len(guess.text.split()) == 1)
     values["exact_inchi"] = values["exact_canonical"] = 0.0
     if guess.mol is None:
         return "invalid_prediction", values
@@ -95,7 +106,9 @@ def molecule_scores(sums: Sums) -> dict[str, float]:
 
     - ``bleu_char``: corpus BLEU-4 of characters; ``levenshtein``: mean edit distance [characters];
     - ``exact_inchi`` (published), ``exact_canonical``: of all rows, an unreadable one being wrong;
-    - ``validity``: share of predictions that RDKit reads as a molecule with at least one atom;
+    - ``validity``: share of predictions that RDKit reads as a molecule with at least one atom.
+      It takes what follows a blank for a name ("I do not know" is an atom of iodine), and so do
+      published scores; ``validity_strict`` is of predictions that are a molecule and nothing else;
     - ``maccs``, ``rdk``, ``morgan``: mean Tanimoto similarity **of valid pairs**, as published: a
       model that writes nothing when in doubt looks better. ``…_all``: the same sum over all rows,
       an unreadable prediction having no similarity to anything.

@@ -175,6 +175,13 @@ def test_molecules_by_hand():
     assert (tautomers["exact_inchi"], tautomers["exact_canonical"]) == (1, 0)
 
 
+def test_a_sentence_is_no_molecule():
+    _, sentence = molecule_row("I do not know", "I")
+    assert (sentence["validity"], sentence["validity_strict"]) == (1, 0)
+    assert molecule_row(" CCO\n", "CCO")[1]["validity_strict"] == 1
+    assert molecule_row("C(", "CCO")[1]["validity_strict"] == 0
+
+
 def test_selfies_are_compared_as_smiles():
     status, values = molecule_row("[C][C][O]", "CCO")
     assert (status, values["exact_inchi"], values["levenshtein"]) == ("scored", 1, 0)
