@@ -17,7 +17,10 @@ from collamo.training.recipe import Recipe, load_recipe, read_yaml
 logger = logging.getLogger(__name__)
 
 # What the alignment is built from; the tuning starts from its result and knows none of it.
-_BUILDING = ("llm", "unimol", "gin", "model", "train_encoders", "facts_weight")
+_BUILDING = (
+    *("llm", "unimol", "gin", "model", "dtype", "attn_implementation"),
+    *("train_encoders", "facts_weight"),
+)
 
 
 @dataclass(frozen=True)

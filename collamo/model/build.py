@@ -95,6 +95,7 @@ def build_model(
     source, tokenizer = (
         llm if isinstance(llm, tuple) else _load_llm(llm or LLAMA2_7B, dtype, attn_implementation)
     )
+    attention = source.config._attn_implementation  # a configuration around it chooses anew
     if preset is None:
         preset = "llama2-7b" if source.config.hidden_size >= 4096 else "tiny"
     mol_token_id = _add_mol_token(source, tokenizer)
@@ -110,6 +111,7 @@ def build_model(
     config.lm_head_bias = head.bias is not None
     model = CollamoForConditionalGeneration(config).to(source.dtype)
     model.model.language_model = source.base_model
+    source.base_model.set_attn_implementation(attention)
     for encoder in encoders.values():
         name = "conformer_encoder" if isinstance(encoder, UniMolEncoder) else "graph_encoder"
         setattr(model.model, name, encoder.to(source.dtype))

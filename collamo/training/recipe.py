@@ -61,6 +61,12 @@ class Recipe:
     """Folder for checkpoints, logs and `final/`."""
     llm: str | None = None
     """Causal language model to build on in `align`: a folder or a name transformers knows."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights in `align`, the projector's included; null: as the language model's files have
+    it."""
+    attn_implementation: str | None = None
+    """Attention inside the language model in `align`, such as flash_attention_2 or sdpa; null:
+    transformers' choice."""
     unimol: str | None = None
     """Published Uni-Mol weights for the 3D encoder in `align`: a file, or what `collamo convert`
     wrote. null: the encoder starts from nothing."""
@@ -342,7 +348,7 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(
             f"{where}: stage language_model trains from nothing; drop llm and init_from"
         )
-    for name in ("unimol", "gin"):
+    for name in ("unimol", "gin", "dtype", "attn_implementation"):
         if getattr(recipe, name) and (recipe.stage != "align" or recipe.init_from):
             raise UsageError(
                 f"{where}: {name} is read where stage align begins with a language model; drop it"

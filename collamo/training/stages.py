@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import set_seed
 
@@ -79,8 +80,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
 
 def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     model, processor, data = _start(recipe)
-    encoders = ENCODERS if recipe.train_encoders else ("selfies_encoder",)
-    parts = (PROJECTOR, FACTS_HEAD, *encoders)
+    parts = align_parts(recipe)
     if recipe.facts_weight:
         # Part of the model while it trains, so that checkpoints hold it and resuming finds it.
         model.facts_head = _facts_head(model, data)
@@ -90,6 +90,12 @@ def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     if recipe.facts_weight:
         del model.facts_head
     return _save(model, processor, output / "final")
+
+
+def align_parts(recipe: Recipe) -> tuple[str, ...]:
+    """Return the parts of CoLLaMo that stage `align` trains."""
+    encoders = ENCODERS if recipe.train_encoders else ("selfies_encoder",)
+    return (PROJECTOR, FACTS_HEAD, *encoders)
 
 
 def _facts_head(model, data) -> FactsHead:
@@ -123,6 +129,8 @@ def _start(recipe: Recipe):
             unimol=recipe.unimol,
             gin=recipe.gin,
             selfies_tokens=data.manifest.selfies_vocabulary,
+            dtype=getattr(torch, recipe.dtype) if recipe.dtype else None,
+            attn_implementation=recipe.attn_implementation,
         )
     return model, processor, data
 
@@ -130,6 +138,7 @@ def _start(recipe: Recipe):
 def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: str | None) -> None:
     """Train the parameters named in `expected`, and nothing else."""
     assert_trained(model, expected, recipe.stage)
+    _widen_trained(model, recipe)
     seed = data_seed(training_arguments(recipe))
     tasks = {"names": recipe.tasks.names, "seed": seed}
     trainer = make_trainer(
@@ -152,6 +161,20 @@ def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: st
         frozen=frozen_modules(model, recipe),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _widen_trained(model: nn.Module, recipe: Recipe) -> None:
+    """Keep what trains in float32 where the rest is of half precision.
+
+    A step of 5e-5 is less than bfloat16 can add to a weight of 0.02: it would round to nothing.
+    """
+    half = [p for p in model.parameters() if p.requires_grad and p.dtype.itemsize < 4]
+    if not half:
+        return
+    if not (recipe.training.get("bf16") or recipe.training.get("fp16")):
+        raise UsageError("a model of half precision trains with `training.bf16: true` (or fp16)")
+    for parameter in half:
+        parameter.data = parameter.data.float()
 
 
 def _validation(recipe: Recipe, make):

@@ -103,6 +103,32 @@ def test_published_encoders_are_taken_over_and_stay(run, tmp_path):
     assert changed == {"mol_projector", "selfies_encoder"}
 
 
+def test_half_precision_trains_in_float32(run, tmp_path):
+    """The frozen language model stays in bfloat16; steps too small for it still arrive."""
+    options = ["--dtype=bfloat16", "--attn_implementation=eager", "--facts_weight=0"]
+    options += ["--train_encoders=false", "--max_steps=3", "--bf16=true", "--use_cpu=true"]
+    options += ["--learning_rate=1e-5", "--warmup_steps=0"]
+    with pytest.raises(UsageError, match=r"training\.bf16"):
+        stages.train(run.recipe("stage1", tmp_path / "no", *options[:-5], "--max_steps=3"))
+    model, kept = None, stages._save
+
+    def save(trained, processor, folder):
+        nonlocal model
+        model = trained
+        return kept(trained, processor, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "_save", save)
+        final = stages.train(run.recipe("stage1", tmp_path / "one", *options))
+    assert {p.dtype for p in model.model.mol_projector.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.model.language_model.parameters()} == {torch.bfloat16}
+    assert model.model.language_model.config._attn_implementation == "eager"
+    weight = model.model.mol_projector.head[0].weight
+    assert not torch.equal(weight, weight.bfloat16().float())
+    tune = ["--init_from", str(final), "--max_steps=1", "--bf16=true", "--use_cpu=true"]
+    assert stages.train(run.recipe("stage2", tmp_path / "two", *tune)).is_dir()
+
+
 def trainable(model):
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
