@@ -89,7 +89,8 @@ def test_a_model_that_scales_its_logits_is_refused(tokenizer):
         build_model((CohereForCausalLM(config), copy.deepcopy(tokenizer)), SMALL)
 
 
-def test_missing_language_model(tmp_path):
+def test_missing_language_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # elsewhere somebody may have made the demonstration
     # What can only be a folder is spoken of as a folder, with what makes one.
     for name in (tmp_path / "nothing", str(tmp_path / "nothing"), "demo/tiny_lm/final", "./lm"):
         with pytest.raises(MissingDependencyError, match=r"does not exist; .*tiny_lm") as error:
