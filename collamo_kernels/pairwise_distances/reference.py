@@ -20,7 +20,7 @@ def pairwise_distances(coordinates: Tensor, valid: Tensor | None = None) -> Tens
     # Direct differences: |x|² + |y|² - 2xy loses up to 8e-3 Å to cancellation on real conformers.
     difference = x[..., :, None, :] - x[..., None, :, :]  # [B, i, j, 3]
     squared = difference.square().sum(-1)
-    apart = squared > 0
+    apart = squared != 0  # NaN is not "in one place": it must be seen
     # The square root never sees 0, so its infinite slope there cannot reach the gradient.
     distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
     if valid is not None:

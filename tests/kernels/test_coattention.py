@@ -287,6 +287,26 @@ def test_atoms_in_one_place_have_finite_gradients():
     assert grads["coordinates"].abs().max() == 0
 
 
+def test_nan_coordinate_of_a_real_atom_is_seen(coattention_backend, serves):
+    """In its own molecule, forward and backward: a broken conformer must not look like a good one."""
+    device = device_of(coattention_backend)
+    q = torch.randn(2, 2, 5, 8, device=device, requires_grad=True)
+    coordinates = 3 * torch.randn(2, 5, 3, device=device)
+    coordinates[1, 3, 0] = math.nan
+    phi = {
+        "relations": ck.Relations(coordinates=coordinates),
+        "radial": ck.GaussianRadial(2).to(device),
+    }
+
+    def run():
+        out = ck.coattention(q, q, q, **phi, backend=coattention_backend)
+        return out, *torch.autograd.grad(out, q, torch.randn_like(out))
+
+    for x in serves(coattention_backend, run):
+        assert x[0].isfinite().all()
+        assert x[1].isnan().all()
+
+
 @pytest.mark.parametrize("view", ["transposed", "expanded", "unaligned"])
 def test_any_strides(view, coattention_backend, serves):
     device = device_of(coattention_backend)

@@ -95,6 +95,17 @@ def test_padding_is_zero_whatever_stands_there(distances_of):
     assert gradient.isfinite().all()
 
 
+def test_nan_of_a_real_atom_is_seen(distances_of):
+    """A broken conformer must not pass for one whose atoms meet; other molecules keep theirs."""
+    x, _ = molecules(4, 4)
+    wanted = distances_of(x)
+    x[1, 2, 0] = math.nan
+    distance = distances_of(x)
+    assert torch.equal(distance[0], wanted[0])
+    assert distance[1, 2].isnan().all()
+    assert torch.equal(distance[1].isnan().sum(0), torch.tensor([1, 1, 4, 1]))
+
+
 def test_gradient_is_zero_where_atoms_meet(distances_of):
     x = torch.tensor([[[1.0, 2, 3], [1.0, 2, 3], [0.0, 0, 0]]], requires_grad=True)
     (gradient,) = torch.autograd.grad(distances_of(x)[0, 0, 1], x)
