@@ -93,7 +93,7 @@ def explain(op: str | Callable, *args: Any, **kwargs: Any) -> str:
       cpu          takes it
       reference    could also serve it
     """
-    name = op if isinstance(op, str) else op.__name__
+    name = op if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
     _candidates(name, None)
     api = importlib.import_module(f"collamo_kernels.{name}.api")
     bound = inspect.signature(getattr(api, name)).bind(*args, **kwargs)

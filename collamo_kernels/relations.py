@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collamo_kernels.checks import check_tensors
 from collamo_kernels.shortest_paths import shortest_paths
 from collamo_kernels.shortest_paths.op import pairs_by_hops
 
@@ -91,7 +92,7 @@ class SortedPairs:
         return SortedPairs(function(self.order), function(self.keys), starts)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Relations:
     """Pairwise relations of a batch of molecules. A relation that is None adds nothing.
 
@@ -146,8 +147,8 @@ class Relations:
     max_seqlen: int | None = None
     pair_types: Tensor | None = None
     atom_types: Tensor | None = None
-    num_atoms: int | None = field(init=False, default=None, repr=False)  # T, packed only
-    num_pairs: int | None = field(init=False, default=None, repr=False)  # P, packed only
+    num_atoms: int | None = field(init=False, default=None)  # T, packed only
+    num_pairs: int | None = field(init=False, default=None)  # P, packed only
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -184,6 +185,7 @@ class Relations:
         """
         hops = shortest_paths(edge_index, ptr, layout=layout)
         if coordinates is not None:
+            check_tensors(coordinates=coordinates)
             check_coordinates(coordinates, dims=2)
             if len(coordinates) != int(ptr[-1]):
                 raise ValueError(
@@ -193,6 +195,12 @@ class Relations:
         cu_seqlens = ptr.to(torch.int32)
         packed = cls(hops if layout == "packed" else None, coordinates, None, has_3d, cu_seqlens)
         return packed if layout == "packed" else replace(packed.padded(), hops=hops)
+
+    def __repr__(self) -> str:
+        """Shapes instead of numbers: a batch has a million of them."""
+        parts = [f"{name} {list(tensor.shape)}" for name, tensor in _tensors(self)]
+        layout = "packed" if self.packed else "padded"
+        return f"Relations({', '.join(parts) or 'none'}; {layout}, {self.device or 'no device'})"
 
     @property
     def packed(self) -> bool:
@@ -460,8 +468,8 @@ def check_coordinates(coordinates: Tensor, dims: int) -> None:
         raise ValueError(f"coordinates has shape {list(coordinates.shape)}; it must be {shape}")
     if coordinates.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"coordinates has dtype {coordinates.dtype}; half precision loses 0.01 Å, "
-            "keep it float32: coordinates.float()"
+            f"coordinates has dtype {coordinates.dtype}; it must be float32, for half precision "
+            "loses 0.01 Å: coordinates.float()"
         )
 
 
@@ -478,10 +486,8 @@ def check_valid(valid: Tensor, shape: tuple[int, ...], device: torch.device) -> 
 
 
 def _check_types(relations: Relations) -> None:
-    for f in fields(relations):
-        value = getattr(relations, f.name)
-        if "Tensor" in f.type and value is not None and not isinstance(value, Tensor):
-            raise ValueError(f"{f.name} is a {type(value).__name__}; it must be a tensor or None")
+    given = {f.name: getattr(relations, f.name) for f in fields(relations) if "Tensor" in f.type}
+    check_tensors(**given)
     for name, tensor in _tensors(relations):
         if tensor.device != relations.device:
             raise ValueError(

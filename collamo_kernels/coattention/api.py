@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collamo_kernels.backends import choose
+from collamo_kernels.checks import check_tensors
 from collamo_kernels.relations import Relations
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -102,7 +103,8 @@ def checked(
     dropout_p: float = 0.0,
 ) -> dict[str, Any]:
     """Return the arguments by name, or raise a ValueError that names the wrong one."""
-    relations = Relations() if relations is None else relations
+    check_tensors(q=q, k=k, v=v, hop_bias=hop_bias, bias=bias)
+    relations = checked_relations(relations)
     _check_qkv(q, k, v, relations.packed)
     _check_relations(q, relations)
     heads = q.shape[1]
@@ -127,6 +129,18 @@ def checked(
         "scale": scale,
         "dropout_p": dropout_p,
     }
+
+
+def checked_relations(relations: Relations | None) -> Relations:
+    """Return `relations`, for None those that add nothing; anything else is a ValueError."""
+    if relations is None:
+        return Relations()
+    if not isinstance(relations, Relations):
+        raise ValueError(
+            f"relations is a {type(relations).__name__}; "
+            "make it Relations(hops=…, coordinates=…, valid=…), where valid is True at real atoms"
+        )
+    return relations
 
 
 def _check_qkv(q: Tensor, k: Tensor, v: Tensor, packed: bool) -> None:

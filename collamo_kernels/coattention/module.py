@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from collamo_kernels.coattention.api import checked, coattention
+from collamo_kernels.checks import check_tensors
+from collamo_kernels.coattention.api import checked, checked_relations, coattention
 from collamo_kernels.coattention.reference import attention_weights
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import PackedLayout, Relations
@@ -112,7 +113,7 @@ class CoAttention(nn.Module):
             y of x's shape, 0 in the padding; with `need_weights` also ``[B, H, N, N]``, packed
             ``[H, Σ N_b²]``.
         """
-        relations = Relations() if relations is None else relations
+        relations = checked_relations(relations)
         self._check(x, key_value, relations)
         phi = {
             "hop_bias": _one_of("hop_bias", self.hop_bias, hop_bias),
@@ -137,6 +138,7 @@ class CoAttention(nn.Module):
         return f"{self.embed_dim}, {self.num_heads}, hop_buckets={buckets}, dropout={self.dropout}"
 
     def _check(self, x: Tensor, key_value: Tensor | None, relations: Relations) -> None:
+        check_tensors(x=x, key_value=key_value)
         dims, shape = (2, "[T, C]") if relations.packed else (3, "[B, N, C]")
         if x.dim() != dims or x.shape[-1] != self.embed_dim:
             raise ValueError(

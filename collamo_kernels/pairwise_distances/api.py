@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from collamo_kernels.backends import choose
+from collamo_kernels.checks import check_tensors
 
 
 def pairwise_distances(
@@ -51,6 +52,7 @@ def checked(coordinates: Tensor, valid: Tensor | None = None) -> dict[str, Any]:
     # Imported here: relations.py itself computes distances through this operation.
     from collamo_kernels.relations import check_coordinates, check_valid
 
+    check_tensors(coordinates=coordinates, valid=valid)
     check_coordinates(coordinates, dims=3)
     if valid is not None:
         check_valid(valid, tuple(coordinates.shape[:2]), coordinates.device)

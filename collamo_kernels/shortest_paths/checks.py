@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from collamo_kernels.checks import check_tensors
 from collamo_kernels.shortest_paths.constants import MAX_ATOMS
 
 
 def check_form(edge_index: Tensor, ptr: Tensor) -> None:
-    """Check dtypes, shapes and devices, which costs no look at the data."""
+    """Check types, shapes and devices, which costs no look at the data."""
+    check_tensors(edge_index=edge_index, ptr=ptr)
     if edge_index.dtype != torch.int64:
         raise ValueError(f"edge_index has dtype {edge_index.dtype}; convert it: edge_index.long()")
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:

@@ -70,6 +70,8 @@ def test_unknown_names():
         choose("attention", None, {})
     with pytest.raises(ValueError, match="operation 'attention' does not exist"):
         ck.explain("attention", Q)
+    with pytest.raises(ValueError, match="operation 'Tensor' does not exist"):
+        ck.explain(Q, Q, Q)
     with pytest.raises(ValueError, match="choose from 'triton', 'cpu', 'reference'"):
         ck.coattention(Q, Q, Q, backend="fast")
 

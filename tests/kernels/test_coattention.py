@@ -288,7 +288,7 @@ def test_atoms_in_one_place_have_finite_gradients():
 
 
 def test_nan_coordinate_of_a_real_atom_is_seen(coattention_backend, serves):
-    """In its own molecule, forward and backward: a broken conformer must not look like a good one."""
+    """In its own molecule, forward and backward: a broken conformer is not a good one."""
     device = device_of(coattention_backend)
     q = torch.randn(2, 2, 5, 8, device=device, requires_grad=True)
     coordinates = 3 * torch.randn(2, 5, 3, device=device)
@@ -383,6 +383,8 @@ def test_compiles_as_one_graph():
 
 
 BAD = {
+    "k is a ndarray; make it a tensor": {"k": torch.zeros(1, 2, 3, 4).numpy()},
+    "relations is a Tensor; make it Relations": {"relations": torch.ones(1, 3) > 0},
     "q has shape": {"q": torch.zeros(3, 4)},
     "the head width must be at least 1": dict.fromkeys("qkv", torch.zeros(1, 2, 3, 0)),
     "q has dtype": {"q": torch.zeros(1, 2, 3, 4, dtype=torch.int32)},

@@ -194,6 +194,10 @@ def test_wrong_option_is_named(options, message):
 def test_wrong_input_is_named(batch):
     x, relations, _ = batch
     layer = ck.CoAttention(12, 3)
+    with pytest.raises(ValueError, match="relations is a Tensor; make it Relations"):
+        layer(x, torch.ones(x.shape[:-1]) > 0)
+    with pytest.raises(ValueError, match="x is a list; make it a tensor"):
+        layer(x.tolist(), relations)
     with pytest.raises(ValueError, match="x has shape"):
         layer(x[None], relations)
     with pytest.raises(ValueError, match="key_value has shape"):

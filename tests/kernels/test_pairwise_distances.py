@@ -230,6 +230,7 @@ def test_the_operator_never_reads_beyond_its_input(arguments, message, serves):
 @pytest.mark.parametrize(
     ("coordinates", "valid", "message"),
     [
+        ([[0.0, 0.0, 0.0]], None, "coordinates is a list; make it a tensor"),
         (torch.zeros(4, 3), None, "coordinates has shape"),
         (torch.zeros(1, 4, 2), None, "coordinates has shape"),
         (torch.zeros(1, 4, 3).half(), None, "coordinates has dtype"),

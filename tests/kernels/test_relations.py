@@ -214,6 +214,12 @@ class TestPrepared:
         assert relations.max_distance > 0
 
 
+def test_prints_shapes():
+    relations = ck.Relations(coordinates=torch.zeros(2, 5, 3), valid=torch.ones(2, 5) > 0)
+    assert repr(relations) == "Relations(coordinates [2, 5, 3], valid [2, 5]; padded, cpu)"
+    assert repr(ck.Relations()) == "Relations(none; padded, no device)"
+
+
 def test_cannot_be_changed_by_accident():
     with pytest.raises(AttributeError):
         ck.Relations().hops = torch.zeros(1)
