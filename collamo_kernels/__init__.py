@@ -4,7 +4,7 @@
 Φ3d a learned function of their distance. Needs torch; knows no chemistry and no language model.
 """
 
-from collamo_kernels.backends import BACKENDS, BackendError, explain
+from collamo_kernels.backends import BACKENDS, BackendError, explain, use_backend
 from collamo_kernels.coattention import CoAttention, coattention, share_bias
 from collamo_kernels.extension import build_info
 from collamo_kernels.pairwise_distances import pairwise_distances
@@ -29,4 +29,5 @@ __all__ = [
     "pairwise_distances",
     "share_bias",
     "shortest_paths",
+    "use_backend",
 ]

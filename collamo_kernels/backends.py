@@ -8,10 +8,11 @@ package when a call needs it, so that it costs nothing until somebody wants it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -53,6 +54,39 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
 }
 
 
+# What `backend=None` stands for; None: the best that can serve the input.
+_default: str | None = None
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Inside a ``with``, run every operation that names no backend on this one, in all threads.
+
+    Such as "reference", to compare with plain PyTorch; None takes the best again. Operations the
+    backend does not have, or cannot serve, raise as if it had been named in the call.
+
+    Raises
+    ------
+    ValueError
+        No operation has such a backend.
+
+    Examples
+    --------
+    >>> import torch, collamo_kernels as ck
+    >>> with ck.use_backend("reference"):
+    ...     distance = ck.pairwise_distances(torch.zeros(1, 2, 3))
+    """
+    global _default
+    known = dict.fromkeys(row.name for rows in BACKENDS.values() for row in rows)
+    if name is not None and name not in known:
+        raise ValueError(f"backend '{name}' does not exist; choose from {_names(known)}")
+    before, _default = _default, name
+    try:
+        yield
+    finally:
+        _default = before
+
+
 def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
     """Return the function that runs `op` on `arguments`.
 
@@ -61,7 +95,8 @@ def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
     op
         Name of the operation, a key of `BACKENDS`.
     backend
-        None takes the best that can serve the input; a name takes that one or raises.
+        None takes the best that can serve the input, or what `use_backend` says; a name takes that
+        one or raises.
     arguments
         The operation's checked arguments, by name.
 
@@ -73,7 +108,7 @@ def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
         The named backend, or every backend, refuses; the message holds each reason.
     """
     refused = []
-    for candidate in _candidates(op, backend):
+    for candidate in _candidates(op, _default if backend is None else backend):
         module = candidate.load()
         reason = module.unsupported(**arguments)
         if reason is None:
@@ -100,6 +135,7 @@ def explain(op: str | Callable, *args: Any, **kwargs: Any) -> str:
     bound.apply_defaults()
     arguments = dict(bound.arguments)
     named = arguments.pop("backend")
+    named = _default if named is None else named
     arguments = api.checked(**arguments)
     lines, taken = [name], False
     for candidate in _candidates(name, named):

@@ -92,6 +92,8 @@ class Recipe:
     """Which questions are trained on."""
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     """Adapters in stage `tune`."""
+    kernels: bool = True
+    """False: every operation of collamo_kernels by its definition in plain PyTorch, to compare."""
     group_by_length: bool = True
     """Batch questions of similar length together: less padding, the same examples."""
     block: int = 256

@@ -45,6 +45,7 @@ from collamo.training.trainer import (
     prepare_output,
     training_arguments,
 )
+from collamo_kernels import use_backend
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     # Before the model is built: its new weights are drawn from torch's generator.
     set_seed(training_arguments(recipe).seed)
     run = {"language_model": _train_language_model, "align": _align, "tune": _tune}[recipe.stage]
-    return run(recipe, output, str(checkpoint) if checkpoint else None)
+    with use_backend(None if recipe.kernels else "reference"):
+        return run(recipe, output, str(checkpoint) if checkpoint else None)
 
 
 def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:

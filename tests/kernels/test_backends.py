@@ -9,6 +9,8 @@ import torch
 import collamo_kernels as ck
 from collamo_kernels import extension
 from collamo_kernels.backends import BACKENDS, choose
+from collamo_kernels.coattention import reference
+from collamo_kernels.coattention.api import checked
 from collamo_kernels.testing import required_backends
 
 Q = torch.zeros(1, 1, 2, 8)
@@ -134,3 +136,19 @@ compiled(torch.randn(1, 3, 3), torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_switch_for_every_operation():
+    positions = torch.zeros(1, 2, 3)
+    with ck.use_backend("reference"):
+        assert choose("coattention", None, checked(Q, Q, Q)) is reference.coattention
+        with ck.use_backend(None):
+            chosen = ck.explain(ck.coattention, Q, Q, Q)
+        assert "reference    takes it" in ck.explain(ck.coattention, Q, Q, Q)
+        assert torch.equal(ck.pairwise_distances(positions), torch.zeros(1, 2, 2))
+    assert chosen == ck.explain(ck.coattention, Q, Q, Q)
+    with ck.use_backend("cuda"), pytest.raises(ValueError, match="does not exist for coattention"):
+        ck.coattention(Q, Q, Q)
+    assert ck.explain(ck.coattention, Q, Q, Q) == chosen
+    with pytest.raises(ValueError, match="'refrence' does not exist"), ck.use_backend("refrence"):
+        pass
