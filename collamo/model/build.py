@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from collamo.errors import MissingDependencyError, UsageError
+from collamo.errors import UsageError
 from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
 from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
-from collamo.model.modeling import CollamoForConditionalGeneration
+from collamo.model.language_model import (
+    Quantization,
+    chat_template,
+    generation_config,
+    load_language_model,
+    tell_about_molecules,
+)
+from collamo.model.modeling import MOLECULE_PARTS, CollamoForConditionalGeneration
 from collamo.model.processing import (
     CollamoProcessor,
     MoleculeFeatureExtractor,
     SelfiesVocabulary,
 )
-from collamo.model.tiny import MOL_TOKEN
 from collamo.model.weight_files import file_sha256
 
 LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
-
-# What a model hub takes for a name: "gpt2" or "owner/name". Anything else can only be a folder.
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_MAKE_ONE = (
-    "; `collamo train configs/tiny_lm.yaml` makes a small one in demo/tiny_lm/final, or give the "
-    "folder of another"
-)
 
 
 def build_model(
@@ -44,6 +42,7 @@ def build_model(
     selfies_tokens: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
     """Build a model and its processor around a causal language model.
 
@@ -67,8 +66,14 @@ def build_model(
     selfies_tokens
         SELFIES vocabulary, such as the manifest of prepared data has it; None takes the selfies
         package's alphabet.
-    dtype, attn_implementation
-        Passed to transformers for the language model; the dtype holds for the whole model.
+    dtype
+        Of the whole model; None keeps that of the language model's files.
+    attn_implementation
+        Attention inside the language model. None takes flash_attention_2 where flash-attn is
+        installed and the weights are of half precision, else transformers' choice, sdpa.
+    quantization
+        "4bit" holds the language model's linear layers in NF4 (bitsandbytes), frozen for good:
+        LoRA can train beside them.
 
     Returns
     -------
@@ -77,7 +82,8 @@ def build_model(
     Raises
     ------
     MissingDependencyError
-        If the language model's files, or an encoder's, are not there and cannot be fetched.
+        If the language model's files, or an encoder's, are not there and cannot be fetched, or
+        flash-attn or bitsandbytes is asked for and not installed.
     UsageError
         For unknown overrides, weights that do not fit, or a language model whose logits this model
         does not reproduce.
@@ -92,32 +98,24 @@ def build_model(
             "`collamo train configs/tiny_lm.yaml` and give its folder"
         )
     encoders = _published_encoders(unimol, gin, overrides)  # before minutes of loading the LLM
+    name = llm or LLAMA2_7B
     source, tokenizer = (
-        llm if isinstance(llm, tuple) else _load_llm(llm or LLAMA2_7B, dtype, attn_implementation)
+        name
+        if isinstance(name, tuple)
+        else load_language_model(name, dtype, attn_implementation, quantization)
     )
-    attention = source.config._attn_implementation  # a configuration around it chooses anew
-    if preset is None:
-        preset = "llama2-7b" if source.config.hidden_size >= 4096 else "tiny"
-    mol_token_id = _add_mol_token(source, tokenizer)
-    _limit_length(source, tokenizer)
-    config = CollamoConfig.from_overrides(preset, overrides, text_config=source.config)
+    sources = _sources(name, source, unimol, gin)
+    tokenizer.chat_template = chat_template(tokenizer, preset, sources["llm"]["name"])
+    mol_token_id = tell_about_molecules(source, tokenizer)
     vocabulary = SelfiesVocabulary(selfies_tokens)
+    attention = source.config._attn_implementation  # a configuration around it chooses anew
+    config = _configuration(preset, overrides, source, encoders)
     config.selfies_config.vocab_size = len(vocabulary)
-    for part, encoder in encoders.items():
-        setattr(config, part, encoder.config)
-    config.sources = _sources(llm or LLAMA2_7B, source, unimol, gin)
     config.mol_token_id = mol_token_id
-    head = source.get_output_embeddings()
-    config.lm_head_bias = head.bias is not None
-    model = CollamoForConditionalGeneration(config).to(source.dtype)
-    model.model.language_model = source.base_model
+    config.sources = sources
+    model = _around(source, config, encoders)
     source.base_model.set_attn_implementation(attention)
-    for encoder in encoders.values():
-        name = "conformer_encoder" if isinstance(encoder, UniMolEncoder) else "graph_encoder"
-        setattr(model.model, name, encoder.to(source.dtype))
-    model.lm_head = head
-    model.tie_weights()
-    model.generation_config = _generation_config(source, tokenizer, mol_token_id)
+    model.generation_config = generation_config(source, tokenizer, mol_token_id)
     _check_same_logits(model, source)
     processor = CollamoProcessor(
         MoleculeFeatureExtractor(vocabulary.tokens),
@@ -125,6 +123,44 @@ def build_model(
         num_query_tokens=config.projector_config.num_query_tokens,
     )
     return model.eval(), processor
+
+
+def _configuration(
+    preset: str | None,
+    overrides: Mapping[str, Any] | None,
+    source: PreTrainedModel,
+    encoders: Mapping[str, UniMolEncoder | GinEncoder],
+) -> CollamoConfig:
+    if preset is None:
+        preset = "llama2-7b" if source.config.hidden_size >= 4096 else "tiny"
+    config = CollamoConfig.from_overrides(preset, overrides, text_config=source.config)
+    for part, encoder in encoders.items():
+        setattr(config, part, encoder.config)
+    config.lm_head_bias = source.get_output_embeddings().bias is not None
+    quantized = getattr(source.config, "quantization_config", None)
+    if quantized is not None:
+        # Of the whole model, so that its checkpoints open again; the rest of it stays as it is.
+        del source.config.quantization_config
+        kept = [f"{prefix}{part}" for prefix in ("", "model.") for part in MOLECULE_PARTS]
+        quantized.llm_int8_skip_modules = ["lm_head", *kept]
+        config.quantization_config = quantized
+    return config
+
+
+def _around(
+    source: PreTrainedModel,
+    config: CollamoConfig,
+    encoders: Mapping[str, UniMolEncoder | GinEncoder],
+) -> CollamoForConditionalGeneration:
+    """Return the model: the language model and published encoders in place, the rest drawn."""
+    model = CollamoForConditionalGeneration(config, source)
+    for encoder in encoders.values():
+        name = "conformer_encoder" if isinstance(encoder, UniMolEncoder) else "graph_encoder"
+        setattr(model.model, name, encoder)
+    for name in MOLECULE_PARTS:
+        getattr(model.model, name).to(source.device, source.dtype)
+    model.tie_weights()
+    return model
 
 
 def _published_encoders(
@@ -160,74 +196,6 @@ def _sources(llm, source: PreTrainedModel, unimol, gin) -> dict[str, dict[str, s
             file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
             sources[part] = {"file": str(path), "sha256": file_sha256(file)}
     return sources
-
-
-def _load_llm(
-    name: str | Path, dtype: torch.dtype | None, attn_implementation: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal LM from safetensors (a pickle runs code when opened) and its tokenizer."""
-    _check_folder(name)
-    options = {"use_safetensors": True, "dtype": dtype, "attn_implementation": attn_implementation}
-    options = {key: value for key, value in options.items() if value is not None}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name))
-        return AutoModelForCausalLM.from_pretrained(str(name), **options), tokenizer
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        # One word, or two with a slash, may be a folder as well: say that it was looked for.
-        here = "" if Path(name).is_dir() else "there is no such folder, and "
-        raise MissingDependencyError(
-            f"language model '{name}' cannot be loaded: {here}{reason}; give a folder with its "
-            "config, safetensors weights and tokenizer, or download it where there is a network"
-        ) from error
-
-
-def _check_folder(name: str | Path) -> None:
-    """Refuse a folder that is not there, or that is no model, in words about folders."""
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            within = folder / "final"
-            hint = f"; did you mean '{within}'?" if (within / "config.json").is_file() else ""
-            raise MissingDependencyError(
-                f"language model folder '{name}' has no config.json{hint or _MAKE_ONE}"
-            )
-    elif isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
-        raise MissingDependencyError(f"language model folder '{name}' does not exist{_MAKE_ONE}")
-
-
-def _add_mol_token(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of `<mol>`, added if new; the embeddings then have a row for it."""
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": [MOL_TOKEN]}, replace_extra_special_tokens=False
-    )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    rows = source.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        source.resize_token_embeddings(len(tokenizer), mean_resizing=rows > 1)
-    return tokenizer.convert_tokens_to_ids(MOL_TOKEN)
-
-
-def _limit_length(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the tokenizer, and whatever is saved with it, know how many positions there are.
-
-    Tokenizers say anything here: LLaMA-2's 10³⁰, others less than their model can do.
-    """
-    positions = getattr(source.config, "max_position_embeddings", None)
-    if positions is not None:
-        tokenizer.model_max_length = positions
-
-
-def _generation_config(source, tokenizer, mol_token_id: int):
-    """Take over the language model's settings; `<mol>` is an input, never an answer."""
-    generation = source.generation_config
-    generation.pad_token_id = tokenizer.pad_token_id
-    generation.bos_token_id = tokenizer.bos_token_id
-    if generation.eos_token_id is None:
-        generation.eos_token_id = tokenizer.eos_token_id
-    generation.suppress_tokens = [mol_token_id]
-    return generation
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
+from collamo.model.language_model import attention_error, take_flash_attention
 from collamo.model.modeling import CollamoForConditionalGeneration
 from collamo.model.processing import CollamoProcessor
 from collamo.model.weight_files import checked_weights, file_sha256, read_weights, write_weights
@@ -33,6 +34,7 @@ def load_checkpoint(
     path: str | Path,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[CollamoForConditionalGeneration | PeftModel, CollamoProcessor]:
     """Open a checkpoint folder, ready to answer (evaluation mode).
 
@@ -44,6 +46,8 @@ def load_checkpoint(
         or to the folder itself. Pickled weights are never opened.
     dtype, device
         Of the weights; None keeps what was saved, on the CPU.
+    attn_implementation
+        Attention inside the language model, see `collamo.build_model`.
 
     Returns
     -------
@@ -69,13 +73,15 @@ def load_checkpoint(
             "demo/stage1/final, configs/stage2.yaml goes on from it"
         )
     if (folder / "adapter_config.json").is_file():
-        model, processor = _open_adapter(folder, dtype)
+        model, processor = _open_adapter(folder, dtype, attn_implementation)
     else:
-        model, processor = _open_full(folder, dtype)
+        model, processor = _open_full(folder, dtype, attn_implementation)
     return model.to(device or "cpu").eval(), processor
 
 
-def _open_full(folder: Path, dtype) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
+def _open_full(
+    folder: Path, dtype, attn_implementation: str | None
+) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
     kind = _read_json(folder / "config.json").get("model_type")
     if kind != "collamo":
         raise UsageError(
@@ -83,13 +89,23 @@ def _open_full(folder: Path, dtype) -> tuple[CollamoForConditionalGeneration, Co
             "build one from a language model by `collamo train configs/stage1.yaml`"
         )
     _need_weights(folder, "model")
-    model = CollamoForConditionalGeneration.from_pretrained(
-        folder, use_safetensors=True, dtype="auto" if dtype is None else dtype
-    )
+    options = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        model = CollamoForConditionalGeneration.from_pretrained(folder, **options)
+    except (ImportError, ValueError) as error:
+        if attn_implementation is None:
+            raise
+        raise attention_error(attn_implementation, error) from error
+    if attn_implementation is None:
+        take_flash_attention(model)
     return model, _open_processor(folder)
 
 
-def _open_adapter(folder: Path, dtype) -> tuple[PeftModel, CollamoProcessor]:
+def _open_adapter(
+    folder: Path, dtype, attn_implementation: str | None
+) -> tuple[PeftModel, CollamoProcessor]:
     from peft import PeftModel
 
     _need_weights(folder, "adapter_model")
@@ -101,7 +117,7 @@ def _open_adapter(folder: Path, dtype) -> tuple[PeftModel, CollamoProcessor]:
             f"adapter '{folder}' was trained on '{name}', which is not there; put that checkpoint "
             "back, or correct base_model_name_or_path in adapter_config.json"
         )
-    model, processor = _open_full(base, dtype)
+    model, processor = _open_full(base, dtype, attn_implementation)
     if (folder / "processor_config.json").is_file():
         processor = _open_processor(folder)
     return PeftModel.from_pretrained(model, folder, use_safetensors=True), processor

@@ -41,6 +41,8 @@ MOLECULE_INPUTS = (
     "molecule_valid",
 )
 
+#: Parts of `CollamoModel` beside the language model.
+MOLECULE_PARTS = ("selfies_encoder", "graph_encoder", "conformer_encoder", "mol_projector")
 
 #: What transformers calls the keys and values of earlier tokens: "cache" from 5.24 on,
 #: "past_key_values" before.
@@ -118,9 +120,16 @@ class CollamoModel(CollamoPreTrainedModel):
     """Molecule encoders, projector and a language model without its output layer.
 
     Soft tokens of the molecules replace the embeddings of `<mol>` in the prompt, in order.
+
+    Parameters
+    ----------
+    config
+        Of all parts.
+    language_model
+        Takes the place of the one that `config.text_config` describes, weights and all.
     """
 
-    def __init__(self, config: CollamoConfig):
+    def __init__(self, config: CollamoConfig, language_model: PreTrainedModel | None = None):
         super().__init__(config)
         selfies, gin, unimol = config.selfies_config, config.gin_config, config.unimol_config
         self.selfies_encoder = SelfiesEncoder(selfies)
@@ -136,7 +145,9 @@ class CollamoModel(CollamoPreTrainedModel):
             num_levels={"1d": 1, "2d": gin.num_layers + 1, "3d": unimol.num_layers + 1},
             text_width=config.text_config.hidden_size,
         )
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = language_model or AutoModel.from_config(config.text_config)
+        for module in language_model.modules() if language_model else ():
+            module._is_hf_initialized = True  # post_init would draw its weights anew
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -311,17 +322,29 @@ class CollamoModel(CollamoPreTrainedModel):
 
 
 class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
-    """CoLLaMo with the language model's output layer: loss, logits, generate."""
+    """CoLLaMo with the language model's output layer: loss, logits, generate.
+
+    Parameters
+    ----------
+    config
+        Of all parts.
+    causal_lm
+        Its body and output layer take the place of those that `config.text_config` describes.
+    """
 
     _tied_weights_keys = {  # noqa: RUF012
         "lm_head.weight": "model.language_model.embed_tokens.weight"
     }
 
-    def __init__(self, config: CollamoConfig):
+    def __init__(self, config: CollamoConfig, causal_lm: PreTrainedModel | None = None):
         super().__init__(config)
-        self.model = CollamoModel(config)
+        self.model = CollamoModel(config, causal_lm and causal_lm.base_model)
         text = config.text_config
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        if causal_lm is None:
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        else:
+            self.lm_head = causal_lm.get_output_embeddings()
+            self.lm_head._is_hf_initialized = True
         embedding = _name_of(self.model.language_model, self.get_input_embeddings())
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{embedding}.weight"}
         self.post_init()

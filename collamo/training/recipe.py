@@ -65,7 +65,8 @@ class Recipe:
     """Of the weights in `align`, the projector's included; null: as the language model's files have
     it."""
     attn_implementation: str | None = None
-    """Attention inside the language model in `align`, such as flash_attention_2 or sdpa; null:
+    """Attention inside the language model in `align` and `tune`, such as sdpa; null:
+    flash_attention_2 where flash-attn is installed and the weights are of half precision, else
     transformers' choice."""
     unimol: str | None = None
     """Published Uni-Mol weights for the 3D encoder in `align`: a file, or what `collamo convert`
@@ -350,7 +351,9 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(
             f"{where}: stage language_model trains from nothing; drop llm and init_from"
         )
-    for name in ("unimol", "gin", "dtype", "attn_implementation"):
+    if recipe.attn_implementation and recipe.stage == "language_model":
+        raise UsageError(f"{where}: attn_implementation is read in align and tune; drop it")
+    for name in ("unimol", "gin", "dtype"):
         if getattr(recipe, name) and (recipe.stage != "align" or recipe.init_from):
             raise UsageError(
                 f"{where}: {name} is read where stage align begins with a language model; drop it"

@@ -123,7 +123,9 @@ def _start(recipe: Recipe):
 
     data = PreparedData.open(recipe.data)
     if recipe.init_from:
-        model, processor = load_checkpoint(recipe.init_from)
+        model, processor = load_checkpoint(
+            recipe.init_from, attn_implementation=recipe.attn_implementation
+        )
     else:
         model, processor = build_model(
             recipe.llm,

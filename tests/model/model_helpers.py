@@ -5,7 +5,7 @@ import copy
 import torch
 from transformers import LlamaForCausalLM
 
-from collamo.model import MOLECULE_INPUTS, build_model, tiny_llama_config
+from collamo.model import MOLECULE_INPUTS, build_model, tiny_llama_config, train_tokenizer
 
 SMALL = {
     "selfies_config.hidden_size": 24,
@@ -48,3 +48,15 @@ def build(tokenizer, overrides=None, **llama):
 def molecules_of(batch):
     """The molecule tensors of a batch."""
     return {name: batch[name] for name in MOLECULE_INPUTS}
+
+
+def foreign_tokenizer():
+    """A tokenizer that never heard of `<mol>` and has no token for padding."""
+    known = train_tokenizer(["How many atoms?"] * 5, 280)
+    backend = known._tokenizer.to_str().replace("<mol>", "<other>")
+    return type(known)(
+        tokenizer_object=type(known._tokenizer).from_str(backend),
+        pad_token=None,
+        bos_token="<s>",
+        eos_token="</s>",
+    )

@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from model_helpers import SMALL, build
+from model_helpers import SMALL, build, foreign_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from collamo.errors import MissingDependencyError, UsageError
-from collamo.model import build_model, tiny_llama_config, train_tokenizer
+from collamo.model import build_model, tiny_llama_config
 
 
 def llm(tokenizer, **options):
@@ -31,14 +31,7 @@ def test_from_a_folder(tokenizer, tmp_path):
 
 def test_the_placeholder_is_added_and_embeddings_widen(tokenizer):
     """A language model that never heard of `<mol>`, its tokenizer neither."""
-    stranger = train_tokenizer(["How many atoms?"] * 5, 280)
-    backend = stranger._tokenizer.to_str().replace("<mol>", "<other>")
-    stranger = type(stranger)(
-        tokenizer_object=type(stranger._tokenizer).from_str(backend),
-        pad_token=None,
-        bos_token="<s>",
-        eos_token="</s>",
-    )
+    stranger = foreign_tokenizer()
     source = llm(stranger)
     rows = source.get_input_embeddings().num_embeddings
     model, processor = build_model((source, stranger), SMALL)
@@ -48,6 +41,16 @@ def test_the_placeholder_is_added_and_embeddings_widen(tokenizer):
     batch = processor("<mol> a", ["C"], modalities=("1d", "2d"))
     assert model(**batch).logits.shape[-1] == rows + 1
     assert processor.tokenizer.pad_token == "</s>"
+
+
+def test_the_language_model_is_taken_over_not_built_again(tokenizer, monkeypatch):
+    """Of LLaMA-2-7B a second one, in float32, would take 27 GB."""
+    source = llm(tokenizer)
+    before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    monkeypatch.setattr("collamo.model.modeling.AutoModel.from_config", pytest.fail)
+    model, _ = build_model((source, tokenizer), SMALL)
+    assert model.model.language_model is source.base_model
+    assert all(torch.equal(before[name], tensor) for name, tensor in source.state_dict().items())
 
 
 @pytest.mark.parametrize("tied", [True, False])

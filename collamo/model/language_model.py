@@ -1,0 +1,183 @@
+"""The causal language model that CoLLaMo is built around: loaded, and told about molecules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+
+from collamo.errors import MissingDependencyError, UsageError
+from collamo.model.configuration import LLAMA2_7B
+from collamo.model.tiny import MOL_TOKEN
+
+Quantization = Literal["4bit"]
+
+#: LLaMA-2-chat's own form, for downloads of it that came without one; its turns are stripped.
+LLAMA2_CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] == 'system' -%}
+{%- set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' -%}
+{%- set turns = messages[1:] -%}
+{%- else -%}
+{%- set system = '' -%}
+{%- set turns = messages -%}
+{%- endif -%}
+{%- for turn in turns -%}
+{%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+{{- raise_exception('turns must alternate: user, assistant, user, …') -}}
+{%- endif -%}
+{%- if turn['role'] == 'user' -%}
+{{- bos_token + '[INST] ' + (system if loop.first else '') + turn['content'] | trim + ' [/INST]' -}}
+{%- else -%}
+{{- ' ' + turn['content'] | trim + ' ' + eos_token -}}
+{%- endif -%}
+{%- endfor -%}
+"""
+
+# What a model hub takes for a name: "gpt2" or "owner/name". Anything else can only be a folder.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_MAKE_ONE = (
+    "; `collamo train configs/tiny_lm.yaml` makes a small one in demo/tiny_lm/final, or give the "
+    "folder of another"
+)
+
+
+def load_language_model(
+    name: str | Path,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model from safetensors (a pickle runs code when opened).
+
+    Parameters are those of `build_model`.
+
+    Raises
+    ------
+    MissingDependencyError
+        If its files, or the package an option needs, are not there.
+    UsageError
+        For an attention implementation that transformers does not know.
+    """
+    _check_folder(name)
+    options = {"use_safetensors": True, "dtype": dtype, "attn_implementation": attn_implementation}
+    if quantization is not None:
+        options["quantization_config"] = _four_bits(dtype)
+    options = {key: value for key, value in options.items() if value is not None}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name))
+        model = AutoModelForCausalLM.from_pretrained(str(name), **options)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        # One word, or two with a slash, may be a folder as well: say that it was looked for.
+        here = "" if Path(name).is_dir() else "there is no such folder, and "
+        raise MissingDependencyError(
+            f"language model '{name}' cannot be loaded: {here}{reason}; give a folder with its "
+            "config, safetensors weights and tokenizer, or download it where there is a network"
+        ) from error
+    except (ImportError, ValueError) as error:
+        if attn_implementation is None:
+            raise
+        raise attention_error(attn_implementation, error) from error
+    if attn_implementation is None:
+        take_flash_attention(model)
+    return model, tokenizer
+
+
+def take_flash_attention(model: PreTrainedModel) -> None:
+    """Let the language model use FlashAttention 2 where flash-attn is installed and can serve it.
+
+    It can on a GPU, in float16 and bfloat16; elsewhere PyTorch's SDPA stays, transformers' choice.
+    """
+    half = model.dtype in (torch.float16, torch.bfloat16)
+    if half and is_flash_attn_2_available() and model._supports_flash_attn:
+        model.set_attn_implementation("flash_attention_2")
+
+
+def attention_error(name: str, error: Exception) -> MissingDependencyError | UsageError:
+    """Return what to raise where transformers refused an attention implementation."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        fix = "pip install 'collamo[gpu]', or leave attn_implementation out"
+        return MissingDependencyError(f"attn_implementation {name!r}: {reason}; {fix}")
+    return UsageError(f"attn_implementation {name!r}: {reason}")
+
+
+def _four_bits(dtype: torch.dtype | None) -> BitsAndBytesConfig:
+    """NF4, its scales quantized once more: QLoRA's (Dettmers et al. 2023, arXiv 2305.14314)."""
+    if not is_bitsandbytes_available():
+        raise MissingDependencyError(
+            "quantization 4bit needs bitsandbytes: pip install 'collamo[quantization]'"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype or torch.bfloat16,
+    )
+
+
+def _check_folder(name: str | Path) -> None:
+    """Refuse a folder that is not there, or that is no model, in words about folders."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            within = folder / "final"
+            hint = f"; did you mean '{within}'?" if (within / "config.json").is_file() else ""
+            raise MissingDependencyError(
+                f"language model folder '{name}' has no config.json{hint or _MAKE_ONE}"
+            )
+    elif isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
+        raise MissingDependencyError(f"language model folder '{name}' does not exist{_MAKE_ONE}")
+
+
+def tell_about_molecules(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give tokenizer and embeddings a `<mol>`, and the tokenizer a padding token and a length.
+
+    Returns
+    -------
+    int
+        The id of `<mol>`. Embeddings are widened where they have no row for it.
+    """
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [MOL_TOKEN]}, replace_extra_special_tokens=False
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    rows = source.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        source.resize_token_embeddings(len(tokenizer), mean_resizing=rows > 1)
+    # Tokenizers say anything here: LLaMA-2's 10³⁰, others less than their model can do.
+    positions = getattr(source.config, "max_position_embeddings", None)
+    if positions is not None:
+        tokenizer.model_max_length = positions
+    return tokenizer.convert_tokens_to_ids(MOL_TOKEN)
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase, preset: str | None, name: str) -> str | None:
+    """Return the tokenizer's own chat template; `[INST]` for a LLaMA-2-chat that came without."""
+    llama2 = preset == "llama2-7b" or Path(name).name == Path(LLAMA2_7B).name
+    if tokenizer.chat_template is None and llama2:
+        return LLAMA2_CHAT_TEMPLATE
+    return tokenizer.chat_template
+
+
+def generation_config(source: PreTrainedModel, tokenizer, mol_token_id: int) -> GenerationConfig:
+    """Take over the language model's settings; `<mol>` is an input, never an answer."""
+    generation = source.generation_config
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
+    if generation.eos_token_id is None:
+        generation.eos_token_id = tokenizer.eos_token_id
+    generation.suppress_tokens = [mol_token_id]
+    return generation
