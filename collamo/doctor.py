@@ -37,6 +37,8 @@ _REQUIRED = (
     ("nltk", "BLEU and METEOR as published", "pip install nltk"),
     ("rouge-score", "ROUGE of captions", "pip install rouge-score"),
     ("rapidfuzz", "edit distances of molecules", "pip install rapidfuzz"),
+    ("httpx2", "entities and judges asked over HTTP", "pip install httpx2"),
+    ("tenacity", "the same, asked again when busy", "pip install tenacity"),
 )
 _OPTIONAL = (
     ("tensorboard", "learning curves while training", "pip install 'collamo[train]'"),
