@@ -377,11 +377,23 @@ def evaluate(
     train_mean: Annotated[
         str, typer.Option(help="For answers without a number: 1.5, or gap=0.25,mu=2.7.")
     ] = "",
+    entities: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="For CHARM and RCHARM of captions: offline, bern2:URL or file:PATH."),
+    ] = None,
+    entities_answers: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where answers of bern2 are kept. Default: OUT/entities.jsonl."),
+    ] = None,
+    entities_per_minute: Annotated[
+        float, typer.Option(min=0.01, help="Requests to bern2. The public server allows 180.")
+    ] = 150,
 ) -> None:
     """Score a model on a split against two baselines, or a file of predictions by published
     metrics."""
     if predictions is not None:
-        _evaluate_predictions(predictions, task, tokenizer, wordnet, unit, train_mean, out)
+        looking = (entities, entities_answers, entities_per_minute)
+        _evaluate_predictions(predictions, task, tokenizer, wordnet, unit, train_mean, looking, out)
         return
     given = {
         "--task": task,
@@ -389,6 +401,8 @@ def evaluate(
         "--wordnet": wordnet,
         "--unit": unit,
         "--train-mean": train_mean,
+        "--entities": entities,
+        "--entities-answers": entities_answers,
     }
     useless = [name for name, value in given.items() if value]
     if useless:
@@ -427,15 +441,18 @@ def evaluate(
     print(f"written to {out}/report.md, report.json and predictions.jsonl", file=sys.stderr)
 
 
-def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, out) -> None:
+def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, looking, out) -> None:
     from collamo.evaluation.predictions import TASKS, Options, evaluate_predictions
+    from collamo.evaluation.service import Limits
 
     if task is None:
         raise UsageError(f"--predictions needs --task: one of {', '.join(TASKS)}")
     if not path.is_file():
         raise UsageError(f"--predictions {path}: no such file")
     means = dict(_train_mean(part) for part in _named(train_mean))
-    chosen = Options(task, tokenizer, wordnet, unit, means)
+    entities, answers, per_minute = looking
+    limits = Limits(per_minute=per_minute)
+    chosen = Options(task, tokenizer, wordnet, unit, means, entities, answers, limits)
     with _progress("rows", None) as advance:
         report = evaluate_predictions(path, chosen, out, progress=advance)
     for name, value in report["scores"].items():

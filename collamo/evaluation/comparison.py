@@ -13,6 +13,19 @@ from collamo.errors import UsageError
 from collamo.evaluation.predictions import COLUMNS, task_scores
 from collamo.evaluation.statistics import LEVEL, RESAMPLES, Sums
 
+# What two evaluations must have in common, for their scores to mean the same.
+SAME = (
+    "task",
+    "tokenizer",
+    "tokenizer_sha256",
+    "wordnet_sha256",
+    "unit",
+    "train_mean",
+    "entities",
+    "entities_sha256",
+    "entities_confidence",
+    "entities_kinds",
+)
 CHUNK = 50  # resamples at a time: 100,000 rows take 40 MB of weights
 
 
@@ -53,7 +66,7 @@ def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> C
         When a folder holds no evaluation, or the two differ in task, tokeniser, unit or references.
     """
     (about_a, rows_a), (about_b, rows_b) = _read(a), _read(b)
-    for key in ("task", "tokenizer", "tokenizer_sha256", "wordnet_sha256", "unit", "train_mean"):
+    for key in SAME:
         if about_a.get(key) != about_b.get(key):
             raise UsageError(
                 f"{a} and {b} differ in {key}: {about_a.get(key)} and {about_b.get(key)}; evaluate "

@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,15 @@ import pyarrow.parquet as pq
 from collamo.errors import UsageError, suggest
 from collamo.evaluation import molecules, quantities
 from collamo.evaluation.captions import BLEU_COLUMNS, ROUGE, TextScorer, text_scores
+from collamo.evaluation.entities import EntityExtractor, load_extractor
+from collamo.evaluation.hallucination import (
+    HALLUCINATION_COLUMNS,
+    STATUSES,
+    hallucination_rows,
+    hallucination_scores,
+)
 from collamo.evaluation.names import NAME_COLUMNS, name_rows, name_scores
+from collamo.evaluation.service import Limits
 from collamo.evaluation.statistics import Sums
 from collamo.evaluation.tokenisation import load_tokenisation
 
@@ -27,6 +35,7 @@ FORMATS = (".tsv", ".csv", ".jsonl")
 # The first of each that the file has; the first of all is the published form (MolT5).
 PREDICTION_COLUMNS = ("output", "prediction", "answer")
 REFERENCE_COLUMNS = ("ground truth", "reference", "truth")
+MOLECULE_COLUMNS = ("SMILES", "smiles", "SELFIES", "selfies", "molecule")  # of captions
 GROUP_COLUMNS = {"motifs": ("motif", "target"), "property": ("property", "target")}
 # What a row can be before any task looks at it, and what the tasks add.
 READING = ("malformed", "not_utf8", "empty_reference", "empty_prediction")
@@ -40,7 +49,7 @@ JUDGING = {
 # The statistics of a row, in the order of rows.parquet.
 TEXT_COLUMNS = (*BLEU_COLUMNS, *ROUGE, "meteor")
 COLUMNS = {
-    "captions": TEXT_COLUMNS,
+    "captions": (*TEXT_COLUMNS, *HALLUCINATION_COLUMNS),
     "molecules": (*BLEU_COLUMNS, *molecules.MOLECULE_COLUMNS),
     "iupac": (*TEXT_COLUMNS, *NAME_COLUMNS),
     "motifs": ("parsed", "exact", "mae"),
@@ -52,12 +61,16 @@ PACKAGES = ("collamo", "nltk", "rouge-score", "rapidfuzz", "rdkit", "tokenizers"
 
 @dataclass
 class PredictionRow:
-    """One row: `status` None while it can be judged, else the one count it belongs to."""
+    """One row: `status` None while it can be judged, else the one count it belongs to.
+
+    `molecule` is what the caption is about, None where the file does not say.
+    """
 
     number: int
     prediction: str = ""
     reference: str = ""
     group: str = ""
+    molecule: str | None = None
     status: str | None = None
     values: dict[str, float] = field(default_factory=dict)
 
@@ -133,7 +146,7 @@ def _rows(path: Path, task: str, records: Iterator[dict | None]) -> Iterator[Pre
         raise UsageError(f"{path} holds no rows: no header, no JSON object")
 
 
-def _columns(path: Path, task: str, names: list[str]) -> tuple[str, str, str | None]:
+def _columns(path: Path, task: str, names: list[str]) -> tuple[str, str, str | None, str | None]:
     found = []
     for what, known in (("prediction", PREDICTION_COLUMNS), ("reference", REFERENCE_COLUMNS)):
         name = next((name for name in known if name in names), None)
@@ -144,15 +157,26 @@ def _columns(path: Path, task: str, names: list[str]) -> tuple[str, str, str | N
             )
         found.append(name)
     group = next((name for name in GROUP_COLUMNS.get(task, ()) if name in names), None)
-    return found[0], found[1], group
+    smiles = MOLECULE_COLUMNS if task == "captions" else ()
+    molecule = next((name for name in smiles if name in names), None)
+    return found[0], found[1], group, molecule
 
 
-def _row(number: int, record: dict | None, prediction: str, reference: str, group: str | None):
+def _row(
+    number: int,
+    record: dict | None,
+    prediction: str,
+    reference: str,
+    group: str | None,
+    molecule: str | None,
+) -> PredictionRow:
     texts = [_text(record.get(name)) for name in (prediction, reference)] if record else [None]
     label = _text(record.get(group)) if record and group else ""
     if None in texts or label is None:
         return PredictionRow(number, status="malformed")
     row = PredictionRow(number, *texts, label)
+    if molecule:
+        row.molecule = _text(record.get(molecule)) or ""
     if any("\ud800" <= char <= "\udfff" for text in (*texts, label) for char in text):
         row.status = "not_utf8"
     elif not row.reference.strip():
@@ -176,7 +200,9 @@ class Options:
     """How one predictions file is scored.
 
     `unit` of the properties (an energy is reported in Hartree and eV too); `train_mean` of each
-    property by name, "" for a file without names.
+    property by name, "" for a file without names. `entities` names an extractor for captions (see
+    `collamo.evaluation.entities.load_extractor`), `entities_answers` the file that keeps the
+    answers of one that is asked over a network, `entities_limits` how hard.
     """
 
     task: str
@@ -184,10 +210,17 @@ class Options:
     wordnet: Path | None = None
     unit: str | None = None
     train_mean: Mapping[str, float] = field(default_factory=dict)
+    entities: str | None = None
+    entities_answers: Path | None = None
+    entities_limits: Limits | None = None
 
 
 class Judge:
-    """Scores rows of one task; `absent` names scores that cannot be given, with the reason."""
+    """Scores rows of one task; `absent` names scores that cannot be given, with the reason.
+
+    `entity_counts` says what became of each caption where entities are looked for. To be used in a
+    ``with`` statement.
+    """
 
     def __init__(self, options: Options):
         if options.task not in TASKS:
@@ -213,6 +246,25 @@ class Judge:
             self.about |= {"unit": options.unit, "train_mean": dict(options.train_mean)}
             if not options.train_mean:
                 self.absent["mae_penalised"] = "needs the mean of the train split: --train-mean"
+        self.extractor: EntityExtractor | None = None
+        self.entity_counts: Counter[str] = Counter()
+        if options.entities is not None:
+            if options.task != "captions":
+                raise UsageError("--entities are of captions: --task captions")
+            self.extractor = load_extractor(
+                options.entities, options.entities_answers, options.entities_limits
+            )
+            self.entity_counts.update(dict.fromkeys(STATUSES, 0))
+            self.about |= self.extractor.about
+
+    def __enter__(self) -> Judge:
+        if self.extractor is not None:
+            self.extractor.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.extractor is not None:
+            self.extractor.__exit__(*exception)
 
     def judge(self, rows: list[PredictionRow]) -> None:
         """Fill in status and statistics of a batch of rows."""
@@ -222,6 +274,16 @@ class Judge:
             # Values without a reference to compare with are none: then the reference is the fault.
             row.status = row.status if row.status and values else status
             row.values = values
+        if self.extractor is not None:
+            self._look_for_entities(usable)
+            self.entity_counts["not_judged"] += len(rows) - len(usable)
+
+    def _look_for_entities(self, rows: list[PredictionRow]) -> None:
+        captions = [(row.number, row.prediction, row.reference, row.molecule) for row in rows]
+        judged = hallucination_rows(captions, self.extractor)
+        for row, (status, values) in zip(rows, judged, strict=True):
+            self.entity_counts[status] += 1
+            row.values |= values
 
     def _judge(self, rows: list[PredictionRow]) -> Iterable[tuple[str, dict[str, float]]]:
         options = self.options
@@ -260,7 +322,7 @@ def task_scores(task: str, sums: Sums, unit: str | None = None) -> dict[str, flo
     if task == "property":
         return quantities.property_scores(sums, unit)
     scores = {
-        "captions": text_scores,
+        "captions": lambda sums: text_scores(sums) | hallucination_scores(sums),
         "molecules": molecules.molecule_scores,
         "iupac": lambda sums: text_scores(sums) | name_scores(sums),
         "motifs": quantities.motif_scores,
@@ -274,19 +336,22 @@ def evaluate_predictions(
     """Score a predictions file; write report.{json,md,html} and rows.parquet into `out`.
 
     Returns the report: ``scores`` (fractions of 1; distances and errors in their units),
-    ``counts`` (``rows`` and what became of them: all other counts add up to it) and ``manifest``
-    (hashes, tokeniser, versions, and ``absent``: each score that is missing, with its reason).
+    ``counts`` (``rows`` and what became of them: all other counts add up to it), ``manifest``
+    (hashes, tokeniser, versions, and ``absent``: each score that is missing, with its reason) and,
+    where entities are looked for, ``entity_counts`` (the same rows by what became of their CHARM).
 
     Empty, invalid and unparsed *predictions* stay in the scores as wrong answers; rows without a
     usable reference, ``malformed`` and ``not_utf8`` rows cannot be judged and are only counted.
     """
     from collamo.evaluation.predictions_report import Worst, write_report
 
+    if options.entities is not None and options.entities_answers is None:
+        options = replace(options, entities_answers=out / "entities.jsonl")
     judge = Judge(options)
     counts = Counter(dict.fromkeys(("scored", *READING, *JUDGING[options.task]), 0))
     sums, groups, worst = Sums(), defaultdict(Sums), Worst(options.task)
     out.mkdir(parents=True, exist_ok=True)
-    with RowsFile(out / "rows.parquet", options.task) as rows_file:
+    with judge, RowsFile(out / "rows.parquet", options.task) as rows_file:
         for batch in _batches(read_predictions(path, options.task)):
             judge.judge(batch)
             for row in batch:
@@ -298,11 +363,18 @@ def evaluate_predictions(
             rows_file.write(batch)
             if progress is not None:
                 progress(len(batch))
+    scores = _scores(options, sums, groups, judge.absent)
+    if judge.extractor is not None and "charm_molecule" not in scores:
+        judge.absent["charm_molecule"] = (
+            f"needs --entities offline and one of the columns {', '.join(MOLECULE_COLUMNS)}"
+        )
     report = {
-        "scores": _scores(options, sums, groups, judge.absent),
+        "scores": scores,
         "counts": {"rows": counts.total(), **counts},
         "manifest": _manifest(path, judge),
     }
+    if judge.extractor is not None:
+        report["entity_counts"] = {"rows": judge.entity_counts.total(), **judge.entity_counts}
     write_report(report, worst, out)
     return report
 

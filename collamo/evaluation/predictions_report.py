@@ -23,7 +23,7 @@ _WORST_BY = {
     "motifs": ("mae", False),
     "property": ("mae", False),
 }
-_LOWER = ("levenshtein", "mae")
+_LOWER = ("levenshtein", "mae", "charm", "rcharm")
 
 
 class Worst:
@@ -85,10 +85,15 @@ def _tables(report: dict, worst: Worst) -> list[tuple[str, list[str], list[list[
     return [
         ("Scores", ["score", "value"], scores),
         ("Not scored", ["score", "why"], absent),
-        ("Rows", ["rows", "count"], [[n, str(count)] for n, count in report["counts"].items()]),
+        ("Rows", ["rows", "count"], _counted(report["counts"])),
+        ("Captions and their entities", ["rows", "count"], _counted(report.get("entity_counts"))),
         (f"Worst rows by {column}", ["row", column, "reference", "prediction"], rows),
         ("How it was measured", ["what", "which"], about),
     ]
+
+
+def _counted(counts: dict[str, int] | None) -> list[list[str]]:
+    return [[name, str(count)] for name, count in (counts or {}).items()]
 
 
 _COUNTING = (
