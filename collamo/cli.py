@@ -1,5 +1,5 @@
 """The command line: ``collamo prepare | convert | train | ask | generate | evaluate | compare |
-ablate | doctor``.
+judge | ablate | doctor``.
 
 Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
 code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
@@ -458,8 +458,9 @@ def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, look
     for name, value in report["scores"].items():
         if not isinstance(value, dict):
             print(f"{name}\t{value:.4f}")
-    counts = ", ".join(f"{count} {name}" for name, count in report["counts"].items() if count)
-    print(counts, file=sys.stderr)
+    print(_count_line(report["counts"]), file=sys.stderr)
+    if "entity_counts" in report:
+        print(f"entities: {_count_line(report['entity_counts'])}", file=sys.stderr)
     for name, reason in report["manifest"]["absent"].items():
         print(f"note: no {name}: {reason}", file=sys.stderr)
     print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)
@@ -482,6 +483,86 @@ def compare(
         print(f"{each.name}\t{numbers}\t{'yes' if each.clear else 'no'}")
     shown = ", ".join(map(str, found.changed[:20])) + (" …" if len(found.changed) > 20 else "")
     print(f"{len(found.changed)} of {found.rows} predictions differ: {shown}", file=sys.stderr)
+
+
+@app.command()
+def judge(
+    predictions: Annotated[
+        Path, typer.Argument(help="TSV, CSV or JSONL of captions, as for `collamo evaluate`.")
+    ],
+    judge: Annotated[
+        str, typer.Option(help="OpenAI-compatible endpoint, such as http://localhost:8000/v1.")
+    ],
+    judge_model: Annotated[str, typer.Option(help="Its model.")],
+    other: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="Another file for the same references: which of the two is better?"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("judgement"),
+    prompt: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Prompt and rubric (YAML). Default: the one that comes with collamo."),
+    ] = None,
+    answers: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where answers are kept. Default: OUT/answers.jsonl."),
+    ] = None,
+    reasks: Annotated[
+        int, typer.Option(min=0, help="How often an unreadable answer is asked for again.")
+    ] = 2,
+    price_in: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Of 1,000 tokens of prompt."),
+    ] = None,
+    price_out: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Of 1,000 tokens of answer."),
+    ] = None,
+    per_minute: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.01, help="Requests at most. Default: no limit."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at one time.")] = 4,
+    attempts: Annotated[int, typer.Option(min=1, help="Of a request that fails.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Of a request [s].")] = 60,
+) -> None:
+    """Have captions judged by a language model, or two files compared. Run again to go on.
+
+    The key, if the endpoint wants one, is read from COLLAMO_JUDGE_KEY.
+    """
+    from collamo.evaluation import judge as judging
+    from collamo.evaluation.service import Limits
+
+    for path in filter(None, (predictions, other)):
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+    if (price_in is None) != (price_out is None):
+        raise UsageError("--price-in and --price-out go together")
+    options = judging.JudgeOptions(
+        judge,
+        judge_model,
+        judging.Rubric.load(prompt or judging.PROMPT),
+        Limits(per_minute, concurrency, timeout, attempts),
+        reasks,
+        None if price_in is None else (price_in, price_out),
+        os.environ.get("COLLAMO_JUDGE_KEY"),
+    )
+    with _progress("rows", None) as advance:
+        report = judging.judge_predictions(
+            predictions, options, out, other=other, answers=answers, progress=advance
+        )
+    for name, value in report["scores"].items():
+        print(f"{name}\t{value:.4f}")
+    print(_count_line(report["counts"]), file=sys.stderr)
+    if report["counts"]["failed"]:
+        print("note: the same command asks again for what failed", file=sys.stderr)
+    spent = ", ".join(f"{count} {name}" for name, count in report["usage"]["this_run"].items())
+    print(f"this run: {spent}", file=sys.stderr)
+    print(f"written to {out}: report.json, report.md and rows.parquet", file=sys.stderr)
+
+
+def _count_line(counts) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _train_mean(text: str) -> tuple[str, float]:

@@ -8,9 +8,10 @@ import importlib.metadata
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from collamo.evaluation.service import Limits
 from collamo.evaluation.statistics import Sums
 from collamo.evaluation.tokenisation import load_tokenisation
 
+T = TypeVar("T")
 TASKS = ("captions", "molecules", "iupac", "motifs", "property")
 FORMATS = (".tsv", ".csv", ".jsonl")
 # The first of each that the file has; the first of all is the published form (MolT5).
@@ -351,8 +353,8 @@ def evaluate_predictions(
     counts = Counter(dict.fromkeys(("scored", *READING, *JUDGING[options.task]), 0))
     sums, groups, worst = Sums(), defaultdict(Sums), Worst(options.task)
     out.mkdir(parents=True, exist_ok=True)
-    with judge, RowsFile(out / "rows.parquet", options.task) as rows_file:
-        for batch in _batches(read_predictions(path, options.task)):
+    with judge, RowsFile(out / "rows.parquet", COLUMNS[options.task]) as rows_file:
+        for batch in batches(read_predictions(path, options.task)):
             judge.judge(batch)
             for row in batch:
                 counts[row.status] += 1
@@ -395,11 +397,12 @@ def _scores(options: Options, sums: Sums, groups: Mapping[str, Sums], absent: di
     return scores
 
 
-def _batches(rows: Iterable[PredictionRow]) -> Iterator[list[PredictionRow]]:
+def batches(rows: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """Yield `rows` in lists of `size`, the last one shorter."""
     batch = []
     for row in rows:
         batch.append(row)
-        if len(batch) == BATCH:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:
@@ -409,16 +412,22 @@ def _batches(rows: Iterable[PredictionRow]) -> Iterator[list[PredictionRow]]:
 class RowsFile:
     """The judged rows as parquet, a row group a batch; null where a statistic does not apply.
 
+    Columns: the row's number, its `texts` (attributes of `PredictionRow`), its statistics.
     Written beside its name and renamed when whole.
     """
 
-    def __init__(self, path: Path, task: str):
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        texts: Sequence[str] = ("status", "group", "prediction", "reference"),
+    ):
         self._path, self._temporary = path, path.with_name(path.name + ".tmp")
-        texts = ("status", "group", "prediction", "reference")
+        self._texts = texts
         self._schema = pa.schema(
             [("row", pa.int64())]
             + [(name, pa.string()) for name in texts]
-            + [(name, pa.float64()) for name in COLUMNS[task]]
+            + [(name, pa.float64()) for name in columns]
         )
         self._writer = pq.ParquetWriter(self._temporary, self._schema)
 
@@ -437,10 +446,7 @@ class RowsFile:
         records = [
             {
                 "row": row.number,
-                "status": row.status,
-                "group": _clean(row.group),
-                "prediction": _clean(row.prediction),
-                "reference": _clean(row.reference),
+                **{name: _clean(getattr(row, name)) for name in self._texts},
                 **row.values,
             }
             for row in rows
@@ -466,8 +472,13 @@ def _manifest(path: Path, judge: Judge) -> dict:
         "predictions_sha256": file_sha256(path),
         "checkpoint_sha256": None,  # a predictions file does not say which model wrote it
         "absent": judge.absent,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of what counts and measures, None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:
