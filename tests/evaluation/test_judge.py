@@ -148,6 +148,15 @@ def test_means_by_hand(tmp_path):
     assert "correctness" in (tmp_path / "out/report.md").read_text()
 
 
+def test_what_is_asked_once_costs_once(tmp_path):
+    path = file(tmp_path, [("a", "4 x")] * 450)
+    with fake_service(grade_by_prediction) as server:
+        for this_run in (1, 0):
+            usage = judged(path, server, tmp_path / "out")["usage"]
+            assert usage["all"]["requests"] == 1
+            assert usage["this_run"]["requests"] == this_run
+
+
 def test_every_row_is_scored_unparsed_failed_or_told_apart(tmp_path):
     path = tmp_path / "captions.tsv"
     rows = [b"a\t4 x", b"a\tunparsed", b"a\tfailed", b"a\t", b"\tx", b"a", b"a\t\xff", b'"a\t1 "b"']
