@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test bench gpu-build gpu-test gpu-bench sanitize lint clean
+.PHONY: demo test test-quantization test-oldest bench gpu-build gpu-test gpu-bench sanitize lint clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -29,6 +29,29 @@ demo: .venv/collamo
 
 test: .venv/collamo
 	$(BIN)/python -m pytest
+
+# bitsandbytes lies apart from .venv: once it is found, every command that needs peft imports it as well.
+BITSANDBYTES := build/bitsandbytes
+$(BITSANDBYTES): .venv/collamo
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'bitsandbytes>=0.49'
+
+test-quantization: export PYTHONPATH = $(BITSANDBYTES)
+test-quantization: $(BITSANDBYTES)
+	$(BIN)/python -m pytest tests/training/test_quantization.py
+
+# The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
+OLDEST := .venv-oldest
+LIBRARIES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+$(OLDEST)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(OLDEST)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(OLDEST)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(OLDEST)/bin/python install --quiet --disable-pip-version-check 'transformers==5.17.0'
+	@touch $@
+
+test-oldest: export PYTHONPATH = $(BITSANDBYTES)
+test-oldest: $(OLDEST)/ready $(BITSANDBYTES)
+	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py
 
 bench: .venv/collamo
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # What the alignment is built from; the tuning starts from its result and knows none of it.
 _BUILDING = (
-    *("llm", "unimol", "gin", "model", "dtype"),
+    *("llm", "unimol", "gin", "model", "dtype", "quantization"),
     *("train_encoders", "facts_weight"),
 )
 

@@ -1,5 +1,5 @@
-"""The command line: ``collamo prepare | convert | train | ask | generate | evaluate | compare |
-judge | ablate | doctor``.
+"""The command line: ``collamo prepare | convert | train | merge | ask | generate | evaluate |
+compare | judge | ablate | doctor``.
 
 Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
 code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
@@ -220,6 +220,22 @@ def convert(
     config = convert_encoder(weights, out).config
     sizes = f"{config.num_layers} layers of {config.hidden_size} channels"
     print(f"{out}: {config.model_type.removeprefix('collamo_')}, {sizes}")
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Folder that stage 2 wrote: <output>/adapter.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Turn a base of 4 bits into half precision first.")
+    ] = False,
+) -> None:
+    """Fold LoRA into the language model: one folder that needs neither peft nor the base."""
+    from collamo.model.merge import merge as merge_adapter
+
+    with contextlib.redirect_stdout(sys.stderr):
+        merged = merge_adapter(adapter, out, dequantize)
+    print(merged)
 
 
 def find_checkpoint(given: Path | None) -> Path:

@@ -49,6 +49,7 @@ _OPTIONAL = (
         "faster attention inside the language model on a GPU",
         "pip install 'collamo[gpu]'",
     ),
+    ("bitsandbytes", "a language model of 4 bits", "pip install 'collamo[quantization]'"),
     ("torch-cluster", "radius graphs of large molecules", "pip install 'collamo[cluster]'"),
     ("ray", "data preparation over several machines", "pip install 'collamo[ray]'"),
     ("py2opsin", "IUPAC names compared as structures (Java)", "pip install 'collamo[iupac]'"),

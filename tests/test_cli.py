@@ -91,7 +91,16 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    for command in ("prepare", "train", "ask", "generate", "evaluate", "compare", "doctor"):
+    for command in (
+        "prepare",
+        "train",
+        "merge",
+        "ask",
+        "generate",
+        "evaluate",
+        "compare",
+        "doctor",
+    ):
         assert command in done.stdout
 
 
@@ -107,7 +116,7 @@ def test_help_answers_in_less_than_half_a_second():
 
 
 @pytest.mark.parametrize(
-    "command", ["prepare", "train", "ask", "generate", "evaluate", "compare", "doctor"]
+    "command", ["prepare", "train", "merge", "ask", "generate", "evaluate", "compare", "doctor"]
 )
 def test_every_command_explains_itself(collamo, command):
     code, out, err = collamo(command, "--help")
@@ -125,6 +134,7 @@ def test_every_command_explains_itself(collamo, command):
         (["evaluate", "--limit", "many"], "integer"),
         (["evaluate", "--split", "tset"], "did you mean 'test'?"),
         (["prepare", "nci"], "out"),
+        (["merge", "adapter", ".."], "'..' exists; nothing is overwritten"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(collamo, arguments, part):

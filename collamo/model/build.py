@@ -198,11 +198,11 @@ def _sources(llm, source: PreTrainedModel, unimol, gin) -> dict[str, dict[str, s
     return sources
 
 
-@torch.no_grad()
 def _check_same_logits(model: CollamoForConditionalGeneration, source: PreTrainedModel) -> None:
     """Refuse a language model that does more after its last layer than a linear map.
 
-    Logit soft-capping or scaling would be lost without a word; four tokens show it.
+    Logit soft-capping or scaling would be lost without a word; four tokens show it. With gradients:
+    without, bitsandbytes would repack 4 bits for the CPU, and no checkpoint would fit them.
     """
     rows = source.get_input_embeddings().num_embeddings
     device = source.get_input_embeddings().weight.device

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
-from collamo.model.language_model import attention_error, take_flash_attention
-from collamo.model.modeling import CollamoForConditionalGeneration
+from collamo.model.language_model import (
+    attention_error,
+    need_bitsandbytes,
+    take_flash_attention,
+)
+from collamo.model.modeling import MOLECULE_PARTS, CollamoForConditionalGeneration
 from collamo.model.processing import CollamoProcessor
 from collamo.model.weight_files import checked_weights, file_sha256, read_weights, write_weights
 
@@ -35,6 +39,7 @@ def load_checkpoint(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
+    dequantize: bool = False,
 ) -> tuple[CollamoForConditionalGeneration | PeftModel, CollamoProcessor]:
     """Open a checkpoint folder, ready to answer (evaluation mode).
 
@@ -48,6 +53,8 @@ def load_checkpoint(
         Of the weights; None keeps what was saved, on the CPU.
     attn_implementation
         Attention inside the language model, see `collamo.build_model`.
+    dequantize
+        Turn a language model of 4 bits into one of the dtype it computes in.
 
     Returns
     -------
@@ -57,9 +64,10 @@ def load_checkpoint(
     Raises
     ------
     MissingDependencyError
-        If the folder, its weights or the adapter's base are not there.
+        If the folder, its weights or the adapter's base are not there, or bitsandbytes is not for
+        one of 4 bits.
     UsageError
-        If the folder holds something else.
+        If the folder holds something else, or nothing to dequantize.
 
     Examples
     --------
@@ -73,22 +81,27 @@ def load_checkpoint(
             "demo/stage1/final, configs/stage2.yaml goes on from it"
         )
     if (folder / "adapter_config.json").is_file():
-        model, processor = _open_adapter(folder, dtype, attn_implementation)
+        model, processor = _open_adapter(folder, dtype, attn_implementation, dequantize)
     else:
-        model, processor = _open_full(folder, dtype, attn_implementation)
+        model, processor = _open_full(folder, dtype, attn_implementation, dequantize)
     return model.to(device or "cpu").eval(), processor
 
 
 def _open_full(
-    folder: Path, dtype, attn_implementation: str | None
+    folder: Path, dtype, attn_implementation: str | None, dequantize: bool
 ) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
-    kind = _read_json(folder / "config.json").get("model_type")
+    config = _read_json(folder / "config.json")
+    kind = config.get("model_type")
     if kind != "collamo":
         raise UsageError(
             f"'{folder}' holds a model of type {kind!r}, not a CoLLaMo checkpoint; "
             "build one from a language model by `collamo train configs/stage1.yaml`"
         )
     _need_weights(folder, "model")
+    if "quantization_config" in config:
+        need_bitsandbytes(f"'{folder}' was saved in 4 bits, which")
+    elif dequantize:
+        raise UsageError(f"'{folder}' is not quantized; there is nothing to dequantize")
     options = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -100,11 +113,15 @@ def _open_full(
         raise attention_error(attn_implementation, error) from error
     if attn_implementation is None:
         take_flash_attention(model)
+    if dequantize:
+        model = model.dequantize()
+    for part in MOLECULE_PARTS:  # beside 4 bits transformers leaves some in the file's dtype
+        getattr(model.model, part).to(model.dtype if dtype in (None, "auto") else dtype)
     return model, _open_processor(folder)
 
 
 def _open_adapter(
-    folder: Path, dtype, attn_implementation: str | None
+    folder: Path, dtype, attn_implementation: str | None, dequantize: bool
 ) -> tuple[PeftModel, CollamoProcessor]:
     from peft import PeftModel
 
@@ -117,7 +134,7 @@ def _open_adapter(
             f"adapter '{folder}' was trained on '{name}', which is not there; put that checkpoint "
             "back, or correct base_model_name_or_path in adapter_config.json"
         )
-    model, processor = _open_full(base, dtype, attn_implementation)
+    model, processor = _open_full(base, dtype, attn_implementation, dequantize)
     if (folder / "processor_config.json").is_file():
         processor = _open_processor(folder)
     return PeftModel.from_pretrained(model, folder, use_safetensors=True), processor

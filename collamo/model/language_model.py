@@ -115,16 +115,21 @@ def attention_error(name: str, error: Exception) -> MissingDependencyError | Usa
 
 def _four_bits(dtype: torch.dtype | None) -> BitsAndBytesConfig:
     """NF4, its scales quantized once more: QLoRA's (Dettmers et al. 2023, arXiv 2305.14314)."""
-    if not is_bitsandbytes_available():
-        raise MissingDependencyError(
-            "quantization 4bit needs bitsandbytes: pip install 'collamo[quantization]'"
-        )
+    need_bitsandbytes("quantization 4bit")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype or torch.bfloat16,
     )
+
+
+def need_bitsandbytes(what: str) -> None:
+    """Raise MissingDependencyError where bitsandbytes, which `what` needs, is not installed."""
+    if not is_bitsandbytes_available():
+        raise MissingDependencyError(
+            f"{what} needs bitsandbytes: pip install 'collamo[quantization]'"
+        )
 
 
 def _check_folder(name: str | Path) -> None:

@@ -88,6 +88,14 @@ class CollamoPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the language model's weights, and so of a checkpoint when it is opened again.
+
+        Training may hold the parts beside it in float32.
+        """
+        return getattr(self, self.base_model_prefix, self).language_model.dtype
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Draw fresh weights; the language model draws its own.
@@ -378,6 +386,9 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs) -> None:
         """Save as any model of transformers, with a model card (``README.md``) beside it."""
+        if getattr(self.config, "quantization_config", None) is not None:
+            # transformers cannot turn 4 bits that it loaded back into the file's form: they are it.
+            kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             card = Path(save_directory) / "README.md"

@@ -68,6 +68,9 @@ class Recipe:
     """Attention inside the language model in `align` and `tune`, such as sdpa; null:
     flash_attention_2 where flash-attn is installed and the weights are of half precision, else
     transformers' choice."""
+    quantization: Literal["4bit"] | None = None
+    """4bit: the language model's linear layers in NF4 (bitsandbytes), from `align` on; stage `tune`
+    then leaves an adapter and nothing merged."""
     unimol: str | None = None
     """Published Uni-Mol weights for the 3D encoder in `align`: a file, or what `collamo convert`
     wrote. null: the encoder starts from nothing."""
@@ -353,7 +356,7 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         )
     if recipe.attn_implementation and recipe.stage == "language_model":
         raise UsageError(f"{where}: attn_implementation is read in align and tune; drop it")
-    for name in ("unimol", "gin", "dtype"):
+    for name in ("unimol", "gin", "dtype", "quantization"):
         if getattr(recipe, name) and (recipe.stage != "align" or recipe.init_from):
             raise UsageError(
                 f"{where}: {name} is read where stage align begins with a language model; drop it"

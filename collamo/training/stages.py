@@ -7,7 +7,8 @@ language_model  the whole small LLaMA                        ``final`` (LLM, tok
 align           projector, SELFIES embedding, and the other  ``final`` (full checkpoint)
                 encoders if the recipe says so; a head for
                 the facts, dropped at the end
-tune            projector and LoRA in the language model     ``adapter``, ``final`` (merged)
+tune            projector and LoRA in the language model     ``adapter``, ``final`` (merged;
+                                                             not beside 4 bits)
 =============== ============================================ ==========================
 """
 
@@ -113,6 +114,9 @@ def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     # "auto" would ask the hub whether the vocabulary has grown.
     adapted.save_pretrained(str(output / "adapter"), save_embedding_layers=False)
     processor.save_pretrained(str(output / "adapter"))
+    if is_quantized(model):
+        logger.info("a language model of 4 bits is not merged; `collamo merge` says what can be")
+        return output / "adapter"
     return _save(adapted.merge_and_unload(), processor, output / "final")
 
 
@@ -135,8 +139,17 @@ def _start(recipe: Recipe):
             selfies_tokens=data.manifest.selfies_vocabulary,
             dtype=getattr(torch, recipe.dtype) if recipe.dtype else None,
             attn_implementation=recipe.attn_implementation,
+            quantization=recipe.quantization,
         )
+    if is_quantized(model):
+        # Trainer refuses to train it, not knowing that what is quantized stays frozen.
+        model.is_quantized = False
     return model, processor, data
+
+
+def is_quantized(model) -> bool:
+    """Return whether the language model is held in 4 bits."""
+    return getattr(model.config, "quantization_config", None) is not None
 
 
 def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: str | None) -> None:
@@ -270,8 +283,10 @@ def freeze_all_but(model: nn.Module, parts: Iterable[str]) -> None:
 
 def add_lora(model: nn.Module, lora: LoraRecipe):
     """Return `model` frozen but for its projector and new LoRA weights in the language model."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+    if is_quantized(model):  # norms and embeddings in float32; checkpointing is Trainer's
+        prepare_model_for_kbit_training(model.model.language_model, False)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -319,7 +334,7 @@ def assert_trained(model: nn.Module, expected: Iterable[str], stage: str) -> Non
     hours of training would be lost.
     """
     expected = set(expected)
-    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: size(p) for name, p in model.named_parameters() if p.requires_grad}
     unexpected, missing = sorted(trained.keys() - expected), sorted(expected - trained.keys())
     if unexpected or missing:
         problems = [
@@ -328,7 +343,7 @@ def assert_trained(model: nn.Module, expected: Iterable[str], stage: str) -> Non
             if names
         ]
         raise CollamoError(f"stage {stage} would train the wrong parameters: {'; '.join(problems)}")
-    every = sum(p.numel() for p in model.parameters())
+    every = sum(map(size, model.parameters()))
     parts = dict.fromkeys(part_of(name) for name in trained)
     logger.info(
         "stage %s trains %s of %s parameters: %s",
@@ -337,6 +352,12 @@ def assert_trained(model: nn.Module, expected: Iterable[str], stage: str) -> Non
         f"{every:,}",
         ", ".join(filter(None, parts)) or "all of it",
     )
+
+
+def size(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter stands for; two of 4 bits share a byte."""
+    quantized = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantized is None else quantized.shape.numel()
 
 
 def frozen_modules(model: nn.Module, recipe: Recipe) -> list[nn.Module]:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from model_helpers import build
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
 from collamo.model import CollamoForConditionalGeneration, load_checkpoint
+from collamo.model.merge import merge
 
 LORA = LoraConfig(
     r=2,
@@ -120,6 +122,59 @@ def test_training_the_adapter_moves_only_it(base, inputs):
     assert all("lora_B" in n or "mol_projector.modules_to_save" in n for n in moved)
     for name, buffer in peft_model.named_buffers():
         assert torch.equal(buffer, statistics[name]), name
+
+
+# --- merging -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """A stirred adapter on disk: (folder, its model)."""
+    folder, model, processor = base
+    peft_model = stirred(get_peft_model(model, LORA))
+    peft_model.peft_config["default"].base_model_name_or_path = str(folder)
+    peft_model.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", peft_model
+
+
+def test_a_merged_model_stands_alone_and_answers_the_same(adapter, base, inputs, tmp_path):
+    folder, peft_model = adapter
+    options = {"max_new_tokens": 6, "do_sample": False}
+    expected = peft_model.generate(**inputs, **options)
+    (tmp_path / "served").mkdir()
+    merge(folder, tmp_path / "served")
+    merge(folder, tmp_path / "new" / "served")
+    shutil.rmtree(folder)
+    shutil.rmtree(base[0])
+    for served in (tmp_path / "served", tmp_path / "new" / "served"):
+        assert {"model.safetensors", "processor_config.json"} <= {p.name for p in served.iterdir()}
+        model = AutoModelForMultimodalLM.from_pretrained(served)
+        assert isinstance(model, CollamoForConditionalGeneration)
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        processor = AutoProcessor.from_pretrained(served)
+        assert torch.equal(expected, model.generate(**inputs, **options))
+        prompt = processor.prompt("What is it?")
+        batch = processor(prompt, ["CCO"], modalities=("1d", "2d"))
+        answers = [m.generate(**batch, **options) for m in (model, peft_model)]
+        assert torch.equal(*answers)
+    assert not list(tmp_path.glob(".served-*"))
+
+
+def test_merging_overwrites_nothing(adapter, base, tmp_path):
+    folder, _ = adapter
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    for out in (tmp_path / "full", tmp_path / "full" / "mine", folder):
+        with pytest.raises(UsageError, match="exists; nothing is overwritten"):
+            merge(folder, out)
+    with pytest.raises(UsageError, match="holds no adapter: it is a whole model"):
+        merge(base[0], tmp_path / "out")
+    with pytest.raises(UsageError, match="not quantized"):
+        merge(folder, tmp_path / "out", dequantize=True)
+    with pytest.raises(MissingDependencyError, match="does not exist"):
+        merge(tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # --- what cannot be opened ------------------------------------------------------------

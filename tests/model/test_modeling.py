@@ -307,6 +307,18 @@ def _check_start(again):
     assert torch.equal(gbf.mul.weight, torch.ones_like(gbf.mul.weight))
 
 
+def test_parts_held_wider_do_not_widen_the_checkpoint(tokenizer, tmp_path):
+    """A float32 projector beside 7B parameters in bfloat16 would make 27 GB of them all."""
+    model, _ = build(tokenizer)
+    model.to(torch.bfloat16).model.mol_projector.float()
+    model.model.selfies_encoder.float()
+    assert model.dtype == model.model.dtype == torch.bfloat16
+    model.save_pretrained(tmp_path)
+    for kind in (CollamoModel, CollamoForConditionalGeneration):
+        again = kind.from_pretrained(tmp_path)
+        assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+
+
 # --- training --------------------------------------------------------------------------------
 
 
