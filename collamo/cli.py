@@ -322,8 +322,8 @@ def generate(
     """Answer a file of questions. Every row comes back; a bad one with its reason."""
     from collamo.evaluation import question_files as files
 
-    if out is not None and out.suffix not in files.FORMATS:
-        raise UsageError(f"--out {out} must end in {', '.join(files.FORMATS)}")
+    if out is not None:
+        files.check_format(out)
     rows = files.read_questions(questions, smiles_column, question_column)
     folder = find_checkpoint(checkpoint)
     with _progress("molecules", len(rows)) as advance:

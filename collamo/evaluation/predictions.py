@@ -27,13 +27,13 @@ from collamo.evaluation.hallucination import (
     hallucination_scores,
 )
 from collamo.evaluation.names import NAME_COLUMNS, name_rows, name_scores
+from collamo.evaluation.question_files import check_format
 from collamo.evaluation.service import Limits
 from collamo.evaluation.statistics import Sums
 from collamo.evaluation.tokenisation import load_tokenisation
 
 T = TypeVar("T")
 TASKS = ("captions", "molecules", "iupac", "motifs", "property")
-FORMATS = (".tsv", ".csv", ".jsonl")
 # The first of each that the file has; the first of all is the published form (MolT5).
 PREDICTION_COLUMNS = ("output", "prediction", "answer")
 REFERENCE_COLUMNS = ("ground truth", "reference", "truth")
@@ -89,8 +89,7 @@ def read_predictions(path: Path, task: str) -> Iterator[PredictionRow]:
     UsageError
         For a missing file, an unknown format, or a file without one of the two columns.
     """
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{path}: the file must end in {', '.join(FORMATS)}")
+    check_format(path)
     try:
         with path.open(
             encoding="utf-8-sig",

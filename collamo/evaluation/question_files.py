@@ -16,6 +16,12 @@ from collamo.errors import MoleculeError, UsageError, suggest
 FORMATS = (".csv", ".tsv", ".jsonl")
 
 
+def check_format(path: Path) -> None:
+    """Refuse a file whose name says that it is none of `FORMATS`, with a UsageError."""
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{path}: the file must end in {', '.join(FORMATS)}")
+
+
 @dataclass
 class QuestionRow:
     """One row of the file: its `columns` as read, and what became of it."""
@@ -56,8 +62,7 @@ def read_questions(
     UsageError
         For a missing file, an unknown format, or a file without one of the two columns.
     """
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{path}: the file must end in {', '.join(FORMATS)}")
+    check_format(path)
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
