@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,7 @@ def answer(
     batch_size: int = 32,
     max_new_tokens: int = 128,
     progress: Callable[[int], None] | None = None,
+    keep: Callable[[Mapping[int, str]], None] | None = None,
 ) -> list[str]:
     """Return the model's answer to each (molecule, question), in the order given.
 
@@ -39,6 +40,8 @@ def answer(
         Which of "1d", "2d", "3d" the model may see.
     progress
         Called with the number of answers after every batch.
+    keep
+        Called with the answers of every batch, by their place in `pairs`.
 
     Raises
     ------
@@ -47,8 +50,9 @@ def answer(
 
     Examples
     --------
-    >>> answer(model, processor, [("CCO", "How many hydroxyl groups does it have?")])  # doctest:
-    +SKIP ['1']
+    >>> pairs = [("CCO", "How many hydroxyl groups does it have?")]
+    >>> answer(model, processor, pairs)  # doctest: +SKIP
+    ['1']
     """
     for _, question in pairs:
         if processor.mol_token in question:
@@ -61,8 +65,11 @@ def answer(
             texts = _generate(
                 model, processor, [pairs[i] for i in rows], modalities, max_new_tokens
             )
-            for row, text in zip(rows, texts, strict=True):
+            batch = dict(zip(rows, texts, strict=True))
+            for row, text in batch.items():
                 answers[row] = text
+            if keep is not None:
+                keep(batch)
             if progress is not None:
                 progress(len(rows))
     return answers
