@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from collamo.errors import UsageError
-from collamo.evaluation.report import METRIC_NAMES, MODEL, markdown_table, write_whole
+from collamo.evaluation.reliance import MODEL
+from collamo.evaluation.report import markdown_table, metric_name, write_whole
 from collamo.training.recipe import Recipe, load_recipe, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -166,13 +167,8 @@ class _Plan:
         model, processor = load_checkpoint(Path(self.tune.output) / "final")
         data = PreparedData.open(self.tune.data)
         about = {"variant": self.name}
-        evaluate(
-            *(model, processor, data),
-            **asked,
-            batch_size=batch_size,
-            about=about,
-            out=self.folder,
-        )
+        options = {**asked, "batch_size": batch_size, "about": about}
+        evaluate(model, processor, data, out=self.folder, **options)
 
     def report(self) -> dict:
         return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
@@ -198,17 +194,17 @@ def _table(ablation: Ablation, reports: Mapping[str, dict]) -> str:
     """Return title and table: a row per variant, a column per task and per shown set of answers."""
     first = next(iter(reports.values()))
     columns = [(v["task"], v["metric"], who) for v in first["verdicts"] for who in ablation.shown]
-    header = ["", *(f"{task}, {METRIC_NAMES[metric]}, {who}" for task, metric, who in columns)]
+    header = ["", *(f"{task}, {metric_name(metric)}, {who}" for task, metric, who in columns)]
     rows = [
-        [name, *(_cell(report["by_task"], *column) for column in columns)]
+        [name, *(_cell(report["variants"], *column) for column in columns)]
         for name, report in reports.items()
     ]
     note = "Brackets: 95 % bootstrap interval over molecules. One training per row."
     return "\n".join([f"# {ablation.title}", "", *markdown_table(header, rows), "", note, ""])
 
 
-def _cell(by_task: Mapping, task: str, metric: str, who: str) -> str:
-    estimate = by_task.get(task, {}).get(who, {}).get("metrics", {}).get(metric)
-    if estimate is None or estimate["value"] is None:
+def _cell(variants: Mapping, task: str, metric: str, who: str) -> str:
+    estimate = variants.get(task, {}).get(who, {}).get("metrics", {}).get(metric)
+    if estimate is None:
         return "–"
     return "{value:.3g} [{low:.3g}, {high:.3g}]".format(**estimate)

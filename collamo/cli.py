@@ -352,81 +352,121 @@ def _progress(what: str, total: int | None):
         yield lambda count: bar.advance(task, count)
 
 
+DataOption = Annotated[Path, typer.Option(help="Folder written by `collamo prepare`.")]
+SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
+LimitOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="At most so many questions per task, drawn with the seed."),
+]
+RelianceOption = Annotated[
+    bool, typer.Option(help="Also ask with less of each molecule, and with another of its size.")
+]
+DiagnoseOption = Annotated[
+    bool, typer.Option("--diagnose", help="Also look into the attention: collapsed, dead, alike?")
+]
+SeedOption = Annotated[int, typer.Option(help="Of the wrong molecules, limit and intervals.")]
+PredictionsOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Score this TSV, CSV or JSONL file of answers instead of a model."),
+]
+TaskOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Of --predictions: captions, molecules, iupac, motifs or property."),
+]
+TokenizerOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Of texts: scibert:VOCAB_PATH, llm:FOLDER_OR_NAME, 13a or whitespace. Default for a "
+        "model: 13a."
+    ),
+]
+WordnetOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Folder or zip of WordNet 3.0, for METEOR. Never downloaded."),
+]
+UnitOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Of --predictions: an energy is also reported in Hartree and eV."),
+]
+TrainMeanOption = Annotated[
+    str,
+    typer.Option(help="Of --predictions: for answers without a number: 1.5, or gap=0.25,mu=2.7."),
+]
+EntitiesOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="For CHARM and RCHARM of captions: offline, bern2:URL or file:PATH."),
+]
+EntitiesAnswersOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Where answers of bern2 are kept. Default: OUT/entities.jsonl."),
+]
+EntitiesLimitOption = Annotated[
+    float, typer.Option(min=0.01, help="Requests to bern2. The public server allows 180.")
+]
+ONLY_PREDICTIONS = (
+    *("task", "unit", "train_mean"),
+    *("entities", "entities_answers", "entities_per_minute"),
+)
+ONLY_MODEL = (
+    *("checkpoint", "data", "split", "limit", "reliance", "diagnose"),
+    *("batch_size", "max_new_tokens", "seed"),
+)
+
+
 @app.command()
 def evaluate(
+    context: typer.Context,
     checkpoint: CheckpointOption = None,
-    data: Annotated[Path, typer.Option(help="Folder written by `collamo prepare`.")] = Path(
-        "demo/data"
-    ),
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    data: DataOption = Path("demo/data"),
+    split: SplitOption = "test",
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
-    limit: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="At most so many questions per task, drawn with the seed."),
-    ] = None,
-    modalities_alone: Annotated[
-        bool, typer.Option(help="Also ask with 1D, 2D and 3D alone.")
-    ] = True,
+    limit: LimitOption = None,
+    reliance: RelianceOption = True,
+    diagnose: DiagnoseOption = False,
     batch_size: BatchOption = 64,
     max_new_tokens: TokensOption = 128,
-    seed: Annotated[int, typer.Option(help="Of the wrong molecules, limit and intervals.")] = 0,
-    predictions: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Score this TSV, CSV or JSONL file of answers instead of a model."),
-    ] = None,
-    task: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Of --predictions: captions, molecules, iupac, motifs or property."),
-    ] = None,
-    tokenizer: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Of texts: scibert:VOCAB_PATH, llm:FOLDER_OR_NAME or whitespace."),
-    ] = None,
-    wordnet: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder or zip of WordNet 3.0, for METEOR. Never downloaded."),
-    ] = None,
-    unit: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Of the properties; an energy is also reported in Hartree and eV."),
-    ] = None,
-    train_mean: Annotated[
-        str, typer.Option(help="For answers without a number: 1.5, or gap=0.25,mu=2.7.")
-    ] = "",
-    entities: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="For CHARM and RCHARM of captions: offline, bern2:URL or file:PATH."),
-    ] = None,
-    entities_answers: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Where answers of bern2 are kept. Default: OUT/entities.jsonl."),
-    ] = None,
-    entities_per_minute: Annotated[
-        float, typer.Option(min=0.01, help="Requests to bern2. The public server allows 180.")
-    ] = 150,
+    seed: SeedOption = 0,
+    predictions: PredictionsOption = None,
+    task: TaskOption = None,
+    tokenizer: TokenizerOption = None,
+    wordnet: WordnetOption = None,
+    unit: UnitOption = None,
+    train_mean: TrainMeanOption = "",
+    entities: EntitiesOption = None,
+    entities_answers: EntitiesAnswersOption = None,
+    entities_per_minute: EntitiesLimitOption = 150,
 ) -> None:
     """Score a model on a split against two baselines, or a file of predictions by published
-    metrics."""
+    metrics. A model's evaluation that was cut off goes on when it is run again."""
     if predictions is not None:
+        _refuse(context, ONLY_MODEL, "without --predictions")
         looking = (entities, entities_answers, entities_per_minute)
         _evaluate_predictions(predictions, task, tokenizer, wordnet, unit, train_mean, looking, out)
         return
-    given = {
-        "--task": task,
-        "--tokenizer": tokenizer,
-        "--wordnet": wordnet,
-        "--unit": unit,
-        "--train-mean": train_mean,
-        "--entities": entities,
-        "--entities-answers": entities_answers,
-    }
-    useless = [name for name, value in given.items() if value]
-    if useless:
-        raise UsageError(f"{', '.join(useless)}: only with --predictions FILE")
+    _refuse(context, ONLY_PREDICTIONS, "with --predictions FILE")
+    _check_split(split)
+    chosen = {"split": split, "limit": limit, "reliance": reliance, "diagnose": diagnose}
+    chosen |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "seed": seed}
+    chosen |= {"wordnet": wordnet} | ({"tokenizer": tokenizer} if tokenizer else {})
+    _evaluate_split(checkpoint, data, out, chosen)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], where: str) -> None:
+    """Refuse options that would have no effect."""
+    given = [n for n in names if context.get_parameter_source(n).name == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{options}: only {where}")
+
+
+def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise UsageError(
             f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"
         )
+
+
+def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict) -> None:
     from collamo.data.shards import PreparedData
 
     prepared = PreparedData.open(data)
@@ -434,27 +474,21 @@ def evaluate(
     model, processor = load_model(folder)
     from rich.console import Console
 
-    from collamo.evaluation.split import count_questions
-    from collamo.evaluation.split import evaluate as evaluate_split
+    from collamo.evaluation.split import count_questions, evaluate
+    from collamo.evaluation.split_report import show
 
-    variants = 5 if modalities_alone else 2
-    with _progress("answers", variants * count_questions(prepared, split, limit)) as advance:
-        report = evaluate_split(
-            model,
-            processor,
-            prepared,
-            split=split,
-            limit=limit,
-            seed=seed,
-            alone=modalities_alone,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            about={"checkpoint": str(folder), "data": str(data)},
-            progress=lambda _, count: advance(count),
+    total = count_questions(prepared, chosen["split"], chosen["limit"], chosen["reliance"])
+    about = {"checkpoint": str(folder), "data": str(data)}
+    with _progress("answers", total) as advance:
+        report = evaluate(
+            *(model, processor, prepared),
+            **chosen,
+            about=about,
             out=out,
+            progress=lambda _, count: advance(count),
         )
-    report.show(Console())
-    print(f"written to {out}/report.md, report.json and predictions.jsonl", file=sys.stderr)
+    show(report, Console())
+    print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)
 
 
 def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, looking, out) -> None:
@@ -484,19 +518,21 @@ def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, look
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of `collamo evaluate --predictions`.")],
+    a: Annotated[Path, typer.Argument(help="Folder of `collamo evaluate`.")],
     b: Annotated[Path, typer.Argument(help="Another, of the same questions.")],
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
 ) -> None:
-    """Compare two evaluated predictions files: paired intervals, and the rows that changed."""
+    """Compare two evaluations, of models or of files: paired intervals, and the rows that
+    changed."""
     from collamo.evaluation.comparison import compare as compare_folders
 
     found = compare_folders(a, b, seed=seed)
     print("score\ta\tb\tb-a\tlow\thigh\tclear")
     for each in found.differences:
-        values = (each.a, each.b, each.b - each.a, each.low, each.high)
+        change = each.change
+        values = (each.a, each.b, change.value, change.low, change.high)
         numbers = "\t".join(f"{value:.4f}" for value in values)
-        print(f"{each.name}\t{numbers}\t{'yes' if each.clear else 'no'}")
+        print(f"{each.name}\t{numbers}\t{'yes' if change.clear else 'no'}")
     shown = ", ".join(map(str, found.changed[:20])) + (" …" if len(found.changed) > 20 else "")
     print(f"{len(found.changed)} of {found.rows} predictions differ: {shown}", file=sys.stderr)
 
@@ -599,21 +635,15 @@ def ablate(
         Path, typer.Argument(help="YAML of variants, such as configs/ablations/relations.yaml.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for models, reports and table.md.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    limit: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="At most so many questions per task."),
-    ] = None,
+    split: SplitOption = "test",
+    limit: LimitOption = None,
     batch_size: BatchOption = 64,
     max_new_tokens: TokensOption = 128,
 ) -> None:
     """Train and evaluate variants of a model, and draw the table. Run again to go on."""
     from collamo.ablation import load_ablation, run_ablation
 
-    if split not in SPLITS:
-        raise UsageError(
-            f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"
-        )
+    _check_split(split)
     loaded = load_ablation(ablation)
     with contextlib.redirect_stdout(sys.stderr):
         table = run_ablation(

@@ -3,7 +3,7 @@
     python examples/demo_report.py [demo]
 
 Reads what the commands left in the folder: data/manifest.json, the log.jsonl of the three
-trainings, evaluation/report.json and evaluation/predictions.jsonl.
+trainings, evaluation/report.json and evaluation/rows.parquet.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from collamo.chem.draw import draw_molecules
 from collamo.chem.molecule import Molecule
 from collamo.errors import CollamoError, UsageError
-from collamo.evaluation.report import MODEL, WRONG_MOLECULE, markdown_table, write_whole
+from collamo.evaluation.reliance import MODEL, WRONG_MOLECULE
+from collamo.evaluation.report import markdown_table, write_whole
 from collamo.training.callbacks import draw_learning_curve, read_log
 
 STAGES = {
@@ -35,8 +38,7 @@ def main(folder: Path) -> Path:
     manifest = json.loads(_read(folder / "data" / "manifest.json"))
     logs = {name: read_log(folder / stage / "log.jsonl") for stage, name in STAGES.items()}
     curves = draw_learning_curve(logs, folder / "learning_curves.png")
-    lines = _read(evaluation / "predictions.jsonl").splitlines()
-    chosen = held_out([json.loads(line) for line in lines])
+    chosen = held_out(pq.read_table(evaluation / "rows.parquet").to_pylist())
     (folder / "molecules.png").write_bytes(
         draw_molecules(
             [Molecule.from_smiles(rows[0]["smiles"]) for rows in chosen],
@@ -67,16 +69,19 @@ def held_out(predictions: list[dict]) -> list[list[dict]]:
 
 def legend(rows: list[dict]) -> str:
     """Return target, truth and answer of each question, a line each, as text under a drawing."""
-    return "\n".join(f"{r['target']}: {r['truth']}, answered {r[MODEL] or '–'}" for r in rows)
+    return "\n".join(
+        f"{r['group']}: {r['reference']}, answered {r['prediction'] or '–'}" for r in rows
+    )
 
 
 def page(manifest: dict, report: dict, logs: dict[str, list[dict]], curves: bool) -> str:
     """Return the text of report.md."""
-    about = report["about"]
+    about = report["manifest"]
     sizes = ", ".join(f"{size} {name}" for name, size in manifest["splits"].items())
     verdicts = "\n".join(
         f"- {'✓' if v['beats_both'] else '✗'} {v['sentence']}" for v in report["verdicts"]
     )
+    readings = "\n".join(f"- {v['reading']}" for v in report["verdicts"] if v["reading"])
     training = markdown_table(
         ["stage", "steps", "first loss", "last loss", "time [s]"],
         [training_row(name, log) for name, log in logs.items()],
@@ -92,13 +97,14 @@ def page(manifest: dict, report: dict, logs: dict[str, list[dict]], curves: bool
         molecules=about["molecules"],
         split=about["split"],
         verdicts=verdicts,
+        readings=readings,
         curves="![losses of the three trainings](learning_curves.png)" if curves else "",
         training="\n".join(training),
         answers="\n".join(answers),
     )
 
 
-COLUMNS = ("question", "truth", MODEL, WRONG_MOLECULE)
+COLUMNS = ("question", "reference", MODEL, WRONG_MOLECULE)
 PAGE = """# CoLLaMo demo
 
 A molecular language model made from nothing on this machine: molecules prepared, a small language
@@ -112,7 +118,14 @@ scaffolds it never saw.
 
 {verdicts}
 
-Full tables: [evaluation/report.md](evaluation/report.md).
+What it reads of it, from the same questions with something taken away:
+
+{readings}
+
+![scores with everything, with less, and with other molecules](evaluation/reliance.svg)
+
+Full tables, and what its attention looks at: [evaluation/report.md](evaluation/report.md), or
+evaluation/report.html in a browser.
 
 ## Training
 

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from trained import CONFIGS, SMALL_LLAMA, STEP_OPTIONS, trained
 
@@ -464,20 +465,48 @@ def test_generate_without_weights_is_exit_4(collamo, tmp_path):
 def test_evaluate_writes_the_report_and_shows_it(collamo, run, tmp_path):
     out = tmp_path / "evaluation"
     options = ["--checkpoint", run.checkpoint, "--data", run.data, "--out", out]
-    code, text, err = collamo("evaluate", *options, "--limit", "5", "--max-new-tokens", "8")
+    options += ["--limit", "5", "--max-new-tokens", "8"]
+    code, text, err = collamo("evaluate", *options)
     assert code == 0, err
     report = json.loads((out / "report.json").read_text())
     assert {v["task"] for v in report["verdicts"]} >= {"motif_count", "property_2d", "caption"}
     for verdict in report["verdicts"]:
         assert verdict["task"] in text
-    variants = report["by_task"]["motif_count"]
-    assert {"CoLLaMo", "wrong molecule", "most common answer", "train median"} <= set(variants)
-    assert {"1d only", "2d only", "3d only"} <= set(variants)
-    rows = (out / "predictions.jsonl").read_text().splitlines()
-    assert len(rows) == report["about"]["questions"]
-    scored = [t["CoLLaMo"] for t in report["by_task"].values()]
-    assert sum(s["scored"] + s["unparsed"] + s["skipped"] for s in scored) == len(rows)
+    variants = report["variants"]["motif_count"]
+    assert {"CoLLaMo", "wrong molecule", "same-size molecule", "scattered atoms"} <= set(variants)
+    assert {"1d only", "without 2d", "most common answer", "train median"} <= set(variants)
+    rows = pq.read_table(out / "rows.parquet").to_pylist()
+    assert len(rows) == report["manifest"]["questions"]
+    assert sum(counts["rows"] for counts in report["counts"].values()) == len(rows)
+    for counts in report["counts"].values():
+        assert sum(counts.values()) == 2 * counts["rows"]
+    manifest = report["manifest"]
+    assert all(len(manifest[f"{of}_sha256"]) == 64 for of in ("checkpoint", "data"))
+    assert manifest["tokenizer"] == "13a"
+    assert manifest["versions"]["torch"]
     assert "| CoLLaMo |" in (out / "report.md").read_text()
+    # Again with another tokeniser: every answer is there already.
+    said = (out / "answers.jsonl").read_text()
+    assert collamo("evaluate", *options, "--tokenizer", "whitespace")[0] == 0
+    assert (out / "answers.jsonl").read_text() == said + said.splitlines()[-1] + "\n"
+    again = json.loads((out / "report.json").read_text())
+    assert again["manifest"]["tokenizer"] == "whitespace"
+    assert pq.read_table(out / "rows.parquet")["prediction"].to_pylist() == [
+        row["prediction"] for row in rows
+    ]
+    code, text, _ = collamo("compare", out, out)
+    assert code == 0
+    assert "motif_count › exact" in text
+
+
+def test_evaluate_without_reliance_asks_the_two_of_the_verdict(collamo, run, tmp_path):
+    options = ["--checkpoint", run.checkpoint, "--data", run.data, "--out", tmp_path]
+    options += ["--limit", "3", "--max-new-tokens", "4", "--no-reliance"]
+    assert collamo("evaluate", *options)[0] == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    names = {"CoLLaMo", "wrong molecule", "most common answer"}
+    assert set(report["variants"]["caption"]) == names
+    assert not (tmp_path / "reliance.svg").exists()
 
 
 def test_evaluate_without_data_or_weights(collamo, run, tmp_path):

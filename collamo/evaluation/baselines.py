@@ -79,8 +79,40 @@ def wrong_molecules(
     CollamoError
         With fewer than two distinct molecules there is no wrong one.
     """
+    rows_of, structures = _shuffled(molecules, identity, seed)
+    following = dict(zip(structures, structures[1:] + structures[:1], strict=True))
+    return _partners(rows_of, following)
+
+
+def same_size_molecules(
+    molecules: Sequence[int], identity: Mapping[int, str], sizes: Mapping[int, int], seed: int
+) -> dict[int, int]:
+    """Return for each molecule another one with as many atoms, drawn with `seed`.
+
+    As `wrong_molecules`, with a circle for each size. A structure that is alone in its size gets
+    one of the nearest size, of equally near ones the first as shuffled.
+    """
+    rows_of, structures = _shuffled(molecules, identity, seed)
+    size = {structure: sizes[rows[0]] for structure, rows in rows_of.items()}
+    circles = defaultdict(list)
+    for structure in structures:
+        circles[size[structure]].append(structure)
+    following = {}
+    for circle in circles.values():
+        following |= dict(zip(circle, circle[1:] + circle[:1], strict=True))
+    for structure, other in following.items():
+        if other == structure:
+            rest = (s for s in structures if s != structure)
+            following[structure] = min(rest, key=lambda s: abs(size[s] - size[structure]))
+    return _partners(rows_of, following)
+
+
+def _shuffled(
+    molecules: Sequence[int], identity: Mapping[int, str], seed: int
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Return rows by structure, and the structures shuffled: whatever the order of the rows."""
     rows_of = defaultdict(list)
-    for row in dict.fromkeys(molecules):
+    for row in sorted(set(molecules)):
         rows_of[identity[row]].append(row)
     if len(rows_of) < 2:
         raise CollamoError(
@@ -89,5 +121,10 @@ def wrong_molecules(
         )
     structures = sorted(rows_of)
     np.random.default_rng(seed).shuffle(structures)
-    following = dict(zip(structures, structures[1:] + structures[:1], strict=True))
-    return {row: rows_of[following[identity[row]]][0] for row in dict.fromkeys(molecules)}
+    return rows_of, structures
+
+
+def _partners(rows_of: Mapping[str, Sequence[int]], following: Mapping[str, str]) -> dict[int, int]:
+    return {
+        row: rows_of[following[structure]][0] for structure, rows in rows_of.items() for row in rows
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +13,25 @@ import pyarrow.parquet as pq
 
 from collamo.errors import UsageError
 from collamo.evaluation.predictions import COLUMNS, task_scores
-from collamo.evaluation.statistics import LEVEL, RESAMPLES, Sums
-
-# What two evaluations must have in common, for their scores to mean the same.
-SAME = (
-    "task",
-    "tokenizer",
-    "tokenizer_sha256",
-    "wordnet_sha256",
-    "unit",
-    "train_mean",
-    "entities",
-    "entities_sha256",
-    "entities_confidence",
-    "entities_kinds",
+from collamo.evaluation.scores import SPLIT_COLUMNS, split_scores
+from collamo.evaluation.statistics import (
+    RESAMPLES,
+    Estimate,
+    Scored,
+    UnitSums,
+    differences,
+    resampled,
 )
-CHUNK = 50  # resamples at a time: 100,000 rows take 40 MB of weights
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A score of both evaluations and ``b − a`` with its 95 % interval from paired resamples."""
+    """A score of both evaluations, and ``b − a`` with its 95 % interval from paired resamples."""
 
     name: str
     a: float
     b: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Return whether the interval excludes no difference."""
-        return self.low > 0 or self.high < 0
+    change: Estimate
 
 
 @dataclass(frozen=True)
@@ -54,16 +43,28 @@ class Comparison:
     differences: list[Difference]
 
 
-def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
-    """Compare two folders that `collamo evaluate --predictions` wrote for the same references.
+# What two evaluations must have in common, for their scores to mean the same.
+SAME = (
+    *("split", "data_sha256"),
+    *("task", "unit", "train_mean"),
+    *("tokenizer", "tokenizer_sha256", "wordnet_sha256"),
+    *("entities", "entities_sha256", "entities_confidence", "entities_kinds"),
+)
 
-    Paired bootstrap: rows are drawn with replacement, the same rows for both, and the difference of
-    every score is taken on each draw; the interval is its percentiles.
+
+def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+    """Compare two folders that `collamo evaluate` wrote: two models on the same questions of a
+    split, or two predictions files with the same references.
+
+    Paired bootstrap: rows (of a split: molecules with all their questions) are drawn with
+    replacement, the same ones for both, and the difference of every score is taken on each draw;
+    the interval is its percentiles. Scores of a split are named ``task › score``.
 
     Raises
     ------
     UsageError
-        When a folder holds no evaluation, or the two differ in task, tokeniser, unit or references.
+        When a folder holds no evaluation, or the two differ in task, data, tokeniser, unit or
+        references.
     """
     (about_a, rows_a), (about_b, rows_b) = _read(a), _read(b)
     for key in SAME:
@@ -72,14 +73,22 @@ def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> C
                 f"{a} and {b} differ in {key}: {about_a.get(key)} and {about_b.get(key)}; evaluate "
                 "both the same way"
             )
-    for column in ("row", "reference", "group"):
+    asked = ("row", "task", "group", "molecule", "question", "reference")
+    for column in (name for name in asked if name in rows_a.column_names):
         if rows_a[column] != rows_b[column]:
             raise UsageError(f"{a} and {b} differ in column {column!r}: not the same questions")
     pairs = zip(*(t["prediction"].to_pylist() for t in (rows_a, rows_b)), strict=True)
     numbers = rows_a["row"].to_pylist()
     changed = [number for number, (one, other) in zip(numbers, pairs, strict=True) if one != other]
-    differences = _differences(about_a, rows_a, rows_b, seed, resamples)
-    return Comparison(len(numbers), changed, differences)
+    found = []
+    for part in _parts(about_a, rows_a):
+        sets = [part.sums(rows) for rows in (rows_a, rows_b)]
+        one, other = resampled(sets, part.score, seed=seed, resamples=resamples)
+        found += [
+            Difference(part.prefix + name, one[0][name], other[0][name], change)
+            for name, change in differences(one, other).items()
+        ]
+    return Comparison(len(numbers), changed, found)
 
 
 def _read(folder: Path):
@@ -88,50 +97,38 @@ def _read(folder: Path):
         return manifest, pq.read_table(folder / "rows.parquet")
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
-            f"{folder} is no evaluation of a predictions file ({type(error).__name__}); make one "
-            "with collamo evaluate --predictions"
+            f"{folder} holds no evaluation ({type(error).__name__}); make one with collamo evaluate"
         ) from None
 
 
-def _differences(about, rows_a, rows_b, seed, resamples) -> list[Difference]:
-    names = COLUMNS[about["task"]]
-    tables = [_matrix(rows, names) for rows in (rows_a, rows_b)]
-    count = len(rows_a)
-    whole = [_scores(about, names, *_sums(table, np.ones((1, count))))[0] for table in tables]
-    rng = np.random.default_rng(seed)
-    drawn: list[list[dict[str, float]]] = [[], []]
-    for start in range(0, resamples if count else 0, CHUNK):
-        size = min(CHUNK, resamples - start)
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(float)
-        for scores, table in zip(drawn, tables, strict=True):
-            scores += _scores(about, names, *_sums(table, weights))
-    tail = (1 - LEVEL) / 2
-    found = []
-    for name in whole[0]:
-        draws = [y[name] - x[name] for x, y in zip(*drawn, strict=True) if name in x and name in y]
-        if name in whole[1] and draws:
-            low, high = np.quantile(draws, [tail, 1 - tail])
-            found.append(Difference(name, whole[0][name], whole[1][name], float(low), float(high)))
-    return found
+@dataclass(frozen=True)
+class _Part:
+    """Rows that are scored together: their places, their units, and the score of their sums."""
+
+    prefix: str
+    places: np.ndarray
+    units: list
+    columns: Sequence[str]
+    score: Scored
+
+    def sums(self, rows) -> UnitSums:
+        part = rows.take(self.places)
+        columns = [part[name].to_numpy().astype(float) for name in self.columns]
+        order = list(dict.fromkeys(self.units))
+        return UnitSums(self.columns, np.stack(columns, axis=1), self.units, order)
 
 
-def _matrix(rows, names) -> tuple[np.ndarray, np.ndarray]:
-    """Return (values with 0 for null, 1 where there is a value), both [rows, columns]."""
-    columns = [rows[name].to_numpy() for name in names]
-    table = np.stack([column.astype(float) for column in columns], axis=1)
-    given = ~np.isnan(table)
-    return np.where(given, table, 0.0), given.astype(float)
-
-
-def _sums(table, weights) -> tuple[np.ndarray, np.ndarray]:
-    values, given = table
-    return weights @ values, weights @ given
-
-
-def _scores(about, names, totals, counts) -> list[dict[str, float]]:
-    found = []
-    for total, count in zip(totals, counts, strict=True):
-        kept = [index for index in range(len(names)) if count[index]]
-        sums = Sums({names[i]: total[i] for i in kept}, {names[i]: count[i] for i in kept})
-        found.append(task_scores(about["task"], sums, about.get("unit")))
-    return found
+def _parts(about: dict, rows) -> list[_Part]:
+    """Return the one part of a predictions file, or a part per task of a split."""
+    if "task" in about:
+        score = partial(task_scores, about["task"], unit=about.get("unit"))
+        units = rows["row"].to_pylist()
+        return [_Part("", np.arange(len(rows)), units, COLUMNS[about["task"]], score)]
+    tasks, molecules = np.array(rows["task"].to_pylist()), rows["molecule"].to_pylist()
+    parts = []
+    for task in sorted(set(tasks.tolist())):
+        places = np.flatnonzero(tasks == task)
+        units = [molecules[place] for place in places]
+        score = partial(split_scores, task)
+        parts.append(_Part(f"{task} › ", places, units, SPLIT_COLUMNS, score))
+    return parts

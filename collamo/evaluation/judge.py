@@ -31,8 +31,8 @@ from collamo.evaluation.predictions import (
     RowsFile,
     batches,
     file_sha256,
-    package_versions,
     read_predictions,
+    versions,
 )
 from collamo.evaluation.report import markdown_table, write_whole
 from collamo.evaluation.service import (
@@ -541,7 +541,7 @@ def _manifest(options: JudgeOptions, paths: Sequence[Path]) -> dict:
         "parameters": dict(rubric.parameters),
         "reasks": options.reasks,
         "prices_per_1k_tokens": options.prices,
-        "versions": package_versions(),
+        "versions": versions(),
     }
 
 

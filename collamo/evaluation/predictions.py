@@ -344,7 +344,7 @@ def evaluate_predictions(
     Empty, invalid and unparsed *predictions* stay in the scores as wrong answers; rows without a
     usable reference, ``malformed`` and ``not_utf8`` rows cannot be judged and are only counted.
     """
-    from collamo.evaluation.predictions_report import Worst, write_report
+    from collamo.evaluation.predictions_report import Worst, write_predictions_report
 
     if options.entities is not None and options.entities_answers is None:
         options = replace(options, entities_answers=out / "entities.jsonl")
@@ -376,7 +376,7 @@ def evaluate_predictions(
     }
     if judge.extractor is not None:
         report["entity_counts"] = {"rows": judge.entity_counts.total(), **judge.entity_counts}
-    write_report(report, worst, out)
+    write_predictions_report(report, worst, out)
     return report
 
 
@@ -409,10 +409,10 @@ def batches(rows: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
 
 
 class RowsFile:
-    """The judged rows as parquet, a row group a batch; null where a statistic does not apply.
+    """Judged rows as parquet, a row group a batch; null where a statistic does not apply.
 
-    Columns: the row's number, its `texts` (attributes of `PredictionRow`), its statistics.
-    Written beside its name and renamed when whole.
+    Columns: the row's number, its `texts` (attributes of `PredictionRow`), `further` ones (name →
+    arrow type) and its statistics. Written beside its name and renamed when whole.
     """
 
     def __init__(
@@ -420,12 +420,14 @@ class RowsFile:
         path: Path,
         columns: Sequence[str],
         texts: Sequence[str] = ("status", "group", "prediction", "reference"),
+        further: Mapping[str, str] | None = None,
     ):
         self._path, self._temporary = path, path.with_name(path.name + ".tmp")
         self._texts = texts
         self._schema = pa.schema(
             [("row", pa.int64())]
             + [(name, pa.string()) for name in texts]
+            + [(name, pa.type_for_alias(kind)) for name, kind in (further or {}).items()]
             + [(name, pa.float64()) for name in columns]
         )
         self._writer = pq.ParquetWriter(self._temporary, self._schema)
@@ -440,15 +442,18 @@ class RowsFile:
         else:
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, rows: list[PredictionRow]) -> None:
-        """Append rows."""
+    def write(
+        self, rows: Sequence[PredictionRow], further: Sequence[Mapping[str, object]] | None = None
+    ) -> None:
+        """Append rows, with their further columns."""
         records = [
             {
+                **more,
                 "row": row.number,
                 **{name: _clean(getattr(row, name)) for name in self._texts},
                 **row.values,
             }
-            for row in rows
+            for row, more in zip(rows, further or [{}] * len(rows), strict=True)
         ]
         self._writer.write_table(pa.Table.from_pylist(records, self._schema))
 
@@ -471,13 +476,13 @@ def _manifest(path: Path, judge: Judge) -> dict:
         "predictions_sha256": file_sha256(path),
         "checkpoint_sha256": None,  # a predictions file does not say which model wrote it
         "absent": judge.absent,
-        "versions": package_versions(),
+        "versions": versions(),
     }
 
 
-def package_versions() -> dict[str, str | None]:
-    """Return the versions of what counts and measures, None for what is not installed."""
-    return {name: _version(name) for name in PACKAGES}
+def versions(further: Iterable[str] = ()) -> dict[str, str | None]:
+    """Return the versions of `PACKAGES` and `further` ones; None for one that is not installed."""
+    return {name: _version(name) for name in (*PACKAGES, *further)}
 
 
 def _version(package: str) -> str | None:

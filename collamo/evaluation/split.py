@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from collamo.data.shards import MANIFEST, sha256_of
 from collamo.errors import UsageError
-from collamo.evaluation.baselines import TrainStatistics, wrong_molecules
-from collamo.evaluation.reliance import answer_variants
-from collamo.evaluation.report import (
+from collamo.evaluation.baselines import TrainStatistics
+from collamo.evaluation.predictions import PredictionRow, RowsFile, versions
+from collamo.evaluation.reliance import (
     MODEL,
-    MOST_COMMON,
-    TRAIN_MEDIAN,
-    Report,
-    judge,
-    write_whole,
+    Answers,
+    answer_variants,
+    count_variants,
+    make_variants,
 )
-from collamo.evaluation.scores import Scores, score
+from collamo.evaluation.scores import (
+    KINDS,
+    SPLIT_COLUMNS,
+    TOKENIZER,
+    Scores,
+    SplitJudge,
+    count_statuses,
+    primary_metric,
+    split_scores,
+    target_scores,
+    unit_sums,
+)
+from collamo.evaluation.statistics import Sums, differences, estimates, resampled
+from collamo.evaluation.transcript import Transcript
+from collamo.evaluation.verdicts import BASELINES, MOST_COMMON, TRAIN_MEDIAN, Verdict, judge
+
+PACKAGES = ("torch", "transformers")  # beside those of a predictions file
+#: Kind of task → what its scores by target are called.
+TARGETED = {"motifs": "per_motif", "property": "per_property"}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was asked and what became of it: the material of the report."""
+
+    examples: Sequence
+    smiles: Mapping[int, str]
+    rows: Mapping[str, list[PredictionRow]]
+    scores: Mapping[str, Mapping[str, Scores]]
+    verdicts: Sequence[Verdict]
 
 
 def evaluate(
@@ -28,47 +59,108 @@ def evaluate(
     processor,
     data,
     *,
+    out: Path,
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
-    alone: bool = True,
+    reliance: bool = True,
+    diagnose: bool = False,
+    tokenizer: str = TOKENIZER,
+    wordnet: Path | None = None,
     batch_size: int = 32,
     max_new_tokens: int = 128,
     about: Mapping[str, object] | None = None,
     progress: Callable[[str, int], None] | None = None,
-    out: Path | None = None,
-) -> Report:
-    """Ask `model` the questions of a split and return the `Report`; with `out`, write it there too.
+) -> dict:
+    """Ask `model` the questions of a split, write the report into `out` and return it.
 
-    `out` receives ``predictions.jsonl`` (a line per question, with every variant's answer),
-    ``report.json`` and ``report.md``. `limit` keeps at most so many questions per task, drawn with
-    `seed`; `alone` also asks with 1D, 2D and 3D alone.
+    `out` receives ``report.json``, ``report.md``, ``report.html`` and the pictures;
+    ``rows.parquet`` (a row per question, with the model's answer and its statistics) and
+    ``variants.parquet`` (the same for all other answers); and ``answers.jsonl``, from which a run
+    that was cut off goes on.
+
+    Parameters
+    ----------
+    limit
+        Questions per task at most, drawn with `seed`.
+    reliance
+        Also ask with modalities removed and alone, with another molecule of the same size, and with
+        scattered atoms (`reliance.make_variants`).
+    diagnose
+        Also look into the attention (`diagnostics.diagnose`).
+    tokenizer, wordnet
+        Of captions and names, as in `predictions.Options`.
+    about
+        Further entries of the manifest.
+
+    Returns
+    -------
+    dict
+        ``scores`` by task, ``counts`` by task (``rows`` and what became of them), ``manifest``,
+        ``verdicts``, ``variants`` (task → set of answers → counts, metrics with intervals, change),
+        ``baselines`` (task → baseline → scores by target), ``examples``, and with `diagnose`
+        ``diagnostics``.
+
+    Raises
+    ------
+    UsageError
+        For a split without questions, or an `out` with unfinished answers of something else.
     """
+    from collamo.evaluation.split_report import write_split_report
+
     examples = choose_questions(data.tasks(split), limit, seed)
     if not examples:
         raise UsageError(f"the {split} split of the prepared data holds no questions")
     features = {row: data.features(row) for row in dict.fromkeys(e.molecule for e in examples)}
     identity = {row: _canonical(f.smiles) for row, f in features.items()}
     train = TrainStatistics.of(data.tasks("train"))
-    answers = answer_variants(
-        model,
-        processor,
-        examples,
-        features,
-        wrong_molecules(list(features), identity, seed),
-        alone=alone,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        progress=progress,
-    )
-    answers |= fixed_answers(examples, train)
-    smiles = {row: f.smiles for row, f in features.items()}
-    report = make_report(examples, answers, train, smiles, {**(about or {}), "split": split}, seed)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(row, ensure_ascii=False) for row in _rows(examples, answers, smiles))
-        write_whole(out / "predictions.jsonl", "\n".join(lines) + "\n")
-        report.save(out)
+    # Before the first question: a file that is not there should not cost an hour.
+    judging = SplitJudge(examples, train, tokenizer, wordnet)
+    variants, pairing = make_variants(features, identity, seed, reliance)
+    key = {
+        "checkpoint_sha256": weights_sha256(model),
+        "data_sha256": sha256_of(data.folder / MANIFEST),  # it has those of all files
+        "split": split,
+        "limit": limit,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    transcript = Transcript(out / "answers.jsonl", key)
+    try:
+        answers = answer_variants(
+            *(model, processor, examples, features, variants, transcript),
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
+        answers |= fixed_answers(examples, train)
+        found = examine(
+            examples, answers, judging, {row: f.smiles for row, f in features.items()}, seed
+        )
+        report = make_report(found)
+        report["manifest"] = {
+            **(about or {}),
+            **key,
+            "questions": len(examples),
+            "molecules": len(features),
+            **judging.about,
+            "units": {e.target: e.unit for e in examples if e.unit},
+            **({"same_size_pairing": pairing} if pairing else {}),
+            "absent": judging.absent,
+            "versions": versions(PACKAGES),
+        }
+        sections = []
+        if diagnose:
+            from collamo.evaluation.diagnostics_report import diagnosis
+
+            report["diagnostics"], sections = diagnosis(model, processor, features, seed)
+        write_rows(found, out)
+        write_split_report(report, sections, out)
+    except BaseException:
+        transcript.close()
+        raise
+    transcript.finish()
     return report
 
 
@@ -89,81 +181,155 @@ def choose_questions(examples: Sequence, limit: int | None, seed: int) -> list:
     return [examples[index] for index in sorted(kept)]
 
 
-def count_questions(data, split: str, limit: int | None) -> int:
-    """Return how many questions `evaluate` will ask each variant."""
-    return len(choose_questions(data.tasks(split), limit, seed=0))
+def count_questions(data, split: str, limit: int | None, reliance: bool) -> int:
+    """Return how many answers `evaluate` will ask for, those that need not be asked included."""
+    return len(choose_questions(data.tasks(split), limit, 0)) * count_variants(reliance)
 
 
-def fixed_answers(examples: Sequence, train: TrainStatistics) -> dict[str, list[str | None]]:
+def fixed_answers(examples: Sequence, train: TrainStatistics) -> dict[str, Answers]:
     """Return the answers of the opponents that need no model; the median only where one exists."""
+    median = [None if e.value is None else train.median_answer(e.task, e.target) for e in examples]
     return {
-        MOST_COMMON: [train.most_common_answer(e.task, e.target) for e in examples],
-        TRAIN_MEDIAN: [
-            None if e.value is None else train.median_answer(e.task, e.target) for e in examples
-        ],
+        MOST_COMMON: Answers([train.most_common_answer(e.task, e.target) for e in examples]),
+        TRAIN_MEDIAN: Answers(median),
     }
 
 
-def make_report(
+def examine(
     examples: Sequence,
-    answers: Mapping[str, Sequence[str | None]],
-    train: TrainStatistics,
+    answers: Mapping[str, Answers],
+    judging: SplitJudge,
     smiles: Mapping[int, str],
-    about: Mapping[str, object],
     seed: int = 0,
-) -> Report:
-    """Return the report on `answers` (by variant, rows aligned with `examples`)."""
-    by_task, by_target, verdicts = {}, {}, []
+) -> Examination:
+    """Judge and score `answers` (by variant, rows aligned with `examples`), task by task."""
+    rows = {name: judging.judge(given.texts) for name, given in answers.items()}
     tasks = defaultdict(list)
     for index, example in enumerate(examples):
         tasks[example.task].append(index)
-    for task, rows in sorted(tasks.items()):
-        by_task[task] = _score_rows(rows, examples, answers, train, seed)
-        numeric = any(examples[i].value is not None for i in rows)
-        verdicts.append(judge(task, numeric, by_task[task]))
-        targets = defaultdict(list)
-        for index in rows:
-            targets[examples[index].target].append(index)
-        by_target[task] = {
-            target: _score_rows(few, examples, answers, train, seed)
-            for target, few in sorted(targets.items())
-        }
-    about = {**about, "questions": len(examples), "molecules": len({e.molecule for e in examples})}
-    return Report(about, verdicts, by_task, by_target, _samples(examples, answers, smiles, seed))
+    scores, verdicts = {}, []
+    for task, members in sorted(tasks.items()):
+        numeric = any(examples[i].value is not None for i in members)
+        metric = primary_metric(task, numeric)
+        scores[task] = _score_task(task, metric, members, examples, rows, answers, seed)
+        verdicts.append(judge(task, numeric, scores[task]))
+    return Examination(examples, smiles, rows, scores, verdicts)
 
 
-def _score_rows(rows, examples, answers, train, seed) -> dict[str, Scores]:
-    """Return the scores of every variant that answered at least one of `rows`."""
-    chosen = [examples[i] for i in rows]
-    scores = {
-        name: score(chosen, [texts[i] for i in rows], train, seed=seed)
-        for name, texts in answers.items()
+def _score_task(task, metric, members, examples, rows, answers, seed) -> dict[str, Scores]:
+    """Return the scores of every variant that was asked at least one of the questions."""
+    order = list(dict.fromkeys(examples[i].molecule for i in members))
+
+    def sums(name: str, asked: Sequence[int]):
+        units = [examples[i].molecule for i in asked]
+        return unit_sums([rows[name][i] for i in asked], units, order, SPLIT_COLUMNS)
+
+    asked = {
+        name: [i for i in members if given.texts[i] is not None] for name, given in answers.items()
     }
-    return {name: s for name, s in scores.items() if s.skipped < s.questions or name == MODEL}
+    names = [name for name in answers if asked[name] or name == MODEL]
+    # The model's answers to what each variant was asked too: what it was not asked tells nothing.
+    sets = [sums(name, asked[name]) for name in names]
+    sets += [sums(MODEL, [i for i in asked[name] if i in set(asked[MODEL])]) for name in names]
+    drawn = resampled(sets, lambda total: split_scores(task, total), seed=seed)
+    found = {}
+    for name, own, model in zip(names, drawn, drawn[len(names) :], strict=False):
+        change = differences(model, own).get(metric) if name != MODEL else None
+        found[name] = Scores(
+            count_statuses(task, [rows[name][i] for i in members]),
+            estimates(own),
+            change,
+            len(answers[name].unchanged.intersection(members)),
+        )
+    return found
 
 
-def _samples(examples, answers, smiles, seed: int, per_task: int = 3) -> list[dict]:
-    """Return a few rows of each task, drawn with `seed`: not the best ones."""
-    rows = list(_rows(examples, answers, smiles))
-    chosen = choose_questions(examples, per_task, seed)
-    wanted = {id(example) for example in chosen}
-    return [row for example, row in zip(examples, rows, strict=True) if id(example) in wanted]
+def make_report(found: Examination) -> dict:
+    """Return the report without its manifest, as plain JSON values."""
+    return {
+        "scores": {task: _task_report(task, found) for task in found.scores},
+        "counts": {task: found.scores[task][MODEL].counts for task in found.scores},
+        "manifest": {},  # in this place; `evaluate` fills it in
+        "verdicts": [{**asdict(v), "beats_both": v.beats_both} for v in found.verdicts],
+        "variants": {
+            task: {name: asdict(scores) for name, scores in variants.items()}
+            for task, variants in found.scores.items()
+        },
+        "baselines": {
+            task: {name: _by_target(task, found, name) for name in BASELINES}
+            for task in found.scores
+            if KINDS[task] in TARGETED
+        },
+        "examples": _samples(found),
+    }
 
 
-def _rows(examples, answers, smiles):
-    """Yield one JSON row per question: what was asked, the truth, and what each variant said."""
-    for index, example in enumerate(examples):
-        yield {
-            "molecule": example.molecule,
-            "smiles": smiles[example.molecule],
-            "task": example.task,
-            "target": example.target,
-            "question": example.question,
-            "truth": example.answer,
-            "value": example.value,
-            "unit": example.unit,
-            **{name: texts[index] for name, texts in answers.items()},
-        }
+def _task_report(task: str, found: Examination) -> dict:
+    """Return the model's scores of one task, and of each of its targets where it has several."""
+    rows = zip(found.examples, found.rows[MODEL], strict=True)
+    whole = Sums()
+    for _, row in ((e, r) for e, r in rows if e.task == task):
+        whole.add(row.values)
+    scores: dict = split_scores(task, whole)
+    targets = _by_target(task, found, MODEL)
+    if KINDS[task] in TARGETED:
+        scores[TARGETED[KINDS[task]]] = targets
+    return scores
+
+
+def _by_target(task: str, found: Examination, name: str) -> dict[str, dict[str, float]]:
+    """Return target → scores of one variant's answers."""
+    sums, units = defaultdict(Sums), {}
+    for example, row in zip(found.examples, found.rows[name], strict=True):
+        if example.task == task:
+            sums[example.target].add(row.values)
+            units[example.target] = example.unit
+    return {target: target_scores(task, units[target], sums[target]) for target in sorted(sums)}
+
+
+def _samples(found: Examination, seed: int = 0, per_task: int = 3) -> list[dict]:
+    """Return a few questions of each task with all answers, drawn with `seed`: not the best."""
+    places = {id(example): index for index, example in enumerate(found.examples)}
+    chosen = [places[id(e)] for e in choose_questions(found.examples, per_task, seed)]
+    return [
+        _question(found, index)
+        | {name: rows[index].prediction for name, rows in found.rows.items()}
+        for index in chosen
+    ]
+
+
+def _question(found: Examination, index: int) -> dict:
+    example = found.examples[index]
+    return {
+        "molecule": example.molecule,
+        "smiles": found.smiles[example.molecule],
+        "task": example.task,
+        "question": example.question,
+        "reference": example.answer,
+    }
+
+
+def write_rows(found: Examination, out: Path) -> None:
+    """Write rows.parquet (the model's answers) and variants.parquet (all others)."""
+    asked = {"task": "string", "molecule": "int64", "smiles": "string", "question": "string"}
+    questions = [_question(found, index) for index in range(len(found.examples))]
+    with RowsFile(out / "rows.parquet", SPLIT_COLUMNS, further=asked) as file:
+        file.write(found.rows[MODEL], questions)
+    asked = {"variant": "string", **asked}
+    with RowsFile(out / "variants.parquet", SPLIT_COLUMNS, further=asked) as file:
+        for name, rows in found.rows.items():
+            if name != MODEL:
+                file.write(rows, [{"variant": name, **question} for question in questions])
+
+
+def weights_sha256(model) -> str:
+    """Return the SHA-256 of the names, shapes and bytes of all weights, however they are stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().contiguous().reshape(-1).cpu()
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _canonical(smiles: str) -> str:

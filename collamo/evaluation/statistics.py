@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,76 +11,49 @@ import numpy as np
 # them by less than a tenth of the interval's width. Our choice.
 RESAMPLES = 1000
 LEVEL = 0.95
+CHUNK = 50  # resamples at a time: 100,000 units take 40 MB of weights
+
+LOWER_IS_BETTER = (
+    "levenshtein",
+    "mae",
+    "charm",
+    "rcharm",
+    "scaled",
+)  # how the names of errors begin
+
+
+def higher_is_better(metric: str) -> bool:
+    """Return whether more of a score is better.
+
+    >>> higher_is_better("bleu4"), higher_is_better("mae_ev")
+    (True, False)
+    """
+    return not metric.startswith(LOWER_IS_BETTER)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; `rows` rows of `molecules` molecules went in.
+    """A value with its 95 % interval."""
 
-    ``value`` is None where no row could be scored.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    rows: int
-    molecules: int
+    value: float
+    low: float
+    high: float
 
     def above(self, other: Estimate) -> bool:
         """Return whether this interval lies wholly above the other's."""
-        return None not in (self.low, other.high) and self.low > other.high
+        return self.low > other.high
 
     def below(self, other: Estimate) -> bool:
         """Return whether this interval lies wholly below the other's."""
-        return None not in (self.high, other.low) and self.high < other.low
+        return self.high < other.low
+
+    @property
+    def clear(self) -> bool:
+        """Return whether the interval, of a difference, excludes none."""
+        return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        if self.value is None:
-            return "–"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
-def bootstrap(
-    statistics: Sequence[Sequence[float]],
-    molecules: Sequence[Hashable],
-    score: Callable[[np.ndarray], float],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """Return ``score(Σ statistics)`` with a percentile interval from resampling molecules.
-
-    The questions about one molecule share its encoding, so they succeed and fail together:
-    molecules, not rows, are drawn with replacement. `statistics` has one row of sums per question,
-    `molecules` its molecule.
-
-    >>> str(bootstrap([[1, 1], [1, 1]], ["a", "b"], ratio))
-    '1 [1, 1]'
-    """
-    if len(statistics) != len(molecules):
-        raise ValueError(f"{len(statistics)} rows of statistics for {len(molecules)} molecules")
-    if not len(statistics):
-        return Estimate(None, None, None, 0, 0)
-    names = {name: index for index, name in enumerate(dict.fromkeys(molecules))}
-    sums = np.zeros((len(names), len(statistics[0])))
-    np.add.at(sums, [names[name] for name in molecules], np.asarray(statistics, dtype=float))
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    scores = np.array([score(row) for row in draws @ sums])
-    # A resample of molecules that all lack a scorable row has no score; it says nothing about the
-    # spread.
-    scores = scores[np.isfinite(scores)]
-    value = score(sums.sum(axis=0))
-    if not math.isfinite(value):
-        return Estimate(None, None, None, len(statistics), len(names))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail])
-    return Estimate(float(value), float(low), float(high), len(statistics), len(names))
-
-
-def ratio(sums: np.ndarray) -> float:
-    """Return ``sums[0] / sums[1]``, NaN for an empty denominator: the mean of what was summed."""
-    return float(sums[0] / sums[1]) if sums[1] else math.nan
 
 
 class Sums:
@@ -105,3 +77,104 @@ class Sums:
     def mean(self, column: str) -> float | None:
         """Return the mean of a column over its rows, None where it has none."""
         return self.totals[column] / self.counts[column] if self.counts.get(column) else None
+
+
+class UnitSums:
+    """Judged rows added up by unit (a molecule, or the row itself): what a resample multiplies.
+
+    Parameters
+    ----------
+    columns
+        Names of the statistics.
+    values
+        float ``[rows, columns]``, NaN where a statistic does not apply to a row.
+    units
+        The unit of each row.
+    order
+        All units, the same for every set of rows that is compared: one without rows adds nothing.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        values: np.ndarray,
+        units: Sequence[Hashable],
+        order: Sequence[Hashable],
+    ):
+        self.columns = list(columns)
+        place = {unit: index for index, unit in enumerate(order)}
+        rows = np.array([place[unit] for unit in units], dtype=int)
+        given = ~np.isnan(values)
+        self.totals, self.counts = np.zeros((2, len(order), len(self.columns)))
+        np.add.at(self.totals, rows, np.where(given, values, 0.0))
+        np.add.at(self.counts, rows, given.astype(float))
+
+    def weighted(self, weights: np.ndarray) -> list[Sums]:
+        """Return the `Sums` in which unit u counts ``weights[r, u]`` times, for each r."""
+        found = []
+        products = ((weights @ each).tolist() for each in (self.totals, self.counts))
+        for total, count in zip(*products, strict=True):
+            kept = [(c, i) for i, c in enumerate(self.columns) if count[i]]
+            found.append(Sums({c: total[i] for c, i in kept}, {c: count[i] for c, i in kept}))
+        return found
+
+
+Scored = Callable[[Sums], Mapping[str, float]]
+
+
+def resampled(
+    sets: Sequence[UnitSums], score: Scored, *, seed: int = 0, resamples: int = RESAMPLES
+) -> list[list[Mapping[str, float]]]:
+    """Return the scores of each set: of all its units first, then of every resample of units.
+
+    Units are drawn with replacement, in every resample the same ones for all sets (which share
+    their order of units): differences between sets are paired. The questions about one molecule
+    share its encoding, so they succeed and fail together: molecules, not rows, are the units of
+    questions.
+
+    >>> rows = UnitSums(["exact"], np.array([[1.0], [0.0]]), ["a", "b"], ["a", "b"])
+    >>> resampled([rows], lambda sums: {"exact": sums.mean("exact")}, resamples=0)
+    [[{'exact': 0.5}]]
+    """
+    units = len(sets[0].totals) if sets else 0
+    scores = [[score(sums) for sums in each.weighted(np.ones((1, units)))] for each in sets]
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples if units else 0, CHUNK):
+        size = min(CHUNK, resamples - start)
+        weights = rng.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
+        for found, each in zip(scores, sets, strict=True):
+            found += [score(sums) for sums in each.weighted(weights)]
+    return scores
+
+
+def estimates(scores: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
+    """Return every score of one set of `resampled` with its percentile interval.
+
+    A resample in which a score has no value (none of its rows was drawn) says nothing about it.
+    """
+    whole, *draws = scores
+    return {name: _estimate(value, [d.get(name) for d in draws]) for name, value in whole.items()}
+
+
+def differences(
+    a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]]
+) -> dict[str, Estimate]:
+    """Return ``b − a`` of every score that both sets of `resampled` have, with its interval."""
+    pairs = list(zip(a[1:], b[1:], strict=True))
+    return {
+        name: _estimate(
+            b[0][name] - value,
+            [y[name] - x[name] for x, y in pairs if name in x and name in y],
+        )
+        for name, value in a[0].items()
+        if name in b[0]
+    }
+
+
+def _estimate(value: float, draws: Sequence[float | None]) -> Estimate:
+    draws = [draw for draw in draws if draw is not None]
+    if not draws:
+        return Estimate(value, value, value)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(float(value), float(low), float(high))

@@ -1,11 +1,9 @@
-"""Reading an answer: the number in it, whether it is the right text, and BLEU for captions."""
+"""Reading an answer: the number in it, and whether it is the right text."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from functools import lru_cache
 
 # A sign counts only where no letter, digit or bracket stands before it: "2-methyl" holds a 2,
 # "-1.5" a minus. Every dash a model may write for a minus: hyphen, true minus, en dash, small and
@@ -77,36 +75,3 @@ def exact_match(answer: str, truth: str, numeric: bool) -> bool:
         number = parse_number(answer)
         return number is not None and number == parse_number(truth)
     return normalise(answer) == normalise(truth)
-
-
-@lru_cache(maxsize=1)
-def _bleu_metric():
-    from sacrebleu.metrics import BLEU
-
-    # effective_order only touches single sentences; the corpus score below never uses it.
-    return BLEU(tokenize="13a", effective_order=True)
-
-
-BLEU_TOKENISATION = "sacrebleu 13a, 4-grams, case kept, exp smoothing, one reference"
-
-
-def bleu_statistics(answer: str, truth: str) -> tuple[int, ...]:
-    """Return what corpus BLEU sums over sentences: 4 matches, 4 totals, answer length, reference
-    length."""
-    score = _bleu_metric().sentence_score(answer, [truth])
-    return (*score.counts, *score.totals, score.sys_len, score.ref_len)
-
-
-def bleu_from_statistics(statistics: Sequence[float]) -> float:
-    """Return corpus BLEU-4 (0–100) from the sum of `bleu_statistics` over the sentences."""
-    from sacrebleu.metrics import BLEU
-
-    whole = [round(value) for value in statistics]
-    return BLEU.compute_bleu(
-        correct=whole[0:4],
-        total=whole[4:8],
-        sys_len=whole[8],
-        ref_len=whole[9],
-        smooth_method="exp",
-        effective_order=False,
-    ).score

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from collamo.errors import MissingDependencyError, UsageError, suggest
 
-KINDS = ("scibert", "llm", "whitespace")
+KINDS = ("scibert", "llm", "13a", "whitespace")
 SCIBERT_HUB = "allenai/scibert_scivocab_uncased"
 # MolT5 cuts at 512 tokens, BERT's positions, two of which go to [CLS] and [SEP].
 SCIBERT_TOKENS = 510
@@ -32,6 +32,7 @@ def load_tokenisation(spec: str) -> Tokenisation:
     """Return the tokenisation that `spec` names. Nothing is ever downloaded.
 
     - ``whitespace``: split at white space, case kept;
+    - ``13a``: mteval-v13a's, sacrebleu's default: punctuation apart, case kept;
     - ``scibert:VOCABULARY``: WordPiece, lower-cased, the first 510 tokens, from a vocabulary file
       with one token a line; or ``scibert:HUB_NAME`` from the local cache of the hub (``scibert``
       alone: allenai/scibert_scivocab_uncased). What MolT5 and ChEBI-20 captions are scored with;
@@ -53,13 +54,18 @@ def load_tokenisation(spec: str) -> Tokenisation:
     kind, _, place = spec.partition(":")
     if kind == "whitespace" and not place:
         return Tokenisation("whitespace", str.split)
+    if kind == "13a" and not place:
+        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+        cut = Tokenizer13a()
+        return Tokenisation("13a", lambda text: cut(text).split())
     if kind == "scibert":
         place = place or SCIBERT_HUB
         return _wordpiece(Path(place)) if Path(place).is_file() else _cached(kind, place)
     if kind == "llm" and place:
         return _cached(kind, place)
     raise UsageError(
-        f"tokenizer {spec!r} is none of whitespace, scibert:VOCABULARY, llm:FOLDER_OR_HUB_NAME"
+        f"tokenizer {spec!r} is none of whitespace, 13a, scibert:VOCABULARY, llm:FOLDER_OR_HUB_NAME"
         f"{suggest(kind, KINDS)}"
     )
 

@@ -22,12 +22,12 @@ def test_a_clear_difference_a_small_one_and_the_changed_rows(tmp_path):
     found = compare(a, b)
     exact = {each.name: each for each in found.differences}["exact"]
     assert (exact.a, exact.b) == (report_a["scores"]["exact"], report_b["scores"]["exact"])
-    assert (exact.a, exact.b, exact.clear) == (0.5, 1.0, True)
-    assert exact.low < 0.5 < exact.high
+    assert (exact.a, exact.b, exact.change.clear) == (0.5, 1.0, True)
+    assert exact.change.low < 0.5 < exact.change.high
     assert found.changed == list(range(2, 41, 2))
     one = [*truths[:-1], 0]
     c, _ = evaluated(tmp_path, "c", one, truths)
-    assert not any(each.clear for each in compare(b, c).differences)
+    assert not any(each.change.clear for each in compare(b, c).differences)
 
 
 def test_the_same_twice_differs_nowhere_not_even_in_a_draw(tmp_path):
@@ -38,7 +38,7 @@ def test_the_same_twice_differs_nowhere_not_even_in_a_draw(tmp_path):
     found = compare(a, b)
     assert found.changed == []
     assert {each.name: each.a for each in found.differences} == pytest.approx(report["scores"])
-    assert all(each.low == each.high == 0 for each in found.differences)
+    assert all(each.change.low == each.change.high == 0 for each in found.differences)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
@@ -49,7 +49,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         compare(a, b)
     with pytest.raises(UsageError, match="differ in task"):
         compare(a, c)
-    with pytest.raises(UsageError, match="no evaluation of a predictions file"):
+    with pytest.raises(UsageError, match="holds no evaluation"):
         compare(a, tmp_path)
     assert run(["compare", str(a), str(a)]) == 0
     assert "exact\t1.0000\t1.0000\t0.0000" in capsys.readouterr().out

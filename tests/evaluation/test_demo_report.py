@@ -30,13 +30,15 @@ def test_the_demo_report_shows_verdicts_curves_and_molecules(demo_report, tmp_pa
         (tmp_path / name).symlink_to(run.folder / name)
     model, processor = load_checkpoint(run.checkpoint)
     data = PreparedData.open(run.data)
-    options = {"limit": 6, "max_new_tokens": 6, "alone": False}
+    options = {"limit": 6, "max_new_tokens": 6}
     evaluate(model, processor, data, out=tmp_path / "evaluation", **options)
 
     text = demo_report.main(tmp_path).read_text()
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
     for verdict in report["verdicts"]:
         assert f"{'✓' if verdict['beats_both'] else '✗'} {verdict['sentence']}" in text
+        assert f"- {verdict['reading']}" in text
+    assert (tmp_path / "evaluation" / "reliance.svg").is_file()
     assert "48 train, 6 validation, 6 test molecules" in text
     assert "| tiny language model | 10 |" in text
     for picture in ("learning_curves.png", "molecules.png"):

@@ -141,10 +141,25 @@ def test_wordnet_must_be_there(tmp_path):
         TextScorer(load_tokenisation("whitespace"), tmp_path)
 
 
-@pytest.mark.parametrize("spec", ["words", "scibret:x", "llm", "whitespace:x"])
+@pytest.mark.parametrize("spec", ["words", "scibret:x", "llm", "whitespace:x", "13a:x"])
 def test_unknown_tokenisers_are_refused(spec):
-    with pytest.raises(UsageError, match="whitespace, scibert:VOCABULARY"):
+    with pytest.raises(UsageError, match="whitespace, 13a, scibert:VOCABULARY"):
         load_tokenisation(spec)
+
+
+def test_13a_is_sacrebleus():
+    """Of texts with four tokens at least: nltk gives shorter ones a possible n-gram."""
+    import sacrebleu
+
+    answers = [
+        "a molecule with two rings, one acid group.",
+        "a text that is short",
+        "It has a logP of 1.5.",
+    ]
+    truths = ["a molecule with one ring, one acid group.", "a text so short", "Its logP is 1.5."]
+    expected = sacrebleu.corpus_bleu(answers, [truths], tokenize="13a", smooth_method="none").score
+    scores = scored(zip(answers, truths, strict=True), TextScorer(load_tokenisation("13a")))
+    assert 0.2 < scores["bleu4"] == pytest.approx(expected / 100)
 
 
 def test_a_tokeniser_is_never_downloaded():
@@ -358,7 +373,8 @@ def test_the_pictures_are_in_the_page(tmp_path):
         (["--predictions", "{file}", "--task", "caption"], "did you mean 'captions'?"),
         (["--predictions", "{file}", "--task", "captions"], "needs --tokenizer"),
         (["--predictions", "nowhere.tsv", "--task", "motifs"], "no such file"),
-        (["--task", "captions"], "only with --predictions"),
+        (["--task", "captions"], "--task: only with --predictions"),
+        (["--predictions", "{file}", "--limit", "3"], "--limit: only without --predictions"),
         (["--predictions", "{file}", "--task", "property", "--train-mean", "x"], "no number"),
     ],
 )

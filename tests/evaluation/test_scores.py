@@ -2,9 +2,33 @@ import numpy as np
 import pytest
 from handmade import Example, count, logp
 
-from collamo.errors import CollamoError
-from collamo.evaluation.baselines import TrainStatistics, wrong_molecules
-from collamo.evaluation.scores import primary_metric, score
+from collamo.evaluation.baselines import TrainStatistics
+from collamo.evaluation.scores import (
+    SplitJudge,
+    count_statuses,
+    primary_metric,
+    split_scores,
+    target_scores,
+)
+from collamo.evaluation.statistics import Sums
+
+TEXT = "an aromatic molecule with one ring and two groups"
+
+
+def judged(examples, answers, train=(), **options):
+    return SplitJudge(examples, TrainStatistics.of(train), **options).judge(answers)
+
+
+def scores(examples, answers, train=(), **options):
+    """Return the scores of answers to one task, and the counts of its rows."""
+    rows = judged(examples, answers, train, **options)
+    sums = Sums()
+    for row in rows:
+        sums.add(row.values)
+    task = examples[0].task
+    counts = count_statuses(task, rows)
+    assert counts["rows"] == len(examples) == sum(counts.values()) - counts["rows"]
+    return split_scores(task, sums), counts
 
 
 def test_train_statistics_by_hand():
@@ -26,84 +50,102 @@ def test_an_unseen_target_gets_the_answer_of_its_task():
 
 
 def test_errors_are_scaled_by_the_train_spread_of_each_target():
-    train = TrainStatistics.of(
-        [logp(0, 0.0), logp(1, 2.0), logp(0, 0.0, "weight"), logp(1, 200.0, "weight")]
-    )
+    train = [logp(0, 0.0), logp(1, 2.0), logp(0, 0.0, "weight"), logp(1, 200.0, "weight")]
     # errors 1 (spread 1) and 50 (spread 100): 1.0 and 0.5
-    found = score([logp(7, 1.0), logp(8, 100.0, "weight")], ["2.00", "150"], train)
-    assert found.metrics["scaled_mae"].value == pytest.approx(0.75)
-    assert found.metrics["scaled_error"].value == pytest.approx(0.75)
-    assert "mae" not in found.metrics  # two units do not add up
-    one = score([logp(7, 1.0), logp(8, 4.0)], ["2.00", "1"], train)
-    assert one.metrics["mae"].value == pytest.approx(2.0)
+    found, _ = scores([logp(7, 1.0), logp(8, 100.0, "weight")], ["2.00", "150"], train)
+    assert found["scaled_mae"] == found["scaled_error"] == pytest.approx(0.75)
+    assert "mae" not in found  # two units do not add up
 
 
 def test_unparsed_answers_are_wrong_and_charged_the_worse_of_two_guesses():
-    train = TrainStatistics.of([logp(0, 0.0), logp(1, 2.0)])  # mean 1, spread 1, "0.00" first
-    found = score([logp(7, 3.0), logp(8, 3.0)], ["3.00", "no idea"], train)
-    assert (found.questions, found.scored, found.unparsed, found.skipped) == (2, 1, 1, 0)
-    assert found.metrics["exact_match"].value == 0.5
-    assert found.metrics["scaled_mae"].value == 0.0
-    assert found.metrics["scaled_error"].value == pytest.approx((0 + 3) / 2)
-    low = score([logp(8, -1.0)], [""], train)
-    assert low.metrics["scaled_error"].value == pytest.approx(2)  # the mean is further off
+    train = [logp(0, 0.0), logp(1, 2.0)]  # mean 1, spread 1, "0.00" first
+    found, counts = scores([logp(7, 3.0), logp(8, 3.0)], ["3.00", "no idea"], train)
+    assert (counts["scored"], counts["unparsed_prediction"]) == (1, 1)
+    assert (found["exact"], found["parsed"], found["scaled_mae"]) == (0.5, 0.5, 0.0)
+    assert found["scaled_error"] == pytest.approx((0 + 3) / 2)
+    low, _ = scores([logp(8, -1.0)], [""], train)
+    assert low["scaled_error"] == pytest.approx(2)  # the mean is further off
 
 
 def test_silence_never_beats_a_guess():
-    train = TrainStatistics.of([logp(i, float(i**2)) for i in range(20)])
     examples = [logp(i, float(i**2)) for i in range(20)]
-    silent = score(examples, [""] * 20, train).metrics["scaled_error"].value
+    train = TrainStatistics.of(examples)
+    silent = scores(examples, [""] * 20, examples)[0]["scaled_error"]
     for guess in ("0.00", repr(train.mean["property_2d", "logp"])):
-        assert silent >= score(examples, [guess] * 20, train).metrics["scaled_error"].value
+        assert silent >= scores(examples, [guess] * 20, examples)[0]["scaled_error"]
 
 
-def test_rows_in_are_rows_scored_unparsed_and_skipped():
-    examples = [count(i, i) for i in range(4)]
-    train = TrainStatistics.of(examples)
-    found = score(examples, ["0", "?", None, "1"], train)
-    assert (found.questions, found.scored, found.unparsed, found.skipped) == (4, 2, 1, 1)
-    assert found.metrics["exact_match"].value == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="3 answers for 4 questions"):
-        score(examples, ["0", "1", "2"], train)
+def test_garbage_answers_are_found_in_the_counts():
+    examples = [count(i, i) for i in range(6)]
+    answers = ["0", "many", " \n", None, "", "5"]
+    found, counts = scores(examples, answers)
+    assert counts == {
+        "rows": 6,
+        "scored": 2,
+        "unparsed_prediction": 1,
+        "empty_prediction": 2,
+        "unparsed_reference": 0,
+        "not_asked": 1,
+    }
+    assert found == pytest.approx({"exact": 2 / 5, "mae": 0, "parsed": 2 / 5})
+    with pytest.raises(ValueError, match="3 answers for 6 questions"):
+        judged(examples, ["0", "1", "2"])
 
 
-def test_a_target_without_spread_is_left_out_of_the_scaled_mean():
-    train = TrainStatistics.of([logp(0, 5.0), logp(1, 5.0)])
-    found = score([logp(2, 5.0)], ["6"], train)
-    assert found.metrics["mae"].value == 1.0
-    assert found.metrics["scaled_mae"].value is None
+def test_units_in_answers_are_converted_as_in_a_predictions_file():
+    gap = Example(0, "measured", "gap", "What is the gap in eV?", "6.8", 6.8, "eV")
+    (row,) = judged([gap], ["0.25 Hartree"], [gap])
+    assert row.values["mae"] == pytest.approx(0.25 * 27.211386 - 6.8, abs=1e-5)
+    (row,) = judged([gap], ["6800 meV"], [gap])
+    assert row.values["exact"] == 1
+    sums = Sums()
+    sums.add(judged([gap], ["7.8"], [gap])[0].values)
+    found = target_scores("measured", "eV", sums)
+    assert (found["mae"], found["mae_ev"]) == (pytest.approx(1), pytest.approx(1))
+    assert found["mae_hartree"] == pytest.approx(1 / 27.211386)
 
 
-def test_captions_get_bleu_and_empty_ones_are_unparsed():
-    text = "an aromatic molecule with one ring and two groups"
-    examples = [Example(i, "caption", "caption", "Describe it.", text) for i in range(2)]
-    train = TrainStatistics.of(examples)
-    assert score(examples, [text, text], train).metrics["bleu"].value == pytest.approx(100)
-    half = score(examples, [text, " "], train)
-    assert half.unparsed == 1
-    assert half.metrics["bleu"].value < 100
+def test_a_target_without_spread_or_without_training_has_no_scaled_error():
+    examples = [logp(2, 5.0)]
+    assert "scaled_error" not in scores(examples, ["6"], [logp(0, 5.0), logp(1, 5.0)])[0]
+    judging = SplitJudge(examples, TrainStatistics.of([]))
+    (row,) = judging.judge(["6"])
+    assert row.values == {"parsed": 1, "mae": 1, "exact": 0}
+    assert "the train split has no such question" in judging.absent["logp: mae_penalised, scaled"]
+
+
+def test_a_property_may_be_text():
+    formula = Example(0, "property_2d", "formula", "Formula?", "C2H6O")
+    rows = judged([formula] * 3, [" C2H6O\n", "c2h6o", ""], [formula])
+    assert [row.values["exact"] for row in rows] == [1, 0, 0]
+    assert [row.status for row in rows] == ["scored", "scored", "empty_prediction"]
+
+
+def test_captions_and_names_are_scored_as_in_a_predictions_file():
+    captions = [Example(i, "caption", "composed", "Describe it.", TEXT) for i in range(2)]
+    assert scores(captions, [TEXT, TEXT])[0]["bleu4"] == pytest.approx(1)
+    half, counts = scores(captions, [TEXT, " "])
+    assert counts["empty_prediction"] == 1
+    assert half["bleu4"] < 1
+    assert half["rouge1"] == pytest.approx(0.5)
+    names = [Example(0, "iupac_name", "iupac_name", "Name?", "ethanol")]
+    assert scores(names, ["ethanol"])[0]["exact"] == 1
+
+
+def test_the_manifest_names_the_tokeniser_and_what_is_absent():
+    judging = SplitJudge([Example(0, "caption", "given", "?", TEXT)], TrainStatistics.of([]))
+    assert judging.about == {"tokenizer": "13a", "tokenizer_sha256": None}
+    assert "--wordnet" in judging.absent["meteor"]
+
+
+def test_no_questions_and_no_answers():
+    assert judged([], []) == []
+    found, counts = scores([count(0, 1)], [None])
+    assert (found, counts["not_asked"]) == ({}, 1)
 
 
 def test_primary_metric_of_each_kind_of_task():
-    assert primary_metric("caption", False) == "bleu"
-    assert primary_metric("motif_count", True) == "exact_match"
+    assert primary_metric("caption", False) == "bleu4"
+    assert primary_metric("motif_count", True) == "exact"
     assert primary_metric("property_3d", True) == "scaled_error"
-    assert primary_metric("iupac_name", False) == "exact_match"
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_wrong_molecule_is_never_the_molecule_itself(seed):
-    rows = list(range(6))
-    identity = dict(enumerate(["a", "b", "a", "c", "d", "a"]))  # 0, 2 and 5 are the same structure
-    wrong = wrong_molecules(rows, identity, seed)
-    assert set(wrong) == set(rows)
-    assert all(identity[wrong[row]] != identity[row] for row in rows)
-
-
-def test_wrong_molecules_follow_the_seed_and_need_two():
-    identity = {i: str(i) for i in range(30)}
-    once, again, other = (wrong_molecules(range(30), identity, s) for s in (0, 0, 1))
-    assert once == again != other
-    assert sorted(once.values()) == list(range(30))
-    with pytest.raises(CollamoError, match="two different molecules, there is 1"):
-        wrong_molecules([0, 1], {0: "a", 1: "a"}, 0)
+    assert primary_metric("iupac_name", False) == "exact"
