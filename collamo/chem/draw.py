@@ -13,6 +13,8 @@ from collamo.chem.molecule import Molecule
 PANEL = (340, 300)  # pixels per molecule, legend included
 LEGEND_CHARACTERS = 44  # per line; what fits in the panel's width at this font size
 LEGEND_FONT = 14
+FULL_COLOUR = (1.0, 0.55, 0.25)  # red, green, blue of the highest weight
+HIGHLIGHT_RADIUS = 0.42  # of a bond's length
 
 
 def draw_molecules(
@@ -37,7 +39,39 @@ def draw_molecules_svg(
     return _draw(rdMolDraw2D.MolDraw2DSVG, molecules, legends, columns)
 
 
-def _draw(canvas_type, molecules, legends, columns):
+def draw_weights_svg(
+    molecules: Sequence[Molecule],
+    weights: Sequence[Sequence[float]],
+    legends: Sequence[str] | None = None,
+    columns: int = 4,
+    full: float = 3.0,
+) -> str:
+    """As `draw_molecules_svg`, with a disc behind every atom: white for weight 0, coloured fully
+    from `full` on. `weights` has a number per atom of each molecule.
+
+    Raises
+    ------
+    ValueError
+        As `draw_molecules`, or where weights and atoms differ in number.
+    """
+    for number, (molecule, values) in enumerate(zip(molecules, weights, strict=True)):
+        if len(values) != molecule.num_atoms:
+            raise ValueError(
+                f"molecule {number} has {molecule.num_atoms} atoms, but {len(values)} weights"
+            )
+    colours = [
+        {atom: _shade(min(1.0, max(0.0, value / full))) for atom, value in enumerate(values)}
+        for values in weights
+    ]
+    return _draw(rdMolDraw2D.MolDraw2DSVG, molecules, legends, columns, colours)
+
+
+def _shade(part: float) -> tuple[float, float, float]:
+    """Return the colour between white (0) and `FULL_COLOUR` (1)."""
+    return tuple(1 - part * (1 - channel) for channel in FULL_COLOUR)
+
+
+def _draw(canvas_type, molecules, legends, columns, colours=None):
     legends = [""] * len(molecules) if legends is None else list(legends)
     if not molecules or columns < 1:
         raise ValueError(f"cannot draw {len(molecules)} molecules in {columns} columns")
@@ -52,7 +86,16 @@ def _draw(canvas_type, molecules, legends, columns):
     options.legendFontSize = LEGEND_FONT
     # RDKit gives the legend this share of the panel and shrinks the text to fit
     options.legendFraction = min(0.5, 0.08 * max(text.count("\n") + 1 for text in wrapped))
-    canvas.DrawMolecules([_flat(molecule) for molecule in molecules], legends=wrapped)
+    drawn = {"legends": wrapped}
+    if colours is not None:
+        options.useBWAtomPalette()
+        options.highlightRadius = HIGHLIGHT_RADIUS
+        drawn |= {
+            "highlightAtoms": [list(each) for each in colours],
+            "highlightAtomColors": colours,
+        }
+        drawn["highlightBonds"] = [[] for _ in colours]
+    canvas.DrawMolecules([_flat(molecule) for molecule in molecules], **drawn)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
 

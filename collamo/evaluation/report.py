@@ -131,7 +131,7 @@ def _html_section(section: Section) -> Iterator[str]:
         yield fold if section.folded else table
 
 
-_NUMERIC = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?( \[.*\])?|–|")
+_NUMERIC = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?%?( \[.*\])?|–|")
 
 
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

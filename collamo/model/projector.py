@@ -303,17 +303,30 @@ class CrossAttention(nn.Module):
 
     def forward(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
         """[B,b,C], [B,T,C], [B,b,T] bool → [B,b,C]; with nothing in reach, the output's bias."""
-        q, k, v = self._heads(self.query(p)), self._heads(self.key(tokens)), self.value(tokens)
-        v = self._heads(v)
-        some = reach.any(-1, keepdim=True)  # [B, b, 1]
+        q, k, reach, some = self._compared(p, tokens, reach)
+        v = self._heads(self.value(tokens))
         if self.zero_attention:
-            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-            reach = F.pad(reach, (0, 1), value=True)
-        else:
-            reach = reach | ~some  # a row without keys would be NaN; its result is dropped below
+            v = F.pad(v, (0, 0, 0, 1))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=reach[:, None])
         out = torch.where(some[:, None], out, 0.0)
         return self.output(out.transpose(1, 2).flatten(2))
+
+    def weights(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
+        """The softmax alone, [B,H,b,T], with `zero_attention` [B,H,b,T+1]; 0 with nothing in
+        reach."""
+        q, k, reach, some = self._compared(p, tokens, reach)
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        weights = logits.masked_fill(~reach[:, None], float("-inf")).softmax(-1)
+        return torch.where(some[:, None], weights, 0.0)
+
+    def _compared(self, p: Tensor, tokens: Tensor, reach: Tensor) -> tuple[Tensor, ...]:
+        """Queries [B,H,b,D], keys [B,H,T,D], what each may see, and whether that is anything."""
+        q, k = self._heads(self.query(p)), self._heads(self.key(tokens))
+        some = reach.any(-1, keepdim=True)  # [B, b, 1]
+        if self.zero_attention:
+            return q, F.pad(k, (0, 0, 0, 1)), F.pad(reach, (0, 1), value=True), some
+        # A row without keys would be NaN; its result is dropped.
+        return q, k, reach | ~some, some
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B,T,C] → [B,H,T,D]."""

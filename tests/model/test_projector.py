@@ -198,6 +198,21 @@ def test_zero_attention_counts_and_the_plain_average_does_not():
     assert not torch.allclose(one, four, atol=1e-3)
 
 
+@pytest.mark.parametrize("zero_attention", [True, False])
+def test_the_weights_are_those_of_the_forward_pass(zero_attention):
+    attention = CrossAttention(8, 2, zero_attention).double()
+    p, tokens = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 8).double()
+    reach = torch.rand(2, 3, 5) < 0.6
+    reach[1, 2] = False  # a query that may see nothing
+    weights = attention.weights(p, tokens, reach)
+    assert weights.shape == (2, 2, 3, 5 + zero_attention)
+    torch.testing.assert_close(weights.sum(-1), reach.any(-1).double()[:, None].expand(2, 2, 3))
+    assert (weights[..., :5][~reach[:, None].expand(2, 2, 3, 5)] == 0).all()
+    values = attention.value(tokens).unflatten(-1, (2, 4)).transpose(1, 2)
+    read = (weights[..., :5] @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention.output(read), attention(p, tokens, reach))
+
+
 def test_zero_attention_is_that_of_multihead_attention():
     torch.manual_seed(0)
     ours = CrossAttention(8, 2, zero_attention=True).double()
