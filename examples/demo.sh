@@ -24,7 +24,7 @@ step "$BIN/collamo" train configs/stage1.yaml --data "$DEMO/data" --output "$DEM
 step "$BIN/collamo" train configs/stage2.yaml --data "$DEMO/data" --output "$DEMO/stage2" --init_from "$DEMO/stage1/final"
 # The longest caption of the test split has 69 tokens.
 step "$BIN/collamo" evaluate --checkpoint "$DEMO/stage2/final" --data "$DEMO/data" --split test \
-  --limit 1000 --max-new-tokens 72 --out "$DEMO/evaluation"
+  --limit 1000 --max-new-tokens 72 --diagnose --out "$DEMO/evaluation"
 step "$BIN/python" examples/demo_report.py "$DEMO"
 
 # Three molecules of the test split, which neither training saw, each with one question.

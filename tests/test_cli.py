@@ -509,6 +509,41 @@ def test_evaluate_without_reliance_asks_the_two_of_the_verdict(collamo, run, tmp
     assert not (tmp_path / "reliance.svg").exists()
 
 
+def test_an_evaluation_that_was_cut_off_goes_on(collamo, run, tmp_path, monkeypatch):
+    from collamo.evaluation import answers
+
+    options = ["--checkpoint", run.checkpoint, "--data", run.data, "--limit", "2", "--diagnose"]
+    options += ["--max-new-tokens", "4", "--batch-size", "1"]
+    assert collamo("evaluate", *options, "--out", tmp_path / "whole")[0] == 0
+    generate, asked = answers._generate, []
+
+    def counted(*arguments):
+        asked.append(1)
+        if len(asked) == 30:
+            raise KeyboardInterrupt
+        return generate(*arguments)
+
+    monkeypatch.setattr(answers, "_generate", counted)
+    assert collamo("evaluate", *options, "--out", tmp_path / "cut")[0] == 130
+    assert not (tmp_path / "cut" / "report.json").exists()
+    # Another question in the same folder would mix two evaluations.
+    refused = collamo("evaluate", *options, "--out", tmp_path / "cut", "--seed", "1")
+    assert refused[0] == 2
+    assert "unfinished evaluation that differs in seed" in refused[2]
+    assert collamo("evaluate", *options, "--out", tmp_path / "cut")[0] == 0
+    lines = [(tmp_path / name / "answers.jsonl").read_text() for name in ("whole", "cut")]
+    assert lines[0] == lines[1]
+    assert len(asked) == lines[0].count('"answer"') + 1  # the one that was interrupted
+    reports = [(tmp_path / name / "report.json").read_text() for name in ("whole", "cut")]
+    assert reports[0] == reports[1]
+    found = json.loads(reports[0])["diagnostics"]
+    assert found["thresholds"]["flat"] == 0.1
+    assert all(finding["sentence"] for finding in found["findings"])
+    for name in ("attention", "soft_tokens", "phi", "reliance"):
+        assert (tmp_path / "whole" / f"{name}.svg").read_text().count("<svg") == 1
+    assert (tmp_path / "whole" / "report.html").read_text().count("<svg") == 4
+
+
 def test_evaluate_without_data_or_weights(collamo, run, tmp_path):
     assert_fails(collamo("evaluate", "--data", tmp_path / "nowhere"), 2, "nowhere")
     assert_fails(collamo("evaluate", "--data", run.data), 4, "no trained weights")
