@@ -13,13 +13,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 CHUNK = 50  # resamples at a time: 100,000 units take 40 MB of weights
 
-LOWER_IS_BETTER = (
-    "levenshtein",
-    "mae",
-    "charm",
-    "rcharm",
-    "scaled",
-)  # how the names of errors begin
+# How the names of errors begin.
+LOWER_IS_BETTER = ("levenshtein", "mae", "charm", "rcharm", "scaled")
 
 
 def higher_is_better(metric: str) -> bool:

@@ -163,7 +163,7 @@ def test_two_files_are_compared(tmp_path):
         (tmp_path / f"{name}.tsv").write_text("ground truth\toutput\n" + rows)
         evaluate(tmp_path / f"{name}.tsv", tmp_path / name)
     found = {each.name: each for each in compare(tmp_path / "a", tmp_path / "b").differences}
-    assert (found["charm"].a, found["charm"].b, found["charm"].clear) == (0.75, 0, True)
+    assert (found["charm"].a, found["charm"].b, found["charm"].change.clear) == (0.75, 0, True)
     assert (found["rcharm_pooled"].a, found["rcharm_pooled"].b) == (0.75, 0)
 
 
