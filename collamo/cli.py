@@ -659,8 +659,21 @@ def ablate(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    plan: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Recipe: say what it trains, the memory it takes, and where it fits."),
+    ] = None,
+    gpu: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of --plan: h100, a100-40gb … or GiB. Default: the one here."),
+    ] = None,
+) -> None:
     """Say what is installed, what is missing, and what each missing piece would give."""
+    if plan is not None:
+        return _show_plan(plan, gpu)
+    if gpu is not None:
+        raise UsageError("--gpu: only with --plan RECIPE")
     from rich.console import Console
     from rich.table import Table
 
@@ -678,3 +691,24 @@ def doctor() -> None:
     if not healthy(checks):
         missing = [c.name for c in checks if c.required and not c.found]
         raise MissingDependencyError(f"required packages are missing: {', '.join(missing)}")
+
+
+def _show_plan(path: Path, gpu: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from collamo.doctor import gpu_memory, plan_rows, plan_summary
+    from collamo.training.plan import plan
+    from collamo.training.recipe import load_recipe
+
+    memory = gpu_memory(gpu)
+    planned = plan(load_recipe(path), path)
+    title = f"{planned.title}; memory in GiB, nothing was loaded"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("part", no_wrap=True)
+    for column in ("parameters", "trained", "weights", "gradients", "optimizer"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in plan_rows(planned):
+        table.add_row(*row)
+    Console(markup=False).print(table)
+    print("\n".join(plan_summary(planned, memory)))

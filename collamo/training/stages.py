@@ -366,13 +366,17 @@ def frozen_modules(model: nn.Module, recipe: Recipe) -> list[nn.Module]:
     The language model is left alone under gradient checkpointing, which transformers applies in
     training mode only.
     """
-    # activation_checkpointing is the same option's name from transformers 5.23 on.
-    names = ("gradient_checkpointing", "activation_checkpointing")
-    checkpointing = any(recipe.training.get(name) for name in names)
-    parts = ENCODERS if checkpointing else (*ENCODERS, "language_model")
+    parts = ENCODERS if checkpoints_activations(recipe) else (*ENCODERS, "language_model")
     return [
         module
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in parts
         and not any(p.requires_grad for p in module.parameters())
     ]
+
+
+def checkpoints_activations(recipe: Recipe) -> bool:
+    """Return whether layers are computed again in the backward pass."""
+    # activation_checkpointing is the same option's name from transformers 5.23 on.
+    names = ("gradient_checkpointing", "activation_checkpointing")
+    return any(recipe.training.get(name) for name in names)

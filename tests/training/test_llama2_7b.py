@@ -1,19 +1,28 @@
-"""The full-size recipes, on a model without weights."""
+"""The full-size recipes: on a model without weights, and one step of both on random ones."""
+
+import dataclasses
 
 import pytest
 import torch
-from trained import CONFIGS
+from trained import CONFIGS, trained
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from collamo.model import CollamoConfig, CollamoForConditionalGeneration
-from collamo.training import stages
+from collamo.cli import run
+from collamo.data.shards import PreparedData
+from collamo.errors import MissingDependencyError, UsageError
+from collamo.model import CollamoConfig, build_model, tiny_llama_config, train_tokenizer
+from collamo.training import plan as plans
+from collamo.training import stages, trainer
 from collamo.training.recipe import load_recipe
+
+FOLDER = CONFIGS / "llama2_7b"
+STAGE_1, STAGE_2 = FOLDER / "stage1.yaml", FOLDER / "stage2.yaml"
 
 
 @pytest.fixture
 def skeleton():
     """The paper's sizes on the meta device: names and shapes, no memory."""
-    with torch.device("meta"):
-        return CollamoForConditionalGeneration(CollamoConfig.from_overrides("llama2-7b"))
+    return plans.skeleton(CollamoConfig.from_overrides("llama2-7b"))
 
 
 def count(model, trained=False):
@@ -21,7 +30,7 @@ def count(model, trained=False):
 
 
 def test_stage_1_trains_projector_and_selfies_alone(skeleton):
-    recipe = load_recipe(CONFIGS / "llama2_7b" / "stage1.yaml")
+    recipe = load_recipe(STAGE_1)
     assert recipe.training["max_steps"] == 64_000
     assert count(skeleton.model.language_model) + count(skeleton.lm_head) == 6_738_415_616
     parts = stages.align_parts(recipe)
@@ -31,7 +40,7 @@ def test_stage_1_trains_projector_and_selfies_alone(skeleton):
 
 
 def test_stage_2_trains_projector_and_lora_alone(skeleton):
-    recipe = load_recipe(CONFIGS / "llama2_7b" / "stage2.yaml")
+    recipe = load_recipe(STAGE_2)
     assert recipe.training["max_steps"] == 150_000
     expected = stages.expected_with_lora(skeleton, recipe.lora)
     projector = count(skeleton.model.mol_projector)
@@ -39,3 +48,174 @@ def test_stage_2_trains_projector_and_lora_alone(skeleton):
     stages.assert_trained(adapted, expected, recipe.stage)
     # Rank 8 beside q_proj and v_proj, 4096 × 4096, in 32 layers.
     assert count(adapted, trained=True) == projector + 32 * 2 * 8 * (4096 + 4096)
+
+
+# --- the plan ---------------------------------------------------------------------------------
+
+
+def by_name(plan):
+    return {part.name: part for part in plan.parts}
+
+
+def test_the_plan_of_both_stages():
+    first, second = (plans.plan(load_recipe(path), path) for path in (STAGE_1, STAGE_2))
+    for plan in (first, second):
+        parts = by_name(plan)
+        # A row of 4,096 for <mol> in the embeddings and in the output layer.
+        language = parts["language_model"].parameters + parts["lm_head"].parameters
+        assert language == 6_738_415_616 + 2 * 4096
+        assert parts["language_model"].weights == 2 * parts["language_model"].parameters
+        assert parts["language_model"].trained == parts["conformer_encoder"].trained == 0
+    projector = by_name(first)["mol_projector"]
+    assert projector.trained == projector.parameters == by_name(second)["mol_projector"].trained
+    held = (projector.weights, projector.gradients, projector.optimizer)
+    assert held == tuple(k * projector.parameters for k in (4, 4, 8))
+    # peft keeps the projector that was there, too.
+    kept = by_name(second)["mol_projector"]
+    assert kept.parameters == 2 * kept.trained
+    assert by_name(second)["lora"].trained == 32 * 2 * 8 * (4096 + 4096)
+    assert "stage1" in " ".join(second.notes)
+    assert second.activations > first.activations
+    for name in ("parameters", "weights", "optimizer"):
+        assert getattr(second.total, name) == sum(getattr(p, name) for p in second.parts)
+
+
+def test_what_a_plan_depends_on():
+    recipe = load_recipe(STAGE_1)
+    whole = plans.plan(recipe, STAGE_1)
+    quarter = plans.plan(dataclasses.replace(recipe, quantization="4bit"), STAGE_1)
+    linear = whole.parts[-2].parameters - 32001 * 4096 - 65 * 4096  # embeddings, norms
+    saved = by_name(whole)["language_model"].weights - by_name(quarter)["language_model"].weights
+    assert saved == pytest.approx((2 - 0.516) * linear, rel=1e-3)
+    thrifty = {**recipe.training, "gradient_checkpointing": True}
+    checkpointed = plans.plan(dataclasses.replace(recipe, training=thrifty), STAGE_1)
+    assert checkpointed.activations < whole.activations / 3
+    assert checkpointed.needed < whole.needed
+
+
+def test_what_cannot_be_planned(tmp_path):
+    stage_2 = tmp_path / "stage2.yaml"
+    stage_2.write_text(STAGE_2.read_text())
+    with pytest.raises(MissingDependencyError, match=r"stage1/final' is not there, nor a recipe"):
+        plans.plan(load_recipe(stage_2), stage_2)
+    unknown = load_recipe(STAGE_1, ["--llm", "nobody/knows-7b"])
+    with pytest.raises(MissingDependencyError, match=r"sizes of 'nobody/knows-7b' .*config\.json"):
+        plans.plan(unknown, STAGE_1)
+    with pytest.raises(UsageError, match="language_model"):
+        plans.plan(load_recipe(CONFIGS / "tiny_lm.yaml"))
+
+
+def test_the_sizes_of_another_model_come_from_its_folder(tmp_path):
+    tiny_llama_config(300).save_pretrained(tmp_path)
+    plan = plans.plan(load_recipe(CONFIGS / "stage1.yaml", ["--llm", str(tmp_path)]))
+    language = by_name(plan)["language_model"]
+    assert language.parameters == count(LlamaForCausalLM(tiny_llama_config(300)))
+    assert "encoders train too" in " ".join(plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict"),
+    [
+        ((), "No GPU here. It fits: rtx4090, l40s"),
+        (("--gpu", "a10"), "It does not fit a10 (22.5 GiB)"),
+        (("--gpu", "80"), "It fits 80 GiB"),
+    ],
+)
+def test_the_doctor_shows_the_plan(capsys, options, verdict, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(["doctor", "--plan", str(STAGE_2), *options]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "language_model 6,607,347,712 0 12.31 0.00 0.00" in out
+    assert "lora 4,194,304 4,194,304" in out
+    assert verdict in out
+
+
+def test_a_gpu_nobody_knows(capsys):
+    assert run(["doctor", "--plan", str(STAGE_2), "--gpu", "h10"]) == 2
+    assert "did you mean 'h100'" in capsys.readouterr().err
+    assert run(["doctor", "--gpu", "h100"]) == 2
+    assert "only with --plan" in capsys.readouterr().err
+
+
+# --- one step at full width -----------------------------------------------------------------------
+
+
+def held(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def kept_by_backward(model, step):
+    """Run `step`; the bytes of what autograd kept meanwhile, beside the parameters."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept.setdefault(storage.data_ptr(), (storage.nbytes(), tensor))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.fixture(scope="module")
+def full_width():
+    """LLaMA-2-7B with one of its 32 layers and random weights in bfloat16: 1.2 GB with the rest."""
+    tokenizer = train_tokenizer(["How many hydroxyl groups does it have? 12.5"] * 9, 300)
+    text = {**CollamoConfig.from_overrides("llama2-7b").text_config.to_dict()}
+    config = LlamaConfig(**{**text, "num_hidden_layers": 1})
+    source = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return build_model((source, tokenizer))
+
+
+@pytest.mark.parametrize("stage", ["align", "tune"])
+def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
+    """What trains is what is meant to, and the plan's bytes are those that are there.
+
+    Weights, gradients and moments must be exactly the plan's. What autograd keeps may be 0.75 to
+    1.33 times the estimate: shapes outside the language model are approximated.
+    """
+    model, processor = full_width
+    config = model.to(torch.bfloat16).config
+    path = STAGE_1 if stage == "align" else STAGE_2
+    options = ("--max_steps=1", "--save_strategy=no", "--use_cpu=true", "--report_to=none")
+    recipe = load_recipe(path, [*options, "--output", str(tmp_path)])
+    if stage == "align":
+        parts = stages.align_parts(recipe)
+        stages.freeze_all_but(model, parts)
+        expected = {n for n, _ in model.named_parameters() if stages.part_of(n) in parts}
+    else:
+        expected = stages.expected_with_lora(model, recipe.lora)
+        model = stages.add_lora(model, recipe.lora)
+    planned = plans.count(model, torch.bfloat16, four_bits=False, stage=stage)
+    seen = {}
+    step = trainer.StageTrainer.training_step
+
+    def watched(self, wrapped, inputs, *args):
+        seen.update(trainer=self, shapes={n: t.shape for n, t in inputs.items()})
+        seen.update(scored=int((inputs["labels"] != -100).sum()))
+        found = []
+        seen["kept"] = kept_by_backward(
+            model, lambda: found.append(step(self, wrapped, inputs, *args))
+        )
+        seen["gradients"] = held(p.grad for p in model.parameters() if p.grad is not None)
+        return found[0]
+
+    monkeypatch.setattr(trainer.StageTrainer, "training_step", watched)
+    stages._fit(recipe, model, processor, PreparedData.open(trained().data), expected, None)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == expected
+    assert held(model.parameters()) == sum(part.weights for part in planned)
+    assert seen["gradients"] == sum(part.gradients for part in planned)
+    moments = seen["trainer"].optimizer.optimizer.state.values()
+    assert held(m for s in moments for m in s.values() if m.dim()) == sum(
+        part.optimizer for part in planned
+    )
+    rows, tokens = seen["shapes"]["input_ids"]
+    atoms, length = seen["shapes"]["atom_valid"][2], seen["shapes"]["selfies_ids"][2]
+    batch = plans.Batch(rows, tokens, seen["scored"], soft=32, branches=2 * atoms + length)
+    lora = recipe.lora if stage == "tune" else None
+    trained_numbers = sum(part.trained for part in planned)
+    estimate = plans.activation_bytes(config, batch, trained_numbers, lora=lora)
+    assert 0.75 < seen["kept"] / estimate < 1.33
