@@ -219,8 +219,10 @@ class CollamoModel(CollamoPreTrainedModel):
         edges = edge_index.flatten(0, 1), edge_features.flatten(0, 1)
         coordinates = coordinates.flatten(0, 1).float()
         levels = {
-            "1d": (self.selfies_encoder(selfies_ids, valid["1d"]),),
-            "2d": self.graph_encoder.levels(atom_features, *edges, valid["2d"]),
+            "1d": {0: self.selfies_encoder(selfies_ids, valid["1d"])},
+            "2d": self.graph_encoder.levels(
+                atom_features, *edges, valid["2d"], numbers=self.mol_projector.levels_read("2d")
+            ),
             "3d": self._conformer_levels(atom_features, coordinates, valid["3d"]),
         }
         # A dropped 2D must not leak through the relation: one value throughout says nothing.
@@ -230,12 +232,13 @@ class CollamoModel(CollamoPreTrainedModel):
 
     def _conformer_levels(
         self, atom_features: Tensor, coordinates: Tensor, valid: Tensor
-    ) -> tuple[Tensor, ...]:
+    ) -> dict[int, Tensor]:
         """Uni-Mol's levels of the atoms alone, without [CLS] and [SEP]: each [B,N,C]."""
         # OGB's first feature is the atomic number counted from 0; its last class is "other".
         inputs = unimol_inputs(atom_features[..., 0] + 1, coordinates, valid)
-        levels, _ = self.conformer_encoder.levels(*inputs)
-        return tuple(level[:, 1:-1] for level in levels)
+        numbers = self.mol_projector.levels_read("3d")
+        levels = self.conformer_encoder.levels(*inputs, numbers)
+        return {number: level[:, 1:-1] for number, level in levels.items()}
 
     @can_return_tuple
     def forward(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ class CoProjector(nn.Module):
 
     def forward(
         self,
-        levels: Mapping[str, Sequence[Tensor]],
+        levels: Mapping[str, Mapping[int, Tensor]],
         valid: Mapping[str, Tensor],
         hops: Tensor,
         coordinates: Tensor,
@@ -73,7 +73,7 @@ class CoProjector(nn.Module):
         Parameters
         ----------
         levels
-            Per modality the encoder's levels, each [B,T_m,C_m].
+            Per modality the encoder's levels by number, each [B,T_m,C_m]: those of `levels_read`.
         valid
             Per modality [B,T_m] bool, True = real token; all False where the modality is absent.
         hops
@@ -104,6 +104,10 @@ class CoProjector(nn.Module):
             z = dict(zip(MODALITIES, branches, strict=True))
         soft = self.head(self.norm(p))
         return torch.where(present.any(1)[:, None, None], soft, 0.0)
+
+    def levels_read(self, modality: str) -> list[int]:
+        """Return the numbers of the encoder's levels that are read, ascending."""
+        return sorted(set(self.inputs[modality].level))
 
     def _reach(self, valid: Mapping[str, Tensor]) -> Tensor:
         """[B,b,T] bool: the tokens of all modalities that each query reads."""
@@ -156,7 +160,7 @@ class LevelInputs(nn.Module):
             for _ in range(count)
         )
 
-    def forward(self, layer: int, z: Tensor, levels: Sequence[Tensor], valid: Tensor) -> Tensor:
+    def forward(self, layer: int, z: Tensor, levels: Mapping[int, Tensor], valid: Tensor) -> Tensor:
         """[B,T,C] stream (or a zero scalar before layer 0) plus this layer's level."""
         if layer >= len(self.maps):
             return z

@@ -80,17 +80,52 @@ def test_unimol_file_gives_the_official_numbers(shared_golden, name):
     assert (config.num_layers, config.hidden_size, config.intermediate_size) == (3, 64, 128)
     assert (config.num_heads, config.num_gaussians, config.vocab_size) == (8, 128, 31)
     data = load_file(shared_golden / f"unimol_{name}.safetensors")
-    tokens, *pairs = (data[f"in.src_{key}"] for key in ("tokens", "distance", "edge_type"))
+    inputs = [data[f"in.src_{key}"] for key in ("tokens", "distance", "edge_type")]
     with torch.no_grad():
-        levels, pair = encoder.levels(tokens, *pairs)
-    real = tokens != 0
+        levels = encoder.levels(*inputs)
+        carried = note_carried_logits(encoder)
+        representation, pair = encoder(*inputs)
+    real = inputs[0] != 0
     both = real[:, :, None] & real[:, None, :]
     # Tolerances of the golden set's README.
-    for number, level in enumerate(levels[:-1]):
+    assert list(levels) == [0, 1, 2, 3]
+    for number in range(3):
         official = data[f"mid.layer{number - 1}.x" if number else "mid.layer_input"]
-        torch.testing.assert_close(level[real], official[real], atol=2e-5, rtol=0)
-    torch.testing.assert_close(levels[-1][real], data["out.encoder_rep"][real], atol=1e-5, rtol=0)
-    torch.testing.assert_close(pair[both], data["out.encoder_pair_rep"][both], atol=3e-5, rtol=0)
+        torch.testing.assert_close(levels[number][real], official[real], **within(2e-5))
+    assert torch.equal(levels[3], representation)
+    torch.testing.assert_close(representation[real], data["out.encoder_rep"][real], **within(1e-5))
+    torch.testing.assert_close(pair[both], data["out.encoder_pair_rep"][both], **within(3e-5))
+    names = ["mid.attn_bias_initial", *(f"mid.layer{number}.pair" for number in range(3))]
+    for logits, official in zip([*carried, pair], names, strict=True):
+        official = data[official].permute(0, 2, 3, 1)[both]
+        torch.testing.assert_close(logits[both], official, **within(3e-5))
+
+
+def within(tolerance):
+    return {"atol": tolerance, "rtol": 0}
+
+
+def note_carried_logits(encoder):
+    """Return a list that calls of `encoder` fill with the bias each layer is given, [B,T,T,H]."""
+    found = []
+
+    def note(_, arguments):
+        _, bias, blocks, _ = arguments
+        found.append(blocks.pad_pairs(bias, encoder.config.num_heads))
+
+    for layer in encoder.encoder.layers:
+        layer.self_attn.register_forward_pre_hook(note)
+    return found
+
+
+def test_unimol_gaussians_are_the_official_ones(shared_golden):
+    encoder = load_unimol(shared_golden / "unimol_checkpoint.safetensors")
+    data = load_file(shared_golden / "unimol_padded.safetensors")
+    with torch.no_grad():
+        psi = encoder.gbf(data["in.src_distance"], data["in.src_edge_type"])
+        heads = encoder.gbf_proj(psi)
+    torch.testing.assert_close(psi, data["mid.gbf"], **within(1e-5))
+    torch.testing.assert_close(heads, data["mid.gbf_proj"], **within(2e-5))
 
 
 @pytest.mark.parametrize("rows", ["ogb135", "ogb136"])

@@ -3,6 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from unimol_reference import unimol_reference
 
 from collamo.data.batch import batch_molecules
 from collamo.model import load_gin
@@ -14,6 +16,8 @@ from collamo.model.encoders import (
     UniMolEncoder,
     unimol_inputs,
 )
+from collamo.model.encoders import blocks as blocks_module
+from collamo_kernels.testing import assert_accurate
 
 
 def small_unimol():
@@ -70,7 +74,8 @@ def test_gin_in_a_padded_batch_gives_the_official_levels(shared_golden):
     with torch.no_grad():
         levels = encoder.levels(padded, edges.T[None], bonds[None], valid)
     assert len(molecule) == len(x)
-    for number, level in enumerate(levels):
+    assert list(levels) == list(range(6))
+    for number, level in levels.items():
         torch.testing.assert_close(level[valid], data[f"mid.h{number}"], atol=1e-5, rtol=0)
 
 
@@ -94,6 +99,119 @@ def test_centroid_is_where_cls_and_sep_sit():
     expected = torch.tensor([0.0, 1, 1, 0, 0])  # [CLS] C C [SEP] [PAD]
     assert torch.equal(distance[0, 0], expected)
     assert torch.equal(distance[0, 3], expected)
+
+
+def unimol_inputs_of(batch):
+    return unimol_inputs(
+        batch["atom_features"][..., 0] + 1, batch["coordinates"], batch["atom_valid"]
+    )
+
+
+@pytest.mark.parametrize("step", [1, 4, 16])
+def test_unimol_without_padding_is_the_padded_formula(batch, step, monkeypatch):
+    """Whatever molecules share a block: levels and logits, and the gradients of every weight."""
+    monkeypatch.setattr(blocks_module, "STEP_ON_CPU", step)
+    encoder, inputs = small_unimol(), unimol_inputs_of(batch)
+    real = inputs[0] != 0
+    both = real[:, :, None] & real[:, None, :]
+
+    def by_formula(encoder, inputs):
+        levels, logits = unimol_reference(encoder, *inputs)
+        return torch.stack(levels, 1), logits[-1].permute(0, 2, 3, 1)
+
+    def ours(encoder, inputs):
+        levels = torch.stack(list(encoder.levels(*inputs).values()), 1)
+        return levels, encoder(*inputs)[1]
+
+    def run(function, dtype):
+        encoder.to(dtype).zero_grad()
+        tokens, distance, types = inputs
+        levels, pair = function(encoder, (tokens, distance.to(dtype), types))
+        generator = torch.Generator().manual_seed(2)
+        answer = levels.transpose(1, 2)[real], pair[both]
+        sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in answer).backward()
+        gradients = {}  # the Gaussians' as one: what a few numbers err by is luck
+        for name, parameter in encoder.named_parameters():
+            key = "gbf" if name.startswith("gbf.") else name
+            gradients.setdefault(key, []).append(parameter.grad.flatten())
+        gradients = {name: torch.cat(parts) for name, parts in gradients.items()}
+        return {"levels": answer[0], "pair": answer[1], **gradients}
+
+    plain, found = run(by_formula, torch.float32), run(ours, torch.float32)
+    exact = run(by_formula, torch.float64)
+    for name, value in found.items():  # the factors of the error budget
+        factor = {"levels": 2, "pair": 2, "gbf": 5}.get(name, 3)
+        assert_accurate(value, plain[name], exact[name], factor=factor, name=name)
+
+
+@pytest.mark.parametrize("step", [1, 16])
+def test_unimol_padding_is_zero_and_unread(batch, step, monkeypatch):
+    monkeypatch.setattr(blocks_module, "STEP_ON_CPU", step)
+    encoder, (tokens, distance, types) = small_unimol(), unimol_inputs_of(batch)
+    real = tokens != 0
+    both = real[:, :, None] & real[:, None, :]
+    representation, pair = encoder(tokens, distance, types)
+    assert not representation[~real].any()
+    assert not pair[~both].any()
+    garbage = distance.masked_fill(~both, torch.nan), types.masked_fill(~both, 7)
+    for one, other in zip((representation, pair), encoder(tokens, *garbage), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_unimol_batch_is_its_singles(batch):
+    encoder, inputs = small_unimol(), unimol_inputs_of(batch)
+    together, _ = encoder(*inputs)
+    for row, valid in enumerate(inputs[0] != 0):
+        n = int(valid.sum())
+        one, _ = encoder(
+            *(x[row : row + 1, :n] if x.dim() == 2 else x[row : row + 1, :n, :n] for x in inputs)
+        )
+        torch.testing.assert_close(one[0], together[row, :n], atol=2e-6, rtol=0)
+
+
+def test_unimol_wanted_levels_alone(batch):
+    encoder, inputs = small_unimol(), unimol_inputs_of(batch)
+    every = encoder.levels(*inputs)
+    some = encoder.levels(*inputs, [0, 2])
+    assert list(some) == [0, 2]
+    assert all(torch.equal(level, every[number]) for number, level in some.items())
+
+
+@pytest.mark.parametrize("molecules", [0, 2])
+def test_unimol_of_nothing(molecules):
+    tokens = torch.zeros(molecules, 3, dtype=torch.long)
+    pairs = torch.zeros(molecules, 3, 3)
+    representation, pair = small_unimol()(tokens, pairs, pairs.long())
+    assert representation.shape == (molecules, 3, 32)
+    assert pair.shape == (molecules, 3, 3, 4)
+    assert not representation.any()
+
+
+@pytest.mark.parametrize("half", ["weights", "autocast"])
+def test_unimol_in_bfloat16(batch, half):
+    encoder, inputs = small_unimol(), unimol_inputs_of(batch)
+    real = inputs[0] != 0
+    exact, _ = encoder(*inputs)
+    encoder = encoder.bfloat16() if half == "weights" else encoder
+    with torch.autocast("cpu", enabled=half == "autocast"):
+        representation, pair = encoder(*inputs)
+        plain = unimol_reference(encoder.float(), *inputs)[0][-1]
+    assert pair.dtype == torch.float32
+    # bfloat16 has 8 bits; the formula under autocast makes an error of the same size.
+    error = (representation.float() - exact)[real].abs().mean()
+    if half == "autocast":
+        assert error <= 2 * (plain.float() - exact)[real].abs().mean()
+    assert error <= 2e-2
+
+
+def test_unimol_dropout_in_training(batch):
+    torch.manual_seed(0)
+    encoder, inputs = small_unimol().train(), unimol_inputs_of(batch)
+    encoder.encoder.layers[0].self_attn.dropout = 0.5
+    one, _ = encoder(*inputs)
+    assert not torch.equal(one, encoder(*inputs)[0])
+    one.sum().backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 
 
 def rotated(coordinates):
@@ -124,6 +242,53 @@ def test_unimol_absent_conformers_stay_finite(batch):
     assert pair.isfinite().all()
 
 
+# --- frozen ----------------------------------------------------------------------------------
+
+
+def levels_of(encoder, batch):
+    if isinstance(encoder, GinEncoder):
+        return encoder.levels(*gin_inputs(batch))
+    return encoder.levels(*unimol_inputs_of(batch))
+
+
+@pytest.mark.parametrize("make", [small_unimol, small_gin])
+def test_frozen_encoders_leave_tensors_that_autograd_can_save(batch, make):
+    encoder = make()
+    learned = levels_of(encoder, batch)
+    encoder.requires_grad_(False)
+    seen = []
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda *_: seen.append(torch.is_inference_mode_enabled())
+    )
+    frozen = levels_of(encoder, batch)
+    hook.remove()
+    assert seen
+    assert all(seen)
+    for number, level in frozen.items():
+        assert learned[number].requires_grad
+        assert not level.requires_grad
+        assert not level.is_inference()
+        torch.testing.assert_close(level, learned[number].detach(), atol=2e-6, rtol=0)
+    head = nn.Linear(frozen[1].shape[-1], 1)
+    head(frozen[1]).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+    if isinstance(encoder, GinEncoder):
+        graph = (
+            batch["atom_features"][0],
+            torch.zeros(2, 0, dtype=torch.long),
+            torch.zeros(0, 3).long(),
+        )
+        assert not any(level.is_inference() for level in encoder(*graph))
+
+
+def test_a_frozen_unimol_still_differentiates_distances(batch):
+    encoder = small_unimol().requires_grad_(False)
+    tokens, distance, types = unimol_inputs_of(batch)
+    distance.requires_grad_()
+    encoder(tokens, distance, types)[0].sum().backward()
+    assert distance.grad.abs().sum() > 0
+
+
 # --- GIN -------------------------------------------------------------------------------------
 
 
@@ -133,9 +298,8 @@ def test_gin_ignores_garbage_in_padding(batch):
     atoms[~valid] = 1
     edges[edges < 0] = atoms.shape[1] - 1  # an edge to an atom that only the largest one has
     edges[1] = inputs[1][1]
-    assert all(
-        map(torch.equal, encoder.levels(*inputs), encoder.levels(atoms, edges, bonds, valid))
-    )
+    levels, same = encoder.levels(*inputs), encoder.levels(atoms, edges, bonds, valid)
+    assert all(torch.equal(levels[number], same[number]) for number in range(4))
 
 
 def test_gin_batch_statistics_do_not_see_padding(features):
@@ -156,7 +320,7 @@ def test_gin_trains_on_a_single_atom_and_on_none(features, atoms):
     flat = {name: tensor.flatten(0, 1) for name, tensor in batch.items()}
     flat["atom_valid"][:] = bool(atoms)
     encoder = small_gin().train()
-    out = encoder.levels(*gin_inputs(flat))[-1]
+    out = encoder.levels(*gin_inputs(flat))[3]
     out.sum().backward()
     assert out.isfinite().all()
     assert torch.equal(encoder.batch_norms[0].running_mean, torch.zeros(16))
@@ -169,8 +333,8 @@ def test_gin_permutation(features):
     place = order.argsort()
     encoder = small_gin()
     with torch.no_grad():
-        one = encoder.levels(atoms, edges, bonds, valid)[-1]
-        two = encoder.levels(atoms[:, order], place[edges], bonds, valid)[-1]
+        one = encoder.levels(atoms, edges, bonds, valid)[3]
+        two = encoder.levels(atoms[:, order], place[edges], bonds, valid)[3]
     # Sums in another order: float32 rounding only.
     torch.testing.assert_close(one[:, order], two, atol=1e-5, rtol=0)
 

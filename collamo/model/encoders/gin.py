@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import accumulate
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.model.configuration import GinConfig
+from collamo.model.encoders.blocks import frozen_mode
 
 #: Rows of pretrain-gnns' tables: element (118, one unused, mask), chirality; bond type (4, self
 #: loop, mask), direction.
@@ -61,22 +66,23 @@ class GinEncoder(nn.Module):
         list of Tensor
             Levels 0 (embedding) to num_layers (output), each [A,C].
         """
-        h = self.atom_encoder(x)
-        levels = [h]
-        for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
-            h = norm(conv(h, edge_index, edge_attr))
-            if i + 1 < len(self.gnns):
-                h = F.relu(h)
-            h = F.dropout(h, self.dropout, self.training)
-            levels.append(h)
-        return levels
+        with frozen_mode(self):
+            levels = self._levels(x, edge_index, edge_attr)
+        # Ordinary tensors again, which autograd may save.
+        return [level.clone() if level.is_inference() else level for level in levels]
 
     def levels(
-        self, atom_features: Tensor, edge_index: Tensor, edge_features: Tensor, valid: Tensor
-    ) -> tuple[Tensor, ...]:
+        self,
+        atom_features: Tensor,
+        edge_index: Tensor,
+        edge_features: Tensor,
+        valid: Tensor,
+        numbers: Collection[int] | None = None,
+    ) -> dict[int, Tensor]:
         """Encode a padded batch of molecules.
 
-        It is flattened to one graph of its real atoms, so that batch statistics never see padding.
+        It is flattened to one graph of its real atoms: padding costs nothing, and batch statistics
+        never see it.
 
         Parameters
         ----------
@@ -89,15 +95,54 @@ class GinEncoder(nn.Module):
             [B,E,3] int64 OGB bond features.
         valid
             [B,N] bool, True = real atom. Edges that touch another atom are ignored.
+        numbers
+            The wanted levels; None wants all.
 
         Returns
         -------
-        tuple of Tensor
+        dict of int to Tensor
             Levels 0 (embedding) to num_layers (output), each [B,N,C], zero in padding.
         """
-        edges, bonds = flatten_edges(edge_index, edge_features, valid)
-        levels = self(atom_features[valid], edges, bonds)
-        return tuple(unflatten(level, valid) for level in levels)
+        with frozen_mode(self):
+            edges, bonds = flatten_edges(edge_index, edge_features, valid)
+            levels = self._levels(atom_features[valid], edges, bonds)
+        numbers = range(len(levels)) if numbers is None else numbers
+        return {number: unflatten(levels[number], valid) for number in numbers}
+
+    def _levels(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> list[Tensor]:
+        h = self.atom_encoder(x)
+        levels, edges = [h], Edges.of(edge_index, edge_attr, len(x))
+        for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
+            h = conv(h, edges, norm)
+            if i + 1 < len(self.gnns):
+                h = F.relu(h)
+            h = F.dropout(h, self.dropout, self.training)
+            levels.append(h)
+        return levels
+
+
+class Edges(NamedTuple):
+    """The edges of a graph sorted by their target, so that a sum over neighbours is one of rows.
+
+    `source` [E] int64; `features` [E,F] int64; `start` [A] int64, the first edge into each atom.
+    """
+
+    source: Tensor
+    features: Tensor
+    start: Tensor
+
+    @classmethod
+    def of(cls, edge_index: Tensor, features: Tensor, num_atoms: int) -> Edges:
+        """[2,E] int64 (source, target), [E,F] int64."""
+        source, target = edge_index
+        target, order = target.sort(stable=True)
+        start = torch.searchsorted(target, torch.arange(num_atoms, device=target.device))
+        return cls(source[order], features[order], start)
+
+    def sum(self, messages: Tensor) -> Tensor:
+        """[E,C] → [A,C]: of each atom the sum of the messages into it, in a fixed order."""
+        rows = torch.arange(len(messages), device=messages.device)
+        return F.embedding_bag(rows, messages, self.start, mode="sum")
 
 
 class GinConv(nn.Module):
@@ -118,11 +163,13 @@ class GinConv(nn.Module):
         """Start from ε = 0, the plain sum."""
         nn.init.zeros_(self.eps)
 
-    def forward(self, h: Tensor, edges: Tensor, bonds: Tensor) -> Tensor:
-        """[A,C] atoms, [2,E] edges, [E,3] bond features → [A,C]."""
-        source, target = edges
-        messages = F.relu(h[source] + self.bond_encoder(bonds)).to(h.dtype)
-        return self.mlp((1 + self.eps) * h + torch.zeros_like(h).index_add(0, target, messages))
+    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm) -> Tensor:
+        """[A,C] atoms → normalised [A,C]."""
+        neighbours = h.index_select(0, edges.source)
+        messages = F.relu(neighbours + self.bond_encoder(edges.features)).to(h.dtype)
+        z = edges.sum(messages) + (1 + self.eps) * h
+        first, inner_norm, _, second = self.mlp
+        return normalised(second, norm, F.relu(normalised(first, inner_norm, z)))
 
 
 class SelfLoopGinConv(nn.Module):
@@ -135,12 +182,14 @@ class SelfLoopGinConv(nn.Module):
         )
         self.bond_encoder = BondEncoder(width, PRETRAIN_GNNS_BOND_SIZES)
 
-    def forward(self, h: Tensor, edges: Tensor, bonds: Tensor) -> Tensor:
-        """[A,C] atoms, [2,E] edges, [E,2] bond types and directions → [A,C]."""
-        source, target = edges
-        itself = self.bond_encoder(bonds.new_tensor([SELF_LOOP, 0]))
-        messages = (h[source] + self.bond_encoder(bonds)).to(h.dtype)
-        return self.mlp((h + itself).to(h.dtype).index_add(0, target, messages))
+    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm) -> Tensor:
+        """[A,C] atoms → normalised [A,C]."""
+        itself = self.bond_encoder(edges.features.new_tensor([[SELF_LOOP, 0]]))
+        neighbours = h.index_select(0, edges.source)
+        messages = (neighbours + self.bond_encoder(edges.features)).to(h.dtype)
+        first, _, second = self.mlp
+        z = (h + itself).to(h.dtype) + edges.sum(messages)
+        return normalised(second, norm, F.relu(first(z)))
 
 
 class AtomBatchNorm(nn.BatchNorm1d):
@@ -158,6 +207,15 @@ class AtomBatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
 
+def normalised(linear: nn.Linear, norm: AtomBatchNorm, x: Tensor) -> Tensor:
+    """norm(linear(x)); in evaluation the two are one linear map, which saves a pass over rows."""
+    if norm.training:
+        return norm(linear(x))
+    gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = (linear.bias - norm.running_mean) * gain + norm.bias
+    return F.linear(x, linear.weight * gain[:, None], bias)
+
+
 class AtomEncoder(nn.Module):
     """Sum of one embedding per atom feature: [A,F] int64 → [A,C]."""
 
@@ -167,27 +225,34 @@ class AtomEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Look up and sum."""
-        return _sum_of_rows(self.atom_embedding_list, features)
+        tables = [table.weight for table in self.atom_embedding_list]
+        starts = [0, *accumulate(len(table) for table in tables)][:-1]
+        rows = features + torch.tensor(starts, device=features.device)
+        return F.embedding_bag(rows, torch.cat(tables), mode="sum")
 
 
 class BondEncoder(nn.Module):
-    """Sum of one embedding per bond feature: [E,F] int64 → [E,C]."""
+    """Sum of one embedding per bond feature: [E,F] int64 → [E,C].
+
+    There are fewer kinds of bonds (5·6·2) than bonds: the sums are worked out per kind.
+    """
 
     def __init__(self, width: int, sizes: tuple[int, ...]):
         super().__init__()
         self.bond_embedding_list = _tables(sizes, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Look up and sum."""
-        return _sum_of_rows(self.bond_embedding_list, features)
+        """Sum and look up."""
+        kinds, kind = None, 0
+        for i, table in enumerate(self.bond_embedding_list):
+            rows = table.weight
+            kinds = rows if kinds is None else (kinds[:, None] + rows).flatten(0, 1)
+            kind = kind * len(rows) + features[:, i]
+        return F.embedding(kind, kinds)
 
 
 def _tables(sizes: tuple[int, ...], width: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Embedding(size, width) for size in sizes)
-
-
-def _sum_of_rows(tables: nn.ModuleList, features: Tensor) -> Tensor:
-    return sum(table(features[..., i]) for i, table in enumerate(tables))
 
 
 def flatten_edges(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collamo.model.configuration import UniMolConfig
-from collamo_kernels import pairwise_distances
+from collamo.model.encoders.blocks import SizeBlocks, frozen_mode
+from collamo_kernels import coattention, pairwise_distances
 
 #: Lines of Uni-Mol's dict.txt; the id of a token is its line, [MASK] is appended.
 UNIMOL_DICTIONARY = (
@@ -17,6 +20,10 @@ UNIMOL_DICTIONARY = (
     "[MASK]",
 )
 PAD, CLS, SEP, UNK = range(4)
+
+#: Pairs whose Gaussians are worked out at a time: 128 of them in float32 are 2 MiB, which a core
+#: keeps in its cache.
+PAIRS_AT_ONCE = 4096
 
 _ATOMIC_NUMBERS = {
     **{"H": 1, "Li": 3, "B": 5, "C": 6, "N": 7, "O": 8, "F": 9, "Na": 11, "Al": 13, "Si": 14},
@@ -78,6 +85,9 @@ class UniMolEncoder(nn.Module):
     The bias of the first layer comes from Gaussians of the distances; every layer hands its
     attention logits (scaled q·k + bias) on as the bias of the next, so the pair representation
     evolves. Pre-LN, GELU (erf), LayerNorm eps 1e-5.
+
+    Molecules are encoded without their padding, in blocks of equal size (see `SizeBlocks`); the
+    pair representation is float32 in half precision too, because every layer adds to it.
     """
 
     def __init__(self, config: UniMolConfig):
@@ -94,19 +104,60 @@ class UniMolEncoder(nn.Module):
         """Encode a padded batch.
 
         [B,T] int64, [B,T,T] Å, [B,T,T] int64 (see `unimol_inputs`) → representation [B,T,C] and
-        pair representation [B,T,T,H], the last layer's logits. Rows of padding carry no meaning.
+        pair representation [B,T,T,H] float32, the last layer's logits; both zero in padding.
         """
-        levels, pair = self.levels(src_tokens, src_distance, src_edge_type)
-        return levels[-1], pair
+        inputs = src_tokens, src_distance, src_edge_type
+        blocks, levels, pairs = self._encode(*inputs, [self.config.num_layers], with_pairs=True)
+        return blocks.pad(levels[self.config.num_layers]), blocks.pad_pairs(
+            pairs, self.config.num_heads
+        )
 
     def levels(
-        self, src_tokens: Tensor, src_distance: Tensor, src_edge_type: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """As `forward`, with every level: embedding, layer outputs, the last one normalised."""
-        padding = src_tokens == PAD
-        features = self.gbf(src_distance, src_edge_type).to(self.embed_tokens.weight.dtype)
-        bias = self.gbf_proj(features).permute(0, 3, 1, 2)  # [B,H,T,T]
-        return self.encoder(self.embed_tokens(src_tokens), bias, padding)
+        self,
+        src_tokens: Tensor,
+        src_distance: Tensor,
+        src_edge_type: Tensor,
+        numbers: Collection[int] | None = None,
+    ) -> dict[int, Tensor]:
+        """Return levels by number, each [B,T,C], zero in padding.
+
+        Level 0 is the embedding, level l the output of layer l, the last one normalised. `numbers`
+        are the wanted ones, None wants all. The last pair representation is not worked out.
+        """
+        numbers = range(self.config.num_layers + 1) if numbers is None else numbers
+        inputs = src_tokens, src_distance, src_edge_type
+        blocks, levels, _ = self._encode(*inputs, numbers, with_pairs=False)
+        return {number: blocks.pad(level) for number, level in levels.items()}
+
+    def _encode(
+        self,
+        tokens: Tensor,
+        distance: Tensor,
+        edge_type: Tensor,
+        numbers: Collection[int],
+        with_pairs: bool,
+    ) -> tuple[SizeBlocks, dict[int, Tensor], list[Tensor]]:
+        """Return the blocks, the wanted levels [M,C] and, if asked, each block's last logits."""
+        with frozen_mode(self, distance):
+            blocks = SizeBlocks.of(tokens != PAD)
+            bias = [
+                self._bias(*block)
+                for block in zip(blocks.pairs(distance), blocks.pairs(edge_type), strict=True)
+            ]
+            x = self.embed_tokens(blocks.pack(tokens))
+            return blocks, *self.encoder(x, bias, blocks, numbers, with_pairs)
+
+    def _bias(self, distance: Tensor, edge_type: Tensor) -> Tensor:
+        """[b,n,n] Å, [b,n,n] → the first layer's bias [b,H,n,n] float32, contiguous."""
+        parts = zip(
+            distance.flatten().split(PAIRS_AT_ONCE),
+            edge_type.flatten().split(PAIRS_AT_ONCE),
+            strict=True,
+        )
+        dtype = self.embed_tokens.weight.dtype
+        bias = torch.cat([self.gbf_proj(self.gbf(*part).to(dtype)) for part in parts])
+        bias = bias.to(torch.promote_types(dtype, torch.float32))
+        return bias.view(*distance.shape, -1).permute(0, 3, 1, 2).contiguous()
 
 
 class UniMolTransformer(nn.Module):
@@ -120,19 +171,22 @@ class UniMolTransformer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size)
 
     def forward(
-        self, x: Tensor, bias: Tensor, padding: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """[B,T,C], [B,H,T,T], [B,T] bool → levels, pair representation [B,T,T,H]."""
+        self,
+        x: Tensor,
+        bias: list[Tensor],
+        blocks: SizeBlocks,
+        numbers: Collection[int],
+        with_pairs: bool,
+    ) -> tuple[dict[int, Tensor], list[Tensor]]:
+        """[M,C] packed tokens, [b,H,n,n] per block → the wanted levels [M,C], the last logits."""
         x = F.dropout(self.emb_layer_norm(x), self.dropout, self.training)
-        x = x.masked_fill(padding[..., None], 0.0)
-        hidden_keys = padding[:, None, None, :]
-        bias = bias.masked_fill(hidden_keys, float("-inf"))
-        levels = [x]
-        for layer in self.layers:
-            x, bias = layer(x, bias)
-            levels.append(x)
-        levels[-1] = self.final_layer_norm(x)
-        return tuple(levels), bias.masked_fill(hidden_keys, 0.0).permute(0, 2, 3, 1)
+        levels = {0: x}
+        for number, layer in enumerate(self.layers, start=1):
+            last = number == len(self.layers)
+            x, bias = layer(x, bias, blocks, carry=with_pairs or not last)
+            levels[number] = self.final_layer_norm(x) if last else x
+            levels = {key: level for key, level in levels.items() if key in numbers}
+        return levels, bias
 
 
 class UniMolLayer(nn.Module):
@@ -147,12 +201,14 @@ class UniMolLayer(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """[B,T,C], [B,H,T,T] → the same shapes."""
-        attended, logits = self.self_attn(self.self_attn_layer_norm(x), bias)
+    def forward(
+        self, x: Tensor, bias: list[Tensor], blocks: SizeBlocks, carry: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """[M,C], [b,H,n,n] per block → the same shapes; see `UniMolAttention`."""
+        attended, bias = self.self_attn(self.self_attn_layer_norm(x), bias, blocks, carry)
         x = x + F.dropout(attended, self.dropout, self.training)
         hidden = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
-        return x + F.dropout(hidden, self.dropout, self.training), logits
+        return x + F.dropout(hidden, self.dropout, self.training), bias
 
 
 class UniMolAttention(nn.Module):
@@ -165,14 +221,33 @@ class UniMolAttention(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """[B,T,C], [B,H,T,T] → output [B,T,C], logits [B,H,T,T] (softmax in float32)."""
-        heads = (*x.shape[:2], self.num_heads, -1)
-        q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.in_proj(x).chunk(3, dim=-1))
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
-        weights = F.softmax(logits, dim=-1, dtype=torch.float32).to(v.dtype)
-        out = F.dropout(weights, self.dropout, self.training) @ v
-        return self.out_proj(out.transpose(1, 2).flatten(2)), logits
+    def forward(
+        self, x: Tensor, bias: list[Tensor], blocks: SizeBlocks, carry: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """[M,C], [b,H,n,n] per block → output [M,C] and, with `carry`, the logits.
+
+        Without `carry` nobody reads them: they are not worked out, and `bias` comes back.
+        """
+        outputs, logits = [], []
+        dropout_p = self.dropout if self.training else 0.0
+        for part, pair, relations in zip(
+            blocks.split(self.in_proj(x)), bias, blocks.relations, strict=True
+        ):
+            count, heads, size = pair.shape[:3]
+            qkv = part.view(count, size, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv.contiguous()  # the batched product of a CPU is slow on strided heads
+            out = coattention(q, k, v, bias=pair, relations=relations, dropout_p=dropout_p)
+            outputs.append(out.transpose(1, 2).reshape(count * size, -1))
+            logits.append(_add_logits(pair, q, k) if carry else pair)
+        return self.out_proj(torch.cat(outputs) if outputs else x), logits
+
+
+def _add_logits(bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """[b,H,n,n] float32 + q·kᵀ/√d of [b,H,n,D]; in place where no gradient will ask for it."""
+    with torch.autocast(bias.device.type, enabled=False):
+        q, k = (x.flatten(0, 1).to(bias.dtype) for x in (q, k))
+        add = Tensor.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+        return add(bias.flatten(0, 1), q, k.mT, alpha=q.shape[-1] ** -0.5).view_as(bias)
 
 
 class PairGaussians(nn.Module):
@@ -191,7 +266,7 @@ class PairGaussians(nn.Module):
         self.bias = UniformEmbedding(pair_types, 1, 0.0, 0.0)
 
     def forward(self, distance: Tensor, pair_type: Tensor) -> Tensor:
-        """[B,T,T] Å, [B,T,T] int64 → [B,T,T,K] float32."""
+        """[…] Å, […] int64 → […,K] float32."""
         scaled = self.mul(pair_type).float() * distance[..., None] + self.bias(pair_type).float()
         sigma = self.stds.weight.float().view(-1).abs() + self.min_sigma
         z = (scaled - self.means.weight.float().view(-1)) / sigma
