@@ -156,8 +156,33 @@ def prepare(
     measured_columns: Annotated[
         str, typer.Option(help="Numeric columns, by commas; logS:log mol/L adds a unit.")
     ] = "",
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode",
+            help="Store what frozen encoders say of each molecule; training then skips them.",
+        ),
+    ] = False,
+    unimol: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Of --encode: Uni-Mol weights for 3D, the ones training will be given."),
+    ] = None,
+    gin: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Of --encode: GIN weights for 2D, likewise."),
+    ] = None,
+    encode_layers: Annotated[
+        int, typer.Option(min=1, help="Of --encode: the projector's num_layers; sets the levels.")
+    ] = 5,
+    encode_dtype: Annotated[
+        str, typer.Option(help="Of --encode: float16, or float32 at twice the size.")
+    ] = "float16",
 ) -> None:
     """Turn a source of molecules into shards, splits and questions."""
+    if encode and unimol is None and gin is None:
+        raise UsageError("--encode needs weights: give --unimol FILE, --gin FILE or both")
+    if not encode and (unimol or gin):
+        raise UsageError("--unimol and --gin are of --encode; add it")
     from collamo.data.prepare import prepare as prepare_source
 
     manifest = prepare_source(
@@ -182,6 +207,25 @@ def prepare(
         f"{rows['in']} rows: {rows['ok']} ok, {rows['rejected']} rejected; "
         + ", ".join(f"{count} {name}" for name, count in splits.items())
     )
+    if encode:
+        _encode(out, rows["ok"], unimol, gin, encode_layers, encode_dtype)
+
+
+def _encode(out, molecules, unimol, gin, layers, dtype) -> None:
+    from collamo.model.encoding import encode_prepared
+
+    passes = (unimol is not None) + (gin is not None)
+    with _progress("encoding", passes * molecules) as advance:
+        stored = encode_prepared(
+            out, unimol=unimol, gin=gin, layers=layers, dtype=dtype, progress=advance
+        )
+    for modality, outputs in stored.items():
+        encoding = outputs.encoding
+        levels = ", ".join(map(str, encoding.levels))
+        print(
+            f"{modality}: levels {levels} of {encoding.channels} channels in {encoding.dtype}, "
+            f"{outputs.size / 2**20:.1f} MiB, weights {encoding.weights[:12]}"
+        )
 
 
 @app.command(

@@ -6,7 +6,8 @@ list take its last index, which OGB calls ``misc``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from rdkit import Chem
@@ -77,6 +78,8 @@ class MoleculeFeatures:
         uint8 ``[E, 3]``, columns `BOND_FEATURES`, values below `BOND_FEATURE_SIZES`.
     conformer
         Coordinates in Å with their provenance, or their absence with the reason.
+    encoded
+        "2d" or "3d" → ``[N, L, C]``: L levels of what a frozen encoder says, where that is stored.
     """
 
     smiles: str
@@ -85,6 +88,7 @@ class MoleculeFeatures:
     edge_index: np.ndarray
     edge_features: np.ndarray
     conformer: Conformer
+    encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_atoms(self) -> int:

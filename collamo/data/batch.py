@@ -47,6 +47,8 @@ def batch_molecules(
         - ``edge_features`` ``[R,M,E,3]`` int64, 0 in padding.
         - ``hops`` ``[R,M,N,N]`` uint8 number of bonds; 255 = unreachable, padding or 2D absent.
         - ``coordinates`` ``[R,M,N,3]`` float32 Å, 0 in padding and where 3D is absent.
+        - ``encoded_2d``, ``encoded_3d`` ``[R,M,N,L,C]`` float16 or float32: L levels of what a
+          frozen encoder says, 0 in padding; only where every molecule with the modality has it.
         - ``has_1d``, ``has_2d``, ``has_3d``, ``molecule_valid`` ``[R,M]`` bool.
 
     Raises
@@ -60,6 +62,7 @@ def batch_molecules(
     for r, molecules in enumerate(rows):
         for m, molecule in enumerate(molecules):
             _fill(arrays, (r, m), molecule, vocabulary, modalities)
+    arrays |= _encoded(rows, size, arrays)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     batch["hops"] = _hops(batch)
     return batch
@@ -133,6 +136,23 @@ def _fill(
         arrays["has_3d"][at] = True
         arrays["atom_features"][at][:atoms, 0] = molecule.atom_features[:, 0]
         arrays["coordinates"][at][:atoms] = molecule.conformer.coordinates
+
+
+def _encoded(
+    rows: Sequence[Sequence[MoleculeFeatures]], size: _Sizes, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Pad the stored outputs of encoders; those of a modality that one molecule lacks stay out."""
+    padded = {}
+    for modality in ("2d", "3d"):
+        places = list(zip(*np.nonzero(arrays[f"has_{modality}"]), strict=True))
+        found = [rows[r][m].encoded.get(modality) for r, m in places]
+        if not found or any(outputs is None for outputs in found):
+            continue
+        r, m, _, atoms, _ = size
+        padded[f"encoded_{modality}"] = np.zeros((r, m, atoms, *found[0].shape[1:]), found[0].dtype)
+        for at, outputs in zip(places, found, strict=True):
+            padded[f"encoded_{modality}"][at][: len(outputs)] = outputs
+    return padded
 
 
 def _hops(batch: dict[str, Tensor]) -> Tensor:

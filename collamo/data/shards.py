@@ -9,6 +9,8 @@
     tasks-train.parquet …    questions with answers (TASK_SCHEMA); also -validation and -test
     rejected.jsonl           {"row", "text", "reason", "message"} per rejected record
 
+``encoded-…`` files may stand beside these, see `collamo.data.encoded`.
+
 Everything is a function of source, options and library versions: no times, no host names, no
 number of workers.
 """
@@ -19,7 +21,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,6 +162,7 @@ class PreparedData:
         self.folder, self.manifest = folder, manifest
         self._shards: dict[int, _Shard] = {}
         self._tasks: dict[str, list[TaskExample]] = {}
+        self._encoded: dict[str, Callable[[int], np.ndarray | None]] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> PreparedData:
@@ -186,14 +189,22 @@ class PreparedData:
 
     def features(self, row: int) -> MoleculeFeatures:
         """Return the features of row `row`; KeyError when it was rejected or is not there."""
-        shard = self._shard((row - 1) // int(self.manifest.options["shard_size"]), row)
-        return shard.features(row)
+        features = self._shard_with(row).features(row)
+        encoded = {modality: outputs(row) for modality, outputs in self._encoded.items()}
+        encoded = {modality: x for modality, x in encoded.items() if x is not None}
+        return dataclasses.replace(features, encoded=encoded) if encoded else features
+
+    def add_encoded(self, modality: str, outputs: Callable[[int], np.ndarray | None]) -> None:
+        """Let `features` also bring what the encoder of `modality` says, as ``outputs(row)``.
+
+        See `collamo.data.encoded.EncodedRows`.
+        """
+        self._encoded[modality] = outputs
 
     def facts(self, row: int) -> np.ndarray:
         """Return the facts of row `row` as float32 ``[F]``: the counts of the manifest's motifs,
         then `PROPERTIES_2D`, then `PROPERTIES_3D`; NaN where one is unknown."""
-        shard = self._shard((row - 1) // int(self.manifest.options["shard_size"]), row)
-        return shard.facts(row)
+        return self._shard_with(row).facts(row)
 
     def molecules(self, split: str) -> Mapping[int, MoleculeFeatures]:
         """Return row number → features of the molecules of a split, in row order."""
@@ -228,9 +239,26 @@ class PreparedData:
                 f"unknown split {split!r}{suggest(split, SPLITS)}; use {', '.join(SPLITS)}"
             )
 
-    def _shard(self, index: int, row: int) -> _Shard:
+    def shard_of(self, row: int) -> int:
+        """Return the number of the shard with row `row`; KeyError outside the prepared rows."""
         if not 1 <= row <= self.manifest.rows["in"]:
             raise KeyError(f"row {row} is outside the {self.manifest.rows['in']} prepared rows")
+        return (row - 1) // int(self.manifest.options["shard_size"])
+
+    def molecules_of(self, shard: int) -> dict[int, MoleculeFeatures]:
+        """Return row → features of a shard, in row order, without what encoders say."""
+        opened = self._shard(shard)
+        return {row: opened.features(row) for row in opened.position}
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of molecules."""
+        return -(-self.manifest.rows["in"] // int(self.manifest.options["shard_size"]))
+
+    def _shard_with(self, row: int) -> _Shard:
+        return self._shard(self.shard_of(row))
+
+    def _shard(self, index: int) -> _Shard:
         if index not in self._shards:
             self._shards[index] = _Shard(self.table(index))
         return self._shards[index]

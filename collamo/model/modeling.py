@@ -40,6 +40,9 @@ MOLECULE_INPUTS = (
     "has_3d",
     "molecule_valid",
 )
+#: Molecule tensors that may be left out: what frozen encoders say, [R,M,N,L,C], in place of running
+#: them; L levels in the order of `CoProjector.levels_read`.
+ENCODED_INPUTS = ("encoded_2d", "encoded_3d")
 
 #: Parts of `CollamoModel` beside the language model.
 MOLECULE_PARTS = ("selfies_encoder", "graph_encoder", "conformer_encoder", "mol_projector")
@@ -189,11 +192,14 @@ class CollamoModel(CollamoPreTrainedModel):
         has_2d: Tensor,
         has_3d: Tensor,
         molecule_valid: Tensor,
+        encoded_2d: Tensor | None = None,
+        encoded_3d: Tensor | None = None,
     ) -> Tensor:
         """Encode molecules to soft tokens.
 
         Every tensor is [R,M,…] as `collamo.data.batch_molecules` makes them. In training, present
-        modalities are dropped at random.
+        modalities are dropped at random. `encoded_2d` and `encoded_3d` take the place of running
+        the encoder, which then gets no gradient.
 
         Returns
         -------
@@ -220,15 +226,31 @@ class CollamoModel(CollamoPreTrainedModel):
         coordinates = coordinates.flatten(0, 1).float()
         levels = {
             "1d": {0: self.selfies_encoder(selfies_ids, valid["1d"])},
-            "2d": self.graph_encoder.levels(
-                atom_features, *edges, valid["2d"], numbers=self.mol_projector.levels_read("2d")
+            "2d": self._stored_levels("2d", encoded_2d)
+            or self.graph_encoder.levels(
+                atom_features, *edges, valid["2d"], self.mol_projector.levels_read("2d")
             ),
-            "3d": self._conformer_levels(atom_features, coordinates, valid["3d"]),
+            "3d": self._stored_levels("3d", encoded_3d)
+            or self._conformer_levels(atom_features, coordinates, valid["3d"]),
         }
         # A dropped 2D must not leak through the relation: one value throughout says nothing.
         hops = torch.where(two_d[:, None, None], hops.flatten(0, 1), 255)
         soft = self.mol_projector(levels, valid, hops.to(torch.uint8), coordinates, present)
         return soft.unflatten(0, shape)
+
+    def _stored_levels(self, modality: str, encoded: Tensor | None) -> dict[int, Tensor] | None:
+        """Levels [B,N,C] by number out of [R,M,N,L,C]; ValueError where they do not fit."""
+        if encoded is None:
+            return None
+        numbers = self.mol_projector.levels_read(modality)
+        part = self.config.gin_config if modality == "2d" else self.config.unimol_config
+        if list(encoded.shape[3:]) != [len(numbers), part.hidden_size]:
+            raise ValueError(
+                f"encoded_{modality} has shape {list(encoded.shape)}; its last two must be "
+                f"{[len(numbers), part.hidden_size]}: levels {numbers} and channels"
+            )
+        levels = encoded.flatten(0, 1).to(self.selfies_encoder.norm.weight.dtype).unbind(2)
+        return dict(zip(numbers, levels, strict=True))
 
     def _conformer_levels(
         self, atom_features: Tensor, coordinates: Tensor, valid: Tensor
@@ -260,6 +282,8 @@ class CollamoModel(CollamoPreTrainedModel):
         has_2d: Tensor | None = None,
         has_3d: Tensor | None = None,
         molecule_valid: Tensor | None = None,
+        encoded_2d: Tensor | None = None,
+        encoded_3d: Tensor | None = None,
         **kwargs,
     ) -> CollamoModelOutputWithPast:
         """Splice the molecules into the prompt and run the language model.
@@ -288,7 +312,7 @@ class CollamoModel(CollamoPreTrainedModel):
             embeds = self.get_input_embeddings()(ids)
         soft = None
         if not missing:
-            soft = self.get_molecule_features(*molecules)
+            soft = self.get_molecule_features(*molecules, encoded_2d, encoded_3d)
             embeds = self._spliced(ids, embeds, soft, molecule_valid)
         elif cache is None or int(cache.get_seq_length()) == 0:
             self._refuse_unfilled(ids, embeds)
@@ -424,6 +448,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         has_2d: Tensor | None = None,
         has_3d: Tensor | None = None,
         molecule_valid: Tensor | None = None,
+        encoded_2d: Tensor | None = None,
+        encoded_3d: Tensor | None = None,
         **kwargs,
     ) -> CollamoCausalLMOutputWithPast:
         """Predict the next token at every position.
@@ -451,6 +477,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             has_2d=has_2d,
             has_3d=has_3d,
             molecule_valid=molecule_valid,
+            encoded_2d=encoded_2d,
+            encoded_3d=encoded_3d,
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -480,7 +508,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         transformers drops only tensors named in a list of its own after the prefill.
         """
         if not is_first_iteration and kwargs.get("use_cache", True):
-            kwargs = {key: value for key, value in kwargs.items() if key not in MOLECULE_INPUTS}
+            names = (*MOLECULE_INPUTS, *ENCODED_INPUTS)
+            kwargs = {key: value for key, value in kwargs.items() if key not in names}
         return super().prepare_inputs_for_generation(
             input_ids,
             attention_mask=attention_mask,

@@ -151,10 +151,9 @@ class LevelInputs(nn.Module):
 
     def __init__(self, config: ProjectorConfig, width: int, num_levels: int):
         super().__init__()
-        last = num_levels - 1
-        several = config.multi_level and last > 0
+        several = config.multi_level and num_levels > 1
         count = config.num_layers if several else 1
-        self.level = [round((i + 1) * last / count) for i in range(count)]
+        self.level = spread_levels(num_levels, count)
         self.maps = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden_size))
             for _ in range(count)
@@ -166,6 +165,15 @@ class LevelInputs(nn.Module):
             return z
         level = torch.where(valid[..., None], levels[self.level[layer]], 0.0)
         return z + self.maps[layer](level)
+
+
+def spread_levels(num_levels: int, layers: int) -> list[int]:
+    """Return which of K+1 levels each of `layers` layers receives: round((l+1)·K/L).
+
+    >>> spread_levels(16, 5)
+    [3, 6, 9, 12, 15]
+    """
+    return [round((i + 1) * (num_levels - 1) / layers) for i in range(layers)]
 
 
 class LearnedQueries(nn.Module):

@@ -84,6 +84,9 @@ class Recipe:
     train_encoders: bool = True
     """Whether `align` also trains the GIN and Uni-Mol. Ours: they start untrained, without
     downloaded weights. The SELFIES embedding trains in either case: nobody publishes one."""
+    encoded: bool = True
+    """Whether encoders that do not train are skipped where `data` has their outputs (`collamo
+    prepare --encode`). Outputs of other weights than the model's are an error; false runs them."""
     facts_weight: float = 0.0
     """Weight of an auxiliary loss in `align`: a linear head reads the computed facts of a molecule
     off its soft tokens, and is dropped at the end. Ours, for encoders that start untrained; 0: no

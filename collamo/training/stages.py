@@ -154,7 +154,11 @@ def is_quantized(model) -> bool:
 
 def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: str | None) -> None:
     """Train the parameters named in `expected`, and nothing else."""
+    from collamo.model.encoding import use_encoded
+
     assert_trained(model, expected, recipe.stage)
+    if recipe.encoded:
+        use_encoded(model, data)
     _widen_trained(model, recipe)
     seed = data_seed(training_arguments(recipe))
     tasks = {"names": recipe.tasks.names, "seed": seed}

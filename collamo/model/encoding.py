@@ -1,0 +1,231 @@
+"""Run frozen encoders over a prepared folder once, so that training need not run them at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from collamo.chem.features import MoleculeFeatures
+from collamo.data.batch import batch_molecules
+from collamo.data.encoded import DTYPES, ENCODERS, EncodedOutputs, EncodedRows, Encoding, atoms_of
+from collamo.data.shards import PreparedData, shard_name
+from collamo.errors import CollamoError, UsageError
+from collamo.model.checkpoints import load_gin, load_unimol
+from collamo.model.configuration import ProjectorConfig
+from collamo.model.encoders import GinEncoder, UniMolEncoder, unimol_inputs
+from collamo.model.projector import spread_levels
+from collamo.model.weight_files import file_sha256
+
+logger = logging.getLogger(__name__)
+
+#: Molecules encoded together; similar sizes, so that the tensors of their pairs stay small.
+TOGETHER = 64
+
+
+def encode_prepared(
+    folder: str | Path,
+    *,
+    unimol: str | Path | None = None,
+    gin: str | Path | None = None,
+    layers: int | None = None,
+    dtype: str = "float16",
+    progress: Callable[[int], None] = lambda molecules: None,
+) -> dict[str, EncodedOutputs]:
+    """Store what published encoders say about every molecule of a prepared folder.
+
+    Shards that are there, whole and made with the same weights, levels and dtype are kept, so a run
+    that was killed goes on. Outputs of other weights are replaced. Encoding is in float32 whatever
+    the dtype on disk.
+
+    Parameters
+    ----------
+    folder
+        What `collamo.data.prepare` wrote.
+    unimol, gin
+        Weights as `load_unimol` and `load_gin` take them; at least one.
+    layers
+        ``num_layers`` of the projector that will read them: which levels are stored follows from
+        it (`spread_levels`). None takes the default, 5; 1 stores the output alone, which is what
+        ``multi_level: false`` reads.
+    dtype
+        "float16" keeps 11 bits, 8 times as fine as bfloat16, in half the space of "float32".
+    progress
+        Called with the number of molecules just encoded by all encoders together.
+
+    Returns
+    -------
+    dict of str to EncodedOutputs
+        By modality, "2d" and "3d".
+
+    Raises
+    ------
+    UsageError
+        No encoder, a bad dtype or number of layers.
+    CollamoError
+        Outputs beyond the dtype's range, NaN among them; and as `load_unimol`.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    layers = ProjectorConfig().num_layers if layers is None else layers
+    if layers < 1:
+        raise UsageError(f"layers is {layers}; a projector has at least 1")
+    given = {"2d": (gin, load_gin), "3d": (unimol, load_unimol)}
+    encoders = {
+        modality: (load(path).requires_grad_(False), Path(path))
+        for modality, (path, load) in given.items()
+        if path is not None
+    }
+    if not encoders:
+        raise UsageError("nothing to encode with: give unimol (--unimol) or gin (--gin), or both")
+    data = PreparedData.open(folder)
+    return {
+        modality: _encode(data, modality, encoder, file, layers, dtype, progress)
+        for modality, (encoder, file) in encoders.items()
+    }
+
+
+def use_encoded(model: nn.Module, data: PreparedData) -> list[str]:
+    """Let `data` bring the stored outputs of the encoders of `model` that do not train.
+
+    Returns
+    -------
+    list of str
+        The modalities whose encoder need not run.
+
+    Raises
+    ------
+    UsageError
+        Where the folder has outputs of other weights than the encoder's, or of levels that the
+        projector does not read.
+    """
+    used = []
+    for modality, name in (("2d", "graph_encoder"), ("3d", "conformer_encoder")):
+        stored = EncodedOutputs.read(data.folder, modality)
+        core = next(m for m in model.modules() if hasattr(m, "mol_projector"))
+        encoder, config = getattr(core, name), core.config
+        if stored is None or modality not in config.modalities:
+            continue
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            logger.info("the %s encoder trains: its stored outputs are left alone", modality)
+            continue
+        source = (config.sources or {}).get(ENCODERS[modality], {}).get("file", "not from a file")
+        stored.check(
+            encoder_digest(encoder),
+            source,
+            core.mol_projector.levels_read(modality),
+            config.projector_config.num_layers if config.projector_config.multi_level else 1,
+        )
+        data.add_encoded(modality, EncodedRows(data, stored))
+        logger.info(
+            "the %s encoder is not run: its outputs are stored in %s", modality, data.folder
+        )
+        used.append(modality)
+    return used
+
+
+def encoder_digest(encoder: nn.Module) -> str:
+    """Return the SHA-256 over an encoder's sizes and weights, statistics of batch norms included.
+
+    Over the weights themselves and not their file: an encoder that was trained on is another one,
+    and the same one may come as .pt or .safetensors. They are rounded to bfloat16 first, so that a
+    model which keeps them in that precision is known again.
+    """
+    sizes = {key: getattr(encoder.config, key) for key in encoder.config.__annotations__}
+    sizes.pop("dropout")  # of training alone
+    digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if tensor.is_floating_point():
+            digest.update(f"{name} {list(tensor.shape)}".encode())
+            rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+            digest.update(rounded.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _encode(
+    data: PreparedData,
+    modality: str,
+    encoder: UniMolEncoder | GinEncoder,
+    source: Path,
+    layers: int,
+    dtype: str,
+    progress: Callable[[int], None],
+) -> EncodedOutputs:
+    """Encode the shards that are not there yet."""
+    levels = sorted(set(spread_levels(encoder.config.num_layers + 1, layers)))
+    encoding = Encoding(
+        modality=modality,
+        weights=encoder_digest(encoder),
+        file=source.name,
+        file_sha256=file_sha256(source / "model.safetensors" if source.is_dir() else source),
+        levels=levels,
+        channels=encoder.config.hidden_size,
+        dtype=dtype,
+    )
+    stored = EncodedOutputs.read(data.folder, modality)
+    if stored is None or stored.encoding != encoding:
+        stored = EncodedOutputs(data.folder, encoding)
+        stored.write()  # before a file of the old ones is replaced
+    for shard in range(data.num_shards):
+        made_from = str(data.manifest.files[shard_name(shard)]["sha256"])
+        if not stored.has(shard, made_from):
+            outputs = _encode_shard(data, shard, encoder, encoding)
+            stored = stored.with_shard(shard, made_from, outputs)
+        progress(len(data.molecules_of(shard)))
+    return stored
+
+
+def _encode_shard(
+    data: PreparedData, shard: int, encoder: UniMolEncoder | GinEncoder, encoding: Encoding
+) -> np.ndarray:
+    """Return [A,L,C] of a shard's molecules."""
+    molecules = data.molecules_of(shard)
+    places = atoms_of(data, shard, encoding.modality)
+    atoms = max((end for _, end in places.values()), default=0)
+    outputs = np.zeros((atoms, len(encoding.levels), encoding.channels), dtype=encoding.dtype)
+    by_size = iter(sorted(places, key=lambda row: molecules[row].num_atoms))
+    while rows := list(islice(by_size, TOGETHER)):
+        found = encode_molecules([molecules[row] for row in rows], encoder, encoding.levels)
+        for row, levels in zip(rows, found, strict=True):
+            start, end = places[row]
+            outputs[start:end] = _narrowed(levels, row, encoding)
+    return outputs
+
+
+def encode_molecules(
+    molecules: list[MoleculeFeatures], encoder: UniMolEncoder | GinEncoder, numbers: list[int]
+) -> Iterator[Tensor]:
+    """Yield of each molecule the levels of these numbers, [N,L,C]."""
+    batch = batch_molecules([[molecule] for molecule in molecules], {})
+    batch = {name: x.flatten(0, 1) for name, x in batch.items()}
+    features, valid = batch["atom_features"], batch["atom_valid"]
+    if isinstance(encoder, GinEncoder):
+        edges = batch["edge_index"], batch["edge_features"]
+        levels = encoder.levels(features, *edges, valid, numbers)
+    else:
+        inputs = unimol_inputs(features[..., 0] + 1, batch["coordinates"], valid)
+        levels = encoder.levels(*inputs, numbers)
+        levels = {number: level[:, 1:-1] for number, level in levels.items()}
+    stacked = torch.stack([levels[number] for number in numbers], dim=2)  # [B, N, L, C]
+    for row, molecule in enumerate(molecules):
+        yield stacked[row, : molecule.num_atoms]
+
+
+def _narrowed(levels: Tensor, row: int, encoding: Encoding) -> np.ndarray:
+    """Return the levels in the dtype on disk; CollamoError where they do not fit into it."""
+    largest = float(levels.abs().max()) if levels.numel() else 0.0
+    limit = float(np.finfo(encoding.dtype).max)
+    if not largest <= limit:  # NaN compares as False as well
+        raise CollamoError(
+            f"row {row}: the {ENCODERS[encoding.modality]} encoder says {largest:g}, beyond "
+            f"{encoding.dtype} ({limit:g}); encode with --encode-dtype float32, or look at "
+            "its weights"
+        )
+    return levels.numpy().astype(encoding.dtype)
