@@ -207,6 +207,12 @@ def prepare(
         f"{rows['in']} rows: {rows['ok']} ok, {rows['rejected']} rejected; "
         + ", ".join(f"{count} {name}" for name, count in splits.items())
     )
+    for element, found in manifest.unknown_elements.items():
+        print(
+            f"note: Uni-Mol's dictionary lacks {element} ({found['atoms']} atoms in "
+            f"{found['molecules']} molecules): the 3D encoder reads it as [UNK]",
+            file=sys.stderr,
+        )
     if encode:
         _encode(out, rows["ok"], unimol, gin, encode_layers, encode_dtype)
 
@@ -330,7 +336,7 @@ def ask(
 ) -> None:
     """Answer one question about one molecule."""
     from collamo.chem.conformer import embed_conformer_limited
-    from collamo.chem.features import featurize
+    from collamo.chem.features import featurize, unknown_to_unimol
     from collamo.chem.molecule import parse_molecule
 
     _check_question(question)
@@ -339,10 +345,14 @@ def ask(
     conformer = embed_conformer_limited(molecule, seconds=time_limit)
     if conformer.coordinates is None:
         print(f"note: answered without 3D: {conformer.reason}", file=sys.stderr)
+    features = featurize(molecule, conformer)
+    if conformer.coordinates is not None:
+        for element in unknown_to_unimol(features.atom_features):
+            print(f"note: the 3D encoder reads {element} as [UNK]", file=sys.stderr)
     model, processor = load_model(folder)
     from collamo.evaluation.answers import answer
 
-    pairs = [(featurize(molecule, conformer), question)]
+    pairs = [(features, question)]
     print(answer(model, processor, pairs, max_new_tokens=max_new_tokens)[0])
 
 

@@ -6,6 +6,7 @@ list take its last index, which OGB calls ``misc``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +30,13 @@ ATOM_FEATURES = (
 ATOM_FEATURE_SIZES = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 BOND_FEATURES = ("bond_type", "stereo", "is_conjugated")
 BOND_FEATURE_SIZES = (5, 6, 2)
+
+#: Atomic numbers of the elements in Uni-Mol's dictionary, in the order of its tokens.
+UNIMOL_ELEMENTS = {
+    **{"C": 6, "N": 7, "O": 8, "S": 16, "H": 1, "Cl": 17, "F": 9, "Br": 35, "I": 53, "Si": 14},
+    **{"P": 15, "B": 5, "Na": 11, "K": 19, "Al": 13, "Ca": 20, "Sn": 50, "As": 33, "Hg": 80},
+    **{"Fe": 26, "Zn": 30, "Cr": 24, "Se": 34, "Gd": 64, "Au": 79, "Li": 3},
+}
 
 _CHIRALITY = {
     Chem.ChiralType.CHI_UNSPECIFIED: 0,
@@ -94,6 +102,21 @@ class MoleculeFeatures:
     def num_atoms(self) -> int:
         """Atoms of the molecule."""
         return len(self.atom_features)
+
+
+def unknown_to_unimol(atom_features: np.ndarray) -> dict[str, int]:
+    """Return element → atoms of those that Uni-Mol's dictionary lacks; it reads them as [UNK].
+
+    ``[N, 9]``; atoms that are no element ("*") count as ``*``.
+    """
+    numbers = Counter(int(number) + 1 for number in atom_features[:, 0])
+    known = set(UNIMOL_ELEMENTS.values())
+    table = Chem.GetPeriodicTable()
+    return {
+        table.GetElementSymbol(number) if number <= 118 else "*": count
+        for number, count in sorted(numbers.items())
+        if number not in known
+    }
 
 
 def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:

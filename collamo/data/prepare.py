@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pebble import ProcessExpired, ProcessPool
@@ -37,7 +38,7 @@ from collamo.chem.conformer import (
     usable_processors,
     worker_context,
 )
-from collamo.chem.features import featurize
+from collamo.chem.features import featurize, unknown_to_unimol
 from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
 from collamo.data.shards import (
@@ -350,6 +351,7 @@ class _Job:
             splits={name: list(splits.values()).count(name) for name in SPLITS},
             tasks={name: dict(sorted(summary.tasks[name].items())) for name in SPLITS},
             selfies_vocabulary=sorted(summary.tokens),
+            unknown_elements=dict(sorted(summary.unknown.items())),
             measured={k: dataclasses.asdict(v) for k, v in self.source.measured.items()},
             motifs=list(MOTIFS),
             versions=_versions(),
@@ -462,12 +464,19 @@ class _Summary:
         self.conformers: Counter[str] = Counter()
         self.tasks: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         self.tokens: set[str] = set()
+        self.unknown: dict[str, dict[str, int]] = {}
 
     def add(self, record: dict, split: str, examples: list[TaskExample]) -> None:
         self.conformers[record["conformer_method"]] += 1
         self.tasks[split].update(example.task for example in examples)
         if split == "train":
             self.tokens.update(record["selfies"] or ())
+        if record["coordinates"] is not None:
+            atoms = np.array(record["atom_features"]).reshape(-1, 9)
+            for element, count in unknown_to_unimol(atoms).items():
+                found = self.unknown.setdefault(element, {"molecules": 0, "atoms": 0})
+                found["molecules"] += 1
+                found["atoms"] += count
 
 
 def process_rows(

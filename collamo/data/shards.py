@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -96,6 +96,9 @@ class Manifest:
         Split → molecules; split → task → questions.
     selfies_vocabulary
         Sorted SELFIES tokens of the train split.
+    unknown_elements
+        Element → ``{"molecules", "atoms"}``: those with a conformer that Uni-Mol's dictionary lacks
+        and reads as [UNK].
     measured
         Measured column → ``{"description", "unit", "decimals"}``.
     motifs
@@ -119,6 +122,7 @@ class Manifest:
     motifs: Sequence[str]
     versions: Mapping[str, str]
     files: Mapping[str, Mapping[str, object]]
+    unknown_elements: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin, ProcessorMixin
 
 from collamo.chem.conformer import absent_conformer, embed_conformer_limited
-from collamo.chem.features import MoleculeFeatures, featurize
+from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
 from collamo.chem.molecule import Molecule, parse_molecule
 from collamo.data.batch import batch_molecules
 from collamo.errors import UsageError
 from collamo.model.configuration import MODALITIES
 from collamo.model.modeling import MOLECULE_INPUTS
 from collamo.model.tiny import MOL_TOKEN
+
+logger = logging.getLogger(__name__)
 
 MoleculeLike = str | Molecule | MoleculeFeatures
 
@@ -135,7 +138,16 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         conformer = embed_conformer_limited(
             molecule, seed=self.conformer_seed, seconds=self.conformer_seconds
         )
-        return featurize(molecule, conformer)
+        features = featurize(molecule, conformer)
+        if conformer.coordinates is not None:
+            for element, atoms in unknown_to_unimol(features.atom_features).items():
+                logger.warning(
+                    "%s: Uni-Mol lacks %s (%d atoms): its 3D encoder reads it as [UNK]",
+                    _short(features.smiles),
+                    element,
+                    atoms,
+                )
+        return features
 
 
 class CollamoProcessor(ProcessorMixin):

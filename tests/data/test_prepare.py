@@ -90,6 +90,16 @@ def test_rows_in_are_rows_ok_plus_rejected(mixed, tmp_path):
         data.features(9)
 
 
+def test_elements_outside_unimols_dictionary_are_counted(tmp_path, capsys):
+    """Of molecules with a conformer: without one nothing reads them."""
+    (tmp_path / "a.smi").write_text("[He]\n[He].[He]\nCCO\n")
+    manifest = prepare(tmp_path / "a.smi", tmp_path / "out", workers=1)
+    assert manifest.unknown_elements == {"He": {"molecules": 2, "atoms": 3}}
+    assert PreparedData.open(tmp_path / "out").manifest == manifest
+    flat = prepare(tmp_path / "a.smi", tmp_path / "flat", workers=1, conformers=False)
+    assert flat.unknown_elements == {}
+
+
 def test_equal_molecules_share_a_split(mixed, tmp_path):
     prepare(mixed, tmp_path / "out", workers=1, max_reject_rate=0.5, split=(0.4, 0.3, 0.3))
     data = PreparedData.open(tmp_path / "out")

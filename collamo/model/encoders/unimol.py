@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from collamo.chem.features import UNIMOL_ELEMENTS
 from collamo.model.configuration import UniMolConfig
 from collamo.model.encoders.blocks import SizeBlocks, frozen_mode
 from collamo_kernels import coattention, pairwise_distances
@@ -15,8 +16,7 @@ from collamo_kernels import coattention, pairwise_distances
 #: Lines of Uni-Mol's dict.txt; the id of a token is its line, [MASK] is appended.
 UNIMOL_DICTIONARY = (
     *("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
-    *("C", "N", "O", "S", "H", "Cl", "F", "Br", "I", "Si", "P", "B", "Na", "K", "Al", "Ca", "Sn"),
-    *("As", "Hg", "Fe", "Zn", "Cr", "Se", "Gd", "Au", "Li"),
+    *UNIMOL_ELEMENTS,
     "[MASK]",
 )
 PAD, CLS, SEP, UNK = range(4)
@@ -25,13 +25,8 @@ PAD, CLS, SEP, UNK = range(4)
 #: keeps in its cache.
 PAIRS_AT_ONCE = 4096
 
-_ATOMIC_NUMBERS = {
-    **{"H": 1, "Li": 3, "B": 5, "C": 6, "N": 7, "O": 8, "F": 9, "Na": 11, "Al": 13, "Si": 14},
-    **{"P": 15, "S": 16, "Cl": 17, "K": 19, "Ca": 20, "Cr": 24, "Fe": 26, "Zn": 30, "As": 33},
-    **{"Se": 34, "Br": 35, "Sn": 50, "I": 53, "Gd": 64, "Au": 79, "Hg": 80},
-}
 _TOKEN_OF_ELEMENT = torch.full((128,), UNK)
-for _symbol, _number in _ATOMIC_NUMBERS.items():
+for _symbol, _number in UNIMOL_ELEMENTS.items():
     _TOKEN_OF_ELEMENT[_number] = UNIMOL_DICTIONARY.index(_symbol)
 
 
@@ -43,7 +38,7 @@ def unimol_inputs(
     Parameters
     ----------
     atomic_numbers
-        [B,N] int64; elements outside the dictionary become [UNK].
+        [B,N] int64; elements outside the dictionary become [UNK] (`unknown_to_unimol` names them).
     coordinates
         [B,N,3] float32 Å; padding is never read.
     valid
