@@ -43,6 +43,28 @@ def test_a_rival_that_cannot_run_is_reported(benchmarks):
     assert reason == "does not run: NotImplementedError: no backward here"
 
 
+def test_the_answers_of_uni_mol_are_checked(benchmarks, monkeypatch):
+    import bench_model as bench
+
+    monkeypatch.setattr(bench, "RELEASE", bench.UniMolConfig(num_layers=2))
+    _, inputs = bench.unimol_batch(2)
+    representation, pair = bench.unimol()(*inputs)
+    bench.check_unimol((representation, pair), inputs)
+    with pytest.raises(AssertionError, match="error"):
+        bench.check_unimol((representation + 1e-4, pair), inputs)
+
+
+def test_gin_is_torch_geometrics(benchmarks):
+    pytest.importorskip("torch_geometric")
+    import bench_model as bench
+
+    _, graph = bench.graph_batch(3)
+    levels = bench.gin()(*graph)
+    bench.check_gin(levels, graph)
+    with pytest.raises(AssertionError, match="error"):
+        bench.check_gin([*levels[:-1], levels[-1] + 1e-3 * levels[-1].abs().max()], graph)
+
+
 def test_hops_of_all_rivals_have_one_form(benchmarks):
     import bench_shortest_paths as bench
 
