@@ -63,7 +63,6 @@ _OPTIONAL = (
         "pip install 'collamo[gpu]'",
     ),
     ("bitsandbytes", "a language model of 4 bits", "pip install 'collamo[quantization]'"),
-    ("torch-cluster", "radius graphs of large molecules", "pip install 'collamo[cluster]'"),
     ("ray", "data preparation over several machines", "pip install 'collamo[ray]'"),
     ("py2opsin", "IUPAC names compared as structures (Java)", "pip install 'collamo[iupac]'"),
     ("gradio", "the demo in a browser", "pip install 'collamo[web]'"),
