@@ -457,10 +457,7 @@ EntitiesAnswersOption = Annotated[
 EntitiesLimitOption = Annotated[
     float, typer.Option(min=0.01, help="Requests to bern2. The public server allows 180.")
 ]
-ONLY_PREDICTIONS = (
-    *("task", "unit", "train_mean"),
-    *("entities", "entities_answers", "entities_per_minute"),
-)
+ONLY_PREDICTIONS = ("task", "unit", "train_mean")
 ONLY_MODEL = (
     *("checkpoint", "data", "split", "limit", "reliance", "diagnose"),
     *("batch_size", "max_new_tokens", "seed"),
@@ -492,17 +489,39 @@ def evaluate(
 ) -> None:
     """Score a model on a split against two baselines, or a file of predictions by published
     metrics. A model's evaluation that was cut off goes on when it is run again."""
+    kind = (entities or "").partition(":")[0]
+    if kind != "bern2":
+        asking = ("entities_answers", "entities_per_minute")
+        _refuse(context, asking, "with --entities bern2:URL")
+    looking = _entities(entities, entities_answers or out / "entities.jsonl", entities_per_minute)
     if predictions is not None:
         _refuse(context, ONLY_MODEL, "without --predictions")
-        looking = (entities, entities_answers, entities_per_minute)
-        _evaluate_predictions(predictions, task, tokenizer, wordnet, unit, train_mean, looking, out)
+        texts = (tokenizer, wordnet)
+        _evaluate_predictions(predictions, task, texts, unit, train_mean, looking, out)
         return
     _refuse(context, ONLY_PREDICTIONS, "with --predictions FILE")
+    if kind == "file":
+        raise UsageError(
+            "--entities file:PATH: only with --predictions FILE, whose rows it is about"
+        )
     _check_split(split)
     chosen = {"split": split, "limit": limit, "reliance": reliance, "diagnose": diagnose}
     chosen |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "seed": seed}
     chosen |= {"wordnet": wordnet} | ({"tokenizer": tokenizer} if tokenizer else {})
-    _evaluate_split(checkpoint, data, out, chosen)
+    _evaluate_split(checkpoint, data, out, chosen, looking)
+
+
+@contextlib.contextmanager
+def _entities(spec: str | None, answers: Path, per_minute: float):
+    """Open the extractor that `spec` names; yields None where there is none."""
+    if spec is None:
+        yield None
+        return
+    from collamo.evaluation.entities import load_extractor
+    from collamo.evaluation.service import Limits
+
+    with load_extractor(spec, answers, Limits(per_minute=per_minute)) as extractor:
+        yield extractor
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], where: str) -> None:
@@ -520,7 +539,7 @@ def _check_split(split: str) -> None:
         )
 
 
-def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict) -> None:
+def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict, looking) -> None:
     from collamo.data.shards import PreparedData
 
     prepared = PreparedData.open(data)
@@ -533,10 +552,11 @@ def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict
 
     total = count_questions(prepared, chosen["split"], chosen["limit"], chosen["reliance"])
     about = {"checkpoint": str(folder), "data": str(data)}
-    with _progress("answers", total) as advance:
+    with _progress("answers", total) as advance, looking as entities:
         report = evaluate(
             *(model, processor, prepared),
             **chosen,
+            entities=entities,
             about=about,
             out=out,
             progress=lambda _, count: advance(count),
@@ -545,19 +565,16 @@ def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict
     print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)
 
 
-def _evaluate_predictions(path, task, tokenizer, wordnet, unit, train_mean, looking, out) -> None:
+def _evaluate_predictions(path, task, texts, unit, train_mean, looking, out) -> None:
     from collamo.evaluation.predictions import TASKS, Options, evaluate_predictions
-    from collamo.evaluation.service import Limits
 
     if task is None:
         raise UsageError(f"--predictions needs --task: one of {', '.join(TASKS)}")
     if not path.is_file():
         raise UsageError(f"--predictions {path}: no such file")
     means = dict(_train_mean(part) for part in _named(train_mean))
-    entities, answers, per_minute = looking
-    limits = Limits(per_minute=per_minute)
-    chosen = Options(task, tokenizer, wordnet, unit, means, entities, answers, limits)
-    with _progress("rows", None) as advance:
+    with _progress("rows", None) as advance, looking as entities:
+        chosen = Options(task, *texts, unit, means, entities)
         report = evaluate_predictions(path, chosen, out, progress=advance)
     for name, value in report["scores"].items():
         if not isinstance(value, dict):

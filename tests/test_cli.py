@@ -487,10 +487,16 @@ def test_evaluate_writes_the_report_and_shows_it(collamo, run, tmp_path):
     assert "| CoLLaMo |" in (out / "report.md").read_text()
     # Again with another tokeniser: every answer is there already.
     said = (out / "answers.jsonl").read_text()
-    assert collamo("evaluate", *options, "--tokenizer", "whitespace")[0] == 0
+    more = ["--tokenizer", "whitespace", "--entities", "offline"]
+    assert collamo("evaluate", *options, *more)[0] == 0
     assert (out / "answers.jsonl").read_text() == said + said.splitlines()[-1] + "\n"
     again = json.loads((out / "report.json").read_text())
     assert again["manifest"]["tokenizer"] == "whitespace"
+    assert again["manifest"]["entities"] == "offline"
+    captions = again["entity_counts"]
+    assert captions["rows"] == again["counts"]["caption"]["rows"] == sum(captions.values()) / 2
+    assert "rcharm" in again["scores"]["caption"]
+    assert "| entities of captions |" in (out / "report.md").read_text()
     assert pq.read_table(out / "rows.parquet")["prediction"].to_pylist() == [
         row["prediction"] for row in rows
     ]

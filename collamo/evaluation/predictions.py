@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from collamo.errors import UsageError, suggest
 from collamo.evaluation import molecules, quantities
 from collamo.evaluation.captions import BLEU_COLUMNS, ROUGE, TextScorer, text_scores
-from collamo.evaluation.entities import EntityExtractor, load_extractor
+from collamo.evaluation.entities import EntityExtractor
 from collamo.evaluation.hallucination import (
     HALLUCINATION_COLUMNS,
     STATUSES,
@@ -28,7 +28,6 @@ from collamo.evaluation.hallucination import (
 )
 from collamo.evaluation.names import NAME_COLUMNS, name_rows, name_scores
 from collamo.evaluation.question_files import check_format
-from collamo.evaluation.service import Limits
 from collamo.evaluation.statistics import Sums
 from collamo.evaluation.tokenisation import load_tokenisation
 
@@ -57,6 +56,7 @@ COLUMNS = {
     "motifs": ("parsed", "exact", "mae"),
     "property": ("parsed", "mae", "mae_penalised"),
 }
+TEXTS = ("status", "group", "prediction", "reference")  # of a row, in rows.parquet
 BATCH = 2000  # rows held in memory, and in one row group of the parquet file
 PACKAGES = ("collamo", "nltk", "rouge-score", "rapidfuzz", "rdkit", "tokenizers", "numpy")
 
@@ -65,7 +65,8 @@ PACKAGES = ("collamo", "nltk", "rouge-score", "rapidfuzz", "rdkit", "tokenizers"
 class PredictionRow:
     """One row: `status` None while it can be judged, else the one count it belongs to.
 
-    `molecule` is what the caption is about, None where the file does not say.
+    `molecule` is what the caption is about, None where the file does not say; `entity_status` what
+    became of its entities, None where none were looked for.
     """
 
     number: int
@@ -73,6 +74,7 @@ class PredictionRow:
     reference: str = ""
     group: str = ""
     molecule: str | None = None
+    entity_status: str | None = None
     status: str | None = None
     values: dict[str, float] = field(default_factory=dict)
 
@@ -201,9 +203,8 @@ class Options:
     """How one predictions file is scored.
 
     `unit` of the properties (an energy is reported in Hartree and eV too); `train_mean` of each
-    property by name, "" for a file without names. `entities` names an extractor for captions (see
-    `collamo.evaluation.entities.load_extractor`), `entities_answers` the file that keeps the
-    answers of one that is asked over a network, `entities_limits` how hard.
+    property by name, "" for a file without names. `entities` finds those of captions, for
+    CHARM; whoever opened it closes it.
     """
 
     task: str
@@ -211,17 +212,11 @@ class Options:
     wordnet: Path | None = None
     unit: str | None = None
     train_mean: Mapping[str, float] = field(default_factory=dict)
-    entities: str | None = None
-    entities_answers: Path | None = None
-    entities_limits: Limits | None = None
+    entities: EntityExtractor | None = None
 
 
 class Judge:
-    """Scores rows of one task; `absent` names scores that cannot be given, with the reason.
-
-    `entity_counts` says what became of each caption where entities are looked for. To be used in a
-    ``with`` statement.
-    """
+    """Scores rows of one task; `absent` names scores that cannot be given, with the reason."""
 
     def __init__(self, options: Options):
         if options.task not in TASKS:
@@ -247,25 +242,10 @@ class Judge:
             self.about |= {"unit": options.unit, "train_mean": dict(options.train_mean)}
             if not options.train_mean:
                 self.absent["mae_penalised"] = "needs the mean of the train split: --train-mean"
-        self.extractor: EntityExtractor | None = None
-        self.entity_counts: Counter[str] = Counter()
         if options.entities is not None:
             if options.task != "captions":
                 raise UsageError("--entities are of captions: --task captions")
-            self.extractor = load_extractor(
-                options.entities, options.entities_answers, options.entities_limits
-            )
-            self.entity_counts.update(dict.fromkeys(STATUSES, 0))
-            self.about |= self.extractor.about
-
-    def __enter__(self) -> Judge:
-        if self.extractor is not None:
-            self.extractor.__enter__()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self.extractor is not None:
-            self.extractor.__exit__(*exception)
+            self.about |= options.entities.about
 
     def judge(self, rows: list[PredictionRow]) -> None:
         """Fill in status and statistics of a batch of rows."""
@@ -275,15 +255,15 @@ class Judge:
             # Values without a reference to compare with are none: then the reference is the fault.
             row.status = row.status if row.status and values else status
             row.values = values
-        if self.extractor is not None:
+        if self.options.entities is not None:
+            for row in rows:
+                row.entity_status = "not_judged"
             self._look_for_entities(usable)
-            self.entity_counts["not_judged"] += len(rows) - len(usable)
 
     def _look_for_entities(self, rows: list[PredictionRow]) -> None:
         captions = [(row.number, row.prediction, row.reference, row.molecule) for row in rows]
-        judged = hallucination_rows(captions, self.extractor)
-        for row, (status, values) in zip(rows, judged, strict=True):
-            self.entity_counts[status] += 1
+        judged = hallucination_rows(captions, self.options.entities)
+        for row, (row.entity_status, values) in zip(rows, judged, strict=True):
             row.values |= values
 
     def _judge(self, rows: list[PredictionRow]) -> Iterable[tuple[str, dict[str, float]]]:
@@ -346,17 +326,18 @@ def evaluate_predictions(
     """
     from collamo.evaluation.predictions_report import Worst, write_predictions_report
 
-    if options.entities is not None and options.entities_answers is None:
-        options = replace(options, entities_answers=out / "entities.jsonl")
     judge = Judge(options)
     counts = Counter(dict.fromkeys(("scored", *READING, *JUDGING[options.task]), 0))
     sums, groups, worst = Sums(), defaultdict(Sums), Worst(options.task)
     out.mkdir(parents=True, exist_ok=True)
-    with judge, RowsFile(out / "rows.parquet", COLUMNS[options.task]) as rows_file:
+    entity_counts = Counter(dict.fromkeys(STATUSES, 0))
+    texts = TEXTS if options.entities is None else (*TEXTS, "entity_status")
+    with RowsFile(out / "rows.parquet", COLUMNS[options.task], texts) as rows_file:
         for batch in batches(read_predictions(path, options.task)):
             judge.judge(batch)
             for row in batch:
                 counts[row.status] += 1
+                entity_counts[row.entity_status] += 1
                 sums.add(row.values)
                 if row.group:
                     groups[row.group].add(row.values)
@@ -365,7 +346,7 @@ def evaluate_predictions(
             if progress is not None:
                 progress(len(batch))
     scores = _scores(options, sums, groups, judge.absent)
-    if judge.extractor is not None and "charm_molecule" not in scores:
+    if options.entities is not None and "charm_molecule" not in scores:
         judge.absent["charm_molecule"] = (
             f"needs --entities offline and one of the columns {', '.join(MOLECULE_COLUMNS)}"
         )
@@ -374,8 +355,8 @@ def evaluate_predictions(
         "counts": {"rows": counts.total(), **counts},
         "manifest": _manifest(path, judge),
     }
-    if judge.extractor is not None:
-        report["entity_counts"] = {"rows": judge.entity_counts.total(), **judge.entity_counts}
+    if options.entities is not None:
+        report["entity_counts"] = {"rows": entity_counts.total(), **entity_counts}
     write_predictions_report(report, worst, out)
     return report
 
@@ -419,7 +400,7 @@ class RowsFile:
         self,
         path: Path,
         columns: Sequence[str],
-        texts: Sequence[str] = ("status", "group", "prediction", "reference"),
+        texts: Sequence[str] = TEXTS,
         further: Mapping[str, str] | None = None,
     ):
         self._path, self._temporary = path, path.with_name(path.name + ".tmp")

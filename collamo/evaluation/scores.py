@@ -11,6 +11,8 @@ import numpy as np
 
 from collamo.evaluation import quantities
 from collamo.evaluation.baselines import TrainStatistics
+from collamo.evaluation.entities import EntityExtractor
+from collamo.evaluation.hallucination import STATUSES
 from collamo.evaluation.predictions import (
     COLUMNS,
     JUDGING,
@@ -64,6 +66,10 @@ class SplitJudge:
         For the penalty of answers without a number, and the scale of errors.
     tokenizer, wordnet
         Of captions and names, as in `predictions.Options`.
+    entities
+        Of captions, for CHARM.
+    smiles
+        Of each molecule, for what CHARM forgives.
 
     Attributes
     ----------
@@ -79,11 +85,16 @@ class SplitJudge:
         train: TrainStatistics,
         tokenizer: str = TOKENIZER,
         wordnet: Path | None = None,
+        entities: EntityExtractor | None = None,
+        smiles: Mapping[int, str] | None = None,
     ):
-        self.examples, self._train = examples, train
+        self.examples, self._train, self._smiles = examples, train, smiles or {}
         self.about: dict[str, object] = {}
         self.absent: dict[str, str] = {}
-        texts = {"tokenizer": tokenizer, "wordnet": wordnet}
+        texts = {
+            "captions": {"tokenizer": tokenizer, "wordnet": wordnet, "entities": entities},
+            "iupac": {"tokenizer": tokenizer, "wordnet": wordnet},
+        }
         groups = defaultdict(list)
         for index, example in enumerate(examples):
             one = (example.target, example.value is not None)  # a property has a unit of its own
@@ -92,10 +103,10 @@ class SplitJudge:
             (self._judge_of(examples[rows[0]], texts), rows) for rows in groups.values()
         ]
 
-    def _judge_of(self, example, texts: Mapping[str, object]) -> Judge | None:
+    def _judge_of(self, example, texts: Mapping[str, Mapping]) -> Judge | None:
         kind, key = KINDS[example.task], (example.task, example.target)
         if kind != "property":
-            judge = Judge(Options(kind, **(texts if kind in ("captions", "iupac") else {})))
+            judge = Judge(Options(kind, **texts.get(kind, {})))
             self.about |= {name: of for name, of in judge.about.items() if name != "task"}
             self.absent |= judge.absent
             return judge
@@ -119,7 +130,13 @@ class SplitJudge:
         if len(answers) != len(self.examples):
             raise ValueError(f"{len(answers)} answers for {len(self.examples)} questions")
         rows = [
-            PredictionRow(number, answer or "", example.answer, example.target)
+            PredictionRow(
+                number,
+                answer or "",
+                example.answer,
+                example.target,
+                self._smiles.get(example.molecule),
+            )
             for number, (example, answer) in enumerate(zip(self.examples, answers, strict=True), 1)
         ]
         for row, answer in zip(rows, answers, strict=True):
@@ -192,6 +209,12 @@ def count_statuses(task: str, rows: Sequence[PredictionRow]) -> dict[str, int]:
     found = Counter(row.status for row in rows)
     counts = {name: found.pop(name, 0) for name in (*names, NOT_ASKED)}
     return {"rows": len(rows), **counts, **found}
+
+
+def count_entities(rows: Sequence[PredictionRow]) -> dict[str, int]:
+    """Return ``rows`` and what became of their entities; all other counts add up to it."""
+    found = Counter(row.entity_status for row in rows)
+    return {"rows": len(rows), **{name: found[name] for name in STATUSES}}
 
 
 def unit_sums(

@@ -14,6 +14,7 @@ import torch
 from collamo.data.shards import MANIFEST, sha256_of
 from collamo.errors import UsageError
 from collamo.evaluation.baselines import TrainStatistics
+from collamo.evaluation.entities import EntityExtractor
 from collamo.evaluation.predictions import PredictionRow, RowsFile, versions
 from collamo.evaluation.reliance import (
     MODEL,
@@ -28,6 +29,7 @@ from collamo.evaluation.scores import (
     TOKENIZER,
     Scores,
     SplitJudge,
+    count_entities,
     count_statuses,
     primary_metric,
     split_scores,
@@ -67,6 +69,7 @@ def evaluate(
     diagnose: bool = False,
     tokenizer: str = TOKENIZER,
     wordnet: Path | None = None,
+    entities: EntityExtractor | None = None,
     batch_size: int = 32,
     max_new_tokens: int = 128,
     about: Mapping[str, object] | None = None,
@@ -90,6 +93,8 @@ def evaluate(
         Also look into the attention (`diagnostics.diagnose`).
     tokenizer, wordnet
         Of captions and names, as in `predictions.Options`.
+    entities
+        Finds those of captions, for CHARM; whoever opened it closes it.
     about
         Further entries of the manifest.
 
@@ -98,8 +103,8 @@ def evaluate(
     dict
         ``scores`` by task, ``counts`` by task (``rows`` and what became of them), ``manifest``,
         ``verdicts``, ``variants`` (task → set of answers → counts, metrics with intervals, change),
-        ``baselines`` (task → baseline → scores by target), ``examples``, and with `diagnose`
-        ``diagnostics``.
+        ``baselines`` (task → baseline → scores by target), ``examples``, with `entities`
+        ``entity_counts`` (of the model's captions) and with `diagnose` ``diagnostics``.
 
     Raises
     ------
@@ -115,7 +120,8 @@ def evaluate(
     identity = {row: _canonical(f.smiles) for row, f in features.items()}
     train = TrainStatistics.of(data.tasks("train"))
     # Before the first question: a file that is not there should not cost an hour.
-    judging = SplitJudge(examples, train, tokenizer, wordnet)
+    smiles = {row: f.smiles for row, f in features.items()}
+    judging = SplitJudge(examples, train, tokenizer, wordnet, entities, smiles)
     variants, pairing = make_variants(features, identity, seed, reliance)
     key = {
         "checkpoint_sha256": weights_sha256(model),
@@ -135,10 +141,11 @@ def evaluate(
             progress=progress,
         )
         answers |= fixed_answers(examples, train)
-        found = examine(
-            examples, answers, judging, {row: f.smiles for row, f in features.items()}, seed
-        )
+        found = examine(examples, answers, judging, smiles, seed)
         report = make_report(found)
+        captions = [row for row in found.rows[MODEL] if row.entity_status is not None]
+        if captions:
+            report["entity_counts"] = count_entities(captions)
         report["manifest"] = {
             **(about or {}),
             **key,

@@ -207,13 +207,16 @@ _ROWS = ("task", "rows", "what became of them")
 
 
 def _count_rows(report: dict) -> list[list[str]]:
+    entities = (
+        {"entities of captions": report["entity_counts"]} if "entity_counts" in report else {}
+    )
     return [
         [
             task,
             str(counts["rows"]),
             ", ".join(f"{n} {name}" for name, n in counts.items() if n and name != "rows"),
         ]
-        for task, counts in report["counts"].items()
+        for task, counts in (report["counts"] | entities).items()
     ]
 
 

@@ -106,7 +106,9 @@ def test_no_order_of_captions_matters():
 
 
 def evaluate(path, out, entities="offline"):
-    report = evaluate_predictions(path, Options("captions", "whitespace", entities=entities), out)
+    with load_extractor(entities) as extractor:
+        options = Options("captions", "whitespace", entities=extractor)
+        report = evaluate_predictions(path, options, out)
     for counts in (report["counts"], report["entity_counts"]):
         assert counts["rows"] == sum(n for name, n in counts.items() if name != "rows")
     assert report["counts"]["rows"] == report["entity_counts"]["rows"]
@@ -138,6 +140,11 @@ def test_every_row_of_a_file_is_in_one_count(tmp_path):
     assert scores["charm_molecule"] == scores["charm"]  # acetone is no ester, "?(" no molecule
     assert report["manifest"]["entities"] == "offline"
     rows = pq.read_table(tmp_path / "out/rows.parquet").to_pylist()
+    assert [row["entity_status"] for row in rows[:3]] == [
+        "scored",
+        "nothing_generated",
+        "nothing_to_find",
+    ]
     assert [row["charm"] for row in rows] == [0.5, None, None, 0, *[None] * 4, 1]
     text = (tmp_path / "out/report.md").read_text()
     assert "| charm ↓ |" in text
@@ -235,7 +242,18 @@ def test_usage_errors(tmp_path, task, entities, part, capsys):
     arguments += ["--entities", entities, "--out", str(tmp_path / "out")]
     assert run(["evaluate", *arguments]) == 2
     assert part in capsys.readouterr().err
-    assert run(["evaluate", "--entities", "offline"]) == 2
+
+
+def test_options_without_effect_are_refused(tmp_path, capsys):
+    path = tmp_path / "rows.tsv"
+    path.write_text("ground truth\toutput\nx\tx\n")
+    arguments = ["evaluate", "--predictions", str(path), "--task", "captions"]
+    arguments += ["--tokenizer", "whitespace", "--out", str(tmp_path / "out")]
+    assert run([*arguments, "--entities", "offline", "--entities-per-minute", "5"]) == 2
+    assert run([*arguments, "--entities-answers", "x.jsonl"]) == 2
+    assert "only with --entities bern2:URL" in capsys.readouterr().err
+    assert run(["evaluate", "--entities", f"file:{path}"]) == 2
+    assert "only with --predictions" in capsys.readouterr().err
 
 
 def test_the_statuses_are_those_that_are_counted():

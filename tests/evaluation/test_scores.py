@@ -3,8 +3,10 @@ import pytest
 from handmade import Example, count, logp
 
 from collamo.evaluation.baselines import TrainStatistics
+from collamo.evaluation.entities import load_extractor
 from collamo.evaluation.scores import (
     SplitJudge,
+    count_entities,
     count_statuses,
     primary_metric,
     split_scores,
@@ -136,6 +138,17 @@ def test_the_manifest_names_the_tokeniser_and_what_is_absent():
     judging = SplitJudge([Example(0, "caption", "given", "?", TEXT)], TrainStatistics.of([]))
     assert judging.about == {"tokenizer": "13a", "tokenizer_sha256": None}
     assert "--wordnet" in judging.absent["meteor"]
+
+
+def test_captions_of_a_split_have_their_entities_judged():
+    examples = [Example(i, "caption", "given", "?", "It is a ketone.") for i in range(2)]
+    said = ["It is a ketone and an ester.", None]
+    with load_extractor("offline") as extractor:
+        options = {"entities": extractor, "smiles": {0: "CC(=O)COC(C)=O", 1: "CC(C)=O"}}
+        found, _ = scores(examples, said, **options)
+        counts = count_entities(judged(examples, said, **options))
+    assert (found["charm"], found["rcharm"], found["charm_molecule"]) == (0.5, 0, 0)
+    assert (counts["rows"], counts["scored"], counts["not_judged"]) == (2, 1, 1)
 
 
 def test_no_questions_and_no_answers():
