@@ -653,7 +653,9 @@ def judge(
 
     The key, if the endpoint wants one, is read from COLLAMO_JUDGE_KEY.
     """
-    from collamo.evaluation import judge as judging
+    from collamo.evaluation.judge import JudgeOptions
+    from collamo.evaluation.judge_files import judge_predictions
+    from collamo.evaluation.judge_rubric import PROMPT, Rubric
     from collamo.evaluation.service import Limits
 
     for path in filter(None, (predictions, other)):
@@ -661,17 +663,17 @@ def judge(
             raise UsageError(f"{path}: no such file")
     if (price_in is None) != (price_out is None):
         raise UsageError("--price-in and --price-out go together")
-    options = judging.JudgeOptions(
+    options = JudgeOptions(
         judge,
         judge_model,
-        judging.Rubric.load(prompt or judging.PROMPT),
+        Rubric.load(prompt or PROMPT),
         Limits(per_minute, concurrency, timeout, attempts),
         reasks,
         None if price_in is None else (price_in, price_out),
         os.environ.get("COLLAMO_JUDGE_KEY"),
     )
     with _progress("rows", None) as advance:
-        report = judging.judge_predictions(
+        report = judge_predictions(
             predictions, options, out, other=other, answers=answers, progress=advance
         )
     for name, value in report["scores"].items():

@@ -15,14 +15,9 @@ from fake_service import RESET, Reply, fake_service
 from collamo.cli import run
 from collamo.errors import UsageError
 from collamo.evaluation import service as service_module
-from collamo.evaluation.judge import (
-    PROMPT,
-    JudgeOptions,
-    Rubric,
-    judge_predictions,
-    read_better,
-    read_object,
-)
+from collamo.evaluation.judge import JudgeOptions
+from collamo.evaluation.judge_files import judge_predictions
+from collamo.evaluation.judge_rubric import PROMPT, Rubric, read_better, read_object
 from collamo.evaluation.service import Limits, ServiceDownError
 
 CRITERIA = ("correctness", "completeness")
