@@ -20,6 +20,7 @@ PLACES = {
     "compare": ("molecule", "reference", "first", "second", "criteria"),
 }
 NEEDED = {"score": ("reference", "prediction"), "compare": ("reference", "first", "second")}
+TAKEN = {"row", "status", "prediction", "reference", "answer"}  # columns of rows.parquet
 BETTER = ("first", "tie", "second")
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n```", re.DOTALL)
 
@@ -72,8 +73,15 @@ class Rubric:
         scale = (self.lowest, self.highest)
         if not all(type(end) is int for end in scale) or self.lowest >= self.highest:
             raise UsageError(f"{path}: lowest {scale[0]!r}, highest {scale[1]!r} are no scale")
-        if not (isinstance(self.criteria, dict) and self.criteria):
+        criteria = self.criteria if isinstance(self.criteria, dict) else {}
+        if not criteria or not all(
+            isinstance(text, str) for pair in criteria.items() for text in pair
+        ):
             raise UsageError(f"{path}: criteria must name at least one, each with its description")
+        for name in criteria.keys() & TAKEN:
+            raise UsageError(
+                f"{path}: a criterion cannot be called {name!r}: rows have that already"
+            )
         if not isinstance(self.parameters, dict):
             raise UsageError(f"{path}: parameters must be names with values")
         for name in ("name", "system", *PLACES):

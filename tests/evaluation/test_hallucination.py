@@ -35,6 +35,12 @@ def test_one_caption_by_hand():
     assert (values["charm"], values["charm_molecule"]) == (1 / 3, 0)
 
 
+def test_what_one_caption_leaves_out_the_other_makes_up():
+    _, values = hallucination_row(*sets("abc", "bcdef"))
+    _, turned = hallucination_row(*sets("bcdef", "abc"))
+    assert (values["charm"], values["rcharm"]) == (turned["rcharm"], turned["charm"])
+
+
 def test_means_and_pooled_shares_by_hand():
     sums = Sums()
     for generated, reference in (("abc", "bcde"), ("a", "x"), ("", "yz")):
@@ -95,11 +101,8 @@ def test_no_order_of_captions_matters():
         scores, counts = score_hallucination(*zip(*pairs, strict=True), extractor)
         draw.shuffle(pairs)
         shuffled, again = score_hallucination(*zip(*pairs, strict=True), extractor)
-        turned, _ = score_hallucination(*list(zip(*pairs, strict=True))[::-1], extractor)
     assert shuffled == pytest.approx(scores)
     assert counts == again
-    # What one leaves out, the other makes up.
-    assert turned["charm_pooled"] != turned["rcharm_pooled"]
 
 
 # Files

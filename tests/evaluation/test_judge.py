@@ -320,6 +320,8 @@ def test_no_caption_can_end_its_quotation():
         ({"lowest": 5}, "no scale"),
         ({"highest": "5"}, "no scale"),
         ({"criteria": {}}, "criteria must name"),
+        ({"criteria": {1: "x"}}, "criteria must name"),
+        ({"criteria": {"answer": "x"}}, "cannot be called 'answer'"),
         ({"score": "$reference"}, "no place for \\$prediction"),
         ({"score": "$reference $prediction $predicted"}, "unknown \\$predicted in score"),
         ({"score": "$reference $prediction costs $5"}, "\\$\\$ stands for a dollar"),
