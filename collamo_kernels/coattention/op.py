@@ -1,7 +1,8 @@
 """The compiled attention as an operator: its shapes, its gradients, and theirs.
 
-``coattention_forward(q, k, v, …) -> (out, lse)`` and ``coattention_backward(grad, out, lse, q, k,
-v, …, wanted) -> nine gradients`` share these arguments, where Φ3d is a table or one row per pair:
+``coattention_forward(q, k, v, …) -> (out, normalizers)`` and ``coattention_backward(grad, out,
+normalizers, q, k, v, …, wanted) -> nine gradients`` share these arguments, where Φ3d is a table or
+one row per pair:
 
 - ``q, k, v`` as in `collamo_kernels.coattention`, float32, bfloat16 or float16
 - ``hop_bias [H, S]``, ``affine [types, 2]`` (γ, β), ``coordinates``: float32
@@ -11,9 +12,10 @@ v, …, wanted) -> nine gradients`` share these arguments, where Φ3d is a table
 - ``bias`` as in `coattention`; ``hops``, ``valid``, ``cu_seqlens``, ``has_3d`` as in `Relations`
 - ``pair_types``, ``atom_types``: int32
 - ``seed [1]`` int64: which weights dropout drops
-- ``lse [atoms, H]`` float32: log Σ exp of each row, +inf for padding
+- ``normalizers [2, atoms, H]`` float32: the largest logit of each row, and 1 / Σ exp(logit -
+  largest); 0 for padding. Apart, because log Σ exp as one number rounds by 2e-7 at 5.
 
-The backward operator recomputes the weights from lse. Its own gradient, the second derivative, is
+The backward operator recomputes the weights from them. Its own gradient, the second derivative, is
 that of `definition`: the formula in plain PyTorch, at the memory of the reference.
 """
 
@@ -65,10 +67,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **arguments: object) -> Tensor:
 def fake_forward(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     """Return empty results of the right shapes and strides."""
     atoms = q.shape[0] if q.dim() == 3 else q.shape[0] * q.shape[2]
-    return torch.empty_like(q), q.new_empty((atoms, q.shape[1]), dtype=torch.float32)
+    return torch.empty_like(q), q.new_empty((2, atoms, q.shape[1]), dtype=torch.float32)
 
 
-def fake_backward(grad: Tensor, out: Tensor, lse: Tensor, *shared: object) -> tuple[Tensor, ...]:
+def fake_backward(
+    grad: Tensor, out: Tensor, normalizers: Tensor, *shared: object
+) -> tuple[Tensor, ...]:
     """Return empty gradients; one that is not wanted has the shape [0]."""
     wanted = shared[-1]
     given = dict(zip(TENSORS, shared, strict=False))
@@ -97,14 +101,14 @@ def keep_forward(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> N
 
 def differentiate(ctx: object, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the forward operator's inputs, by the backward operator."""
-    out, lse, *tensors = ctx.saved_tensors
+    out, normalizers, *tensors = ctx.saved_tensors
     wanted = sum(
         1 << bit
         for bit, name in enumerate(LEARNED[ALWAYS:])
         if ctx.needs_input_grad[TENSORS.index(name)]
     )
     operator = torch.ops.collamo_kernels.coattention_backward
-    gradients = operator(grad, out, lse, *tensors, *ctx.numbers, wanted)
+    gradients = operator(grad, out, normalizers, *tensors, *ctx.numbers, wanted)
     by_name = dict(zip(LEARNED, gradients, strict=True))
     found = []
     for name, x, needed in zip(TENSORS, tensors, ctx.needs_input_grad, strict=False):

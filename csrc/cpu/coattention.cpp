@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -118,6 +119,7 @@ class Slots {
 
 struct Attention::Tables {
   Floats hop_rows, radial_rows, slope_rows, cells, width;
+  std::array<int32_t, 256> hop_start;
 };
 
 Attention::Attention(const Call& call, std::vector<Molecule> molecules, double low, double block)
@@ -131,12 +133,20 @@ Attention::Attention(const Call& call, std::vector<Molecule> molecules, double l
   };
   tables_.reset(new Tables{rounded_up(call.hop_rows, call.hop_buckets),
                            rounded_up(call.table.rows, knots),
-                           rounded_up(call.table.slope_rows, knots), Floats(call.table.blocks),
-                           Floats(call.table.blocks)});
+                           rounded_up(call.table.slope_rows, knots),
+                           Floats(call.table.blocks),
+                           Floats(call.table.blocks),
+                           {}});
   if (line > call.heads) {
     if (call.hop_rows) call_.hop_rows = tables_->hop_rows.get();
     if (call.table.rows) call_.table.rows = tables_->radial_rows.get();
     if (call.table.slope_rows) call_.table.slope_rows = tables_->slope_rows.get();
+  }
+  call_.hop_start = tables_->hop_start.data();
+  for (int64_t hops = 0; call.hop_rows && hops < 256; ++hops) {
+    const int64_t unreachable = call.hop_buckets - 1;
+    const int64_t bucket = hops == 255 ? unreachable : std::min(hops, unreachable - 1);
+    tables_->hop_start[hops] = static_cast<int32_t>(bucket * line);
   }
   if (!call.table.rows) return;
   for (int64_t m = 0; m < call.table.blocks; ++m) {
@@ -152,6 +162,20 @@ Attention::Attention(const Call& call, std::vector<Molecule> molecules, double l
 
 Attention::~Attention() = default;
 
+// --- tasks ---------------------------------------------------------------------------------------
+
+namespace {
+
+// A task has all groups of heads, which share what depends on pairs alone, unless there would be
+// fewer tasks than this: then each group is a task of its own.
+constexpr int64_t kEnoughTasks = 8;
+
+int64_t groups_per_task(int64_t tasks, int64_t groups) {
+  return tasks < kEnoughTasks ? 1 : std::max<int64_t>(groups, 1);
+}
+
+}  // namespace
+
 // --- forward -------------------------------------------------------------------------------------
 
 namespace {
@@ -162,13 +186,14 @@ constexpr int64_t kQueriesPerTask = 128;
 }  // namespace
 
 void Attention::forward() const {
+  const int64_t step = groups_per_task(static_cast<int64_t>(molecules_.size()), call_.groups);
   std::vector<ForwardTask> tasks;
   for (const Molecule& m : molecules_) {
-    for (int64_t group = 0; group < call_.groups; ++group) {
+    for (int64_t group = 0; group < call_.groups; group += step) {
       int64_t first = 0;
       do {  // once for a molecule without atoms too: it may have padding to zero
         const int64_t last = std::min(first + kQueriesPerTask, m.atoms);
-        tasks.push_back({&m, group, first, last});
+        tasks.push_back({&m, group, group + step, first, last});
         first = last;
       } while (first < m.atoms);
     }
@@ -178,9 +203,7 @@ void Attention::forward() const {
   });
   int64_t floats = 0;  // not that of the largest molecule: tiles of a smaller one can be larger
   for (const ForwardTask& task : tasks) {
-    const int64_t needed =
-        kernels().forward_scratch(call_, task.molecule->atoms, task.last - task.first);
-    floats = std::max(floats, needed);
+    floats = std::max(floats, kernels().forward_scratch(call_, task));
   }
   run_tasks(static_cast<int64_t>(tasks.size()), floats,
             [&](int64_t i, float* scratch) { kernels().forward(call_, tasks[i], scratch); });
@@ -190,9 +213,9 @@ void Attention::forward() const {
 
 namespace {
 
-constexpr int64_t kPairsPerSlot = 12288;  // ≈ 3 ms of work, 50 times what clearing and summing cost
-constexpr int64_t kMostSlots = 16;        // private copies of the tables' gradients
-constexpr int64_t kMostParts = 4;         // of a large molecule, each with a private dq
+constexpr int64_t kPairsPerSlot = 8192;  // ≈ 2 ms of work, 20 times what clearing and summing cost
+constexpr int64_t kMostSlots = 16;       // private copies of the tables' gradients
+constexpr int64_t kMostParts = 4;        // of a large molecule, each with a private dq
 constexpr int64_t kKeysPerPart = 128;
 
 // Keys first … last - 1 of a molecule, done by one task per group.
@@ -245,11 +268,11 @@ struct Private {
   Floats affine, coordinates, q;
 };
 
-void sum_coordinates(const Plan& plan, const Call& call, const Floats& parts, float* coordinates) {
+void sum_coordinates(const Plan& plan, int64_t bundles, const Floats& parts, float* coordinates) {
   for (const Piece& piece : plan.pieces) {
     const Molecule& m = *piece.molecule;
-    for (int64_t group = 0; group < call.groups; ++group) {
-      const float* from = parts.get() + group * plan.coordinates + piece.coordinates;
+    for (int64_t bundle = 0; bundle < bundles; ++bundle) {
+      const float* from = parts.get() + bundle * plan.coordinates + piece.coordinates;
       for (int64_t i = 0; i < m.atoms; ++i) {
         float* to = coordinates + 3 * (m.first_atom + m.atom[i]);
         for (int axis = 0; axis < 3; ++axis) {
@@ -264,39 +287,41 @@ void sum_coordinates(const Plan& plan, const Call& call, const Floats& parts, fl
 
 void Attention::backward(const Gradients& gradients, const TableGradients& wanted) const {
   const Plan plan = make_plan(molecules_);
-  const int64_t width = kernels().width, groups = call_.groups, dim = call_.dim;
+  const int64_t width = kernels().width, groups = call_.groups, line = groups * width;
   const int64_t slots = static_cast<int64_t>(plan.slot.size()) - 1, types = call_.table.types;
-  const int64_t line = groups * width;
+  const int64_t step = groups_per_task(slots, groups), bundles = groups / step;
   const Private own{Slots(wanted.hop_rows, slots, call_.hop_buckets, call_.heads, line),
                     Slots(wanted.radial_rows, slots, 2 * call_.table.knots, call_.heads, line),
-                    Floats(wanted.affine ? slots * groups * types * 2 : 0, true),
-                    Floats(wanted.coordinates ? groups * plan.coordinates : 0, true),
-                    Floats(groups * plan.q_atoms * dim * width)};
-  const auto q_part = [&](const Piece& piece, int64_t group) {
-    return piece.q < 0 ? nullptr : own.q.get() + (group * plan.q_atoms + piece.q) * dim * width;
+                    Floats(wanted.affine ? slots * bundles * types * 2 : 0, true),
+                    Floats(wanted.coordinates ? bundles * plan.coordinates : 0, true),
+                    Floats(plan.q_atoms * call_.dim * line)};
+  const auto q_part = [&](const Piece& piece, int64_t group) {  // [groups, atoms, D, width]
+    const int64_t atoms = piece.q * groups + piece.molecule->atoms * group;
+    return piece.q < 0 ? nullptr : own.q.get() + atoms * call_.dim * width;
+  };
+  const auto task_of = [&](const Piece& piece, int64_t slot, int64_t bundle) {
+    BackwardTask task{piece.molecule, bundle * step, (bundle + 1) * step, piece.first, piece.last};
+    task.hop_rows = own.hop_rows.at(slot);
+    task.radial_rows = own.radial_rows.at(slot);
+    if (wanted.affine) task.affine = own.affine.get() + (slot * bundles + bundle) * types * 2;
+    if (wanted.coordinates) {
+      task.coordinates = own.coordinates.get() + bundle * plan.coordinates + piece.coordinates;
+    }
+    task.q = q_part(piece, task.first_group);
+    return task;
   };
   int64_t floats = 0;
   for (const Piece& piece : plan.pieces) {
-    const int64_t needed =
-        kernels().backward_scratch(call_, piece.molecule->atoms, piece.last - piece.first);
-    floats = std::max(floats, needed);
+    floats = std::max(floats, kernels().backward_scratch(call_, task_of(piece, 0, 0)));
   }
-  run_tasks(slots * groups, floats, [&](int64_t i, float* scratch) {
-    const int64_t group = i % groups, slot = i / groups;
+  run_tasks(slots * bundles, floats, [&](int64_t i, float* scratch) {
+    const int64_t bundle = i % bundles, slot = i / bundles;
     for (int64_t at = plan.slot[slot]; at < plan.slot[slot + 1]; ++at) {
-      const Piece& piece = plan.pieces[at];
-      BackwardTask task{piece.molecule, group, piece.first, piece.last};
-      if (wanted.hop_rows) task.hop_rows = own.hop_rows.at(slot) + group * width;
-      if (wanted.radial_rows) task.radial_rows = own.radial_rows.at(slot) + group * width;
-      if (wanted.affine) task.affine = own.affine.get() + i * types * 2;
-      if (wanted.coordinates) {
-        task.coordinates = own.coordinates.get() + group * plan.coordinates + piece.coordinates;
-      }
-      task.q = q_part(piece, group);
-      kernels().backward(call_, gradients, task, scratch);
+      kernels().backward(call_, gradients, task_of(plan.pieces[at], slot, bundle), scratch);
     }
   });
-  run_tasks(static_cast<int64_t>(plan.pieces.size()) * groups, 0, [&](int64_t i, float*) {
+  const int64_t cut = plan.q_atoms > 0 ? static_cast<int64_t>(plan.pieces.size()) : 0;
+  run_tasks(cut * groups, 0, [&](int64_t i, float*) {
     const Piece* piece = &plan.pieces[i / groups];
     if (piece->q < 0 || piece->part > 0) return;
     float* parts[kMostParts];
@@ -308,8 +333,8 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   });
   own.hop_rows.sum();
   own.radial_rows.sum();
-  if (wanted.coordinates) sum_coordinates(plan, call_, own.coordinates, wanted.coordinates);
-  for (int64_t i = 0; wanted.affine && i < slots * groups; ++i) {
+  if (wanted.coordinates) sum_coordinates(plan, bundles, own.coordinates, wanted.coordinates);
+  for (int64_t i = 0; wanted.affine && i < slots * bundles; ++i) {
     for (int64_t at = 0; at < 2 * types; ++at) {
       wanted.affine[at] += own.affine.get()[i * types * 2 + at];
     }

@@ -25,7 +25,7 @@ class Attention {
   Attention(const Call& call, std::vector<Molecule> molecules, double low, double block);
   ~Attention();
 
-  // Writes call.out and, of real atoms, call.lse.
+  // Writes call.out and, of real atoms, call.largest and call.inverse.
   void forward() const;
 
   // Writes the gradients of q, k and v, and what is wanted of phi, bias and the tables. Rows of phi

@@ -1,9 +1,11 @@
-// One task of the attention: a molecule, as many heads as a vector has lanes, forward or backward.
+// One task of the attention: a molecule and its heads, forward or backward.
 //
-// Heads are the lanes. q, k, v of the task's heads are laid out [atom, d, head], logits
-// [query, key, head]; then every step is lane by lane: a matrix product needs no padding to a
-// multiple of anything, softmax no sum across lanes, and a row of a table (hop or knot, all heads
-// side by side) is one load that adds to the logits as it is. A molecule of 26 atoms fits in L2.
+// Heads are the lanes: as many as a vector has are a group, and are worked on together. q, k, v of
+// a group are laid out [atom, d, head], logits [query, key, head]; then every step is lane by lane:
+// a matrix product needs no padding to a multiple of anything, softmax no sum across lanes, and a
+// row of a table (hop or knot, all heads side by side) is one load that adds to the logits as it
+// is. What depends on the pair alone is found once for all groups. A molecule of 26 atoms fits in
+// L2.
 //
 // Compiled once per instruction set (setup.py). Includes no header with inline functions that
 // another file may share: the linker could pick this file's copy for an older processor.
@@ -35,6 +37,7 @@ struct Matrix {
 Matrix matrix(float* data, int64_t columns) { return {data, columns * W, W}; }
 Matrix transposed(Matrix m) { return {m.data, m.column, m.row}; }
 Matrix from_row(Matrix m, int64_t i) { return {m.at(i, 0), m.row, m.column}; }
+Matrix from_column(Matrix m, int64_t j) { return {m.at(0, j), m.row, m.column}; }
 
 // Accumulators, one row of y and one element of x must fit the registers: 12 + 3 + 1 of 16.
 constexpr int kRows = 4;
@@ -67,35 +70,34 @@ inline void multiply_block(Matrix c, Matrix x, Matrix y, int64_t inner, bool add
   }
 }
 
-template <int Rows, int Columns>
-inline int64_t multiply_columns(Matrix c, Matrix x, Matrix y, int64_t inner, int64_t columns,
-                                int64_t j, bool add) {
+template <int Columns>
+inline void multiply_panel(Matrix c, Matrix x, Matrix y, int64_t rows, int64_t inner, bool add) {
+  int64_t i = 0;
+  for (; i + kRows <= rows; i += kRows) {
+    multiply_block<kRows, Columns>(from_row(c, i), from_row(x, i), y, inner, add);
+  }
+  c = from_row(c, i), x = from_row(x, i);
+  if (rows - i == 3) multiply_block<3, Columns>(c, x, y, inner, add);
+  if (rows - i == 2) multiply_block<2, Columns>(c, x, y, inner, add);
+  if (rows - i == 1) multiply_block<1, Columns>(c, x, y, inner, add);
+}
+
+template <int Columns>
+inline int64_t multiply_panels(Matrix c, Matrix x, Matrix y, int64_t rows, int64_t inner,
+                               int64_t columns, int64_t j, bool add) {
   for (; j + Columns <= columns; j += Columns) {
-    const Matrix right{y.at(0, j), y.row, y.column};
-    multiply_block<Rows, Columns>({c.at(0, j), c.row, c.column}, x, right, inner, add);
+    multiply_panel<Columns>(from_column(c, j), x, from_column(y, j), rows, inner, add);
   }
   return j;
 }
 
-template <int Rows>
-inline void multiply_rows(Matrix c, Matrix x, Matrix y, int64_t inner, int64_t columns, bool add) {
-  int64_t j = multiply_columns<Rows, kColumns>(c, x, y, inner, columns, 0, add);
-  if (kColumns > 3) j = multiply_columns<Rows, 3>(c, x, y, inner, columns, j, add);
-  j = multiply_columns<Rows, 2>(c, x, y, inner, columns, j, add);
-  multiply_columns<Rows, 1>(c, x, y, inner, columns, j, add);
-}
-
-// c [rows, columns] = x [rows, inner] y [inner, columns], or added to c.
+// c [rows, columns] = x [rows, inner] y [inner, columns], or added to c. A panel of y stays in L1.
 void multiply(Matrix c, Matrix x, Matrix y, int64_t rows, int64_t inner, int64_t columns,
               bool add) {
-  int64_t i = 0;
-  for (; i + kRows <= rows; i += kRows) {
-    multiply_rows<kRows>(from_row(c, i), from_row(x, i), y, inner, columns, add);
-  }
-  c = from_row(c, i), x = from_row(x, i);
-  if (rows - i == 3) multiply_rows<3>(c, x, y, inner, columns, add);
-  if (rows - i == 2) multiply_rows<2>(c, x, y, inner, columns, add);
-  if (rows - i == 1) multiply_rows<1>(c, x, y, inner, columns, add);
+  int64_t j = multiply_panels<kColumns>(c, x, y, rows, inner, columns, 0, add);
+  if (kColumns > 3) j = multiply_panels<3>(c, x, y, rows, inner, columns, j, add);
+  j = multiply_panels<2>(c, x, y, rows, inner, columns, j, add);
+  multiply_panels<1>(c, x, y, rows, inner, columns, j, add);
 }
 
 // --- between the tensors' layouts and [atom, d, head] -------------------------------------------
@@ -161,75 +163,105 @@ int64_t molecule_offset(const Call& call, const Atoms& x, const Molecule& molecu
   return call.packed ? molecule.first_atom * x.atom : molecule.number * x.molecule;
 }
 
-// The elements d … d + W - 1 of an atom's heads, as the columns of a square.
-template <Element Type>
-inline void read_square(const typename Format<Type>::Scalar* from, const Atoms& x, Heads heads,
-                        int64_t count, float factor, Vec (&rows)[kWidth]) {
-  if (heads.count == W && count == W && x.dim == 1) {  // the usual case, unrolled
-#pragma GCC unroll 16
-    for (int h = 0; h < kWidth; ++h) rows[h] = factor * Format<Type>::widen(from + h * x.head);
-  } else {
-    for (int64_t h = 0; h < W; ++h) {
-      rows[h] = h < heads.count ? factor * gather<Type>(from + h * x.head, x.dim, count) : Vec{};
-    }
-  }
-  transpose(rows);
-}
-
-template <Element Type>
-inline void write_square(typename Format<Type>::Scalar* to, const Atoms& x, Heads heads,
-                         int64_t count, float factor, Vec (&rows)[kWidth]) {
-  transpose(rows);
-  if (heads.count == W && count == W && x.dim == 1) {
-#pragma GCC unroll 16
-    for (int h = 0; h < kWidth; ++h) Format<Type>::narrow(to + h * x.head, factor * rows[h]);
-    return;
-  }
-  for (int64_t h = 0; h < heads.count; ++h) {
-    scatter<Type>(to + h * x.head, factor * rows[h], x.dim, count);
-  }
-}
-
-// The last square of a width that is no multiple of W overlaps the one before: moving some elements
-// twice is several times faster than moving single ones.
-int64_t square_start(const Call& call, int64_t done) {
-  return done + W <= call.dim || call.dim < W ? done : call.dim - W;
-}
-
-// The processor does not guess the next atom: its heads lie a row of all heads away.
+// The processor does not guess the next atom: its heads lie a row of all heads away. Inlined by
+// force: gcc takes a function that only prefetches for one without effect, and drops its calls.
 constexpr int64_t kAhead = 4;
 
-template <typename Scalar>
-inline void prefetch(const Scalar* from, int64_t count) {
-  constexpr int64_t kLine = 64 / sizeof(Scalar);
-  for (int64_t d = 0; d < count; d += kLine) __builtin_prefetch(from + d, 0, 2);
+[[gnu::always_inline]] inline void prefetch(const char* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
 }
 
-// to [last - first, D, W] = factor · x[atoms, heads]; the lanes of absent heads are 0.
+template <typename Scalar>
+[[gnu::always_inline]] inline void prefetch_atom(const Scalar* atom, const Atoms& x, Heads heads,
+                                                 int64_t dim) {
+  const char* bytes = reinterpret_cast<const char*>(atom);
+  const int64_t size = sizeof(Scalar);
+  if (x.head == dim) return prefetch(bytes, heads.count * dim * size);
+  for (int64_t h = 0; h < heads.count; ++h) prefetch(bytes + h * x.head * size, dim * size);
+}
+
+// Of what is read or written soon.
+[[gnu::always_inline]] inline void prefetch_atoms(const Call& call, const Atoms& x,
+                                                  const Molecule& m, Heads heads, int64_t first,
+                                                  int64_t last) {
+  const int64_t start = molecule_offset(call, x, m) + heads.first * x.head;
+  for (int64_t i = first; i < last && i < m.atoms; ++i) {
+    const int64_t at = start + m.atom[i] * x.atom;
+    if (x.type == Element::kFloat) {
+      prefetch_atom(static_cast<const float*>(x.data) + at, x, heads, call.dim);
+    } else {
+      prefetch_atom(static_cast<const uint16_t*>(x.data) + at, x, heads, call.dim);
+    }
+  }
+}
+
+// Whether an atom's heads fill vectors that lie in memory as they are.
+inline bool whole(const Call& call, const Atoms& x, Heads heads) {
+  return heads.count == W && x.dim == 1 && call.dim >= W;
+}
+
+// to [W, W] = the elements from[0 … W - 1] of every head, transposed.
+template <Element Type>
+inline void read_square(const typename Format<Type>::Scalar* from, int64_t head, Vec factor,
+                        float* to) {
+  Vec rows[W];
+#pragma GCC unroll 16
+  for (int h = 0; h < W; ++h) rows[h] = factor * Format<Type>::widen(from + h * head);
+  transpose(rows);
+#pragma GCC unroll 16
+  for (int d = 0; d < W; ++d) store(to + d * W, rows[d]);
+}
+
+// to [W/2, W] = the elements from[W/2 … W - 1] alone, for half as many exchanges.
+template <Element Type>
+inline void read_half_square(const typename Format<Type>::Scalar* from, int64_t head, Vec factor,
+                             float* to) {
+  Vec rows[W / 2];
+#pragma GCC unroll 8
+  for (int h = 0; h < W / 2; ++h) {
+    const Vec a = Format<Type>::widen(from + h * head);
+    const Vec b = Format<Type>::widen(from + (h + W / 2) * head);
+    rows[h] = factor * exchange<W / 2, false>(a, b, CountLanes<kWidth>::type{});
+  }
+  transpose(rows);
+#pragma GCC unroll 8
+  for (int d = 0; d < W / 2; ++d) store(to + d * W, rows[d]);
+}
+
+// to [D, W] = factor · x[atom, heads]; the lanes of absent heads are 0.
+template <Element Type>
+inline void read_atom(const typename Format<Type>::Scalar* atom, const Call& call, const Atoms& x,
+                      Heads heads, Vec factor, float* to) {
+  if (!whole(call, x, heads)) {
+    for (int64_t d = 0; d < call.dim; ++d) {
+      store(to + d * W, factor * gather<Type>(atom + d * x.dim, x.head, heads.count));
+    }
+    return;
+  }
+  int64_t d = 0;
+  for (; d + W <= call.dim; d += W) read_square<Type>(atom + d, x.head, factor, to + d * W);
+  // The last elements of a width that is no multiple of W are the end of a square that overlaps.
+  const int64_t rest = call.dim - d, last = call.dim - W;
+  if (rest > W / 2) {
+    read_square<Type>(atom + last, x.head, factor, to + last * W);
+  } else if (rest > 0) {
+    read_half_square<Type>(atom + last, x.head, factor, to + (last + W / 2) * W);
+  }
+}
+
+// to [last - first, D, W] = factor · x[atoms, heads].
 template <Element Type>
 void read_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads, int64_t first,
              int64_t last, float factor, float* to) {
   using Scalar = typename Format<Type>::Scalar;
-  const Scalar* base = static_cast<const Scalar*>(x.data) + molecule_offset(call, x, molecule);
-  for (int64_t i = first; i < last; ++i) {
-    const Scalar* atom = base + molecule.atom[i] * x.atom + heads.first * x.head;
-    if (i + kAhead < last) {
-      const Scalar* later = base + molecule.atom[i + kAhead] * x.atom + heads.first * x.head;
-      for (int64_t h = 0; h < heads.count; ++h) prefetch(later + h * x.head, call.dim);
+  const Scalar* base = static_cast<const Scalar*>(x.data) + molecule_offset(call, x, molecule) +
+                       heads.first * x.head;
+  for (int64_t i = first; i < last; ++i, to += call.dim * W) {
+    if (i + kAhead < molecule.atoms) {  // also of what is read next
+      prefetch_atom(base + molecule.atom[i + kAhead] * x.atom, x, heads, call.dim);
     }
-    for (int64_t done = 0; done < call.dim; done += W) {
-      const int64_t d = square_start(call, done), count = call.dim < W ? call.dim : W;
-      Vec rows[kWidth];
-      read_square<Type>(atom + d * x.dim, x, heads, count, factor, rows);
-      float* square = to + d * W;
-      if (count == W) {
-#pragma GCC unroll 16
-        for (int c = 0; c < kWidth; ++c) store(square + c * W, rows[c]);
-      } else {
-        for (int64_t c = 0; c < count; ++c) store(square + c * W, rows[c]);
-      }
-    }
-    to += call.dim * W;
+    const Scalar* atom = base + molecule.atom[i] * x.atom;
+    read_atom<Type>(atom, call, x, heads, broadcast(factor), to);
   }
 }
 
@@ -245,51 +277,79 @@ void read(const Call& call, const Atoms& x, const Molecule& molecule, Heads head
   }
 }
 
-// x[atoms, heads] = factor · from [last - first, D, W].
+template <Element Type>
+inline void write_square(typename Format<Type>::Scalar* to, int64_t head, Vec factor,
+                         const float* from) {
+  Vec rows[W];
+#pragma GCC unroll 16
+  for (int d = 0; d < W; ++d) rows[d] = factor * load(from + d * W);
+  transpose(rows);
+#pragma GCC unroll 16
+  for (int h = 0; h < W; ++h) Format<Type>::narrow(to + h * head, rows[h]);
+}
+
+// x[atom, heads] = factor · from [D, W]. Squares overlap: writing some elements twice is several
+// times faster than writing single ones.
+template <Element Type>
+inline void write_atom(typename Format<Type>::Scalar* atom, const Call& call, const Atoms& x,
+                       Heads heads, Vec factor, const float* from) {
+  if (!whole(call, x, heads)) {
+    for (int64_t d = 0; d < call.dim; ++d) {
+      scatter<Type>(atom + d * x.dim, factor * load(from + d * W), x.head, heads.count);
+    }
+    return;
+  }
+  for (int64_t done = 0; done < call.dim; done += W) {
+    const int64_t d = done + W <= call.dim ? done : call.dim - W;
+    write_square<Type>(atom + d, x.head, factor, from + d * W);
+  }
+}
+
+// x[atoms, heads] = factors · from [last - first, D, W]; factors [last - first, W] or, with
+// step = 0, [W].
 template <Element Type>
 void write_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads,
-              int64_t first, int64_t last, float factor, const float* from) {
+              int64_t first, int64_t last, const float* factors, int64_t step, const float* from) {
   using Scalar = typename Format<Type>::Scalar;
-  Scalar* base = static_cast<Scalar*>(x.data) + molecule_offset(call, x, molecule);
-  for (int64_t i = first; i < last; ++i) {
-    Scalar* atom = base + molecule.atom[i] * x.atom + heads.first * x.head;
-    for (int64_t done = 0; done < call.dim; done += W) {
-      const int64_t d = square_start(call, done), count = call.dim < W ? call.dim : W;
-      const float* square = from + d * W;
-      Vec rows[kWidth];
-      if (count == W) {
-#pragma GCC unroll 16
-        for (int c = 0; c < kWidth; ++c) rows[c] = load(square + c * W);
-      } else {
-        for (int64_t c = 0; c < W; ++c) rows[c] = c < count ? load(square + c * W) : Vec{};
-      }
-      write_square<Type>(atom + d * x.dim, x, heads, count, factor, rows);
-    }
-    from += call.dim * W;
+  Scalar* base =
+      static_cast<Scalar*>(x.data) + molecule_offset(call, x, molecule) + heads.first * x.head;
+  for (int64_t i = first; i < last; ++i, factors += step, from += call.dim * W) {
+    Scalar* atom = base + molecule.atom[i] * x.atom;
+    write_atom<Type>(atom, call, x, heads, load(factors), from);
+  }
+}
+
+void write(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads, int64_t first,
+           int64_t last, const float* factors, int64_t step, const float* from) {
+  switch (x.type) {
+    case Element::kFloat:
+      return write_as<Element::kFloat>(call, x, molecule, heads, first, last, factors, step, from);
+    case Element::kBFloat16:
+      return write_as<Element::kBFloat16>(call, x, molecule, heads, first, last, factors, step,
+                                          from);
+    case Element::kHalf:
+      return write_as<Element::kHalf>(call, x, molecule, heads, first, last, factors, step, from);
   }
 }
 
 void write(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads, int64_t first,
            int64_t last, float factor, const float* from) {
-  switch (x.type) {
-    case Element::kFloat:
-      return write_as<Element::kFloat>(call, x, molecule, heads, first, last, factor, from);
-    case Element::kBFloat16:
-      return write_as<Element::kBFloat16>(call, x, molecule, heads, first, last, factor, from);
-    case Element::kHalf:
-      return write_as<Element::kHalf>(call, x, molecule, heads, first, last, factor, from);
-  }
+  float factors[W];
+  store(factors, broadcast(factor));
+  write(call, x, molecule, heads, first, last, factors, 0, from);
 }
 
 // --- distances and table cells ------------------------------------------------------------------
 
-// What a row of pairs (one query, all keys of a tile) needs of the radial table.
+// What a row of pairs (one query, all keys of a tile) needs of the tables. Whole vectors: what is
+// behind the last key is never read as data.
 struct PairRow {
   float* distance;
   float* gamma;  // du/dr
   float* u;
   float* weight[4];  // of value and slope at the left knot, then at the right one
-  int32_t* knot;     // the left one
+  int32_t* knot;     // where the left one's rows start
+  int32_t* hop;      // where its row of the hop table starts
 };
 
 float root(float x) { return __builtin_sqrtf(x); }
@@ -342,7 +402,8 @@ void find_blocks(const RadialTable& table, int64_t count, const PairRow& row) {
 }
 
 // block is a power of two, so u/block and what is left of it are exact. A NaN stays one.
-void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
+// A row of the table is `line` floats.
+void find_cells(const RadialTable& table, int64_t count, int64_t line, const PairRow& row) {
   find_blocks(table, count, row);
   for (int64_t j = 0; j < count; j += W) {
     const Vec start = load(row.weight[0] + j), cells = load(row.weight[1] + j);
@@ -358,14 +419,14 @@ void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
     store(row.weight[1] + j, width * f * g * g);
     store(row.weight[2] + j, right);
     store(row.weight[3] + j, -width * ff * g);
-    const IntVec knot = load_as<IntVec>(row.knot + j) + cell;
+    const IntVec knot = (load_as<IntVec>(row.knot + j) + cell) * static_cast<int32_t>(line);
     std::memcpy(row.knot + j, &knot, sizeof knot);
   }
 }
 
 // A row of a table, all heads of the group, at the place of pair j.
 Vec interpolate(const float* rows, int64_t line, const PairRow& row, int64_t j) {
-  const float* knot = rows + row.knot[j] * 2 * line;
+  const float* knot = rows + row.knot[j];
   Vec phi = row.weight[0][j] * load(knot);
   phi += row.weight[1][j] * load(knot + line);
   phi += row.weight[2][j] * load(knot + 2 * line);
@@ -373,11 +434,6 @@ Vec interpolate(const float* rows, int64_t line, const PairRow& row, int64_t j) 
 }
 
 // --- logits -------------------------------------------------------------------------------------
-
-int64_t hop_bucket(const Call& call, uint8_t hops) {
-  const int64_t last = call.hop_buckets - 1;
-  return hops == 255 ? last : (hops < last - 1 ? hops : last - 1);
-}
 
 const uint8_t* hop_row(const Call& call, const Molecule& m, int64_t i) {
   return call.hops + m.first_pair + m.atom[i] * m.size;
@@ -434,27 +490,23 @@ class Scratch {
   float* next_;
 };
 
-// The molecule and heads of a task, and the parts of the logits that depend on pairs alone.
+// The parts of the logits that depend on pairs alone: some queries of a molecule, the keys of a
+// task.
 class PairTerms {
  public:
-  PairTerms(const Call& call, const Molecule& molecule, int64_t group, int64_t keys,
-            Scratch& scratch)
+  PairTerms(const Call& call, const Molecule& molecule, int64_t first_key, int64_t keys,
+            int64_t rows, Scratch& scratch)
       : call_(call),
         molecule_(molecule),
-        heads_(heads_of(call, group)),
-        hop_rows_(call.hop_rows ? call.hop_rows + group * W : nullptr),
-        table_rows_(call.table.rows ? call.table.rows + group * W : nullptr),
+        first_key_(first_key),
+        keys_(keys),
         line_(call.groups * W),
         has_table_(call.table.rows && molecule.has_distances),
         has_phi_(call.phi && molecule.has_distances) {
-    const int64_t line = atoms_row(molecule.atoms);
-    x_ = scratch.floats(3 * line);
-    row_.distance = scratch.floats(keys);
-    row_.gamma = scratch.floats(keys);
-    row_.u = scratch.floats(keys);
-    for (float*& weight : row_.weight) weight = scratch.floats(keys);
-    row_.knot = reinterpret_cast<int32_t*>(scratch.floats(keys));
+    x_ = scratch.floats(3 * atoms_row(molecule.atoms));
+    memory_ = scratch.floats(rows * kFields * padded(keys));
     if (!has_table_) return;
+    const int64_t line = atoms_row(molecule.atoms);
     std::memset(x_, 0, 3 * line * sizeof(float));
     for (int64_t i = 0; i < molecule.atoms; ++i) {
       const float* from = call.coordinates + 3 * (molecule.first_atom + molecule.atom[i]);
@@ -462,64 +514,90 @@ class PairTerms {
     }
   }
 
-  static int64_t floats(int64_t atoms, int64_t keys) {
-    return 3 * atoms_row(atoms) + 8 * keys + 8 * W;
+  static int64_t floats(int64_t atoms, int64_t keys, int64_t rows) {
+    return 3 * atoms_row(atoms) + rows * kFields * padded(keys);
   }
 
-  // Adds Φ2d, Φ3d and the bias of query i and keys first … last - 1 to the logits s [keys, W].
-  void add(int64_t i, int64_t first, int64_t last, float* s) {
-    if (has_table_) {
-      measure(call_, molecule_, x_, i, first, last, row_);
-      find_cells(call_.table, last - first, row_);
+  // Turns to the queries first … last - 1.
+  void locate(int64_t first, int64_t last) {
+    first_ = first;
+    for (int64_t i = first; i < last; ++i) {
+      const PairRow pairs = row(i);
+      if (has_table_) {
+        measure(call_, molecule_, x_, i, first_key_, first_key_ + keys_, pairs);
+        find_cells(call_.table, keys_, 2 * line_, pairs);
+      }
+      if (!call_.hop_rows) continue;
+      const uint8_t* hops = hop_row(call_, molecule_, i);
+      const int32_t* atom = molecule_.atom + first_key_;
+      for (int64_t j = 0; j < keys_; ++j) pairs.hop[j] = call_.hop_start[hops[atom[j]]];
     }
-    if (has_table_ && hop_rows_) add_rows<true, true>(i, first, last, s);
-    if (has_table_ && !hop_rows_) add_rows<true, false>(i, first, last, s);
-    if (!has_table_ && hop_rows_) add_rows<false, true>(i, first, last, s);
-    if (has_phi_) add_phi(i, first, last, s);
-    if (call_.bias.data) add_bias(i, first, last, s);
+  }
+
+  // Calls visit(j, logit) for every key j of query i, where logit is s [keys, W], Q Kᵀ, with Φ2d,
+  // Φ3d and the bias added. Both tables in one pass, which is the usual case.
+  template <typename Visit>
+  void add(int64_t i, Heads heads, float* s, const Visit& visit) const {
+    if (has_phi_) add_phi(i, heads, s);
+    if (call_.bias.data) add_bias(i, heads, s);
+    if (has_table_ && call_.hop_rows) return add_rows<true, true>(i, heads, s, visit);
+    if (has_table_) return add_rows<true, false>(i, heads, s, visit);
+    if (call_.hop_rows) return add_rows<false, true>(i, heads, s, visit);
+    add_rows<false, false>(i, heads, s, visit);
   }
 
   bool has_table() const { return has_table_; }
   bool has_phi() const { return has_phi_; }
-  Heads heads() const { return heads_; }
-  const PairRow& row() const { return row_; }  // of the query added last
   const float* x() const { return x_; }
 
+  PairRow row(int64_t i) const {
+    const int64_t line = padded(keys_);
+    float* at = memory_ + (i - first_) * kFields * line;
+    const auto next = [&] { return at += line, at - line; };
+    PairRow pairs{next(), next(), next(), {next(), next(), next(), next()}};
+    pairs.knot = reinterpret_cast<int32_t*>(next());
+    pairs.hop = reinterpret_cast<int32_t*>(next());
+    return pairs;
+  }
+
  private:
-  // Both in one pass, which is the usual case.
-  template <bool Table, bool Hops>
-  void add_rows(int64_t i, int64_t first, int64_t last, float* s) const {
-    const uint8_t* hops = Hops ? hop_row(call_, molecule_, i) : nullptr;
-    for (int64_t j = first; j < last; ++j, s += W) {
-      Vec logit = load(s);
-      if (Table) logit += interpolate(table_rows_, line_, row_, j - first);
-      if (Hops) logit += load(hop_rows_ + hop_bucket(call_, hops[molecule_.atom[j]]) * line_);
-      store(s, logit);
+  static constexpr int64_t kFields = 9;  // of PairRow
+  static int64_t padded(int64_t keys) { return (keys + W - 1) / W * W; }
+
+  template <bool Table, bool Hops, typename Visit>
+  void add_rows(int64_t i, Heads heads, const float* s, const Visit& visit) const {
+    const PairRow pairs = row(i);
+    const float* table = call_.table.rows + heads.first;
+    const float* hops = call_.hop_rows + heads.first;
+    for (int64_t j = 0; j < keys_; ++j) {
+      Vec logit = load(s + j * W);
+      if (Table) logit += interpolate(table, line_, pairs, j);
+      if (Hops) logit += load(hops + pairs.hop[j]);
+      visit(j, logit);
     }
   }
 
-  void add_phi(int64_t i, int64_t first, int64_t last, float* s) const {
-    for (int64_t j = first; j < last; ++j, s += W) {
-      const float* row = call_.phi + phi_row(call_, molecule_, i, j) * call_.heads + heads_.first;
-      add_to(s, gather<Element::kFloat>(row, 1, heads_.count));
+  void add_phi(int64_t i, Heads heads, float* s) const {
+    for (int64_t j = 0; j < keys_; ++j, s += W) {
+      const int64_t row = phi_row(call_, molecule_, i, first_key_ + j);
+      const float* phi = call_.phi + row * call_.heads + heads.first;
+      add_to(s, gather<Element::kFloat>(phi, 1, heads.count));
     }
   }
 
-  void add_bias(int64_t i, int64_t first, int64_t last, float* s) const {
-    for (int64_t j = first; j < last; ++j, s += W) {
-      add_to(s, read_pair(call_.bias, pair_offset(call_, call_.bias, molecule_, i, j), heads_));
+  void add_bias(int64_t i, Heads heads, float* s) const {
+    for (int64_t j = 0; j < keys_; ++j, s += W) {
+      const int64_t at = pair_offset(call_, call_.bias, molecule_, i, first_key_ + j);
+      add_to(s, read_pair(call_.bias, at, heads));
     }
   }
 
   const Call& call_;
   const Molecule& molecule_;
-  Heads heads_;
-  const float* hop_rows_;
-  const float* table_rows_;
-  int64_t line_;
+  int64_t first_key_, keys_, line_;
   bool has_table_, has_phi_;
-  float* x_;  // [3, atoms_row]
-  PairRow row_;
+  float *x_, *memory_;  // [3, atoms_row]; [rows, fields, keys↑]
+  int64_t first_ = 0;   // query
 };
 
 // --- dropout ------------------------------------------------------------------------------------
@@ -552,37 +630,36 @@ Vec dropout_factor(const Call& call, const Molecule& m, Heads heads, int64_t i, 
   return factor;
 }
 
+// A sum of sums of eight terms: one after the other their rounding was four times PyTorch's.
+class Sum {
+ public:
+  void add(int64_t j, Vec term) {
+    some_ += term;
+    if (j % 8 != 7) return;
+    all_ += some_;
+    some_ = Vec{};
+  }
+  Vec total() const { return all_ + some_; }
+
+ private:
+  Vec all_{}, some_{};
+};
+
 // --- forward ------------------------------------------------------------------------------------
 
-// s [keys, W] becomes e^(s - max); returns log Σ e^s and, through `inverse`, 1 / Σ e^(s - max):
-// +inf and 0 where every key is excluded.
-Vec soften(float* s, int64_t keys, Vec& inverse) {
-  Vec most = broadcast(-kInfinity);
-  for (int64_t j = 0; j < keys; ++j) most = larger(most, load(s + j * W));
-  const IntVec dead = most == -kInfinity;
-  const Vec shift = choose(dead, Vec{}, most);
-  Vec sum{};
-  for (int64_t j = 0; j < keys; ++j) {
-    const Vec p = exponential(load(s + j * W) - shift);
-    store(s + j * W, p);
-    sum += p;
-  }
-  Vec lse{};
-  for (int64_t h = 0; h < W; ++h) lse[h] = __builtin_logf(sum[h]);
-  inverse = choose(dead, Vec{}, 1.0f / sum);
-  return choose(dead, broadcast(kInfinity), shift + lse);
-}
-
 // Rows of logits that are worked on at a time: as many as keep them in half of a 32 KiB L1, or all.
-int64_t rows_at_a_time(int64_t keys) {
+int64_t rows_at_a_time(const ForwardTask& task) {
+  const int64_t keys = task.molecule->atoms, all = task.last - task.first;
   const int64_t rows = 4096 / ((keys ? keys : 1) * W) / kRows * kRows;
-  return rows < kRows ? kRows : rows;
+  const int64_t some = rows < kRows ? kRows : rows;
+  return some < all ? some : all;
 }
 
-int64_t forward_scratch(const Call& call, int64_t atoms, int64_t rows) {
-  const int64_t at_a_time = rows_at_a_time(atoms) < rows ? rows_at_a_time(atoms) : rows;
-  return PairTerms::floats(atoms, atoms) +
-         W * (2 * atoms * call.dim + at_a_time * (2 * call.dim + atoms + 1));
+int64_t forward_scratch(const Call& call, const ForwardTask& task) {
+  const int64_t atoms = task.molecule->atoms, rows = rows_at_a_time(task);
+  const int64_t groups = task.last_group - task.first_group;
+  return PairTerms::floats(atoms, atoms, rows) +
+         W * (2 * groups * atoms * call.dim + rows * (2 * call.dim + atoms + 1));
 }
 
 void write_zeros(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads) {
@@ -600,9 +677,8 @@ void write_zeros(const Call& call, const Atoms& x, const Molecule& molecule, Hea
   }
 }
 
-void write_lse(const Call& call, const Molecule& m, Heads heads, int64_t i, Vec lse) {
-  float* to = call.lse + (m.first_atom + m.atom[i]) * call.heads + heads.first;
-  scatter<Element::kFloat>(to, lse, 1, heads.count);
+float* of_row(const Call& call, float* x, const Molecule& m, Heads heads, int64_t i) {
+  return x + (m.first_atom + m.atom[i]) * call.heads + heads.first;
 }
 
 void drop(const Call& call, const Molecule& m, Heads heads, int64_t i, float* p) {
@@ -611,36 +687,97 @@ void drop(const Call& call, const Molecule& m, Heads heads, int64_t i, float* p)
   }
 }
 
-void forward(const Call& call, const ForwardTask& task, float* memory) {
-  const Molecule& m = *task.molecule;
-  const int64_t keys = m.atoms, dim = call.dim, rows = task.last - task.first;
-  const int64_t at_a_time = rows_at_a_time(keys) < rows ? rows_at_a_time(keys) : rows;
-  Scratch scratch(memory);
-  PairTerms terms(call, m, task.group, keys, scratch);
-  const Heads heads = terms.heads();
-  const Matrix k = matrix(scratch.floats(keys * dim * W), dim);
-  const Matrix v = matrix(scratch.floats(keys * dim * W), dim);
-  const Matrix q = matrix(scratch.floats(at_a_time * dim * W), dim);
-  const Matrix out = matrix(scratch.floats(at_a_time * dim * W), dim);
-  const Matrix s = matrix(scratch.floats(at_a_time * keys * W), keys);
-  if (task.first == 0) write_zeros(call, call.out, m, heads);
-  read(call, call.k, m, heads, 0, keys, 1, k.data);
-  read(call, call.v, m, heads, 0, keys, 1, v.data);
-  for (int64_t first = task.first; first < task.last; first += at_a_time) {
-    const int64_t last = first + at_a_time < task.last ? first + at_a_time : task.last;
-    read(call, call.q, m, heads, first, last, call.scale, q.data);
-    multiply(s, q, transposed(k), last - first, dim, keys, false);
-    for (int64_t i = first; i < last; ++i) {
-      float* row = s.at(i - first, 0);
-      terms.add(i, 0, keys, row);
-      Vec inverse;
-      write_lse(call, m, heads, i, soften(row, keys, inverse));
-      if (call.dropout > 0) drop(call, m, heads, i, row);
-      for (int64_t j = 0; j < keys; ++j) store(row + j * W, load(row + j * W) * inverse);
+class ForwardKernel {
+ public:
+  ForwardKernel(const Call& call, const ForwardTask& task, Scratch& scratch)
+      : call_(call),
+        task_(task),
+        m_(*task.molecule),
+        rows_(rows_at_a_time(task)),
+        terms_(call, m_, 0, m_.atoms, rows_, scratch) {
+    const int64_t groups = task.last_group - task.first_group;
+    for (Matrix* x : {&k_, &v_}) {
+      *x = matrix(scratch.floats(groups * m_.atoms * call.dim * W), call.dim);
     }
-    multiply(out, s, v, last - first, keys, dim, false);
-    write(call, call.out, m, heads, first, last, 1, out.data);
+    for (Matrix* x : {&q_, &out_}) *x = matrix(scratch.floats(rows_ * call.dim * W), call.dim);
+    p_ = matrix(scratch.floats(rows_ * m_.atoms * W), m_.atoms);
+    inverse_ = scratch.floats(rows_ * W);
   }
+
+  void run() {
+    for (int64_t group = task_.first_group; group < task_.last_group; ++group) {
+      const Heads heads = heads_of(call_, group);
+      for (const Atoms* x : {&call_.k, &call_.v}) prefetch_atoms(call_, *x, m_, heads, 0, kAhead);
+      prefetch_atoms(call_, call_.q, m_, heads, task_.first, task_.first + kAhead);
+      read(call_, call_.k, m_, heads, 0, m_.atoms, 1, of_group(k_, group).data);
+      read(call_, call_.v, m_, heads, 0, m_.atoms, 1, of_group(v_, group).data);
+      if (task_.first == 0) write_zeros(call_, call_.out, m_, heads);
+    }
+    for (int64_t first = task_.first; first < task_.last; first += rows_) {
+      const int64_t last = first + rows_ < task_.last ? first + rows_ : task_.last;
+      terms_.locate(first, last);
+      for (int64_t group = task_.first_group; group < task_.last_group; ++group) {
+        run_rows(group, first, last);
+      }
+    }
+  }
+
+ private:
+  Matrix of_group(Matrix x, int64_t group) const {
+    return from_row(x, (group - task_.first_group) * m_.atoms);
+  }
+
+  void run_rows(int64_t group, int64_t first, int64_t last) {
+    const Heads heads = heads_of(call_, group);
+    const int64_t rows = last - first, keys = m_.atoms, dim = call_.dim;
+    read(call_, call_.q, m_, heads, first, last, call_.scale, q_.data);
+    multiply(p_, q_, transposed(of_group(k_, group)), rows, dim, keys, false);
+    for (int64_t i = first; i < last; ++i) {
+      float* p = p_.at(i - first, 0);
+      soften(heads, i, p, inverse_ + (i - first) * W);
+      if (call_.dropout > 0) drop(call_, m_, heads, i, p);
+    }
+    prefetch_atoms(call_, call_.out, m_, heads, first, last);
+    multiply(out_, p_, of_group(v_, group), rows, keys, dim, false);
+    write(call_, call_.out, m_, heads, first, last, inverse_, W, out_.data);
+  }
+
+  // p [keys, W], a row of Q Kᵀ, becomes exp(logit - largest); `inverse` [W] takes 1 / its sum, 0
+  // where every key is excluded.
+  void soften(Heads heads, int64_t i, float* p, float* inverse) const {
+    Vec largest = broadcast(-kInfinity);
+    terms_.add(i, heads, p, [&](int64_t j, Vec logit) {
+      store(p + j * W, logit);
+      largest = larger(largest, logit);
+    });
+    const IntVec dead = largest == -kInfinity;
+    largest = choose(dead, Vec{}, largest);
+    Sum sum;
+    for (int64_t j = 0; j < m_.atoms; ++j) {
+      const Vec weight = exponential(load(p + j * W) - largest);
+      store(p + j * W, weight);
+      sum.add(j, weight);
+    }
+    store(inverse, choose(dead, Vec{}, 1 / sum.total()));
+    scatter<Element::kFloat>(of_row(call_, call_.largest, m_, heads, i), largest, 1, heads.count);
+    scatter<Element::kFloat>(of_row(call_, call_.inverse, m_, heads, i), load(inverse), 1,
+                             heads.count);
+  }
+
+  const Call& call_;
+  const ForwardTask& task_;
+  const Molecule& m_;
+  int64_t rows_;  // at a time
+  PairTerms terms_;
+  Matrix k_, v_;    // [groups, atoms, D]
+  Matrix q_, out_;  // [rows, D]; q carries the scale
+  Matrix p_;        // [rows, keys]
+  float* inverse_;  // [rows, W]
+};
+
+void forward(const Call& call, const ForwardTask& task, float* memory) {
+  Scratch scratch(memory);
+  ForwardKernel(call, task, scratch).run();
 }
 
 // --- backward -----------------------------------------------------------------------------------
@@ -655,102 +792,120 @@ int64_t tile_rows(int64_t atoms, int64_t keys) {
   return most < kRows ? kRows : most;
 }
 
-// Gradients of the terms of one query's pairs, given ds [keys, W].
+// Gradients of the terms of a query's pairs, given ds [keys, W] of each group.
 class PairGradients {
  public:
   PairGradients(const Call& call, const Gradients& gradients, const BackwardTask& task,
                 const PairTerms& terms)
-      : call_(call), gradients_(gradients), task_(task), m_(*task.molecule), terms_(terms) {}
+      : call_(call),
+        gradients_(gradients),
+        task_(task),
+        m_(*task.molecule),
+        terms_(terms),
+        wants_u_(terms.has_table() && (task.affine || task.coordinates)) {}
 
-  void add(int64_t i, int64_t first, int64_t last, const float* ds) const {
-    if (terms_.has_table() && task_.radial_rows) add_table(last - first, ds);
-    if (terms_.has_table() && (task_.affine || task_.coordinates)) add_u(i, first, last, ds);
-    if (task_.hop_rows) add_hops(i, first, last, ds);
-    if (terms_.has_phi() && gradients_.phi) write_phi(i, first, last, ds);
-    if (gradients_.bias.data) write_bias(i, first, last, ds);
+  void add(int64_t i, Heads heads, const float* ds) const {
+    if (terms_.has_table() && task_.radial_rows) add_table(i, heads, ds);
+    if (wants_u_) add_u(i, heads, ds);
+    if (task_.hop_rows) add_hops(i, heads, ds);
+    if (terms_.has_phi() && gradients_.phi) write_phi(i, heads, ds);
+    if (gradients_.bias.data) write_bias(i, heads, ds);
+  }
+
+  // Of a row to which all groups have been added.
+  void finish(int64_t i) const {
+    if (!wants_u_) return;
+    if (task_.affine) add_affine(i);
+    if (task_.coordinates) push(i);
   }
 
  private:
-  void add_table(int64_t count, const float* ds) const {
-    const PairRow& row = terms_.row();
+  int64_t keys() const { return task_.last - task_.first; }
+
+  void add_table(int64_t i, Heads heads, const float* ds) const {
+    const PairRow pairs = terms_.row(i);
     const int64_t line = call_.groups * W;
-    for (int64_t j = 0; j < count; ++j, ds += W) {
-      float* knot = task_.radial_rows + row.knot[j] * 2 * line;
+    for (int64_t j = 0; j < keys(); ++j, ds += W) {
+      float* knot = task_.radial_rows + heads.first + pairs.knot[j];
       const Vec x = load(ds);
-      add_to(knot, row.weight[0][j] * x);
-      add_to(knot + line, row.weight[1][j] * x);
-      add_to(knot + 2 * line, row.weight[2][j] * x);
-      add_to(knot + 3 * line, row.weight[3][j] * x);
+      add_to(knot, pairs.weight[0][j] * x);
+      add_to(knot + line, pairs.weight[1][j] * x);
+      add_to(knot + 2 * line, pairs.weight[2][j] * x);
+      add_to(knot + 3 * line, pairs.weight[3][j] * x);
     }
   }
 
-  void add_hops(int64_t i, int64_t first, int64_t last, const float* ds) const {
-    const uint8_t* hops = hop_row(call_, m_, i);
-    const int64_t line = call_.groups * W;
-    for (int64_t j = first; j < last; ++j, ds += W) {
-      add_to(task_.hop_rows + hop_bucket(call_, hops[m_.atom[j]]) * line, load(ds));
+  void add_hops(int64_t i, Heads heads, const float* ds) const {
+    const PairRow pairs = terms_.row(i);
+    for (int64_t j = 0; j < keys(); ++j, ds += W) {
+      add_to(task_.hop_rows + heads.first + pairs.hop[j], load(ds));
     }
   }
 
-  void write_phi(int64_t i, int64_t first, int64_t last, const float* ds) const {
-    const Heads heads = terms_.heads();
-    for (int64_t j = first; j < last; ++j, ds += W) {
+  void write_phi(int64_t i, Heads heads, const float* ds) const {
+    for (int64_t j = task_.first; j < task_.last; ++j, ds += W) {
       float* row = gradients_.phi + phi_row(call_, m_, i, j) * call_.heads + heads.first;
       scatter<Element::kFloat>(row, load(ds), 1, heads.count);
     }
   }
 
-  void write_bias(int64_t i, int64_t first, int64_t last, const float* ds) const {
-    for (int64_t j = first; j < last; ++j, ds += W) {
-      const int64_t offset = pair_offset(call_, gradients_.bias, m_, i, j);
-      write_pair(gradients_.bias, offset, terms_.heads(), load(ds));
+  void write_bias(int64_t i, Heads heads, const float* ds) const {
+    for (int64_t j = task_.first; j < task_.last; ++j, ds += W) {
+      write_pair(gradients_.bias, pair_offset(call_, gradients_.bias, m_, i, j), heads, load(ds));
     }
   }
 
   // dL/du of a pair is a sum over heads; it goes on to γ, β and, through r, to both atoms. Takes
   // the place of u, which is not needed any more.
-  void add_u(int64_t i, int64_t first, int64_t last, const float* ds) const {
-    const PairRow& row = terms_.row();
-    const float* slopes = call_.table.slope_rows + task_.group * W;
+  void add_u(int64_t i, Heads heads, const float* ds) const {
+    const PairRow pairs = terms_.row(i);
+    const float* slopes = call_.table.slope_rows + heads.first;
     const int64_t line = call_.groups * W;
-    float* du = row.u;
-    for (int64_t j = 0; j < last - first; ++j, ds += W) {
-      du[j] = sum_lanes(load(ds) * interpolate(slopes, line, row, j));
+    const bool first = heads.first == task_.first_group * W;
+    for (int64_t j = 0; j < keys(); j += W) {
+      Vec terms[W] = {};
+      for (int64_t lane = 0; lane < W && j + lane < keys(); ++lane) {
+        terms[lane] = load(ds + (j + lane) * W) * interpolate(slopes, line, pairs, j + lane);
+      }
+      const Vec du = sum_lanes(terms);
+      store(pairs.u + j, first ? du : load(pairs.u + j) + du);
     }
-    if (task_.affine) add_affine(i, first, last, du);
-    if (task_.coordinates) push(i, first, last, du);
   }
 
-  void add_affine(int64_t i, int64_t first, int64_t last, const float* du) const {
-    for (int64_t j = first; j < last; ++j) {
+  void add_affine(int64_t i) const {
+    const PairRow pairs = terms_.row(i);
+    for (int64_t j = 0; j < keys(); ++j) {
       for (int side = 0; side < (call_.atom_types ? 2 : 1); ++side) {
-        float* to = task_.affine + 2 * type_of(call_, m_, i, j, side);
-        to[0] += du[j - first] * terms_.row().distance[j - first];
-        to[1] += du[j - first];
+        float* to = task_.affine + 2 * type_of(call_, m_, i, task_.first + j, side);
+        to[0] += pairs.u[j] * pairs.distance[j];
+        to[1] += pairs.u[j];
       }
     }
   }
 
-  // Becomes dL/dr / r, 0 where r is and behind the last key; then the forces on i and on the keys.
-  void push(int64_t i, int64_t first, int64_t last, float* du) const {
-    const PairRow& row = terms_.row();
-    const int64_t count = last - first, line = atoms_row(m_.atoms);
+  // dL/du becomes dL/dr / r, 0 where r is and behind the last key; then the forces on i and on the
+  // keys.
+  void push(int64_t i) const {
+    const PairRow pairs = terms_.row(i);
+    const int64_t count = keys(), line = atoms_row(m_.atoms);
+    float* du = pairs.u;
     for (int64_t j = 0; j < count; ++j) {
-      const float gamma = call_.table.affine ? row.gamma[j] : 1.0f, r = row.distance[j];
+      const float gamma = call_.table.affine ? pairs.gamma[j] : 1.0f, r = pairs.distance[j];
       du[j] = r > 0 ? du[j] * gamma / r : 0.0f;
     }
     for (int64_t j = count; j % W; ++j) du[j] = 0;
+    Vec sums[W] = {};
     for (int axis = 0; axis < 3; ++axis) {
       const float* x = terms_.x() + axis * line;
-      float* to = task_.coordinates + axis * line;
-      Vec sum{};
+      float* to = task_.coordinates + axis * line + task_.first;
       for (int64_t j = 0; j < count; j += W) {
-        const Vec force = load(du + j) * (x[i] - load(x + first + j));
-        add_to(to + first + j, -force);
-        sum += force;
+        const Vec force = load(du + j) * (x[i] - load(x + task_.first + j));
+        add_to(to + j, -force);
+        sums[axis] += force;
       }
-      to[i] += sum_lanes(sum);
     }
+    const Vec sum = sum_lanes(sums);
+    for (int axis = 0; axis < 3; ++axis) task_.coordinates[axis * line + i] += sum[axis];
   }
 
   const Call& call_;
@@ -758,42 +913,14 @@ class PairGradients {
   const BackwardTask& task_;
   const Molecule& m_;
   const PairTerms& terms_;
+  bool wants_u_;
 };
-
-// p [keys, W] becomes the weights of query i, before dropout. Where all keys are here they are
-// made to add up to 1: the rounding of lse, 2e-7 at 5, is larger than all other errors of a weight.
-void weigh(const Call& call, const Molecule& m, Heads heads, int64_t i, int64_t keys, bool all,
-           float* p) {
-  const float* from = call.lse + (m.first_atom + m.atom[i]) * call.heads + heads.first;
-  const Vec lse = gather<Element::kFloat>(from, 1, heads.count);
-  Vec sum{};
-  for (int64_t j = 0; j < keys; ++j) {
-    const Vec weight = exponential(load(p + j * W) - lse);
-    store(p + j * W, weight);
-    sum += weight;
-  }
-  if (!all) return;
-  const Vec scale = choose(sum == 0, Vec{}, 1.0f / sum);
-  for (int64_t j = 0; j < keys; ++j) store(p + j * W, load(p + j * W) * scale);
-}
 
 // Σ_d a·b, for rows of D vectors.
 Vec dot(const float* a, const float* b, int64_t count) {
   Vec sum{};
   for (int64_t d = 0; d < count; ++d) sum += load(a + d * W) * load(b + d * W);
   return sum;
-}
-
-// dL/ds = p·(g - Σ p·g), with g = dL/dp, the gradient of one row of weights. The sum is taken over
-// the very p and g that are used, so a row of dL/ds adds up to 0 as it should; `delta`, the same
-// number from the result, is for a task that has not all keys.
-void soften_gradient(const float* p, int64_t keys, const Vec* delta, float* ds) {
-  Vec mean{};
-  for (int64_t j = 0; !delta && j < keys; ++j) mean += load(p + j * W) * load(ds + j * W);
-  if (delta) mean = *delta;
-  for (int64_t j = 0; j < keys; ++j) {
-    store(ds + j * W, load(p + j * W) * (load(ds + j * W) - mean));
-  }
 }
 
 void multiply_row(float* x, const float* factors, int64_t keys) {
@@ -810,66 +937,117 @@ class BackwardKernel {
         m_(*task.molecule),
         keys_(task.last - task.first),
         rows_(tile_rows(m_.atoms, keys_)),
-        terms_(call, m_, task.group, keys_, scratch),
-        heads_(terms_.heads()),
+        terms_(call, m_, task.first, keys_, rows_, scratch),
         pairs_(call, gradients, task, terms_) {
-    const int64_t dim = call.dim;
-    for (Matrix* x : {&k_, &v_, &dk_, &dv_}) *x = matrix(scratch.floats(keys_ * dim * W), dim);
+    const int64_t dim = call.dim, groups = task.last_group - task.first_group;
+    for (Matrix* x : {&k_, &v_, &dk_, &dv_}) {
+      *x = matrix(scratch.floats(groups * keys_ * dim * W), dim);
+    }
     for (Matrix* x : {&q_, &grad_, &dq_}) *x = matrix(scratch.floats(rows_ * dim * W), dim);
     for (Matrix* x : {&p_, &ds_}) *x = matrix(scratch.floats(rows_ * keys_ * W), keys_);
     factors_ = scratch.floats(keys_ * W);
   }
 
-  static int64_t scratch_floats(const Call& call, int64_t atoms, int64_t keys) {
-    const int64_t rows = tile_rows(atoms, keys);
-    return PairTerms::floats(atoms, keys) +
-           W * ((4 * keys + 3 * rows) * call.dim + 2 * rows * keys + keys);
+  static int64_t scratch_floats(const Call& call, const BackwardTask& task) {
+    const int64_t atoms = task.molecule->atoms, keys = task.last - task.first;
+    const int64_t rows = tile_rows(atoms, keys), groups = task.last_group - task.first_group;
+    return PairTerms::floats(atoms, keys, rows) +
+           W * ((4 * groups * keys + 3 * rows) * call.dim + 2 * rows * keys + keys);
   }
 
   void run() {
-    read(call_, call_.k, m_, heads_, task_.first, task_.last, 1, k_.data);
-    read(call_, call_.v, m_, heads_, task_.first, task_.last, 1, v_.data);
+    for (int64_t group = task_.first_group; group < task_.last_group; ++group) {
+      const Heads heads = heads_of(call_, group);
+      for (const Atoms* x : {&call_.k, &call_.v}) {
+        prefetch_atoms(call_, *x, m_, heads, task_.first, task_.first + kAhead);
+      }
+      for (const Atoms* x : {&call_.q, &gradients_.out}) {
+        prefetch_atoms(call_, *x, m_, heads, 0, kAhead);
+      }
+      read(call_, call_.k, m_, heads, task_.first, task_.last, 1, of_group(k_, group).data);
+      read(call_, call_.v, m_, heads, task_.first, task_.last, 1, of_group(v_, group).data);
+    }
     for (int64_t first = 0; first < m_.atoms; first += rows_) {
-      run_tile(first, first + rows_ < m_.atoms ? first + rows_ : m_.atoms);
+      const int64_t last = first + rows_ < m_.atoms ? first + rows_ : m_.atoms;
+      terms_.locate(first, last);
+      for (int64_t group = task_.first_group; group < task_.last_group; ++group) {
+        run_tile(group, first, last);
+      }
+      for (int64_t i = first; i < last; ++i) pairs_.finish(i);
     }
-    write(call_, gradients_.k, m_, heads_, task_.first, task_.last, 1, dk_.data);
-    write(call_, gradients_.v, m_, heads_, task_.first, task_.last, 1, dv_.data);
-    if (task_.first > 0) return;
-    for (const Atoms* x : {&gradients_.q, &gradients_.k, &gradients_.v}) {
-      write_zeros(call_, *x, m_, heads_);
-    }
+    for (int64_t group = task_.first_group; group < task_.last_group; ++group) write_keys(group);
   }
 
  private:
-  void run_tile(int64_t first, int64_t last) {
-    const int64_t rows = last - first, dim = call_.dim;
-    read(call_, call_.q, m_, heads_, first, last, call_.scale, q_.data);
-    read(call_, gradients_.out, m_, heads_, first, last, 1, grad_.data);
-    if (task_.q) read(call_, call_.out, m_, heads_, first, last, 1, dq_.data);
-    multiply(p_, q_, transposed(k_), rows, dim, keys_, false);
-    multiply(ds_, grad_, transposed(v_), rows, dim, keys_, false);
-    for (int64_t i = first; i < last; ++i) run_row(i, i - first);
-    multiply(dv_, transposed(p_), grad_, keys_, rows, dim, first > 0);
-    multiply(dk_, transposed(ds_), q_, keys_, rows, dim, first > 0);
-    const Matrix dq = task_.q ? matrix(task_.q + first * dim * W, dim) : dq_;
-    multiply(dq, ds_, k_, rows, keys_, dim, false);
-    if (!task_.q) write(call_, gradients_.q, m_, heads_, first, last, call_.scale, dq_.data);
+  Matrix of_group(Matrix x, int64_t group) const {
+    return from_row(x, (group - task_.first_group) * keys_);
   }
 
-  void run_row(int64_t i, int64_t row) {
+  void run_tile(int64_t group, int64_t first, int64_t last) {
+    const Heads heads = heads_of(call_, group);
+    const Matrix k = of_group(k_, group), v = of_group(v_, group);
+    const int64_t rows = last - first, dim = call_.dim;
+    read(call_, call_.q, m_, heads, first, last, call_.scale, q_.data);
+    read(call_, gradients_.out, m_, heads, first, last, 1, grad_.data);
+    if (task_.q) read(call_, call_.out, m_, heads, first, last, 1, dq_.data);
+    multiply(p_, q_, transposed(k), rows, dim, keys_, false);
+    multiply(ds_, grad_, transposed(v), rows, dim, keys_, false);
+    for (int64_t i = first; i < last; ++i) run_row(heads, i, i - first);
+    multiply(of_group(dv_, group), transposed(p_), grad_, keys_, rows, dim, first > 0);
+    multiply(of_group(dk_, group), transposed(ds_), q_, keys_, rows, dim, first > 0);
+    Matrix dq = dq_;
+    if (task_.q) {
+      const int64_t before = (group - task_.first_group) * m_.atoms + first;
+      dq = matrix(task_.q + before * dim * W, dim);
+    }
+    if (!task_.q) prefetch_atoms(call_, gradients_.q, m_, heads, first, last);
+    multiply(dq, ds_, k, rows, keys_, dim, false);
+    if (!task_.q) write(call_, gradients_.q, m_, heads, first, last, call_.scale, dq_.data);
+  }
+
+  // A row of Q Kᵀ becomes weights p, one of g = dL/dout · Vᵀ becomes dL/ds = p·(g - Σ p·g). The sum
+  // is taken over the very p and g that are used, and divided by Σ p, which rounding keeps from 1,
+  // so a row of dL/ds adds up to 0 as it should; a task that has not all keys takes the same number
+  // from the result.
+  void run_row(Heads heads, int64_t i, int64_t row) {
     float *p = p_.at(row, 0), *ds = ds_.at(row, 0);
-    terms_.add(i, task_.first, task_.last, p);
-    weigh(call_, m_, heads_, i, keys_, !task_.q, p);
     if (call_.dropout > 0) {
       for (int64_t j = 0; j < keys_; ++j) {
-        store(factors_ + j * W, dropout_factor(call_, m_, heads_, i, task_.first + j));
+        store(factors_ + j * W, dropout_factor(call_, m_, heads, i, task_.first + j));
       }
       multiply_row(ds, factors_, keys_);
     }
-    const Vec delta = task_.q ? dot(grad_.at(row, 0), dq_.at(row, 0), call_.dim) : Vec{};
-    soften_gradient(p, keys_, task_.q ? &delta : nullptr, ds);
+    const Vec largest =
+        gather<Element::kFloat>(of_row(call_, call_.largest, m_, heads, i), 1, heads.count);
+    const Vec inverse =
+        gather<Element::kFloat>(of_row(call_, call_.inverse, m_, heads, i), 1, heads.count);
+    Sum sum, sum_of_g;
+    terms_.add(i, heads, p, [&](int64_t j, Vec logit) {
+      const Vec weight = exponential(logit - largest) * inverse;
+      store(p + j * W, weight);
+      sum.add(j, weight);
+      sum_of_g.add(j, weight * load(ds + j * W));
+    });
+    const Vec one = choose(inverse == 0, broadcast(1), sum.total());
+    const Vec mean =
+        task_.q ? dot(grad_.at(row, 0), dq_.at(row, 0), call_.dim) : sum_of_g.total() / one;
+    for (int64_t j = 0; j < keys_; ++j) {
+      store(ds + j * W, load(p + j * W) * (load(ds + j * W) - mean));
+    }
     if (call_.dropout > 0) multiply_row(p, factors_, keys_);
-    pairs_.add(i, task_.first, task_.last, ds);
+    pairs_.add(i, heads, ds);
+  }
+
+  void write_keys(int64_t group) {
+    const Heads heads = heads_of(call_, group);
+    prefetch_atoms(call_, gradients_.k, m_, heads, task_.first, task_.last);
+    prefetch_atoms(call_, gradients_.v, m_, heads, task_.first, task_.last);
+    write(call_, gradients_.k, m_, heads, task_.first, task_.last, 1, of_group(dk_, group).data);
+    write(call_, gradients_.v, m_, heads, task_.first, task_.last, 1, of_group(dv_, group).data);
+    if (task_.first > 0) return;
+    for (const Atoms* x : {&gradients_.q, &gradients_.k, &gradients_.v}) {
+      write_zeros(call_, *x, m_, heads);
+    }
   }
 
   const Call& call_;
@@ -878,16 +1056,15 @@ class BackwardKernel {
   const Molecule& m_;
   int64_t keys_, rows_;  // of the task, of a tile
   PairTerms terms_;
-  Heads heads_;
   PairGradients pairs_;
-  Matrix k_, v_, dk_, dv_;  // [keys, D]
+  Matrix k_, v_, dk_, dv_;  // [groups, keys, D]
   Matrix q_, grad_, dq_;    // [rows, D]; q carries the scale; dq holds the result's rows at first
   Matrix p_, ds_;           // [rows, keys]
   float* factors_;          // of dropout, one row
 };
 
-int64_t backward_scratch(const Call& call, int64_t atoms, int64_t keys) {
-  return BackwardKernel::scratch_floats(call, atoms, keys);
+int64_t backward_scratch(const Call& call, const BackwardTask& task) {
+  return BackwardKernel::scratch_floats(call, task);
 }
 
 void backward(const Call& call, const Gradients& gradients, const BackwardTask& task,

@@ -56,10 +56,12 @@ struct Call {
   bool packed;
   int64_t heads, dim, groups;
   float scale;
-  float* lse;                // [atoms of the batch, H]; +inf for a row without any key
+  float* largest;            // [atoms of the batch, H]: of a row's logits; 0 where it has no key
+  float* inverse;            // [atoms of the batch, H]: 1 / Σ exp(logit - largest); likewise
   const uint8_t* hops;       // nullptr: no Φ2d
   const float* hop_rows;     // [S, H↑]
   int64_t hop_buckets;       // S
+  const int32_t* hop_start;  // [256]: where in hop_rows the row of a number of hops starts
   RadialTable table;         // either a table …
   const float* phi;          // … or [rows, H], one row per pair
   bool phi_of_all_pairs;     // its rows are all pairs, not only the real ones
@@ -78,21 +80,22 @@ struct Gradients {
   float* phi;
 };
 
+// A molecule's groups first_group … last_group - 1, and as many of its rows or keys.
 struct ForwardTask {
   const Molecule* molecule;
-  int64_t group;
+  int64_t first_group, last_group;
   int64_t first, last;  // its rows
 };
 
 struct BackwardTask {
   const Molecule* molecule;
-  int64_t group;
+  int64_t first_group, last_group;
   int64_t first, last;  // its keys
-  float* hop_rows;  // [S, H↑], from the group's first head on; its other heads are not the task's
-  float* radial_rows;  // [G, 2, H↑], likewise
-  float* affine;       // [types, 2], or nullptr
-  float* coordinates;  // [3, atoms_row], the task's own, or nullptr
-  float* q;            // [atoms, D, width]: dq of these keys alone; nullptr: all keys are here
+  float* hop_rows;      // [S, H↑], of which the task adds to the heads of its groups
+  float* radial_rows;   // [G, 2, H↑], likewise
+  float* affine;        // [types, 2], or nullptr
+  float* coordinates;   // [3, atoms_row], the task's own, or nullptr
+  float* q;  // [groups, atoms, D, width]: dq of these keys alone; nullptr: all keys are here
 };
 
 // The same source compiled for one instruction set.
@@ -101,14 +104,14 @@ struct Kernels {
   int64_t width;
   void (*forward)(const Call&, const ForwardTask&, float* scratch);
   void (*backward)(const Call&, const Gradients&, const BackwardTask&, float* scratch);
-  // Adds the partial dq of a group, in order, and writes them out.
+  // Adds the partial dq of a group, in order, and writes the sum out.
   void (*write_query_gradient)(const Call&, const Gradients&, const Molecule&, int64_t group,
                                float* const* parts, int64_t count);
   // Floats that a line of coordinates takes.
   int64_t (*atoms_row)(int64_t atoms);
-  // Floats of scratch memory for a molecule of this many atoms.
-  int64_t (*forward_scratch)(const Call&, int64_t atoms, int64_t rows);
-  int64_t (*backward_scratch)(const Call&, int64_t atoms, int64_t keys);
+  // Floats of scratch memory that a task needs.
+  int64_t (*forward_scratch)(const Call&, const ForwardTask&);
+  int64_t (*backward_scratch)(const Call&, const BackwardTask&);
 };
 
 }  // namespace collamo::cpu

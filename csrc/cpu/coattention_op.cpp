@@ -216,6 +216,7 @@ void bind_radial_table(Bound& bound, const Arguments& a) {
           "first_knot must rise from 0");
   }
   check(table.first[table.blocks] == table.knots - 1, "first_knot must end at G - 1");
+  check(table.knots * 2 * (call.heads + 64) < INT32_MAX, "rows has more than 2^31 elements");
   call.coordinates = pointer<float>(
       keep(a.coordinates, ScalarType::Float, 3 * bound.batch.all_atoms, "coordinates"));
   if (!a.affine) return;
@@ -257,14 +258,14 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
                                    const Arguments& a) {
   Bound bound = bind(q, k, v, a);
   Tensor out = torch::stable::empty_like(q);
-  Tensor lse =
-      torch::stable::new_empty(q, {bound.batch.all_atoms, bound.call.heads}, ScalarType::Float);
-  float* values = lse.mutable_data_ptr<float>();
-  std::fill(values, values + lse.numel(), INFINITY);
+  const int64_t rows = bound.batch.all_atoms * bound.call.heads;
+  Tensor normalizers =
+      torch::stable::new_zeros(q, {2, bound.batch.all_atoms, bound.call.heads}, ScalarType::Float);
   bound.call.out = atoms_of(out, "out");
-  bound.call.lse = values;
+  bound.call.largest = normalizers.mutable_data_ptr<float>();
+  bound.call.inverse = bound.call.largest + rows;
   collamo::cpu::Attention(bound.call, bound.batch.molecules, a.low, a.block).forward();
-  return {out, lse};
+  return {out, normalizers};
 }
 
 // Which gradients beside those of q, k and v: bits of `wanted`.
@@ -279,17 +280,19 @@ Tensor gradient(const Tensor& like, const Optional& x, bool wanted) {
 
 float* data(Tensor& x) { return x.numel() ? x.mutable_data_ptr<float>() : nullptr; }
 
-std::vector<Tensor> backward(const Tensor& grad, const Tensor& out, const Tensor& lse,
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& out, const Tensor& normalizers,
                              const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a,
                              int64_t wanted) {
   Bound bound = bind(q, k, v, a);
   Call& call = bound.call;
   check(same_shape(q, grad) && same_shape(q, out), "grad and out must have the shape of q");
-  check(lse.scalar_type() == ScalarType::Float && lse.is_contiguous() &&
-            lse.numel() == bound.batch.all_atoms * call.heads,
-        "lse must be what coattention_forward returned");
+  const int64_t softmax_rows = bound.batch.all_atoms * call.heads;
+  check(normalizers.scalar_type() == ScalarType::Float && normalizers.is_contiguous() &&
+            normalizers.numel() == 2 * softmax_rows,
+        "normalizers must be what coattention_forward returned");
   call.out = atoms_of(out, "out");
-  call.lse = static_cast<float*>(lse.data_ptr());
+  call.largest = static_cast<float*>(normalizers.data_ptr());
+  call.inverse = call.largest + softmax_rows;
   Tensor dq = torch::stable::empty_like(q);
   Tensor dk = torch::stable::empty_like(k);
   Tensor dv = torch::stable::empty_like(v);
@@ -347,18 +350,18 @@ std::tuple<Tensor, Tensor> coattention_forward(COLLAMO_PARAMETERS) {
 
 using Nine = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Nine coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& lse,
+Nine coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& normalizers,
                           COLLAMO_PARAMETERS, int64_t wanted) {
-  const auto g = backward(grad, out, lse, q, k, v, COLLAMO_ARGUMENTS, wanted);
+  const auto g = backward(grad, out, normalizers, q, k, v, COLLAMO_ARGUMENTS, wanted);
   return {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8]};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
-  m.def("coattention_forward(" COLLAMO_SCHEMA ") -> (Tensor out, Tensor lse)");
+  m.def("coattention_forward(" COLLAMO_SCHEMA ") -> (Tensor out, Tensor normalizers)");
   m.def(
-      "coattention_backward(Tensor grad, Tensor out, Tensor lse, " COLLAMO_SCHEMA
+      "coattention_backward(Tensor grad, Tensor out, Tensor normalizers, " COLLAMO_SCHEMA
       ", int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 

@@ -40,25 +40,22 @@ inline void add_to(float* to, Vec x) { store(to, load(to) + x); }
 
 inline Vec as_float(IntVec x) { return load_as<Vec>(&x); }
 inline IntVec as_int(Vec x) { return load_as<IntVec>(&x); }
-inline IntVec choose(IntVec mask, IntVec yes, IntVec no) { return (mask & yes) | (~mask & no); }
-inline Vec choose(IntVec mask, Vec yes, Vec no) {
-  return as_float(choose(mask, as_int(yes), as_int(no)));
-}
+inline IntVec choose(IntVec mask, IntVec yes, IntVec no) { return mask ? yes : no; }
+inline Vec choose(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
 // e^x for x ≤ 88: about one ulp off down to e^-87.3, 0 below, NaN for NaN. x = n·ln 2 + f with
-// |f| ≤ ln 2 / 2; the Taylor series of e^f to f⁷ leaves a remainder under 2⁻²⁷.
+// |f| ≤ ln 2 / 2; the minimax polynomial 1 + f + f²·(…) of degree 6 is 2⁻²⁸ off.
 inline Vec exponential(Vec x) {
   constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer
   const Vec shifted = x * 1.44269504f + kRound;
   const Vec n = shifted - kRound;
   const Vec f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = f * (1.0f / 5040) + 1.0f / 720;
-  p = p * f + 1.0f / 120;
-  p = p * f + 1.0f / 24;
-  p = p * f + 1.0f / 6;
-  p = p * f + 0.5f;
+  Vec p = f * 1.38144669e-3f + 8.36878041e-3f;
+  p = p * f + 4.16683942e-2f;
+  p = p * f + 1.66665201e-1f;
+  p = p * f + 4.99999934e-1f;
   p = p * (f * f) + f;
   p = p + 1.0f;
   const BitsVec scale =
@@ -124,36 +121,32 @@ inline Vec exchange(Vec a, Vec b, Lanes<Lane...>) {
 #endif
 }
 
-// x + x with the lanes that differ in the bit Step exchanged, and so on down: every lane the sum of
-// all. A chain of scalar additions was most of the gradient of the coordinates.
-template <int Step, int... Lane>
-inline Vec swap_lanes(Vec x, Lanes<Lane...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(x, x, (Lane ^ Step)...);
-#else
-  return __builtin_shuffle(x, IntVec{(Lane ^ Step)...});
-#endif
-}
-
+// Lane i of the result: the sum of all lanes of rows[i].
 template <int Step = kWidth / 2>
-inline float sum_lanes(Vec x) {
-  x += swap_lanes<Step>(x, typename CountLanes<kWidth>::type{});
-  if constexpr (Step > 1) return sum_lanes<Step / 2>(x);
-  return x[0];
-}
-
-// rows[i][j] becomes rows[j][i], for the bits of i and j from Step down.
-template <int Step = kWidth / 2>
-inline void transpose(Vec (&rows)[kWidth]) {
+inline Vec sum_lanes(Vec (&rows)[kWidth]) {
   using All = typename CountLanes<kWidth>::type;
 #pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) {
+  for (int i = 0; i < Step; ++i) {
+    const Vec a = rows[i], b = rows[i + Step];
+    rows[i] = exchange<Step, true>(a, b, All{}) + exchange<Step, false>(a, b, All{});
+  }
+  if constexpr (Step > 1) return sum_lanes<Step / 2>(rows);
+  return rows[0];
+}
+
+// rows[i][j] becomes rows[j][i], for the bits of i and j from Count / 2 down: with Count = kWidth /
+// 2 two squares side by side.
+template <int Count, int Step = Count / 2>
+inline void transpose(Vec (&rows)[Count]) {
+  using All = typename CountLanes<kWidth>::type;
+#pragma GCC unroll 16
+  for (int i = 0; i < Count; ++i) {
     if (i & Step) continue;
     const Vec a = rows[i], b = rows[i + Step];
     rows[i] = exchange<Step, true>(a, b, All{});
     rows[i + Step] = exchange<Step, false>(a, b, All{});
   }
-  if constexpr (Step > 1) transpose<Step / 2>(rows);
+  if constexpr (Step > 1) transpose<Count, Step / 2>(rows);
 }
 
 }  // namespace
