@@ -252,14 +252,43 @@ class GaussianRadial(nn.Module):
         if not -math.inf < low <= high < math.inf:
             raise ValueError(f"the range is [{low}, {high}]; it must be finite and low <= high")
         with torch.autocast(self.mu.device.type, enabled=False):
-            low, block, centres = _blocks(low, high, self.mu)
-            cells, errors = self._cells(centres, block, TABLE_TOLERANCE[dtype], int(derivative))
-            if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
+            parameters = self.float_parameters()
+            low, block, number = _blocks(low, high)
+            learning = torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters())
+            demands = int(derivative), TABLE_TOLERANCE[dtype], learning
+            found = self._grid(parameters, low, block, number, *demands)
+            if found is None:
                 return None
-            knots = _knots(centres, block, cells)
-            rows, slope_rows = self._rows(knots, self.float_parameters(), derivative)
-            first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
-            return RadialTable(rows, first_knot, low, block, errors.tolist(), slope_rows)
+            u, first_knot, errors = found
+            rows, slope_rows = self._rows(u, parameters, derivative)
+            return RadialTable(rows, first_knot, low, block, errors, slope_rows)
+
+    @torch.no_grad()
+    def _grid(
+        self,
+        parameters: tuple[Tensor | None, ...],
+        low: float,
+        block: float,
+        number: int,
+        slopes: int,
+        tolerance: float,
+        learning: bool,
+    ) -> tuple[Tensor, Tensor, list[float]] | None:
+        """Every knot's u ``[G]``, and `first_knot` and `errors` of the table; None if too many."""
+        like = parameters[0]
+        if serves(like):
+            share = GAUSSIAN_SHARE if learning else 0.0
+            demands = slopes, tolerance, self._slack(), share, MAX_KNOTS
+            operator = _operators().radial_grid
+            u, first_knot, errors = operator(*parameters, low, block, number, *demands)
+            return (u, first_knot, errors.tolist()) if len(u) else None
+        index = torch.arange(number, dtype=like.dtype, device=like.device)
+        centres = (index + 0.5) * block + low
+        cells, errors = self._cells(centres, block, tolerance, slopes, learning)
+        if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
+            return None
+        first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
+        return _knots(centres, block, cells), first_knot, errors.tolist()
 
     def _table_of_fixed_size(
         self, low: Tensor, high: Tensor, dtype: torch.dtype, derivative: bool
@@ -283,23 +312,37 @@ class GaussianRadial(nn.Module):
 
     @torch.no_grad()
     def _cells(
-        self, centres: Tensor, block: float | Tensor, tolerance: float, slopes: int
+        self,
+        centres: Tensor,
+        block: float | Tensor,
+        tolerance: float,
+        slopes: int,
+        learning: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Cells per block ``[M]``, and the bounds of the errors: of Φ3d, and of `slopes` slopes."""
+        """Cells per block ``[M]``, and the bounds of the errors: of Φ3d, and of `slopes` slopes.
+
+        `learning`: hold every single Gaussian too, for the gradients of the parameters.
+        """
         parameters = self.float_parameters()
         centre, width, weight, _, weight2, _ = parameters
         weights = weight.abs(), None if weight2 is None else weight2.abs()
-        compiled = serves(centres) and not isinstance(block, Tensor)  # which would be asked for
-        find = _operators().radial_bounds if compiled else derivative_bounds
-        bounds, gaussian = find(centres, block / 2, centre, width, *weights, 4 + slopes)
+        bounds, gaussian = derivative_bounds(
+            centres, block / 2, centre, width, *weights, 4 + slopes
+        )
         values = self._rows(centres, parameters)[0][:, : 1 + slopes]
-        scale = values.abs().amax((0, 2)).clamp(min=1)
-        if self.head_kind == "mlp":
-            scale = scale * max(1.0, math.sqrt(self.num_gaussians / MLP_SLACK))
-        worst = torch.maximum((bounds / scale).amax(1), gaussian / GAUSSIAN_SHARE)
+        scale = values.abs().amax((0, 2)).clamp(min=1) * self._slack()
+        worst = (bounds / scale).amax(1)
+        if learning:
+            worst = torch.maximum(worst, gaussian / GAUSSIAN_SHARE)
         inverse = (worst / (384 * tolerance)).pow(0.25)  # 1/h
         cells = (inverse * block).clamp(min=1).log2().ceil().exp2()
         return cells, (bounds * (block / cells).pow(4)[:, None]).amax(0) / 384
+
+    def _slack(self) -> float:
+        """How many times too large the bounds of Φ3d and its slope may be taken for."""
+        return (
+            max(1.0, math.sqrt(self.num_gaussians / MLP_SLACK)) if self.head_kind == "mlp" else 1.0
+        )
 
     def _rows(
         self, u: Tensor, parameters: tuple[Tensor | None, ...], curvature: bool = False
@@ -410,14 +453,12 @@ class RadialTable:
         return y0 + x * x * (3 - 2 * x) * (y1 - y0) + h * x * (1 - x) * ((1 - x) * s0 - x * s1)
 
 
-def _blocks(low: float, high: float, like: Tensor) -> tuple[float, float, Tensor]:
-    """Where the grid starts, the length of its blocks, and their centres ``[M]``."""
+def _blocks(low: float, high: float) -> tuple[float, float, int]:
+    """Where the grid starts, the length of its blocks, and their number M."""
     # Powers of two make u/block, the borders and the knots exact in floating point.
     block = 2.0 ** math.ceil(math.log2(max(high - low, 1e-3) / (BLOCKS - 1)))
     low = math.floor(low / block) * block
-    number = max(1, math.ceil((high - low) / block))
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return low, block, (torch.arange(number, dtype=dtype, device=like.device) + 0.5) * block + low
+    return low, block, max(1, math.ceil((high - low) / block))
 
 
 def _blocks_on_device(low: Tensor, high: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,9 @@ of `derivatives`, with the ``parameters``
   are None for a linear head
 
 all float32. ``slope_rows`` (slope and curvature; empty unless asked for) has no gradient, and none
-goes to u. ``radial_bounds`` is the compiled form of `derivative_bounds`.
+goes to u. ``radial_grid(*parameters, low, block, blocks, slopes, tolerance, slack, share, most) ->
+(u [G], first_knot [M + 1], errors)`` finds the knots of a `RadialTable`; u is empty where there
+would be `most` or more.
 """
 
 from __future__ import annotations
@@ -160,17 +162,15 @@ def fake_backward(grad: Tensor, u: Tensor, *parameters: Tensor | None) -> tuple[
     return tuple(u.new_empty(0 if x is None else x.shape) for x in parameters)
 
 
-def fake_bounds(
-    centres: Tensor,
-    reach: float,
-    centre: Tensor,
-    width: Tensor,
-    weight: Tensor,
-    _: object,
-    last: int,
-) -> tuple[Tensor, Tensor]:
-    """Return empty bounds."""
-    return centres.new_empty(len(centres), last - 3), centres.new_empty(len(centres))
+def fake_grid(centre: Tensor, *arguments: Tensor | float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return an empty grid, of as many knots as the data will tell."""
+    blocks, slopes = arguments[7:9]
+    knots = torch.library.get_ctx().new_dynamic_size()
+    return (
+        centre.new_empty(knots),
+        centre.new_empty(blocks + 1, dtype=torch.int32),
+        centre.new_empty(1 + slopes),
+    )
 
 
 def keep_rows(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -212,7 +212,7 @@ def differentiate_again(ctx: object, *cotangents: Tensor) -> tuple[Tensor | None
 if why_absent() is None:
     torch.library.register_fake("collamo_kernels::radial_rows", fake_rows)
     torch.library.register_fake("collamo_kernels::radial_rows_backward", fake_backward)
-    torch.library.register_fake("collamo_kernels::radial_bounds", fake_bounds)
+    torch.library.register_fake("collamo_kernels::radial_grid", fake_grid)
     torch.library.register_autograd(
         "collamo_kernels::radial_rows", differentiate, setup_context=keep_rows
     )

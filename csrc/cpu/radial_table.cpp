@@ -1,5 +1,5 @@
-// The operators radial_rows, radial_rows_backward and radial_bounds: the knots of a radial table
-// and where they have to be. collamo_kernels/radial_op.py says what the arguments mean.
+// The operators radial_rows, radial_rows_backward and radial_grid: the knots of a radial table and
+// where they have to be. collamo_kernels/radial_op.py says what the arguments mean.
 //
 // Work is cut by the input alone and sums have a fixed order: any number of threads gives the same
 // bits.
@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
@@ -84,8 +85,10 @@ Floats laid_out(const float* from, int64_t rows, int64_t columns, bool transpose
 // A module with its parameters laid out for the kernels.
 class Module {
  public:
+  // `absolute`: with the absolute values of the weights.
   Module(const Tensor& centre, const Tensor& width, const Tensor& weight, const Optional& bias,
-         const Optional& weight2, const Optional& bias2) {
+         const Optional& weight2, const Optional& bias2, bool absolute = false)
+      : absolute_(absolute) {
     check(weight.dim() == 2 && (!weight2 || weight2->dim() == 2), "weights must be [out, in]");
     const int64_t gaussians = weight.size(1);
     check(gaussians >= 1 && weight.size(0) >= 1, "weight must not be empty");
@@ -111,13 +114,21 @@ class Module {
     const Tensor w = plain(weight, out * in, "weight");
     const float* data = w.const_data_ptr<float>();
     RadialLayer& layer = module_.layer[module_.layers++];
-    layer = {keep(laid_out(data, out, in, false)), keep(laid_out(data, out, in, true)), nullptr, in,
-             out};
+    Floats rows = laid_out(data, out, in, false), columns = laid_out(data, out, in, true);
+    if (absolute_) {
+      for (int64_t i = 0; i < out * whole_vectors(in); ++i)
+        rows.get()[i] = std::fabs(rows.get()[i]);
+      for (int64_t i = 0; i < in * whole_vectors(out); ++i) {
+        columns.get()[i] = std::fabs(columns.get()[i]);
+      }
+    }
+    layer = {keep(std::move(rows)), keep(std::move(columns)), nullptr, in, out};
     if (!bias) return;
     const Tensor b = plain(*bias, out, "bias");
     layer.bias = keep(laid_out(b.const_data_ptr<float>(), 1, out, false));
   }
 
+  bool absolute_;
   RadialModule module_{};
   std::vector<Floats> kept_;
 };
@@ -241,24 +252,99 @@ Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Tensor& cent
           second(sum.weight[1], weight2),  second(sum.bias[1], bias2)};
 }
 
-// --- bounds -------------------------------------------------------------------------------------
+// --- grid ---------------------------------------------------------------------------------------
 
-std::tuple<Tensor, Tensor> radial_bounds(const Tensor& centres, double reach, const Tensor& centre,
-                                         const Tensor& width, const Tensor& weight,
-                                         const Optional& weight2, int64_t last) {
-  check(last == 4 || last == 5, "bounds are for the derivatives 4 and 5");
-  const Module module(centre, width, weight, {}, weight2, {});
-  const Tensor places = plain(centres, centres.numel(), "centres");
-  const int64_t count = places.numel(), orders = last - 3;
-  Tensor bounds = torch::stable::new_empty(places, {count, orders});
-  Tensor gaussian = torch::stable::new_empty(places, {count});
-  const float* at = places.const_data_ptr<float>();
-  float *to = bounds.mutable_data_ptr<float>(), *single = gaussian.mutable_data_ptr<float>();
+// What a grid has to satisfy; GaussianRadial.table has the reasons.
+struct Demands {
+  double tolerance;
+  double slack;  // the bounds of Φ3d and its slope may be so many times too large
+  double share;  // of the tolerance, for each Gaussian alone; 0 does not hold them
+};
+
+// Bounds of the fourth (and fifth) derivative in each block [M, orders], of the Gaussians' fourth
+// [M], and the largest values (and slopes) in the blocks' centres.
+struct Survey {
+  int64_t orders;
+  std::vector<float> bounds, gaussian, largest;
+};
+
+Survey survey(const Module& module, const Module& absolute, const std::vector<float>& centres,
+              double block, int64_t orders) {
+  const int64_t count = static_cast<int64_t>(centres.size()), heads = module.get().last().out;
+  Survey found{orders, std::vector<float>(count * orders), std::vector<float>(count),
+               std::vector<float>(orders, 1.0f)};
+  std::vector<float> rows(count * 2 * heads);
   run_tiles(module.get(), count, [&](int64_t first, int64_t tile, float* scratch) {
-    radial_kernels().bounds(module.get(), at + first, tile, static_cast<float>(reach),
-                            static_cast<int>(last), to + first * orders, single + first, scratch);
+    radial_kernels().bounds(absolute.get(), centres.data() + first, tile,
+                            static_cast<float>(block / 2), static_cast<int>(3 + orders),
+                            found.bounds.data() + first * orders, found.gaussian.data() + first,
+                            scratch);
+    radial_kernels().rows(module.get(), centres.data() + first, tile,
+                          rows.data() + 2 * first * heads, nullptr, scratch);
   });
-  return {bounds, gaussian};
+  for (int64_t i = 0; i < count * 2 * heads; ++i) {
+    const int64_t order = i / heads % 2;
+    if (order == orders) continue;
+    float& largest = found.largest[order];
+    largest = std::isnan(rows[i]) ? rows[i] : std::max(largest, std::fabs(rows[i]));
+  }
+  return found;
+}
+
+// Cells of block m, a power of two, as few as the demands allow; NaN where a bound is.
+double cells_of(const Survey& found, int64_t m, double block, const Demands& demands) {
+  double worst = demands.share > 0 ? found.gaussian[m] / demands.share : 0;
+  for (int64_t order = 0; order < found.orders; ++order) {
+    const double bound = found.bounds[m * found.orders + order];
+    const double wanted = bound / (found.largest[order] * demands.slack);
+    if (!(wanted <= worst)) worst = wanted;
+  }
+  const double cells = block * std::pow(worst / (384 * demands.tolerance), 0.25);
+  return cells <= 1 ? 1 : std::exp2(std::ceil(std::log2(cells)));
+}
+
+std::tuple<Tensor, Tensor, Tensor> radial_grid(const Tensor& centre, const Tensor& width,
+                                               const Tensor& weight, const Tensor& bias,
+                                               const Optional& weight2, const Optional& bias2,
+                                               double low, double block, int64_t blocks,
+                                               int64_t slopes, double tolerance, double slack,
+                                               double share, int64_t most) {
+  check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
+  check(slopes == 0 || slopes == 1, "slopes must be 0 or 1");
+  check(blocks >= 1 && block > 0, "there must be a block, of positive length");
+  const Module module(centre, width, weight, bias, weight2, bias2);
+  const Module absolute(centre, width, weight, {}, weight2, {}, true);
+  std::vector<float> centres(blocks);
+  for (int64_t m = 0; m < blocks; ++m) {
+    centres[m] = static_cast<float>(low + (static_cast<double>(m) + 0.5) * block);
+  }
+  const Survey found = survey(module, absolute, centres, block, 1 + slopes);
+  Tensor first = torch::stable::new_empty(centre, {blocks + 1}, ScalarType::Int);
+  Tensor errors = torch::stable::new_zeros(centre, {1 + slopes}, ScalarType::Float);
+  std::vector<float> u;
+  double total = 0;
+  for (int64_t m = 0; m < blocks; ++m) {
+    const double cells = cells_of(found, m, block, {tolerance, slack, share});
+    total += cells;
+    if (!(total < static_cast<double>(most))) break;  // NaN too
+    first.mutable_data_ptr<int32_t>()[m] = static_cast<int32_t>(total - cells);
+    const double start = low + static_cast<double>(m) * block, h = block / cells;
+    for (int64_t i = 0; i < static_cast<int64_t>(cells); ++i) {
+      u.push_back(static_cast<float>(start + static_cast<double>(i) * h));
+    }
+    for (int64_t order = 0; order <= slopes; ++order) {
+      float& error = errors.mutable_data_ptr<float>()[order];
+      const double bound = found.bounds[m * found.orders + order] * h * h * h * h / 384;
+      error = std::max(error, static_cast<float>(bound));
+    }
+  }
+  const bool fits = total < static_cast<double>(most);
+  if (fits) u.push_back(static_cast<float>(low + static_cast<double>(blocks) * block));
+  first.mutable_data_ptr<int32_t>()[blocks] = static_cast<int32_t>(fits ? total : 0);
+  Tensor knots = torch::stable::new_empty(centre, {fits ? static_cast<int64_t>(u.size()) : 0},
+                                          ScalarType::Float);
+  if (fits) std::copy(u.begin(), u.end(), knots.mutable_data_ptr<float>());
+  return {knots, first, errors};
 }
 
 }  // namespace
@@ -273,12 +359,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
       "Tensor bias, Tensor? weight2, Tensor? bias2) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "radial_bounds(Tensor centres, float reach, Tensor centre, Tensor width, Tensor weight, "
-      "Tensor? weight2, int last) -> (Tensor bounds, Tensor gaussian)");
+      "radial_grid(Tensor centre, Tensor width, Tensor weight, Tensor bias, Tensor? weight2, "
+      "Tensor? bias2, float low, float block, int blocks, int slopes, float tolerance, "
+      "float slack, float share, int most) -> (Tensor u, Tensor first_knot, Tensor errors)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
   m.impl("radial_rows", TORCH_BOX(&collamo::cpu::radial_rows));
   m.impl("radial_rows_backward", TORCH_BOX(&collamo::cpu::radial_rows_backward));
-  m.impl("radial_bounds", TORCH_BOX(&collamo::cpu::radial_bounds));
+  m.impl("radial_grid", TORCH_BOX(&collamo::cpu::radial_grid));
 }

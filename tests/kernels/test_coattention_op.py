@@ -243,6 +243,14 @@ def test_real_molecules():
     assert (relations.hops == 255).any()  # between the ions
 
 
+def test_as_accurate_where_nothing_learns():
+    """The radial table has fewer knots then."""
+    inputs = make_inputs(BY_NAME["transformer-m"])
+    with torch.no_grad():
+        out = on_cpu(inputs)
+        assert_accurate(out, attend_eagerly(inputs), attend(inputs.double()))
+
+
 CAPABILITIES = ("baseline", "avx2", "avx512")
 
 

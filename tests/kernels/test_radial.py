@@ -246,8 +246,9 @@ def anywhere(pairs, low=0.0, high=25.0):
 
 class TestTable:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-    def test_error_is_within_the_proven_bound(self, tabulated, dtype):
-        exact = tabulated.double()
+    @pytest.mark.parametrize("learning", [False, True])
+    def test_error_is_within_the_proven_bound(self, tabulated, dtype, learning):
+        exact = tabulated.double().requires_grad_(learning)
         table = exact.table(0.0, 25.0, dtype)  # float64 rows: no rounding hides in the bound
         u = anywhere(100_000).double()
         with torch.no_grad():
@@ -279,8 +280,10 @@ class TestTable:
             (actual,) = torch.autograd.grad(table.lookup(u)[:, head].sum(), u)
             assert (actual - wanted).abs().max() <= table.errors[1]
 
-    def test_values(self, tabulated):
-        table, u = tabulated.table(0.0, 25.0), anywhere(20_000)
+    @pytest.mark.parametrize("learning", [False, True])
+    def test_values(self, tabulated, learning):
+        with torch.set_grad_enabled(learning):
+            table, u = tabulated.table(0.0, 25.0), anywhere(20_000)
         assert table.rows.dtype == torch.float32
         yardstick = tabulated(u)
         assert_accurate(table.lookup(u), yardstick, tabulated.double()(u.double()))
@@ -332,6 +335,9 @@ class TestTable:
         assert len(radial.table(0.0, 25.0).rows) < 1500
         assert len(radial.table(0.0, 25.0, torch.bfloat16).rows) < 500
         assert len(radial.table(0.0, 25.0, derivative=True).rows) < 5000
+        learning = len(radial.table(0.0, 25.0).rows)
+        with torch.no_grad():
+            assert len(radial.table(0.0, 25.0).rows) < 0.7 * learning
 
     def test_knots_are_where_the_gaussians_are(self):
         radial = ck.GaussianRadial(2, 1, head="linear", min_sigma=0.05)

@@ -31,8 +31,8 @@ def rows(*arguments, curvature=False):
     return torch.ops.collamo_kernels.radial_rows(*arguments, curvature)
 
 
-def bounds(*arguments):
-    return torch.ops.collamo_kernels.radial_bounds(*arguments)
+def grid(*arguments):
+    return torch.ops.collamo_kernels.radial_grid(*arguments)
 
 
 @pytest.fixture(params=SHAPES)
@@ -86,21 +86,44 @@ class TestAgainstTheDefinition:
         for name, *grads in zip(NAMES, ours, plain, exact, strict=False):
             assert_accurate(*grads, TABLE_FACTOR, name)
 
-    @pytest.mark.parametrize("last", [4, 5])
-    def test_bounds(self, parameters, last):
-        centre, width, weight, _, weight2, _ = parameters
+    @pytest.mark.parametrize("slopes", [0, 1])
+    @pytest.mark.parametrize("share", [0.0, 0.25])
+    def test_grid(self, parameters, slopes, share):
+        low, block, blocks, tolerance, slack = -1.0, 0.5, 26, 1e-3, 2.0
+        u, first_knot, errors = grid(
+            *parameters, low, block, blocks, slopes, tolerance, slack, share, 2**16
+        )
+        centres = low + block * (torch.arange(blocks).double() + 0.5)
+        exact = double(parameters)
+        centre, width, weight, _, weight2, _ = exact
         weights = weight.abs(), None if weight2 is None else weight2.abs()
-        arguments = 0.25, centre, width, *weights, last
-        exact = double((centre, width, *weights))
-        wanted = radial_op.derivative_bounds(U.double(), 0.25, *exact, last)
-        for ours, bound in zip(bounds(U, *arguments), wanted, strict=True):
-            torch.testing.assert_close(ours.double(), bound, rtol=1e-5, atol=1e-30)
+        bounds, gaussian = radial_op.derivative_bounds(
+            centres, block / 2, centre, width, *weights, 4 + slopes
+        )
+        values = radial_op.derivatives(centres, *exact, order=slopes)
+        scale = torch.stack([x.abs().max().clamp(min=1) for x in values]) * slack
+        worst = (bounds / scale).amax(1)
+        if share:
+            worst = torch.maximum(worst, gaussian / share)
+        exponent = (block * (worst / (384 * tolerance)) ** 0.25).clamp(min=1).log2()
+        cells = first_knot.diff().double()
+        near_a_power = (exponent - exponent.round()).abs() < 1e-4
+        assert torch.equal(cells.log2()[~near_a_power], exponent.ceil()[~near_a_power])
+        assert near_a_power[exponent > 0].sum() <= 1
+        wanted = (bounds * (block / cells[:, None]) ** 4).amax(0) / 384
+        torch.testing.assert_close(errors.double(), wanted, rtol=1e-4, atol=0)
+        assert first_knot[0] == 0
+        assert first_knot[-1] == len(u) - 1
+        starts = low + block * torch.arange(blocks + 1)
+        assert torch.equal(u[first_knot.long()], starts.float())
+        lengths = u.diff()
+        assert torch.equal(lengths, (block / cells).repeat_interleave(cells.long()).float())
 
-    def test_a_bound_is_not_a_number_where_a_parameter_is_not(self, parameters):
-        centre, width, weight, _, weight2, _ = (x if x is None else x.detach() for x in parameters)
-        weight[0, 0] = torch.nan
-        bound, _ = bounds(U, 0.25, centre, width, weight.abs(), weight2, 5)
-        assert bound.isnan().all()
+    def test_no_grid_of_too_many_knots(self, parameters):
+        demands = -1.0, 0.5, 26, 0, 1e-3, 1.0, 0.0
+        knots = len(grid(*parameters, *demands, 2**16)[0])
+        assert len(grid(*parameters, *demands, knots)[0]) == knots
+        assert len(grid(*parameters, *demands, knots - 1)[0]) == 0
 
     def test_second_derivative(self, parameters):
         """Of a fixed functional of the first gradients, so that their rounding plays no part."""
@@ -133,10 +156,10 @@ class TestRegistration:
         operator = torch.ops.collamo_kernels.radial_rows_backward.default
         opcheck(operator, (grad, U, *parameters))
 
-    def test_bounds(self, parameters):
-        centre, width, weight, _, weight2, _ = (x if x is None else x.detach() for x in parameters)
-        arguments = U, 0.5, centre, width, weight, weight2, 5
-        opcheck(torch.ops.collamo_kernels.radial_bounds.default, arguments)
+    def test_grid(self, parameters):
+        arguments = (*(x if x is None else x.detach() for x in parameters), -1.0, 0.5, 26)
+        operator = torch.ops.collamo_kernels.radial_grid.default
+        opcheck(operator, (*arguments, 1, 1e-3, 1.0, 0.25, 2**16))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -162,8 +185,9 @@ class TestTable:
     @pytest.mark.parametrize("head", ["mlp", "linear"])
     @pytest.mark.parametrize("normalized", [False, True])
     @pytest.mark.parametrize("derivative", [False, True])
-    def test_is_the_same_grid(self, head, normalized, derivative, monkeypatch):
-        module = ck.GaussianRadial(4, head=head, normalized=normalized)
+    @pytest.mark.parametrize("learning", [False, True])
+    def test_is_the_same_grid(self, head, normalized, derivative, learning, monkeypatch):
+        module = ck.GaussianRadial(4, head=head, normalized=normalized).requires_grad_(learning)
         ours = module.table(0.0, 25.0, derivative=derivative)
         monkeypatch.setattr(radial, "serves", lambda _: False)
         plain = module.table(0.0, 25.0, derivative=derivative)

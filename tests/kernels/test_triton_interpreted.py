@@ -37,7 +37,7 @@ OWN = (
     Case("loop of widest heads", (40, 3), width=128, distances=False, bias=True),
     Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
 )
-NOT_IN_TRITON = {"radial_rows", "radial_rows_backward", "radial_bounds", "pairs_by_hops"}
+NOT_IN_TRITON = {"radial_rows", "radial_rows_backward", "radial_grid", "pairs_by_hops"}
 SMALL = (*(case for case in CASES if case.name not in SLOW), *OWN)
 EVERYTHING = Case("everything", (6, 4), bias=True, conformer_missing=True, types="atom", width=8)
 KINDS = [
