@@ -213,9 +213,9 @@ void Attention::forward() const {
 
 namespace {
 
-constexpr int64_t kPairsPerSlot = 8192;  // ≈ 2 ms of work, 20 times what clearing and summing cost
-constexpr int64_t kMostSlots = 16;       // private copies of the tables' gradients
-constexpr int64_t kMostParts = 4;        // of a large molecule, each with a private dq
+constexpr int64_t kPairsPerSlot = 16384;  // ≈ 3 ms of work, 50 times what clearing and summing cost
+constexpr int64_t kMostSlots = 16;        // private copies of the tables' gradients
+constexpr int64_t kMostParts = 4;         // of a large molecule, each with a private dq
 constexpr int64_t kKeysPerPart = 128;
 
 // Keys first … last - 1 of a molecule, done by one task per group.

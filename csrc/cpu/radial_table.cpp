@@ -67,34 +67,52 @@ int64_t whole_vectors(int64_t count) {
   return (count + width - 1) / width * width;
 }
 
-// from [rows, columns] → [rows, columns↑], or its transpose [columns, rows↑]; `fill` in the
-// padding.
-Floats laid_out(const float* from, int64_t rows, int64_t columns, bool transposed, float fill = 0) {
-  const int64_t lines = transposed ? columns : rows, elements = transposed ? rows : columns;
-  const int64_t line = whole_vectors(elements);
-  Floats to(lines * line);
-  for (int64_t i = 0; i < lines; ++i) {
+// from [rows, columns] → [rows, columns↑], with `fill` in the padding.
+Floats laid_out(const float* from, int64_t rows, int64_t columns, float fill = 0) {
+  const int64_t line = whole_vectors(columns);
+  Floats to(rows * line);
+  for (int64_t i = 0; i < rows; ++i) {
     float* out = to.get() + i * line;
-    for (int64_t j = 0; j < elements; ++j)
-      out[j] = from[transposed ? j * columns + i : i * columns + j];
-    std::fill(out + elements, out + line, fill);
+    std::copy_n(from + i * columns, columns, out);
+    std::fill(out + columns, out + line, fill);
   }
   return to;
 }
 
+// from [rows, columns] → [columns, rows↑], or of its absolute values; 0 in the padding. Some rows
+// at a time, so that each is read from front to back.
+Floats transposed(const float* from, int64_t rows, int64_t columns, bool absolute) {
+  constexpr int64_t kSome = 16;
+  const int64_t line = whole_vectors(rows);
+  Floats to(columns * line, line > rows);
+  for (int64_t first = 0; first < rows; first += kSome) {
+    const int64_t last = std::min(first + kSome, rows);
+    for (int64_t i = 0; i < columns; ++i) {
+      for (int64_t j = first; j < last; ++j) {
+        const float x = from[j * columns + i];
+        to.get()[i * line + j] = absolute ? std::fabs(x) : x;
+      }
+    }
+  }
+  return to;
+}
+
+// What a module is laid out for: its values, bounds (with the absolute values of the weights) or
+// gradients, which need the weights both ways.
+enum class Use { kValues, kBounds, kGradients };
+
 // A module with its parameters laid out for the kernels.
 class Module {
  public:
-  // `absolute`: with the absolute values of the weights.
-  Module(const Tensor& centre, const Tensor& width, const Tensor& weight, const Optional& bias,
-         const Optional& weight2, const Optional& bias2, bool absolute = false)
-      : absolute_(absolute) {
+  Module(Use use, const Tensor& centre, const Tensor& width, const Tensor& weight,
+         const Optional& bias, const Optional& weight2, const Optional& bias2)
+      : use_(use) {
     check(weight.dim() == 2 && (!weight2 || weight2->dim() == 2), "weights must be [out, in]");
     const int64_t gaussians = weight.size(1);
     check(gaussians >= 1 && weight.size(0) >= 1, "weight must not be empty");
     const Tensor mu = plain(centre, gaussians, "centre"), s = plain(width, gaussians, "width");
-    module_.centre = keep(laid_out(mu.const_data_ptr<float>(), 1, gaussians, false));
-    module_.width = keep(laid_out(s.const_data_ptr<float>(), 1, gaussians, false, 1));
+    module_.centre = keep(laid_out(mu.const_data_ptr<float>(), 1, gaussians));
+    module_.width = keep(laid_out(s.const_data_ptr<float>(), 1, gaussians, 1));
     add_layer(weight, bias);
     if (!weight2) return;
     check(weight2->size(1) == weight.size(0) && weight2->size(0) >= 1, "weight2 must be [H, K']");
@@ -114,21 +132,15 @@ class Module {
     const Tensor w = plain(weight, out * in, "weight");
     const float* data = w.const_data_ptr<float>();
     RadialLayer& layer = module_.layer[module_.layers++];
-    Floats rows = laid_out(data, out, in, false), columns = laid_out(data, out, in, true);
-    if (absolute_) {
-      for (int64_t i = 0; i < out * whole_vectors(in); ++i)
-        rows.get()[i] = std::fabs(rows.get()[i]);
-      for (int64_t i = 0; i < in * whole_vectors(out); ++i) {
-        columns.get()[i] = std::fabs(columns.get()[i]);
-      }
-    }
-    layer = {keep(std::move(rows)), keep(std::move(columns)), nullptr, in, out};
+    layer.in = in, layer.out = out;
+    layer.transposed = keep(transposed(data, out, in, use_ == Use::kBounds));
+    if (use_ == Use::kGradients) layer.weight = keep(laid_out(data, out, in));
     if (!bias) return;
     const Tensor b = plain(*bias, out, "bias");
-    layer.bias = keep(laid_out(b.const_data_ptr<float>(), 1, out, false));
+    layer.bias = keep(laid_out(b.const_data_ptr<float>(), 1, out));
   }
 
-  bool absolute_;
+  Use use_;
   RadialModule module_{};
   std::vector<Floats> kept_;
 };
@@ -149,7 +161,7 @@ std::tuple<Tensor, Tensor> radial_rows(const Tensor& u, const Tensor& centre, co
                                        const Tensor& weight, const Tensor& bias,
                                        const Optional& weight2, const Optional& bias2,
                                        bool curvature) {
-  const Module module(centre, width, weight, bias, weight2, bias2);
+  const Module module(Use::kValues, centre, width, weight, bias, weight2, bias2);
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
   const Tensor places = plain(u, u.numel(), "u");
   const int64_t count = places.numel(), heads = module.get().last().out;
@@ -226,7 +238,7 @@ using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Tensor& centre,
                          const Tensor& width, const Tensor& weight, const Tensor& bias,
                          const Optional& weight2, const Optional& bias2) {
-  const Module module(centre, width, weight, bias, weight2, bias2);
+  const Module module(Use::kGradients, centre, width, weight, bias, weight2, bias2);
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
   const RadialModule& m = module.get();
   const Tensor places = plain(u, u.numel(), "u");
@@ -312,8 +324,8 @@ std::tuple<Tensor, Tensor, Tensor> radial_grid(const Tensor& centre, const Tenso
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
   check(slopes == 0 || slopes == 1, "slopes must be 0 or 1");
   check(blocks >= 1 && block > 0, "there must be a block, of positive length");
-  const Module module(centre, width, weight, bias, weight2, bias2);
-  const Module absolute(centre, width, weight, {}, weight2, {}, true);
+  const Module module(Use::kValues, centre, width, weight, bias, weight2, bias2);
+  const Module absolute(Use::kBounds, centre, width, weight, {}, weight2, {});
   std::vector<float> centres(blocks);
   for (int64_t m = 0; m < blocks; ++m) {
     centres[m] = static_cast<float>(low + (static_cast<double>(m) + 0.5) * block);

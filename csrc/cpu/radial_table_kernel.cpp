@@ -322,16 +322,16 @@ inline void gelu_bounds(const Vec (&a)[kMostOrders], Vec& fourth, Vec& fifth) {
   fifth += q * a[0] * (10 * g4 * a[1] + g5 * q);
 }
 
-// x [count, 5, K↑] = bounds of the Gaussians' derivatives; the largest 4th one of each place.
-void gaussian_bounds(const RadialModule& m, const float* centres, int64_t count, float reach,
+// x [count, orders, K↑] = bounds of the Gaussians' derivatives; the largest 4th one of each place.
+void gaussian_bounds(const RadialModule& m, const float* centres, Shape shape, float reach,
                      float* x, float* gaussian) {
   const int64_t row = whole_vectors(m.first().in);
-  for (int64_t i = 0; i < count; ++i, x += kMostOrders * row) {
+  for (int64_t i = 0; i < shape.count; ++i, x += shape.orders * row) {
     for (int64_t k = 0; k < row; k += W) {
       const Vec s = load(m.width + k), away = magnitude(centres[i] - load(m.centre + k)) - reach;
       Vec bounds[kMostOrders];
       bell_bounds(at_least(away, Vec{}) / s, s, bounds);
-      for (int n = 0; n < kMostOrders; ++n) store(x + n * row + k, bounds[n]);
+      for (int n = 0; n < shape.orders; ++n) store(x + n * row + k, bounds[n]);
     }
     gaussian[i] = 0;
     for (int64_t k = 0; k < m.first().in; ++k) gaussian[i] = largest(gaussian[i], x[3 * row + k]);
@@ -341,30 +341,32 @@ void gaussian_bounds(const RadialModule& m, const float* centres, int64_t count,
 void bounds(const RadialModule& m, const float* centres, int64_t count, float reach, int last,
             float* bounds, float* gaussian, float* scratch) {
   const Buffers buffers(m, scratch);
-  const Shape shape{count, kMostOrders};
-  gaussian_bounds(m, centres, count, reach, buffers.psi, gaussian);
+  const Shape shape{count, last};
+  gaussian_bounds(m, centres, shape, reach, buffers.psi, gaussian);
   const float* x = buffers.psi;
   if (m.layers == 2) {
     const int64_t row = whole_vectors(m.first().out);
     multiply(buffers.a, {x, whole_vectors(m.first().in), 1}, m.first().transposed, shape.rows(),
              m.first().in, m.first().out, false);
     for (int64_t at = 0; at < count * row; at += W) {
-      float* to = buffers.a + at / row * kMostOrders * row + at % row;
-      Vec a[kMostOrders], fourth, fifth;
-      for (int n = 0; n < kMostOrders; ++n) a[n] = load(to + n * row);
+      float* to = buffers.a + at / row * last * row + at % row;
+      Vec a[kMostOrders] = {}, fourth, fifth;
+      for (int n = 0; n < last; ++n) a[n] = load(to + n * row);
       gelu_bounds(a, fourth, fifth);
       store(to + 3 * row, fourth);
-      store(to + 4 * row, fifth);
+      if (last == 5) store(to + 4 * row, fifth);
     }
     x = buffers.a;
   }
-  multiply(buffers.y, {x, whole_vectors(m.last().in), 1}, m.last().transposed, shape.rows(),
-           m.last().in, m.last().out, false);
-  const int64_t row = whole_vectors(m.last().out), orders = last - 3;
-  for (int64_t i = 0; i < count * orders; ++i) {
-    const float* y = buffers.y + (i / orders * kMostOrders + 3 + i % orders) * row;
-    bounds[i] = 0;
-    for (int64_t h = 0; h < m.last().out; ++h) bounds[i] = largest(bounds[i], y[h]);
+  const int64_t in = whole_vectors(m.last().in), out = whole_vectors(m.last().out);
+  for (int order = 4; order <= last; ++order) {
+    multiply(buffers.y, {x + (order - 1) * in, last * in, 1}, m.last().transposed, count,
+             m.last().in, m.last().out, false);
+    for (int64_t i = 0; i < count; ++i) {
+      float& bound = bounds[i * (last - 3) + order - 4];
+      bound = 0;
+      for (int64_t h = 0; h < m.last().out; ++h) bound = largest(bound, buffers.y[i * out + h]);
+    }
   }
 }
 

@@ -7,7 +7,7 @@ namespace collamo::cpu {
 // Rows of weights are rounded up to whole vectors, the padding 0, so that a row of a product is
 // whole vectors too.
 struct RadialLayer {
-  const float* weight;      // [out, in↑]
+  const float* weight;      // [out, in↑], for gradients alone
   const float* transposed;  // [in, out↑]
   const float* bias;        // [out↑]
   int64_t in, out;
