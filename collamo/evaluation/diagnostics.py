@@ -150,19 +150,16 @@ def diagnose(model, processor, features: Sequence, seed: int = 0) -> Diagnosis:
     model, processor
         As `collamo.model.load_checkpoint` returns them.
     features
-        `MoleculeFeatures`; read one at a time, so that there is no padding.
+        `MoleculeFeatures`, at least one; read one at a time, so that there is no padding.
     """
-    projector = next(m for m in model.modules() if isinstance(m, CoProjector))
     order = np.random.default_rng(seed).permutation(len(features))[:SAMPLE].tolist()
     training = model.training
     model.eval()
     try:
-        seen, relations = [], []
-        for index in order:
-            batch = processor.feature_extractor([[features[index]]], MODALITIES)
-            inputs = {name: batch[name].to(model.device) for name in MOLECULE_INPUTS}
-            seen.append(_look(model, projector, inputs))
-            relations.append(_relations(inputs))
+        inputs = [_inputs(model, processor, features[index]) for index in order]
+        projector = _projector(model, inputs[0])
+        seen = [_look(model, projector, one) for one in inputs]
+        relations = [_relations(one) for one in inputs]
     finally:
         model.train(training)
     biases = list(_biases(projector))
@@ -179,6 +176,25 @@ def diagnose(model, processor, features: Sequence, seed: int = 0) -> Diagnosis:
         [_curve(where, *of, relations, distances) for where, *of in biases],
         {index: _atoms(one) for index, one in zip(order, seen, strict=True)},
     )
+
+
+def _inputs(model, processor, features) -> dict[str, Tensor]:
+    batch = processor.feature_extractor([[features]], MODALITIES)
+    return {name: batch[name].to(model.device) for name in MOLECULE_INPUTS}
+
+
+def _projector(model, inputs: Mapping[str, Tensor]) -> CoProjector:
+    """Return the projector that is used: a model with an adapter holds the one before it too."""
+    used: list[CoProjector] = []
+    hooks = [
+        module.register_forward_hook(lambda module, *_: used.append(module))
+        for module in model.modules()
+        if isinstance(module, CoProjector)
+    ]
+    model.get_molecule_features(**inputs)
+    for hook in hooks:
+        hook.remove()
+    return used[0]
 
 
 def _look(model, projector: CoProjector, inputs: Mapping[str, Tensor]) -> _Seen:

@@ -48,7 +48,8 @@ def built(**projector):
 
 
 def projector_of(model):
-    return next(m for m in model.modules() if isinstance(m, CoProjector))
+    """The last one: an adapter's copy comes after what it stands for."""
+    return [m for m in model.modules() if isinstance(m, CoProjector)][-1]
 
 
 def sentences(found, word):
@@ -89,6 +90,17 @@ def test_a_fresh_model_is_flat_in_bonds_and_a_strong_table_is_not(molecules):
     # By hand: of CCO alone, hops 1 (4 pairs) and 2 (2 pairs).
     (alone,) = diagnose(model, processor, molecules[1:2]).phi
     assert alone.phi2d == pytest.approx([np.std([1, 1, 1, 1, 2, 2])] * 2)
+
+
+def test_the_projector_of_an_adapter_is_looked_into_not_the_one_before(molecules):
+    peft = pytest.importorskip("peft")
+    model, processor = built()
+    options = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["mol_projector"])
+    model = peft.get_peft_model(model, options).eval()
+    with torch.no_grad():
+        projector_of(model).relation_bias.hop_bias.copy_(torch.arange(16.0).expand(2, 16))
+    found = diagnose(model, processor, molecules[:1])
+    assert sentences(found, "Φ2d (bonds) is alive")
 
 
 def test_dead_narrow_and_broken_gaussians(molecules):
