@@ -21,6 +21,7 @@ def test_a_wrong_molecule_is_never_the_molecule_itself(seed, sizes):
     wrong = drawn(range(6), IDENTITY, seed, sizes)
     assert set(wrong) == set(range(6))
     assert all(IDENTITY[wrong[row]] != IDENTITY[row] for row in range(6))
+    assert drawn(range(6)[::-1], IDENTITY, seed, sizes) == wrong
 
 
 @pytest.mark.parametrize("sizes", [None, dict.fromkeys(range(30), 5)])

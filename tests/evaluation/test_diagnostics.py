@@ -74,6 +74,17 @@ def test_entropy_and_likeness_by_hand():
     assert diagnostics._cosines(torch.stack([one, other])) == 0
 
 
+def test_soft_tokens_are_counted_to_their_views_by_hand():
+    weights = torch.tensor([0.1, 0, 0.2, 0, 0.1, 0, 0.3, 0, 0.3]).reshape(1, 1, 9)
+    seen = diagnostics._Seen({"1d", "2d", "3d"}, {"1d": 2, "2d": 3, "3d": 3}, [], [weights])
+    assert diagnostics._shares(seen, 0)[0].tolist() == pytest.approx([0.1, 0.3, 0.3, 0.3])
+    atoms = diagnostics._atoms(seen)
+    assert atoms["2d"] == pytest.approx([2, 0, 1])
+    assert atoms["3d"] == pytest.approx([0, 3, 0])
+    seen.has.remove("1d")
+    assert diagnostics._soft(seen, 0)[0, 0] == pytest.approx([1 / 3, 0, 1 / 6, 0, 1 / 2, 0])
+
+
 def test_a_fresh_model_is_flat_in_bonds_and_a_strong_table_is_not(molecules):
     model, processor = built()
     found = diagnose(model, processor, molecules)
