@@ -132,8 +132,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
     }
     out.mkdir(parents=True, exist_ok=True)
-    transcript = Transcript(out / "answers.jsonl", key)
-    try:
+    with Transcript(out / "answers.jsonl", key) as transcript:
         answers = answer_variants(
             *(model, processor, examples, features, variants, transcript),
             batch_size=batch_size,
@@ -142,33 +141,29 @@ def evaluate(
         )
         answers |= fixed_answers(examples, train)
         found = examine(examples, answers, judging, smiles, seed)
-        report = make_report(found)
-        captions = [row for row in found.rows[MODEL] if row.entity_status is not None]
-        if captions:
-            report["entity_counts"] = count_entities(captions)
-        report["manifest"] = {
-            **(about or {}),
-            **key,
-            "questions": len(examples),
-            "molecules": len(features),
-            **judging.about,
-            "units": {e.target: e.unit for e in examples if e.unit},
-            **({"same_size_pairing": pairing} if pairing else {}),
-            "absent": judging.absent,
-            "versions": versions(PACKAGES),
-        }
-        sections = []
+        manifest = {**(about or {}), **key, **_about(examples, judging, pairing)}
+        report, sections = make_report(found, manifest), []
         if diagnose:
             from collamo.evaluation.diagnostics_report import diagnosis
 
             report["diagnostics"], sections = diagnosis(model, processor, features, seed)
         write_rows(found, out)
         write_split_report(report, sections, out)
-    except BaseException:
-        transcript.close()
-        raise
-    transcript.finish()
+        transcript.finish()
     return report
+
+
+def _about(examples: Sequence, judging: SplitJudge, pairing: Mapping[str, int]) -> dict:
+    """Return what the manifest says of questions, scores and versions."""
+    return {
+        "questions": len(examples),
+        "molecules": len({e.molecule for e in examples}),
+        **judging.about,
+        "units": {e.target: e.unit for e in examples if e.unit},
+        **({"same_size_pairing": pairing} if pairing else {}),
+        "absent": judging.absent,
+        "versions": versions(PACKAGES),
+    }
 
 
 def choose_questions(examples: Sequence, limit: int | None, seed: int) -> list:
@@ -240,23 +235,25 @@ def _score_task(task, metric, members, examples, rows, answers, seed) -> dict[st
     sets += [sums(MODEL, [i for i in asked[name] if i in set(asked[MODEL])]) for name in names]
     drawn = resampled(sets, lambda total: split_scores(task, total), seed=seed)
     found = {}
-    for name, own, model in zip(names, drawn, drawn[len(names) :], strict=False):
-        change = differences(model, own).get(metric) if name != MODEL else None
+    for name, its, model in zip(names, drawn, drawn[len(names) :], strict=False):
+        change = differences(model, its).get(metric) if name != MODEL else None
         found[name] = Scores(
             count_statuses(task, [rows[name][i] for i in members]),
-            estimates(own),
+            estimates(its),
             change,
             len(answers[name].unchanged.intersection(members)),
         )
     return found
 
 
-def make_report(found: Examination) -> dict:
-    """Return the report without its manifest, as plain JSON values."""
+def make_report(found: Examination, manifest: Mapping[str, object]) -> dict:
+    """Return the report as plain JSON values."""
+    captions = [row for row in found.rows[MODEL] if row.entity_status is not None]
     return {
         "scores": {task: _task_report(task, found) for task in found.scores},
         "counts": {task: found.scores[task][MODEL].counts for task in found.scores},
-        "manifest": {},  # in this place; `evaluate` fills it in
+        **({"entity_counts": count_entities(captions)} if captions else {}),
+        "manifest": dict(manifest),
         "verdicts": [{**asdict(v), "beats_both": v.beats_both} for v in found.verdicts],
         "variants": {
             task: {name: asdict(scores) for name, scores in variants.items()}

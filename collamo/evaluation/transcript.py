@@ -85,12 +85,13 @@ class Transcript:
         self._write([{"set": name, "row": row, "answer": text} for row, text in answers.items()])
 
     def finish(self) -> None:
-        """Say that nothing is missing, and close the file."""
+        """Say that nothing is missing: another evaluation may take the file's place."""
         self._write([{"finished": True}])
-        self.close()
 
-    def close(self) -> None:
-        """Close the file; what is in it can be gone on with."""
+    def __enter__(self) -> Transcript:
+        return self
+
+    def __exit__(self, *_) -> None:
         self._file.close()
 
     def _write(self, records) -> None:

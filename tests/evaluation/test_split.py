@@ -42,11 +42,9 @@ def examined(examples, right, wrong, **more):
 def written(found, out):
     """Write the report and the rows as `evaluate` does; return the report as read back."""
     out.mkdir()
-    report = make_report(found)
-    report["manifest"] = {
-        **{"split": "test", "questions": len(found.examples), "molecules": 60, "units": {}},
-        **{"same_size_pairing": PAIRING, "absent": {}, "versions": {}},
-    }
+    manifest = {"split": "test", "questions": len(found.examples), "molecules": 60, "units": {}}
+    manifest |= {"same_size_pairing": PAIRING, "absent": {}, "versions": {}}
+    report = make_report(found, manifest)
     write_rows(found, out)
     write_split_report(report, [], out)
     assert json.loads((out / "report.json").read_text()) == report
@@ -193,7 +191,7 @@ def test_a_split_scores_as_the_same_answers_in_a_file(tmp_path):
         ("property_2d", "property", VALUES, said, {"train_mean": {"logp": 29.5}}),
         ("caption", "captions", captions, texts, {"tokenizer": "13a"}),
     ):
-        report = make_report(examined(examples, answers, answers))
+        report = make_report(examined(examples, answers, answers), {})
         path = tmp_path / f"{task}.jsonl"
         rows = [
             {"target": e.target, "truth": e.answer, "answer": a}
@@ -215,9 +213,9 @@ def test_no_score_knows_the_order_of_the_questions():
     answers = [str(i % 4) for i in range(60)]
     order = list(range(60))
     random.Random(1).shuffle(order)
-    one = make_report(examined(COUNTS, answers, answers))["scores"]
+    one = make_report(examined(COUNTS, answers, answers), {})["scores"]
     turned = [answers[i] for i in order]
-    other = make_report(examined([COUNTS[i] for i in order], turned, turned))["scores"]
+    other = make_report(examined([COUNTS[i] for i in order], turned, turned), {})["scores"]
     assert one == other
 
 
