@@ -20,7 +20,7 @@ COLUMNS = ("date", "commit", "workload", "threads", "rival", "median_ms", "ratio
 COLUMNS += ("extra_mib", "versions", "note")
 GPU_COLUMNS = ("date", "commit", "workload", "rival", "median_us", "graph_us", "ratio", "floor_us")
 GPU_COLUMNS += ("of_floor", "rounds", "peak_mib", "versions", "note")
-RIVALS = ("rdkit", "scipy", "networkx")
+RIVALS = ("rdkit", "scipy", "networkx", "torch_geometric")
 GPU_RIVALS = ("triton", "scipy")
 
 

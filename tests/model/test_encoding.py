@@ -136,6 +136,13 @@ def test_altered_files_and_other_molecules_are_refused(folder, weights):
     path.write_bytes(content)
     with pytest.raises(CollamoError, match=r"encoded-2d-00000\.npy is missing, altered.*--encode"):
         opened(folder, _2d=stored).features(1)
+    stored = encode_prepared(folder, gin=weights["gin"])["2d"]  # mends it
+    opened(folder, _2d=stored).features(1)
+    index = json.loads((folder / "encoded-2d.json").read_text())
+    index["files"]["encoded-2d-00000.npy"]["shard_sha256"] = "0" * 64  # a shard made anew
+    (folder / "encoded-2d.json").write_text(json.dumps(index))
+    with pytest.raises(CollamoError, match=r"of other molecules than molecules-00000\.parquet"):
+        opened(folder, _2d=EncodedOutputs.read(folder, "2d")).features(1)
     (folder / "encoded-2d.json").write_text('{"format_version": 9, "encoding": {}, "files": {}}')
     with pytest.raises(CollamoError, match="damaged"):
         EncodedOutputs.read(folder, "2d")
