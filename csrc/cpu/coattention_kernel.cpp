@@ -419,7 +419,9 @@ void find_cells(const RadialTable& table, int64_t count, int64_t line, const Pai
     store(row.weight[1] + j, width * f * g * g);
     store(row.weight[2] + j, right);
     store(row.weight[3] + j, -width * ff * g);
-    const IntVec knot = (load_as<IntVec>(row.knot + j) + cell) * static_cast<int32_t>(line);
+    // Unsigned, because there may be anything behind the last key.
+    const BitsVec knot =
+        (load_as<BitsVec>(row.knot + j) + (BitsVec)cell) * static_cast<uint32_t>(line);
     std::memcpy(row.knot + j, &knot, sizeof knot);
   }
 }
