@@ -51,7 +51,8 @@ $(OLDEST)/ready: .venv/collamo
 
 test-oldest: export PYTHONPATH = $(BITSANDBYTES)
 test-oldest: $(OLDEST)/ready $(BITSANDBYTES)
-	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py
+	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py tests/training/test_stages.py \
+	  -k "not killed"
 
 bench: .venv/collamo
 	$(BIN)/python -m pytest benchmarks --benchmark-only

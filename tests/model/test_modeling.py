@@ -66,6 +66,55 @@ def test_any_subset_of_modalities(model, processor, features, modalities):
     torch.testing.assert_close(logits, model(**full).logits, atol=1e-5, rtol=0)
 
 
+def mixed(processor, features, **options):
+    """One batch in which every row has another subset of the same molecule."""
+    prompts = [processor.prompt("What?")] * len(SUBSETS)
+    batch = processor(prompts, [features["CC(=O)Oc1ccccc1C(=O)O"]] * len(SUBSETS), **options)
+    for name in ("1d", "2d", "3d"):
+        batch[f"has_{name}"] = torch.tensor([[name in subset] for subset in SUBSETS])
+    return batch
+
+
+@torch.no_grad()
+def test_every_subset_in_one_batch(model, processor, features):
+    batch = mixed(processor, features)
+    logits, told = model(**batch).logits, answers(model, batch)
+    for row, modalities in enumerate(SUBSETS):
+        molecule = features["CC(=O)Oc1ccccc1C(=O)O"]
+        single = processor(processor.prompt("What?"), [molecule], modalities=modalities)
+        torch.testing.assert_close(logits[row], model(**single).logits[0], atol=1e-5, rtol=0)
+        assert torch.equal(told[row], answers(model, single)[0])
+    assert len(logits[:, -1].unique(dim=0)) == len(SUBSETS)
+
+
+def test_every_subset_in_one_training_batch(tokenizer, processor, features):
+    """Nothing of an absent modality reaches the loss or a gradient, whatever its tensors hold."""
+    batch = mixed(processor, features, suffix=["alpha"] * len(SUBSETS))
+    results = []
+    for garbage in (False, True):
+        model, _ = build(tokenizer, {"projector_config.modality_dropout": 0.0})
+        if garbage:
+            no_1d, no_2d, no_3d = (~batch[f"has_{name}"][:, 0] for name in ("1d", "2d", "3d"))
+            batch["coordinates"][no_3d] = torch.nan
+            batch["atom_features"][no_2d, ..., 1:] = 1
+            batch["edge_features"][no_2d] = 1
+            batch["hops"][no_2d] = 2
+            batch["selfies_ids"][no_1d] = 3
+        torch.manual_seed(0)
+        loss = model.train()(**batch).loss
+        loss.backward()
+        results.append({"loss": loss} | {n: p.grad for n, p in model.named_parameters()})
+    for name, value in results[0].items():
+        assert value.isfinite().all()
+        assert torch.equal(value, results[1][name]), name
+    # P_m is added only for what is present: rows with 1D alone move nothing else.
+    alone = {name: tensor[SUBSETS.index(("1d",))][None] for name, tensor in batch.items()}
+    model.zero_grad()
+    model(**alone).loss.backward()
+    moved = model.model.mol_projector.queries.modality.grad.flatten(1).any(1)
+    assert moved.tolist() == [True, False, False]
+
+
 @torch.no_grad()
 def test_absent_conformer_is_the_modality_switched_off(model, processor, features, flat_features):
     prompts = [processor.prompt("What?")] * len(features)
@@ -281,6 +330,50 @@ def test_save_and_load(tokenizer, inputs, tmp_path, tied):
     assert reopened.prompt("What is it?") == prompt
     one, two = (p(prompt, ["CCO"], modalities=("1d", "2d")) for p in (processor, reopened))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- devices ---------------------------------------------------------------------------------
+
+
+def second_layer_on_disk(model):
+    """A map of every module that is not to be split further."""
+    parts = {f"model.{name}": "cpu" for name, _ in model.model.named_children()}
+    del parts["model.language_model"]
+    for name in ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb"):
+        parts[f"model.language_model.{name}"] = "disk" if name == "layers.1" else "cpu"
+    return parts | {"lm_head": "cpu"}
+
+
+@pytest.mark.parametrize("where", ["cpu", "auto", "disk"])
+def test_device_map(tokenizer, inputs, tmp_path, where):
+    model, _ = build(tokenizer)
+    model.save_pretrained(tmp_path / "saved")
+    device_map = second_layer_on_disk(model) if where == "disk" else where
+    spread = CollamoForConditionalGeneration.from_pretrained(
+        tmp_path / "saved", device_map=device_map, offload_folder=tmp_path / "offloaded"
+    )
+    assert torch.equal(answers(model, inputs), answers(spread, inputs))
+    on_disk = [n for n, p in spread.named_parameters() if p.device.type == "meta"]
+    assert all(".layers.1." in name for name in on_disk)
+    assert bool(on_disk) == (where == "disk")
+
+
+def test_no_block_is_split_between_devices(tokenizer):
+    """A residual connection inside a block would meet tensors of two devices."""
+    from accelerate import infer_auto_device_map
+
+    model, _ = build(tokenizer)
+    whole = {"LlamaDecoderLayer", "UniMolLayer", "GinConv", "CoProjectorLayer"}
+    assert whole <= set(model._no_split_modules)
+    blocks = [n for n, m in model.named_modules() if type(m).__name__ in whole]
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    memory = dict.fromkeys(range(3), size // 3) | {"cpu": size}
+    placed = infer_auto_device_map(
+        model, memory, no_split_module_classes=list(model._no_split_modules)
+    )
+    assert len(set(placed.values())) > 2
+    for block in blocks:
+        assert not [name for name in placed if name.startswith(f"{block}.")], block
 
 
 def test_weights_that_are_missing_are_drawn_not_left_empty(tokenizer, tmp_path):
