@@ -161,3 +161,17 @@ class TestGPUBenchmark:
         wrong.packed = wrong
         right = torch.zeros(2)
         assert "not timed, wrong answer" in gpu.able({"wrong": wrong}, right, right)["wrong"]
+
+
+def test_a_step_of_training_is_checked(benchmarks):
+    import bench_training as bench
+
+    _, features = bench.featurized(2)
+    on, off = bench.checked(features)
+    assert (on.backend, off.backend) == (None, "reference")
+    assert on.step() < 10
+    with pytest.MonkeyPatch.context() as patch:
+        step = bench.Training.step
+        patch.setattr(bench.Training, "step", lambda self: step(self) + (self.backend is None))
+        with pytest.raises(AssertionError):
+            bench.checked(features)
