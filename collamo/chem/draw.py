@@ -13,6 +13,7 @@ from collamo.chem.molecule import Molecule
 PANEL = (340, 300)  # pixels per molecule, legend included
 LEGEND_CHARACTERS = 44  # per line; what fits in the panel's width at this font size
 LEGEND_FONT = 14
+BOND_LENGTH = 36  # pixels; less where the molecule would not fit
 FULL_COLOUR = (1.0, 0.55, 0.25)  # red, green, blue of the highest weight
 HIGHLIGHT_RADIUS = 0.42  # of a bond's length
 
@@ -84,6 +85,8 @@ def _draw(canvas_type, molecules, legends, columns, colours=None):
     wrapped = [_wrap(legend) for legend in legends]
     options = canvas.drawOptions()
     options.legendFontSize = LEGEND_FONT
+    options.drawMolsSameScale = False  # one large molecule would make all others small
+    options.fixedBondLength = BOND_LENGTH
     # RDKit gives the legend this share of the panel and shrinks the text to fit
     options.legendFraction = min(0.5, 0.08 * max(text.count("\n") + 1 for text in wrapped))
     drawn = {"legends": wrapped}
