@@ -16,7 +16,7 @@ from collamo.data.encoded import EncodedOutputs, EncodedRows
 from collamo.data.prepare import prepare
 from collamo.data.shards import PreparedData
 from collamo.errors import CollamoError, UsageError
-from collamo.model import GinConfig, UniMolConfig, build_model, encoding
+from collamo.model import GinConfig, UniMolConfig, build_model, encoding, load_checkpoint
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.model.encoding import encode_prepared, encoder_digest, use_encoded
 from collamo.training import stages
@@ -251,6 +251,18 @@ def test_encoders_that_train_are_run(training, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "collamo"):
         stages.train(recipe)
     assert "the 3d encoder trains: its stored outputs are left alone" in caplog.text
+
+
+def test_tuning_skips_an_encoder_that_alignment_trained(tmp_path, monkeypatch):
+    """Its weights come out of a checkpoint and under PEFT; the digest knows them again."""
+    start = trained().folder / "stage1" / "final"
+    gin = load_checkpoint(start)[0].model.graph_encoder
+    save_file(gin.state_dict(), tmp_path / "gin.safetensors")
+    prepare("nci", tmp_path / "data", limit=60, workers=1)
+    encode_prepared(tmp_path / "data", gin=tmp_path / "gin.safetensors", layers=1)
+    monkeypatch.delattr(GinEncoder, "levels")
+    options = [f"--data={tmp_path / 'data'}", "--max_steps=1"]
+    assert stages.train(trained().recipe("stage2", tmp_path / "out", *options)).is_dir()
 
 
 def test_the_same_answer_with_and_without(training, tokenizer, weights):
