@@ -11,7 +11,8 @@ of `derivatives`, with the ``parameters``
 all float32. ``slope_rows`` (slope and curvature; empty unless asked for) has no gradient, and none
 goes to u. ``radial_grid(*parameters, low, block, blocks, slopes, tolerance, slack, share, most) ->
 (u [G], first_knot [M + 1], errors)`` finds the knots of a `RadialTable`; u is empty where there
-would be `most` or more.
+would be `most` or more. The Triton backend takes the parameters in one tensor
+(`join`) and has operators of its own (`_triton_radial_op`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,29 @@ def derivatives(
         bell = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
         hidden[2] += (2 - a * a) * bell * out[1] ** 2  # GELU''(a)·a'²
     return [F.linear(hidden[0], weight2, bias2), *(F.linear(x, weight2) for x in hidden[1:])]
+
+
+# --- one tensor ---------------------------------------------------------------------------------
+
+
+def join(parameters: tuple[Tensor | None, ...]) -> Tensor:
+    """The parameters one after the other in one tensor, as the Triton kernels take them."""
+    return torch.cat([x.flatten() for x in parameters if x is not None])
+
+
+def shapes(gaussians: int, hidden: int, heads: int) -> list[tuple[int, ...]]:
+    """Of the parameters that are there, given K, K' and H; K' is 0 for a linear head."""
+    first = hidden or heads
+    last = [(heads, hidden), (heads,)] if hidden else []
+    return [(gaussians,), (gaussians,), (first, gaussians), (first,), *last]
+
+
+def separate(layers: Tensor, *sizes: int) -> list[Tensor | None]:
+    """What `join` put together, given the sizes that `shapes` takes."""
+    wanted = shapes(*sizes)
+    parts = layers.split([math.prod(shape) for shape in wanted])
+    found = [part.view(shape) for part, shape in zip(parts, wanted, strict=True)]
+    return [*found, *[None] * (6 - len(found))]
 
 
 # --- bounds ------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Backend 'triton': the attention on a GPU, or in Triton's interpreter on the CPU (for tests).
 
 Triton is imported by the first call that needs it. Φ3d of a `GaussianRadial` is read from its
-table, or worked out at every pair where the table would be too coarse; any other module is
-evaluated at every pair and handed over as a dense bias.
+table, or worked out at every pair where the table would be too coarse; any other module, and one
+that inherits from it and computes something else, is evaluated at every pair by PyTorch and handed
+over as a dense bias.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor
 
 from collamo_kernels.coattention._cpu import typed
 from collamo_kernels.radial import GaussianRadial
+from collamo_kernels.radial_op import shapes
 from collamo_kernels.relations import PackedLayout, Relations
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
 MAX_ATOMS = 32768  # of a molecule: its pairs are counted in 31 bits
-MOST_GAUSSIANS = 128  # in the tile of the exact Φ3d; more go through the module itself
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 
@@ -92,8 +93,15 @@ def coattention(
 
 
 def tabulated(radial: Callable) -> bool:
-    """Whether a radial function has a table, and an exact form for when that is too coarse."""
-    return isinstance(radial, GaussianRadial) and radial.num_gaussians <= MOST_GAUSSIANS
+    """Whether the kernels know the formula of a radial function: no class or layer changed it."""
+    if not isinstance(radial, GaussianRadial):
+        return False
+    formula = ("forward", "affine", "gaussians", "widths", "float_parameters")
+    if any(getattr(type(radial), x) is not getattr(GaussianRadial, x) for x in formula):
+        return False
+    hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
+    found = [tuple(x.shape) for x in radial.head.parameters()]
+    return found == shapes(radial.num_gaussians, hidden, radial.num_heads)[2:]
 
 
 def pair_bias(
@@ -112,7 +120,7 @@ def pair_bias(
             phi3d = _radial_arguments(dtype, radial.num_heads, relations, radial)
     molecules, n = like.shape[:2] if not relations.packed else (0, 0)
     pairs = relations.num_pairs if relations.packed else molecules * n * n
-    bias = op.build_bias(dtype, pairs, **_hop_arguments(relations, hop_bias), **phi3d)
+    bias = op.build_bias(dtype, pairs=pairs, **_hop_arguments(relations, hop_bias), **phi3d)
     return bias if relations.packed else bias.view(-1, molecules, n, n).transpose(0, 1)
 
 
@@ -131,22 +139,19 @@ def _hop_arguments(relations: Relations, hop_bias: Tensor | None) -> dict[str, A
 def _radial_arguments(
     dtype: torch.dtype, heads: int, relations: Relations, radial: GaussianRadial
 ) -> dict[str, Any]:
-    """Φ3d as the operator takes it: u of each pair, a table, and exact values for when it fails.
+    """Φ3d as the operator takes it: u of each pair, a table, and its parameters for when it fails.
 
     Nothing is asked of the device: whether the table fits stands there, and the kernels look.
     """
+    from collamo_kernels.coattention._triton_radial_op import tabulate
+
     if radial.num_heads != heads:
         raise ValueError(f"radial has {radial.num_heads} heads, but q has {heads}")
-    low, high = torch.zeros_like(relations.farthest), relations.farthest
     types = typed(relations, radial)
     affine, learned = None, relations.coordinates.requires_grad
     if types:
         affine = torch.stack([radial.gamma, radial.beta], 1).float()
         learned = learned or affine.requires_grad
-        # u of every type at 0 and at `high`.
-        ends = torch.stack([low, high]) * affine.detach()[:, :1] + affine.detach()[:, 1:]
-        terms = 2 if "atom_types" in types else 1  # u is the sum of two rows then
-        low, high = terms * ends.amin(), terms * ends.amax()
     u = relations.distances
     if learned or types:
         packed = relations.packed
@@ -159,16 +164,19 @@ def _radial_arguments(
             relations.max_seqlen if packed else relations.coordinates.shape[1],
         )
     derivative = learned and torch.is_grad_enabled()
-    table = radial.table(low, high, dtype, derivative=derivative, fixed_size=True)
+    terms = 2 if "atom_types" in types else 1  # rows of γ and β that are added
+    table = tabulate(radial, relations.farthest, affine, terms, dtype, derivative)
     order = None
     if table.rows.requires_grad:
         order = u.new_empty(0, dtype=torch.int64) if types else relations.pairs_by_distance.order
+    names = "rows", "first_knot", "geometry", "lengths", "fits", "layers"
     return {
         "u": u,
-        "phi": torch.ops.collamo_kernels.radial_of_pairs(u, table.fits, *radial.float_parameters()),
         "pair_order": order,
-        "geometry": torch.stack([table.low / table.block, 1 / table.block]),
-        **{x: getattr(table, x) for x in ("rows", "slope_rows", "first_knot", "lengths", "fits")},
+        "slope_rows": table.slope_rows if derivative else None,
+        "gaussians": table.sizes[0],
+        "hidden": table.sizes[1],
+        **{name: getattr(table, name) for name in names},
     }
 
 

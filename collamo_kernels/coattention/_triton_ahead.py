@@ -17,10 +17,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from collamo_kernels.coattention import _triton_configuration as configuration
-from collamo_kernels.coattention import _triton_gaussians as gaussians
 from collamo_kernels.coattention import _triton_kernels as kernels
 from collamo_kernels.coattention import _triton_pairs as on_pairs
-from collamo_kernels.coattention._triton_configuration import GAUSSIANS, PAIRS, Configuration
+from collamo_kernels.coattention import _triton_radial as radial
+from collamo_kernels.coattention._triton_configuration import PAIRS, RADIAL, Configuration
 from collamo_kernels.radial import BLOCKS
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -28,14 +28,17 @@ OWN_TYPE = {"q", "k", "v", "out", "grad", "dq", "dk", "dv", "bias", "dbias"}
 POINTERS = {
     "*i64": {"pair_start", "seed", "hop_order", "hop_offsets", "cell_order", "segments"},
     "*u8": {"valid", "hops", "hop_keys"},
-    "*i32": {"cu_seqlens", "tiles", "cell", "fits", "first_knot", "pair_types", "atom_types"},
+    "*i32": {
+        *("cu_seqlens", "tiles", "cell", "fits", "known", "first_knot", "pair_types"),
+        "atom_types",
+    },
     "*fp32": {
         *("most", "inverse", "hop_bias", "fraction", "coefficients", "phi", "ds_all", "ds"),
         *("u", "geometry", "rows", "lengths", "hop_parts", "cell_parts", "du", "dx", "du_r"),
-        *("coordinates", "distances", "affine", "of_query", "of_key", "dphi", "parts"),
-        *("centre", "first", "first_bias", "last", "last_bias"),
+        *("coordinates", "distances", "affine", "of_query", "of_key", "parts", "reach", "layers"),
+        *("survey", "slope_rows", "knots", "errors"),
     },
-    "fp32": {"scale"},
+    "fp32": {"scale", "limit", "slack", "share"},
 }
 
 
@@ -65,8 +68,6 @@ class Program:
         return {**_resources(built.asm["cubin"]), "SHARED": built.metadata.shared}
 
     def _type(self, name: str) -> str:
-        if name == "width" and "GAUSSIANS" in self.constants:  # of Gaussians, not of a head
-            return "*fp32"
         if name in OWN_TYPE:
             return f"*{TYPES[self.dtype]}"
         return next((type for type, names in POINTERS.items() if name in names), "i32")
@@ -90,12 +91,11 @@ def attention(
     """The attention with hop table and radial table, without dropout and dense bias."""
     choose = configuration.forward if forward else configuration.backward
     chosen = chosen or choose(of, width, dtype)
-    backward = kernels.differentiate if chosen.single else kernels.differentiate_tiles
     constants = {"THRESHOLD": 0, "KEPT": 1.0, "PRECISION": "ieee", "PACKED": True, "ALIGN": 8}
     constants |= {"SINGLE": chosen.single, "BLOCK": chosen.block, "WIDTH": width}
     constants |= dict.fromkeys(("seed", "bias", "dbias", "valid"))
     name = f"{'forward' if forward else 'backward'} {of} atoms, width {width}, {TYPES[dtype]}"
-    kernel = kernels.attend if forward else backward
+    kernel = kernels.attend if forward else kernels.differentiate
     return Program(name, kernel, chosen.num_warps, constants | changes, dtype)
 
 
@@ -109,7 +109,7 @@ def shipped() -> Iterator[Program]:
 
 
 def shipped_on_pairs() -> Iterator[Program]:
-    """The kernels on pairs, of 32 heads, and of the exact Φ3d with 128 Gaussians."""
+    """The kernels on pairs."""
     blocks = {
         **{"BLOCK": PAIRS.atoms, "PACKED": True, "PAIRS": PAIRS.pairs, "CELLS": PAIRS.cells},
         **{"HEADS": PAIRS.heads, "CHUNK": PAIRS.chunk, "ENTRIES": PAIRS.entries},
@@ -128,9 +128,21 @@ def shipped_on_pairs() -> Iterator[Program]:
     yield Program("build", on_pairs.build, PAIRS.warps, blocks, torch.bfloat16)
     slope = {"ADD": True, "PAIRS": 128}
     yield Program("du", on_pairs.slope, PAIRS.warps, slope)
-    exact = {"PAIRS": GAUSSIANS.pairs, "GAUSSIANS": GAUSSIANS.most, "HEADS": 32}
-    linear = {"first": None, "first_bias": None, "SLICE": GAUSSIANS.most}
-    for head, changes in (("mlp", {"SLICE": GAUSSIANS.slice}), ("linear", linear)):
-        for kernel in (gaussians.evaluate, gaussians.differentiate):
-            name = f"exact {kernel.__name__}, {head}"
-            yield Program(name, kernel, GAUSSIANS.warps, exact | changes)
+
+
+def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
+    """The radial table and the exact Φ3d; any number of Gaussians compiles to the same."""
+    blocks = {"TABLE_BLOCKS": BLOCKS, "PLACES": RADIAL.places, "CHUNK": RADIAL.chunk}
+    blocks |= {"SLICE": RADIAL.slice, "HEADS": heads, "SLOPES": True, "TERMS": 2}
+    blocks |= {"ENTRIES": RADIAL.entries, "ADD": True, "TABLE": False}
+    of_table = {"TABLE": True, "CHUNK": RADIAL.table_chunk}
+    for head in ("mlp", "linear"):
+        of = blocks | {"MLP": head == "mlp"}
+        places = of | {"PLACES": RADIAL.blocks}
+        yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, places)
+        for kernel in (radial.tabulate, radial.evaluate, radial.pull_back):
+            yield Program(f"{kernel.__name__}, {head}", kernel, RADIAL.warps, of)
+        for name, changes in (("exact", {}), ("table", of_table)):
+            name = f"{name} differentiate, {head}"
+            yield Program(name, radial.differentiate, RADIAL.warps, of | changes)
+    yield Program("collect", radial.collect, 4, blocks)

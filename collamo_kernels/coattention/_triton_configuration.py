@@ -92,15 +92,20 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Gaussians:
-    """Blocks of the exact Φ3d (`_triton_gaussians`)."""
+class Radial:
+    """Blocks of the radial function (`_triton_radial`)."""
 
-    pairs: int = 16
-    slice: int = 32  # hidden units of the MLP head at a time
-    programs: int = 256  # at most, whatever the GPU: sums are the same bits everywhere
+    blocks: int = 1  # of a table's range that a program of `survey` looks at
+    places: int = 16  # knots or pairs at a time
+    chunk: int = 64  # Gaussians at a time
+    table_chunk: int = 32  # of the table's gradient: with 64 a thread spills 32 bytes
+    slice: int = 32  # units of the first layer at a time
+    programs: int = 512  # at most, of what goes over all pairs
+    parts: int = 32  # at most, whatever the GPU: sums are the same bits everywhere
+    entries: int = 128  # of a gradient that a program of `collect` adds up
     warps: int = 8
-    most: int = 128  # Gaussians in a tile
+    survey_warps: int = 4
 
 
 PAIRS = Pairs()
-GAUSSIANS = Gaussians()
+RADIAL = Radial()

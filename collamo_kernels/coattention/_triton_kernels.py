@@ -1,4 +1,4 @@
-"""The attention's Triton kernels: forward, and backward for molecules of one tile or of many.
+"""The attention's Triton kernels: forward and backward, for molecules of one tile or of many.
 
 The launcher owns shapes and strides: `_triton_launch.py`. What a pair needs is worked out before,
 once for all heads, by `_triton_pairs.locate`: the cell of the radial table and the place in it. The
@@ -84,13 +84,14 @@ def polynomial(coefficients, cell, x):
 
 @triton.jit
 def _add_terms(
-    s, i, j, inside, n, pair, molecule, head, pairs,
+    s, i, j, inside, n, pair, molecule, head, local, pairs,
     hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
     bias, bias_b, bias_h, bias_i, bias_j, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Logits of a molecule and head plus Φ2d, Φ3d and the dense bias, -inf outside.
 
-    Where the radial table does not fit, Φ3d was worked out for every pair and stands in phi.
+    Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
+    in ``phi [local, pairs]``.
     """
     at = i[:, None] * n + j[None, :]  # [i, j]
     head = head.to(tl.int64)
@@ -104,7 +105,7 @@ def _add_terms(
             of_head = coefficients + head * cells * 4
             s += tl.where(c < cells, polynomial(of_head, tl.minimum(c, cells - 1), x), 0.0)
         else:
-            s += tl.load(phi + head * pairs + pair + at, mask=inside, other=0.0).to(tl.float32)
+            s += tl.load(phi + local.to(tl.int64) * pairs + pair + at, mask=inside, other=0.0)
     if bias is not None:
         if PACKED:
             place = bias + head * bias_h + pair + at
@@ -139,19 +140,20 @@ def _origin(start, molecule, head, b, h, t, PACKED: tl.constexpr, ALIGN: tl.cons
 def attend(
     q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, width, longest, blocks, pairs, buckets, cells, scale,
+    heads, first_head, group, width, longest, blocks, pairs, buckets, cells, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
     PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Result of `BLOCK` queries of one molecule and head against all its keys.
+    """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
     ``most`` and ``inverse`` ``[atoms, H]`` are the largest logit of a row and 1 / Σ exp(s - most).
     Together they give the weights again without the rounding of log Σ exp, which is larger than
     all else in them.
     """
-    head = tl.program_id(0) % heads
-    molecule, first = tile_of(tl.program_id(0) // heads, tiles, blocks, PACKED, SINGLE, BLOCK)
+    local = tl.program_id(0) % group
+    head = first_head + local
+    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, PACKED, SINGLE, BLOCK)
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
@@ -176,7 +178,7 @@ def attend(
         s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
         inside = query[:, None] & real[None, :]
         s = _add_terms(
-            s, i, j, inside, n, pair, molecule, head, pairs,
+            s, i, j, inside, n, pair, molecule, head, local, pairs,
             hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
             bias, bias_b, bias_h, bias_i, bias_j, PACKED,
         )  # fmt: skip
@@ -219,62 +221,6 @@ def _weights(
     return p, used, dp
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
-def differentiate(
-    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias,
-    cu_seqlens, pair_start, tiles, valid,
-    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, first_head, group, width, longest, blocks, pairs, buckets, cells, scale,
-    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """All gradients of one molecule and head, which fit one tile: every input is read once."""
-    local = tl.program_id(0) % group
-    head = first_head + local
-    molecule = tl.program_id(0) // group
-    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
-    if n == 0:
-        return
-    d = tl.arange(0, WIDTH)
-    i = tl.arange(0, BLOCK)
-    real = alive(valid, start, i, n)
-    rows = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
-    rows += i[:, None] * q_t + d[None, :]
-    place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
-    place += i[:, None] * out_t + d[None, :]
-    shown = real[:, None] & (d < width)[None, :]
-    x = tl.load(q + rows, mask=shown, other=0.0)  # [i, d]
-    key = tl.load(k + rows, mask=shown, other=0.0)  # [j, d]
-    value = tl.load(v + rows, mask=shown, other=0.0)
-    g = tl.load(grad + place, mask=shown, other=0.0)
-    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
-    s = _add_terms(
-        s, i, i, real[:, None] & real[None, :], n, pair, molecule, head, pairs,
-        hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
-        bias, bias_b, bias_h, bias_i, bias_j, PACKED,
-    )  # fmt: skip
-    row = (start + i) * heads + head
-    top = tl.load(most + row, mask=real, other=0.0)
-    one_over = tl.load(inverse + row, mask=real, other=0.0)
-    p, used, dp = _weights(
-        g, value, s, top, one_over, seed, molecule, head, i, i, THRESHOLD, KEPT, PRECISION
-    )
-    # delta from the very p and dp that are used, so that a row of ds adds up to 0.
-    ds = p * (dp - tl.sum(p * dp, 1)[:, None])
-    _store_pairs(
-        ds, ds_all, dbias, i, i, n, pair, pairs, molecule, head, local, dbias_b, dbias_h, PACKED
-    )
-    stored = (i < n)[:, None] & (d < width)[None, :]
-    result = tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
-    tl.store(dv + place, result.to(dv.dtype.element_ty), mask=stored)
-    ds = ds.to(key.dtype)
-    result = tl.dot(tl.trans(ds), x, input_precision=PRECISION) * scale
-    tl.store(dk + place, result.to(dk.dtype.element_ty), mask=stored)
-    result = tl.dot(ds, key, input_precision=PRECISION) * scale
-    tl.store(dq + place, result.to(dq.dtype.element_ty), mask=stored)
-
-
 @triton.jit
 def _store_pairs(
     ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
@@ -292,7 +238,8 @@ def _store_pairs(
 
 @triton.jit
 def _tile_weights(
-    q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head, valid,
+    q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head, local,
+    valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
     heads, width, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
@@ -311,7 +258,7 @@ def _tile_weights(
     value = tl.load(v + columns, mask=mask, other=0.0)
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
     s = _add_terms(
-        s, i, j, query[:, None] & real[None, :], n, pair, molecule, head, pairs,
+        s, i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
         hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
         bias, bias_b, bias_h, bias_i, bias_j, PACKED,
     )  # fmt: skip
@@ -325,7 +272,7 @@ def _tile_weights(
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
-def differentiate_tiles(
+def differentiate(
     q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias,
     cu_seqlens, pair_start, tiles, valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
@@ -338,7 +285,8 @@ def differentiate_tiles(
 
     Each program owns what it writes. Working the weights out twice, for rows and for columns,
     takes seven products instead of five; one program for both would have to add to dq in memory,
-    tile after tile.
+    tile after tile. A molecule in a `SINGLE` tile needs but one program, which reads every input
+    once.
     """
     local = tl.program_id(0) % group
     head = first_head + local
@@ -348,39 +296,49 @@ def differentiate_tiles(
     start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
     if first >= n:
         return
-    as_keys = tl.program_id(1) == 0
+    as_keys = SINGLE or tl.program_id(1) == 0
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
     d = tl.arange(0, WIDTH)
-    first_sum = tl.zeros((BLOCK, WIDTH), tl.float32)  # dk, or dq
-    second_sum = tl.zeros((BLOCK, WIDTH), tl.float32)  # dv, or nothing
-    for next in range(0, n, BLOCK):
+    of_key = tl.zeros((BLOCK, WIDTH), tl.float32)  # of queries in a program for queries
+    of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
+    of_query = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for next in range(0, BLOCK if SINGLE else n, BLOCK):
         i = tl.where(as_keys, next, first) + tl.arange(0, BLOCK)
         j = tl.where(as_keys, first, next) + tl.arange(0, BLOCK)
         x, g, key, p, used, dp = _tile_weights(
             q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head,
-            valid, hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
+            local, valid, hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
             heads, width, pairs, buckets, cells, scale, q_t, out_t,
             bias_b, bias_h, bias_i, bias_j, THRESHOLD, KEPT, PRECISION, PACKED, WIDTH,
         )  # fmt: skip
-        shown = alive(valid, start, i, n)[:, None] & (d < width)[None, :]
-        o = tl.load(out + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
-        ds = p * (dp - tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)[:, None])
+        if SINGLE:
+            # delta from the very p and dp that are used, so that a row of ds adds up to 0.
+            delta = tl.sum(p * dp, 1)
+        else:
+            shown = alive(valid, start, i, n)[:, None] & (d < width)[None, :]
+            o = tl.load(out + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
+            delta = tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
+        ds = p * (dp - delta[:, None])
         if as_keys:
             _store_pairs(
                 ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
                 PACKED,
             )  # fmt: skip
-            second_sum += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
-            first_sum += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
-        else:
-            first_sum += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+            of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
+            of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
+        if SINGLE:
+            of_query += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+        elif not as_keys:
+            of_key += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
     i = first + tl.arange(0, BLOCK)
     place = result + i[:, None] * out_t + d[None, :]
     stored = (i < n)[:, None] & (d < width)[None, :]
-    first_sum = (first_sum * scale).to(dq.dtype.element_ty)
+    of_key = (of_key * scale).to(dk.dtype.element_ty)
     if as_keys:
-        tl.store(dk + place, first_sum, mask=stored)
-        tl.store(dv + place, second_sum.to(dv.dtype.element_ty), mask=stored)
-    else:
-        tl.store(dq + place, first_sum, mask=stored)
+        tl.store(dk + place, of_key, mask=stored)
+        tl.store(dv + place, of_value.to(dv.dtype.element_ty), mask=stored)
+    if SINGLE:
+        tl.store(dq + place, (of_query * scale).to(dq.dtype.element_ty), mask=stored)
+    elif not as_keys:
+        tl.store(dq + place, of_key, mask=stored)

@@ -11,17 +11,17 @@ import triton
 from torch import Tensor
 
 from collamo_kernels.coattention import _triton_configuration as configuration
-from collamo_kernels.coattention import _triton_gaussians as gaussians
 from collamo_kernels.coattention import _triton_kernels as kernels
 from collamo_kernels.coattention import _triton_pairs as on_pairs
-from collamo_kernels.coattention._triton_configuration import GAUSSIANS, PAIRS
+from collamo_kernels.coattention import _triton_radial_launch as on_radial
+from collamo_kernels.coattention._triton_configuration import PAIRS
 from collamo_kernels.radial import BLOCKS
 from collamo_kernels.relations import TILE
 
-# dL/dlogits of so many bytes are kept at a time for the gradients of tables; heads beyond take
-# another round. 256 real molecules (0.23 M pairs) with 32 heads are 30 MB.
-BUDGET = 2**28
-FUSION = True  # a·b + c in one rounding; said aloud because Triton's default is about to change
+# So many bytes are set aside at a time for the exact Φ3d, and for the dL/dlogits that the gradients
+# of tables need; heads beyond take another round. 256 real molecules (0.23 M pairs) with 32 heads
+# are 30 MB.
+BUDGET = 2**27
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ class Terms:
     cell: Tensor | None = None  # [pairs] int32
     fraction: Tensor | None = None  # [pairs]
     coefficients: Tensor | None = None  # [H, C, 4]
-    phi: Tensor | None = None  # [H, pairs], read where the table does not fit
-    fits: Tensor | None = None
+    fits: Tensor | None = None  # whether the table is fine enough
+    exact: on_radial.Function | None = None  # Φ3d where it is not
+    u: Tensor | None = None  # [pairs]
     bias: Tensor | None = None
     seed: Tensor | None = None
 
@@ -88,6 +89,12 @@ class Terms:
         """Cells of the radial table."""
         return 0 if self.coefficients is None else self.coefficients.shape[1]
 
+    def phi(self, heads: slice) -> Tensor | None:
+        """Φ3d ``[heads, pairs]`` of some heads where the table does not fit, else left as it is."""
+        if self.exact is None:
+            return None
+        return on_radial.evaluate(self.u, self.fits, self.exact, heads)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -98,6 +105,8 @@ class Table:
     geometry: Tensor  # number of the first block, 1 / its length
     lengths: Tensor
 
+
+Rounds = Iterator[tuple[slice, Tensor | None]]  # heads, and their dL/dlogits
 
 # --- attention ----------------------------------------------------------------------------------
 
@@ -116,30 +125,61 @@ def forward(
     chosen = configuration.forward(of, width, q.dtype)
     q, k, v = _same_strides(q, k, v)
     tiles = batch.molecules if chosen.single else batch.tile_count(chosen.block)
-    kernels.attend[(tiles * q.shape[1],)](
-        *(q, k, v, out, most, inverse),
-        **_shared(batch, valid, terms, scale, dropout_p, q, out, chosen),
-    )
+    shared = _shared(batch, valid, terms, scale, dropout_p, q, out, chosen)
+    for heads in _rounds(q.shape[1], batch.pairs, terms.exact is not None):
+        count = heads.stop - heads.start
+        kernels.attend[(tiles * count,)](
+            *(q, k, v, out, most, inverse),
+            phi=terms.phi(heads),
+            first_head=heads.start,
+            group=count,
+            **shared,
+        )
     return out, most, inverse
+
+
+def _rounds(heads: int, pairs: int, limited: bool) -> Iterator[slice]:
+    """Heads at a time: all, or, if `limited`, those whose float32 per pair are in the budget."""
+    group = max(1, min(heads, BUDGET // max(1, 4 * pairs))) if limited else max(1, heads)
+    for first in range(0, heads, group):
+        yield slice(first, min(first + group, heads))
 
 
 def backward(
     grad: Tensor, out: Tensor, most: Tensor, inverse: Tensor, q: Tensor, k: Tensor, v: Tensor,
     batch: Batch, valid: Tensor | None, terms: Terms, scale: float, dropout_p: float,
-    keep: str, bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Iterator[tuple[slice, Tensor]]]:  # fmt: skip
-    """dq, dk, dv, dbias (where `bias`), and rounds of heads with their dL/dlogits.
+    keep: bool, bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Rounds]:  # fmt: skip
+    """dq, dk, dv, dbias (where `bias`), and rounds of heads with, if `keep`, their dL/dlogits.
 
-    `keep` is "nothing" (no round has any), "rounds" (of `BUDGET` bytes) or "all" (one round).
     Every round must be drawn: the kernels run then.
     """
-    results = *(torch.empty_like(out) for _ in range(3)), None
-    if bias:
-        results = *results[:3], like_bias(terms.bias)
-    rounds = _rounds(
-        (q, k, v), (out, most, inverse, grad), batch, valid, terms, scale, dropout_p, keep, results
-    )
-    return *results, rounds
+    dq, dk, dv = (torch.empty_like(out) for _ in range(3))
+    dbias = like_bias(terms.bias) if bias else None
+    q, k, v = _same_strides(q, k, v)
+    grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
+    strides = (0, 0) if dbias is None else (0, dbias.stride(0)) if batch.packed else dbias.stride()
+
+    def rounds() -> Rounds:
+        of, width = _bucket(q, batch)
+        chosen = configuration.backward(of, width, q.dtype)
+        shared = _shared(batch, valid, terms, scale, dropout_p, q, out, chosen)
+        tiles = batch.molecules if chosen.single else batch.tile_count(chosen.block)
+        for heads in _rounds(q.shape[1], batch.pairs, keep or terms.exact is not None):
+            count = heads.stop - heads.start
+            ds = q.new_empty((count, batch.pairs), dtype=torch.float32) if keep else None
+            kernels.differentiate[(tiles * count, 1 if chosen.single else 2)](
+                *(q, k, v, out, most, inverse, grad, dq, dk, dv, ds, dbias),
+                phi=terms.phi(heads),
+                first_head=heads.start,
+                group=count,
+                dbias_b=strides[0],
+                dbias_h=strides[1],
+                **shared,
+            )
+            yield heads, ds
+
+    return dq, dk, dv, dbias, rounds() if batch.atoms else iter(())
 
 
 def like_bias(bias: Tensor) -> Tensor:
@@ -153,42 +193,6 @@ def like_bias(bias: Tensor) -> Tensor:
     return torch.empty_like(bias, memory_format=torch.contiguous_format)
 
 
-def _rounds(
-    inputs, forwards, batch, valid, terms, scale, dropout_p, keep, results
-) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
-    if not batch.atoms:
-        return
-    q, k, v = _same_strides(*inputs)
-    out, most, inverse, grad = forwards
-    of, width = _bucket(q, batch)
-    chosen = configuration.backward(of, width, q.dtype)
-    grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
-    dbias = results[3]
-    strides = (0, 0) if dbias is None else (0, dbias.stride(0)) if batch.packed else dbias.stride()
-    heads = group = q.shape[1]
-    if keep == "rounds":
-        group = max(1, min(group, BUDGET // max(1, 4 * batch.pairs)))
-    shared = _shared(batch, valid, terms, scale, dropout_p, q, out, chosen)
-    kernel = kernels.differentiate if chosen.single else kernels.differentiate_tiles
-    for first in range(0, heads, group):
-        count = min(group, heads - first)
-        ds = None
-        if keep != "nothing":
-            ds = q.new_empty((count, batch.pairs), dtype=torch.float32)
-        grid = (batch.molecules * count,)
-        if not chosen.single:
-            grid = (batch.tile_count(chosen.block) * count, 2)
-        kernel[grid](
-            *(q, k, v, out, most, inverse, grad, *results[:3], ds, dbias),
-            first_head=first,
-            group=count,
-            dbias_b=strides[0],
-            dbias_h=strides[1],
-            **shared,
-        )
-        yield slice(first, first + count), ds
-
-
 def _bucket(q: Tensor, batch: Batch) -> tuple[int | str, int]:
     width = configuration.padded_width(q.shape[-1])
     mean = batch.atoms / max(1, batch.molecules)
@@ -200,7 +204,7 @@ def _shared(
     out: Tensor, chosen: configuration.Configuration,
 ) -> dict:  # fmt: skip
     """Arguments of the kernels forward and backward; what is compiled in is in capitals."""
-    names = ("hops", "hop_bias", "cell", "fraction", "coefficients", "phi", "fits", "bias", "seed")
+    names = ("hops", "hop_bias", "cell", "fraction", "coefficients", "fits", "bias", "seed")
     bias = (0, 0, 0, 0)
     if terms.bias is not None:
         bias = terms.bias.stride()
@@ -229,7 +233,7 @@ def _shared(
         "SINGLE": chosen.single,
         "WIDTH": configuration.padded_width(q.shape[-1]),
         "num_warps": chosen.num_warps,
-        "enable_fp_fusion": FUSION,
+        "enable_fp_fusion": on_radial.FUSION,
         "num_stages": 1,  # a molecule has few tiles: nothing to run ahead of
     }
 
@@ -266,7 +270,7 @@ def locate(u: Tensor, table: Table, sums: bool) -> tuple[Tensor, Tensor, Tensor,
         CELLS=PAIRS.cells,
         HEADS=PAIRS.heads,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
+        enable_fp_fusion=on_radial.FUSION,
     )
     return cell, fraction, coefficients, segments
 
@@ -274,13 +278,14 @@ def locate(u: Tensor, table: Table, sums: bool) -> tuple[Tensor, Tensor, Tensor,
 def build(terms: Terms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype) -> Tensor:
     """Φ2d + Φ3d ``[H, pairs]``, on the device of `like`."""
     bias = like.new_empty((heads, pairs), dtype=dtype)
-    on_pairs.build[(triton.cdiv(pairs, PAIRS.pairs), heads)](
-        *(terms.hops, terms.hop_bias, terms.cell, terms.fraction, terms.coefficients, terms.phi),
-        *(terms.fits, bias, pairs, terms.buckets, terms.cells),
-        PAIRS=PAIRS.pairs,
-        num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
-    )
+    for some in _rounds(heads, pairs, terms.exact is not None):
+        on_pairs.build[(triton.cdiv(pairs, PAIRS.pairs), some.stop - some.start)](
+            *(terms.hops, terms.hop_bias, terms.cell, terms.fraction, terms.coefficients),
+            *(terms.phi(some), terms.fits, bias, some.start, pairs, terms.buckets, terms.cells),
+            PAIRS=PAIRS.pairs,
+            num_warps=PAIRS.warps,
+            enable_fp_fusion=on_radial.FUSION,
+        )
     return bias
 
 
@@ -321,7 +326,7 @@ def sum_tables(
         CHUNK=PAIRS.chunk,
         HEADS=PAIRS.heads,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
+        enable_fp_fusion=on_radial.FUSION,
     )
     hop_programs = 0 if hop_bias is None else triton.cdiv(terms.buckets, PAIRS.entries)
     cell_programs = 0 if rows is None else triton.cdiv(terms.cells + 1, PAIRS.entries)
@@ -336,7 +341,7 @@ def sum_tables(
         RUNS=PAIRS.runs,
         HEADS=PAIRS.heads,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
+        enable_fp_fusion=on_radial.FUSION,
     )
 
 
@@ -350,7 +355,7 @@ def slopes(ds: Tensor, terms: Terms, coefficients: Tensor, du: Tensor | None) ->
         ADD=du is not None,
         PAIRS=128,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
+        enable_fp_fusion=on_radial.FUSION,
     )
     return out
 
@@ -366,7 +371,7 @@ def stretch(
         u=u,
         **batch.numbers(PAIRS.atoms),
         num_warps=PAIRS.atoms_warps,
-        enable_fp_fusion=FUSION,
+        enable_fp_fusion=on_radial.FUSION,
     )
     return u
 
@@ -390,7 +395,7 @@ def pull(
         of_key=of_key,
         **batch.numbers(PAIRS.atoms),
         num_warps=PAIRS.atoms_warps,
-        enable_fp_fusion=FUSION,
+        enable_fp_fusion=on_radial.FUSION,
     )
     if affine is None:
         return dx, None
@@ -402,92 +407,3 @@ def pull(
         return dx, add(both, pair_types.flatten().long(), count, -1, False)
     query, key = atom_types.reshape(-1, 2).long().unbind(1)
     return dx, add(of_query, query, count, -1, False) + add(of_key, key, count, -1, False)
-
-
-# --- exact Φ3d ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """The parameters of `radial_op`: the Gaussians, and the layers of the head."""
-
-    centre: Tensor  # [K]
-    width: Tensor  # [K]
-    weight: Tensor  # [K, K], or of a linear head [H, K]
-    bias: Tensor
-    weight2: Tensor | None  # [H, K]
-    bias2: Tensor | None
-
-    @property
-    def linear(self) -> bool:
-        """Whether the head is one layer."""
-        return self.weight2 is None
-
-    @property
-    def heads(self) -> int:
-        """H."""
-        return len(self.bias if self.linear else self.bias2)
-
-    @property
-    def slice(self) -> int:
-        """Hidden units a program takes; all Gaussians of a linear head."""
-        every = max(16, triton.next_power_of_2(len(self.centre)))
-        return every if self.linear else GAUSSIANS.slice
-
-    def layers(self) -> tuple[Tensor | None, ...]:
-        """As the kernels take them: the first layer, or None, and the last."""
-        first, last = (self.weight, self.bias), (self.weight2, self.bias2)
-        return (None, None, *first) if self.linear else (*first, *last)
-
-    def sizes(self) -> dict:
-        """What the kernels are compiled for."""
-        return {
-            "count": len(self.centre),
-            "heads": self.heads,
-            "PAIRS": GAUSSIANS.pairs,
-            "GAUSSIANS": max(16, triton.next_power_of_2(len(self.centre))),
-            "SLICE": self.slice,
-            "HEADS": max(16, triton.next_power_of_2(self.heads)),
-            "num_warps": GAUSSIANS.warps,
-            "enable_fp_fusion": FUSION,
-        }
-
-
-def _programs(pairs: int) -> int:
-    return max(1, min(GAUSSIANS.programs, triton.cdiv(pairs, GAUSSIANS.pairs)))
-
-
-def evaluate(u: Tensor, fits: Tensor, of: Gaussians) -> Tensor:
-    """Φ3d ``[H, pairs]``; left as it is in memory where the table fits."""
-    phi = u.new_empty((of.heads, len(u)))
-    gaussians.evaluate[(_programs(len(u)),)](
-        *(u, fits, of.centre, of.width, *of.layers(), phi), len(u), **of.sizes()
-    )
-    return phi
-
-
-def evaluate_backward(
-    dphi: Tensor, u: Tensor, fits: Tensor, of: Gaussians, of_u: bool
-) -> tuple[Tensor | None, Gaussians]:
-    """du ``[pairs]`` (where `of_u`; 0 where the table fits), and the gradients of `of`."""
-    heads, count, slice = of.heads, len(of.centre), of.slice
-    slices = triton.cdiv(count, slice)
-    sizes = [count, count, heads, heads * slice]
-    sizes += [] if of.linear else [slice, slice * count]
-    parts = u.new_empty((_programs(len(u)), slices, sum(sizes)))
-    du = u.new_zeros((slices, len(u))) if of_u else None
-    first, first_bias, last, _ = of.layers()
-    gaussians.differentiate[parts.shape[:2]](
-        *(dphi, u, fits, of.centre, of.width, first, first_bias, last, du, parts),
-        len(u),
-        size=sum(sizes),
-        **of.sizes(),
-    )
-    du = None if du is None else du.sum(0)
-    centre, width, last_bias, last, *first = parts.sum(0).split(sizes, 1)
-    bells = centre.sum(0), width.sum(0)
-    last = last.view(slices, heads, slice).transpose(0, 1).reshape(heads, -1)[:, :count]
-    if of.linear:
-        return du, Gaussians(*bells, last, last_bias.sum(0), None, None)
-    bias, weight = (x.reshape(slices * slice, -1)[:count] for x in first)
-    return du, Gaussians(*bells, weight, bias[:, 0], last, last_bias.sum(0))

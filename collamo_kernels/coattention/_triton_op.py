@@ -1,10 +1,9 @@
 """The Triton attention as operators: their shapes, their gradients, and theirs.
 
-Four operators, each differentiable by a backward operator:
+Two operators, each differentiable by a backward operator. They take Φ3d as u of every pair, a table
+and, for when that is too coarse, the parameters it was made from (`_triton_radial_op`):
 
-- ``radial_argument``: u = γ·r + β of every pair, where coordinates, γ or β get gradients
-- ``radial_of_pairs``: the exact Φ3d ``[H, pairs]``, worked out where a table does not fit
-- ``coattention_triton``: the attention, from u, the table and the exact Φ3d
+- ``coattention_triton``: the attention
 - ``pair_bias``: Φ2d + Φ3d of every pair, for layers that share them
 
 On the CPU the kernels run in Triton's interpreter alone, so these are operators of their own,
@@ -19,10 +18,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from collamo_kernels import radial_op
 from collamo_kernels.coattention import op
+from collamo_kernels.coattention._triton_library import define, keep_nothing, tensors
 from collamo_kernels.radial import RadialTable
 
-LEARNED = ("q", "k", "v", "hop_bias", "rows", "phi", "bias", "u")
+LEARNED = ("q", "k", "v", "hop_bias", "rows", "layers", "bias", "u")
 ALWAYS = 3  # the first three of LEARNED; the others are bits of `wanted`
 TENSORS = (
     *LEARNED,
@@ -30,13 +31,14 @@ TENSORS = (
     *("hop_offsets", "pair_order", "slope_rows", "first_knot", "geometry", "lengths", "fits"),
     "seed",
 )
-NUMBERS = ("scale", "dropout_p", "longest", "pairs")
+NUMBERS = ("scale", "dropout_p", "longest", "pairs", "gaussians", "hidden")
 LOCATED = ("cell", "fraction", "coefficients", "segments")
 RESULTS = ("out", "most", "inverse", *LOCATED)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, **arguments: object) -> Tensor:
     """Call the attention; a tensor left out is None."""
+    arguments = {"gaussians": 0, "hidden": 0} | arguments
     others = [arguments.get(name) for name in (*TENSORS[3:], *NUMBERS)]
     return torch.ops.collamo_kernels.coattention_triton_forward(q, k, v, *others)[0]
 
@@ -57,7 +59,9 @@ def _terms(a: SimpleNamespace) -> object:
     if a.hops is not None and a.hop_bias is not None:
         found |= {"hops": a.hops.contiguous(), "hop_bias": a.hop_bias.contiguous()}
     if a.rows is not None:
-        found |= {name: getattr(a, name) for name in (*LOCATED[:3], "phi", "fits")}
+        found |= {name: getattr(a, name) for name in (*LOCATED[:3], "fits", "u")}
+        sizes = a.gaussians, a.hidden, a.rows.shape[2]
+        found["exact"] = launch.on_radial.Function(a.layers.contiguous(), *sizes)
     return launch.Terms(**found)
 
 
@@ -76,7 +80,7 @@ def _bytes(x: Tensor | None) -> Tensor | None:
 
 
 def run_forward(*arguments: object) -> tuple[Tensor, ...]:
-    """Launch what the forward operator stands for: at most two kernels."""
+    """Launch what the forward operator stands for: at most three kernels."""
     from collamo_kernels.coattention import _triton_launch as launch
 
     a = _named((*TENSORS, *NUMBERS), arguments)
@@ -91,20 +95,21 @@ def run_forward(*arguments: object) -> tuple[Tensor, ...]:
 
 
 def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
-    """Launch what the backward operator stands for: three kernels, one more for u.
+    """Launch what the backward operator stands for.
 
-    Gradients are in the order of `LEARNED`; one that is not wanted has the shape [0].
+    That is three kernels, two more for u, and three for the exact Φ3d, which return at once where
+    the table fits. Gradients are in the order of `LEARNED`; one that is not wanted has the shape
+    [0].
     """
     from collamo_kernels.coattention import _triton_launch as launch
 
     a = _named((*RESULTS, *TENSORS, *NUMBERS), arguments)
     terms = _terms(a)
     wants = {name for bit, name in enumerate(LEARNED[ALWAYS:]) if wanted >> bit & 1}
-    wants -= {x for x in ("hop_bias", "rows", "phi", "u") if not _is_read(a, x)}
-    keep = "all" if "phi" in wants else "rounds" if wants - {"bias"} else "nothing"
+    wants -= {x for x in ("hop_bias", "rows", "layers", "u") if not _is_read(a, x)}
     dq, dk, dv, dbias, rounds = launch.backward(
         *(grad, a.out, a.most, a.inverse, a.q, a.k, a.v, _batch(a), _bytes(a.valid), terms),
-        *(a.scale, a.dropout_p, keep, "bias" in wants),
+        *(a.scale, a.dropout_p, bool(wants - {"bias"}), "bias" in wants),
     )
     gradients = _table_gradients(a, terms, wants, rounds)
     gradients |= {"q": dq, "k": dk, "v": dv, "bias": dbias}
@@ -114,7 +119,7 @@ def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor,
 def _table_gradients(
     a: SimpleNamespace, terms: object, wants: set[str], rounds: Iterable[tuple[slice, Tensor]]
 ) -> dict[str, Tensor]:
-    """Gradients of hop table, radial table, u and exact Φ3d from dL/dlogits of heads in rounds."""
+    """Gradients of hop table, radial table or its parameters, and u; dL/dlogits come in rounds."""
     from collamo_kernels.coattention import _triton_launch as launch
 
     gradients = {
@@ -132,8 +137,11 @@ def _table_gradients(
         if "u" in wants:
             of_heads = coefficients[heads]
             gradients["u"] = launch.slopes(ds, terms, of_heads, gradients.get("u"))
-        if "phi" in wants:
-            gradients["phi"] = ds
+            launch.on_radial.pull_back(ds, a.u, a.fits, terms.exact, heads, gradients["u"])
+        if "layers" in wants:
+            gradients["layers"] = launch.on_radial.evaluate_backward(
+                ds, a.u, a.fits, terms.exact, heads, gradients.get("layers")
+            )
     return gradients
 
 
@@ -210,13 +218,16 @@ def keep_forward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None
     """Save everything: the backward operator takes it all again."""
     ctx.numbers = inputs[len(TENSORS) :]
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else there are seven launches that fill in zeros for those
     ctx.save_for_backward(*output, *inputs[: len(TENSORS)])
 
 
-def differentiate(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate(ctx: object, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     """Gradients of the forward operator's inputs, by the backward operator."""
+    if grad is None:  # only the results that the backward operator takes were differentiated
+        return (None,) * (len(TENSORS) + len(NUMBERS))
     saved = ctx.saved_tensors
-    tensors = saved[len(RESULTS) :]
+    given = saved[len(RESULTS) :]
     wanted = sum(
         1 << bit for bit, name in enumerate(LEARNED[ALWAYS:]) if ctx.needs_input_grad[bit + ALWAYS]
     )
@@ -224,7 +235,7 @@ def differentiate(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None,
     gradients = operator(grad, wanted, *saved, *ctx.numbers)
     found = [
         gradient if needed and gradient.shape == x.shape else None
-        for x, gradient, needed in zip(tensors, gradients, ctx.needs_input_grad, strict=False)
+        for x, gradient, needed in zip(given, gradients, ctx.needs_input_grad, strict=False)
     ]
     return *found, *[None] * (len(TENSORS) - len(LEARNED) + len(NUMBERS))
 
@@ -243,14 +254,14 @@ def keep_backward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> Non
 
 def differentiate_again(ctx: object, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Gradients of the backward operator's inputs, by the definition."""
-    grad, *tensors = ctx.saved_tensors
+    grad, *saved = ctx.saved_tensors
     given = dict(zip(LEARNED, cotangents, strict=True))
     for bit, name in enumerate(LEARNED[ALWAYS:]):
         if not ctx.wanted >> bit & 1:
             given[name] = None
     if given["u"] is not None:
         raise NotImplementedError(op.NO_SECOND_DERIVATIVE)
-    arguments = dict(zip((*TENSORS, *NUMBERS), (*tensors, *ctx.numbers), strict=True))
+    arguments = dict(zip((*TENSORS, *NUMBERS), (*saved, *ctx.numbers), strict=True))
     found = op.differentiate_twice(definition, arguments, LEARNED, grad, given)
     gradients = (found.get(name) for name in TENSORS)
     return found["grad"], None, *[None] * len(RESULTS), *gradients, *[None] * len(NUMBERS)
@@ -258,16 +269,20 @@ def differentiate_again(ctx: object, *cotangents: Tensor | None) -> tuple[Tensor
 
 def definition(
     q: Tensor, k: Tensor, v: Tensor, *, rows: Tensor | None, slope_rows: Tensor | None,
-    phi: Tensor | None, bias: Tensor | None, u: Tensor | None, first_knot: Tensor | None,
-    geometry: Tensor | None, fits: Tensor | None, longest: int, **arguments: object,
+    layers: Tensor | None, bias: Tensor | None, u: Tensor | None, first_knot: Tensor | None,
+    geometry: Tensor | None, fits: Tensor | None, longest: int, gaussians: int, hidden: int,
+    **arguments: object,
 ) -> Tensor:  # fmt: skip
     """What the forward operator computes, in plain PyTorch."""
     if rows is not None:
         first, per_block = geometry.tolist()
         table = RadialTable(rows, first_knot, first / per_block, 1 / per_block, [], slope_rows)
         known = u != float("inf")
-        values = table.lookup(torch.where(known, u, 0.0)) * known[:, None]  # [pairs, H]
-        dense = torch.where(fits == 1, values, phi.t()).t()
+        near = torch.where(known, u, 0.0)
+        parameters = radial_op.separate(layers, gaussians, hidden, rows.shape[2])
+        (exact,) = radial_op.derivatives(near, *parameters, order=0)
+        values = torch.where(fits == 1, table.lookup(near), exact)  # [pairs, H]
+        dense = (values * known[:, None]).t()
         if arguments["cu_seqlens"] is None:
             dense = dense.unflatten(1, (-1, longest, longest)).transpose(0, 1)
         bias = dense if bias is None else bias.float() + dense
@@ -279,25 +294,27 @@ def definition(
 
 # --- Φ built once -------------------------------------------------------------------------------
 
-OF_BIAS = ("hop_bias", "rows", "phi", "u")  # what gets a gradient
+OF_BIAS = ("hop_bias", "rows", "layers", "u")  # what gets a gradient
 BIAS_TENSORS = (
     *OF_BIAS,
     *("hops", "hop_order", "hop_keys", "hop_offsets", "pair_order", "slope_rows", "first_knot"),
     *("geometry", "lengths", "fits"),
 )
+BIAS_NUMBERS = ("pairs", "gaussians", "hidden")
 
 
-def build_bias(dtype: torch.dtype, pairs: int, **arguments: object) -> Tensor:
+def build_bias(dtype: torch.dtype, **arguments: object) -> Tensor:
     """Φ2d + Φ3d ``[H, pairs]``; a tensor left out is None."""
-    tensors = [arguments.get(name) for name in BIAS_TENSORS]
-    return torch.ops.collamo_kernels.pair_bias(*tensors, dtype, pairs)[0]
+    values = [arguments.get(name) for name in BIAS_TENSORS]
+    numbers = [arguments.get(name, 0) for name in BIAS_NUMBERS]
+    return torch.ops.collamo_kernels.pair_bias(*values, dtype, *numbers)[0]
 
 
 def run_bias(*arguments: object) -> tuple[Tensor, ...]:
-    """Launch two kernels: the cells of all pairs, and the bias of all pairs and heads."""
+    """Launch three kernels: cells of all pairs, the exact Φ3d, and the bias."""
     from collamo_kernels.coattention import _triton_launch as launch
 
-    a = _named((*BIAS_TENSORS, "dtype", "pairs"), arguments)
+    a = _named((*BIAS_TENSORS, "dtype", *BIAS_NUMBERS), arguments)
     like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
     located = [like.new_empty(0) for _ in LOCATED]
     if a.rows is not None:
@@ -308,26 +325,24 @@ def run_bias(*arguments: object) -> tuple[Tensor, ...]:
 
 def fake_bias(*arguments: object) -> tuple[Tensor, ...]:
     """Return an empty bias and empty cells."""
-    a = _named((*BIAS_TENSORS, "dtype", "pairs"), arguments)
+    a = _named((*BIAS_TENSORS, "dtype", *BIAS_NUMBERS), arguments)
     like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
     return like.new_empty((heads, a.pairs), dtype=a.dtype), *_fake_located(a, like)
 
 
 def run_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
     """Gradients in the order of `OF_BIAS`; one that is not wanted has the shape [0]."""
-    a = _named((*LOCATED, *BIAS_TENSORS, "pairs"), arguments)
+    a = _named((*LOCATED, *BIAS_TENSORS, *BIAS_NUMBERS), arguments)
     a.bias = a.seed = None
     wants = {x for bit, x in enumerate(OF_BIAS) if wanted >> bit & 1 and _is_read(a, x)}
     grad = grad.contiguous()
     gradients = _table_gradients(a, _terms(a), wants, [(slice(0, len(grad)), grad)])
-    if "phi" in gradients:
-        gradients["phi"] = grad.float()
     return tuple(_given(a, name, gradients.get(name), wants, grad) for name in OF_BIAS)
 
 
 def fake_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
     """Return empty gradients."""
-    a = _named((*LOCATED, *BIAS_TENSORS, "pairs"), arguments)
+    a = _named((*LOCATED, *BIAS_TENSORS, *BIAS_NUMBERS), arguments)
     read = (wanted >> bit & 1 and _is_read(a, name) for bit, name in enumerate(OF_BIAS))
     return tuple(
         getattr(a, name).new_empty(getattr(a, name).shape if needed else 0)
@@ -339,118 +354,22 @@ def fake_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[T
 
 def keep_bias(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     """Save everything."""
-    *tensors, _, ctx.pairs = inputs
+    *saved, _, pairs, gaussians, hidden = inputs
+    ctx.numbers = pairs, gaussians, hidden
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output[1:], *tensors)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:], *saved)
 
 
 def differentiate_bias(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the builder's inputs, by its backward operator."""
     wanted = sum(1 << bit for bit in range(len(OF_BIAS)) if ctx.needs_input_grad[bit])
     operator = torch.ops.collamo_kernels.pair_bias_backward
-    gradients = operator(grad, wanted, *ctx.saved_tensors, ctx.pairs)
+    gradients = operator(grad, wanted, *ctx.saved_tensors, *ctx.numbers)
     found = (
         x if needed else None for x, needed in zip(gradients, ctx.needs_input_grad, strict=False)
     )
-    return *found, *[None] * (len(BIAS_TENSORS) - len(OF_BIAS) + 2)
-
-
-# --- u and the exact Φ3d ------------------------------------------------------------------------
-
-PLACES = ("distances", "pair_types", "atom_types", "cu_seqlens", "pair_start", "tiles")
-
-
-def _places_batch(coordinates: Tensor, a: SimpleNamespace) -> object:
-    from collamo_kernels.coattention import _triton_launch as launch
-
-    packed = a.cu_seqlens is not None
-    molecules = len(a.cu_seqlens) - 1 if packed else coordinates.shape[0]
-    atoms = coordinates.numel() // 3
-    return launch.Batch(
-        *(molecules, a.longest, atoms, len(a.distances), a.cu_seqlens, a.pair_start, a.tiles)
-    )
-
-
-def run_argument(coordinates: Tensor, affine: Tensor | None, *places: object) -> Tensor:
-    """u ``[pairs]``: γ·r + β, or r; ∞ where a pair has no distance."""
-    from collamo_kernels.coattention import _triton_launch as launch
-
-    a = _named((*PLACES, "longest"), places)
-    if affine is None:
-        return a.distances.clone()
-    types = a.pair_types, a.atom_types
-    return launch.stretch(_places_batch(coordinates, a), a.distances, affine, *types)
-
-
-def run_argument_backward(
-    du: Tensor, coordinates: Tensor, affine: Tensor | None, *places: object
-) -> tuple[Tensor, Tensor]:
-    """Gradients of coordinates and of γ, β."""
-    from collamo_kernels.coattention import _triton_launch as launch
-
-    a = _named((*PLACES, "longest"), places)
-    batch = _places_batch(coordinates, a)
-    arguments = coordinates.contiguous(), a.distances, affine, a.pair_types, a.atom_types
-    dx, of_affine = launch.pull(batch, du.contiguous(), *arguments)
-    return dx.view(coordinates.shape), du.new_empty(0) if of_affine is None else of_affine
-
-
-def _keep_argument(ctx: object, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.longest = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate_argument(ctx: object, du: Tensor) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    operator = torch.ops.collamo_kernels.radial_argument_backward
-    dx, of_affine = operator(du, *tensors, ctx.longest)
-    return dx, None if tensors[1] is None else of_affine, *[None] * (len(PLACES) + 1)
-
-
-def run_of_pairs(u: Tensor, fits: Tensor, *layers: Tensor | None) -> Tensor:
-    """Φ3d ``[H, pairs]`` of `layers`, the parameters of `radial_op`."""
-    from collamo_kernels.coattention import _triton_launch as launch
-
-    return launch.evaluate(u, fits, launch.Gaussians(*_contiguous(layers)))
-
-
-def run_of_pairs_backward(
-    dphi: Tensor, u: Tensor, fits: Tensor, of_u: bool, *layers: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Du, and the gradients of `layers`; [0] where there is none."""
-    from collamo_kernels.coattention import _triton_launch as launch
-
-    layers = launch.Gaussians(*_contiguous(layers))
-    du, found = launch.evaluate_backward(dphi.contiguous(), u, fits, layers, of_u)
-    gradients = (du, *vars(found).values())
-    return tuple(u.new_empty(0) if x is None else x.contiguous().clone() for x in gradients)
-
-
-def _contiguous(layers: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-    return [None if x is None else x.contiguous() for x in layers]
-
-
-def _keep_of_pairs(ctx: object, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate_of_pairs(ctx: object, dphi: Tensor) -> tuple[Tensor | None, ...]:
-    u, fits, *layers = ctx.saved_tensors
-    operator = torch.ops.collamo_kernels.radial_of_pairs_backward
-    du, *gradients = operator(dphi, u, fits, ctx.needs_input_grad[0], *layers)
-    found = (None if x is None else y for x, y in zip(layers, gradients, strict=True))
-    return du if ctx.needs_input_grad[0] else None, None, *found
-
-
-def _fake_of_pairs_backward(
-    dphi: Tensor, u: Tensor, fits: Tensor, of_u: bool, *layers: Tensor | None
-) -> tuple[Tensor, ...]:
-    found = (u.new_empty(0) if x is None else x.new_empty(x.shape) for x in layers)
-    return u.new_empty(u.shape if of_u else 0), *found
-
-
-def _refuse(ctx: object, *_: Tensor) -> None:
-    raise NotImplementedError(op.NO_SECOND_DERIVATIVE)
+    return *found, *[None] * (len(BIAS_TENSORS) - len(OF_BIAS) + 1 + len(BIAS_NUMBERS))
 
 
 def _refuse_bias(ctx: object, *_: Tensor) -> None:
@@ -463,92 +382,33 @@ def _refuse_bias(ctx: object, *_: Tensor) -> None:
 # --- registration -------------------------------------------------------------------------------
 
 
-def _register() -> torch.library.Library:
-    library = torch.library.Library("collamo_kernels", "FRAGMENT")
-
-    def define(name: str, schema: str, run: object, fake: object, derivative: object) -> None:
-        library.define(f"{name}{schema}")
-        for key in ("CPU", "CUDA"):
-            library.impl(name, run, key)
-        full = f"collamo_kernels::{name}"
-        torch.library.register_fake(full, fake, lib=library)
-        keep, differentiate = derivative
-        torch.library.register_autograd(full, differentiate, setup_context=keep, lib=library)
-
-    def tensors(names: tuple[str, ...], always: tuple[str, ...] = ()) -> str:
-        return ", ".join(f"Tensor{'' if x in always else '?'} {x}" for x in names)
-
-    numbers = "float scale, float dropout_p, SymInt longest, SymInt pairs"
-    shared = f"{tensors(TENSORS, LEARNED[:ALWAYS])}, {numbers}"
-    results = tensors(RESULTS, RESULTS)
-    define(
-        "coattention_triton_forward",
-        f"({shared}) -> ({results})",
-        run_forward,
-        fake_forward,
-        (keep_forward, differentiate),
-    )
-    eight, seven, four = (", ".join(["Tensor"] * count) for count in (len(LEARNED), 7, 4))
-    define(
-        "coattention_triton_backward",
-        f"(Tensor grad, int wanted, {results}, {shared}) -> ({eight})",
-        run_backward,
-        fake_backward,
-        (keep_backward, differentiate_again),
-    )
-    located = tensors(LOCATED, LOCATED)
-    of_bias = tensors(BIAS_TENSORS)
-    define(
-        "pair_bias",
-        f"({of_bias}, ScalarType dtype, SymInt pairs) -> (Tensor bias, {located})",
-        run_bias,
-        fake_bias,
-        (keep_bias, differentiate_bias),
-    )
-    define(
-        "pair_bias_backward",
-        f"(Tensor grad, int wanted, {located}, {of_bias}, SymInt pairs) -> ({four})",
-        run_bias_backward,
-        fake_bias_backward,
-        (lambda ctx, inputs, output: None, _refuse_bias),
-    )
-    places = f"Tensor coordinates, Tensor? affine, {tensors(PLACES, PLACES[:1])}, SymInt longest"
-    define(
-        "radial_argument",
-        f"({places}) -> Tensor",
-        run_argument,
-        lambda coordinates, affine, distances, *_: torch.empty_like(distances),
-        (_keep_argument, _differentiate_argument),
-    )
-    define(
-        "radial_argument_backward",
-        f"(Tensor du, {places}) -> (Tensor, Tensor)",
-        run_argument_backward,
-        lambda du, x, affine, *_: (
-            x.new_empty(x.shape),
-            du.new_empty(0 if affine is None else affine.shape),
-        ),
-        (lambda ctx, inputs, output: None, _refuse),
-    )
-    layers = "Tensor centre, Tensor width, Tensor weight, Tensor bias, Tensor? weight2, "
-    layers += "Tensor? bias2"
-    define(
-        "radial_of_pairs",
-        f"(Tensor u, Tensor fits, {layers}) -> Tensor",
-        run_of_pairs,
-        lambda u, fits, *layers: u.new_empty(
-            (len(layers[3] if layers[5] is None else layers[5]), len(u))
-        ),
-        (_keep_of_pairs, _differentiate_of_pairs),
-    )
-    define(
-        "radial_of_pairs_backward",
-        f"(Tensor dphi, Tensor u, Tensor fits, bool of_u, {layers}) -> ({seven})",
-        run_of_pairs_backward,
-        _fake_of_pairs_backward,
-        (lambda ctx, inputs, output: None, _refuse),
-    )
-    return library
+def _several(count: int) -> str:
+    return f"({', '.join(['Tensor'] * count)})"
 
 
-LIBRARY = _register()  # the operators live as long as this does
+ARGUMENTS = f"{tensors(TENSORS, LEARNED[:ALWAYS])}, float scale, float dropout_p, SymInt longest, "
+ARGUMENTS += "SymInt pairs, int gaussians, int hidden"
+MADE = tensors(RESULTS, RESULTS)
+define(
+    "coattention_triton_forward",
+    f"({ARGUMENTS}) -> ({MADE})",
+    *(run_forward, fake_forward, keep_forward, differentiate),
+)
+define(
+    "coattention_triton_backward",
+    f"(Tensor grad, int wanted, {MADE}, {ARGUMENTS}) -> {_several(len(LEARNED))}",
+    *(run_backward, fake_backward, keep_backward, differentiate_again),
+)
+PLACED = tensors(LOCATED, LOCATED)
+OF_PAIRS = "SymInt pairs, int gaussians, int hidden"
+define(
+    "pair_bias",
+    f"({tensors(BIAS_TENSORS)}, ScalarType dtype, {OF_PAIRS}) -> (Tensor bias, {PLACED})",
+    *(run_bias, fake_bias, keep_bias, differentiate_bias),
+)
+define(
+    "pair_bias_backward",
+    f"(Tensor grad, int wanted, {PLACED}, {tensors(BIAS_TENSORS)}, {OF_PAIRS}) -> "
+    + _several(len(OF_BIAS)),
+    *(run_bias_backward, fake_bias_backward, keep_nothing, _refuse_bias),
+)

@@ -18,17 +18,8 @@ from collamo_kernels.coattention._triton_kernels import (
 )
 
 OF_A_BATCH = (
-    *(
-        "longest",
-        "blocks",
-        "pairs",
-        "cells",
-        "group",
-        "pair_programs",
-        "hop_chunks",
-        "hop_programs",
-    ),
-    *("hop_size", "cell_size", "first_head"),
+    *("longest", "blocks", "pairs", "cells", "group", "first_head", "pair_programs"),
+    *("hop_chunks", "hop_programs", "hop_size", "cell_size", "programs"),
 )
 
 
@@ -127,12 +118,13 @@ def locate(
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def build(
-    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, pairs, buckets, cells,
-    PAIRS: tl.constexpr,
+    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, first_head, pairs, buckets,
+    cells, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """``bias [H, pairs]`` = Φ2d + Φ3d of a head (axis 1), to be read by several layers."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    head = tl.program_id(1).to(tl.int64)
+    local = tl.program_id(1).to(tl.int64)
+    head = first_head + local
     live = p < pairs
     value = tl.zeros((PAIRS, 1), tl.float32)
     if hops is not None:
@@ -145,7 +137,7 @@ def build(
             found = polynomial(coefficients + head * cells * 4, tl.minimum(c, cells - 1), x)
             value += tl.where(c < cells, found, 0.0)
         else:
-            value += tl.load(phi + head * pairs + p, mask=live, other=0.0)[:, None]
+            value += tl.load(phi + local * pairs + p, mask=live, other=0.0)[:, None]
     tl.store(bias + head * pairs + p, tl.sum(value, 1).to(bias.dtype.element_ty), mask=live)
 
 

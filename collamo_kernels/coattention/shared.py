@@ -79,7 +79,7 @@ def why_in_tile(
     if layers < LEAST_LAYERS:
         return f"{layers} layers < {LEAST_LAYERS} that it takes to repay the building"
     if radial is not None and not _triton.tabulated(radial):
-        return "radial is no GaussianRadial of at most 128 Gaussians"
+        return "radial is no GaussianRadial; its values at all pairs are a dense bias already"
     heads = radial.num_heads if hop_bias is None else hop_bias.shape[0]
     size = heads * dtype.itemsize * _pairs(relations)
     if size > BUDGET:

@@ -1,5 +1,6 @@
 """The Triton kernels' numbers, in Triton's interpreter: ``test_triton.py`` runs this file."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
-from collamo_kernels import radial as radial_module
 from collamo_kernels.coattention import _triton
 from collamo_kernels.coattention.op import OF_PHI3D, definition
 from collamo_kernels.coattention.reference import hop_term
+from collamo_kernels.radial import FIXED_KNOTS
 from collamo_kernels.testing import (
     CASES,
     Case,
@@ -38,6 +39,9 @@ OWN = (
     Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
 )
 NOT_IN_TRITON = {"radial_rows", "radial_rows_backward", "radial_grid", "pairs_by_hops"}
+VIEWS = {"alias", "as_strided", "detach", "expand", "new_empty", "slice", "split", "view", "t"}
+VIEWS |= {"_unsafe_view", "empty", "empty_like", "is_same_size", "reshape", "split_with_sizes"}
+VIEWS.add("promote_types")
 SMALL = (*(case for case in CASES if case.name not in SLOW), *OWN)
 EVERYTHING = Case("everything", (6, 4), bias=True, conformer_missing=True, types="atom", width=8)
 KINDS = [
@@ -53,12 +57,15 @@ def few_programs(monkeypatch):
     launch = pytest.importorskip("collamo_kernels.coattention._triton_launch")
     larger = dataclasses.replace(launch.PAIRS, cells=1024, entries=1024, runs=2, pairs=2048)
     monkeypatch.setattr(launch, "PAIRS", larger)
+    radial = launch.on_radial
+    larger = dataclasses.replace(radial.RADIAL, blocks=64, places=256, entries=2048)
+    monkeypatch.setattr(radial, "RADIAL", larger)
     set_knots(monkeypatch, 2048)
 
 
 def set_knots(monkeypatch, knots):
-    sizes = dict.fromkeys(radial_module.FIXED_KNOTS, knots)
-    monkeypatch.setattr(radial_module, "FIXED_KNOTS", sizes)
+    for dtype in FIXED_KNOTS:
+        monkeypatch.setitem(FIXED_KNOTS, dtype, knots)
 
 
 def table_of(inputs):
@@ -91,6 +98,7 @@ EXACT = (
     Case("mlp", (7, 12), conformer_missing=True, head="mlp", gaussians=20),
     Case("pair types", (6, 4), width=8, types="pair", head="mlp", bias=True),
     Case("loop", (40, 3), heads=1, width=8),
+    Case("many Gaussians", (6, 4), width=8, gaussians=130),
 )
 
 
@@ -111,10 +119,14 @@ def test_the_table_is_read_where_it_fits(monkeypatch):
     inputs = make_inputs(Case("two", (5, 3), width=8))
     assert table_of(inputs).fits == 1
     before = attend(inputs, "packed", backend="triton")
-    rows = ck.GaussianRadial._rows
-    monkeypatch.setattr(
-        ck.GaussianRadial, "_rows", lambda *a: tuple(x if x is None else 2 * x for x in rows(*a))
-    )
+    op = pytest.importorskip("collamo_kernels.coattention._triton_radial_op")
+    tabulate = op.tabulate
+
+    def doubled(*arguments):
+        table = tabulate(*arguments)
+        return table._replace(rows=2 * table.rows)
+
+    monkeypatch.setattr(op, "tabulate", doubled)
     assert not torch.allclose(before, attend(inputs, "packed", backend="triton"))
 
 
@@ -224,17 +236,56 @@ def test_dropout_is_the_stream_of_the_definition(case):
     assert_all_accurate(ours, yardstick, exact)
 
 
-def test_heads_in_rounds(monkeypatch):
+@pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
+def test_heads_in_rounds(knots, monkeypatch):
+    """Heads beyond the budget take another round, forward and backward."""
     from collamo_kernels.coattention import _triton_launch
 
-    inputs = make_inputs(Case("three heads", (6, 4), heads=3, width=8))
+    set_knots(monkeypatch, knots)
+    inputs = make_inputs(Case("three heads", (6, 4), heads=3, width=8, head="mlp"))
     whole = with_gradients(by_triton(), inputs)
     monkeypatch.setattr(_triton_launch, "BUDGET", 4 * inputs.relations.num_pairs)  # a head a round
-    rounds = with_gradients(by_triton(), inputs)
+    with launches() as names:
+        rounds = with_gradients(by_triton(), inputs)
+    assert names.count("attend") == 3
     for name in ("out", "q", "k", "v"):
         assert torch.equal(whole[name], rounds[name]), name
     exact = with_gradients(attend, inputs.double())
     assert_all_accurate(rounds, with_gradients(attend_eagerly, inputs), exact)
+
+
+@contextlib.contextmanager
+def launches():
+    """The names of the kernels that are launched, in order."""
+    from triton.runtime.interpreter import GridExecutor
+
+    names, call = [], GridExecutor.__call__
+
+    def counted(self, *arguments, **options):
+        names.append(self.fn.__name__)
+        return call(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GridExecutor, "__call__", counted)
+        yield names
+
+
+def test_launches():
+    """Of a layer and its radial function; PyTorch adds |σ| + min_sigma and joins parameters."""
+    inputs = make_inputs(Case("two", (5, 3), width=8, head="mlp"))
+    inputs.relations.prepare()
+    inputs.relations.coordinates.requires_grad_(False)
+    tensors = [x for _, x in inputs.grads() if x.requires_grad]
+    with launches() as names, Recorder() as forward:
+        out = attend(inputs, "packed", backend="triton")
+    assert names == ["survey", "tabulate", "locate", "evaluate", "attend"]
+    assert {f._opname for f in forward.others} - VIEWS == {"abs", "add", "cat"}
+    with launches() as names, Recorder() as backward:
+        torch.autograd.grad(out, tensors, inputs.cotangent)
+    assert names[:2] == ["evaluate", "differentiate"]  # of the attention
+    assert names[2:6] == ["add_up", "finish", "differentiate", "collect"]  # tables, exact Φ3d
+    assert names[6:] == ["differentiate", "collect"]  # the radial table
+    assert {f._opname for f in backward.others} - VIEWS == {"add", "mul", "sgn"}
 
 
 def test_same_bits_every_time():
@@ -245,15 +296,17 @@ def test_same_bits_every_time():
 
 
 class Recorder(TorchDispatchMode):
-    """The first call of every operator of ours."""
+    """The first call of every operator of ours, and the operators of PyTorch beside them."""
 
     def __init__(self):
         super().__init__()
-        self.calls = {}
+        self.calls, self.others = {}, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.namespace == "collamo_kernels":
             self.calls.setdefault(function, args)
+        else:
+            self.others.add(function)
         return function(*args, **(kwargs or {}))
 
 

@@ -1,0 +1,160 @@
+"""Launch the Triton kernels of a radial function: its table, and the exact Φ3d."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from collamo_kernels.coattention import _triton_radial as kernels
+from collamo_kernels.coattention._triton_configuration import RADIAL
+from collamo_kernels.radial import BLOCKS, GAUSSIAN_SHARE, MLP_SLACK
+
+FUSION = True  # a·b + c in one rounding; said aloud because Triton's default is about to change
+
+
+@dataclass(frozen=True)
+class Function:
+    """A radial function: the parameters of `radial_op` in one tensor, and their numbers."""
+
+    layers: Tensor
+    gaussians: int
+    hidden: int  # 0 for a linear head
+    heads: int
+
+    def sizes(self, chunk: int) -> dict:
+        """What every kernel takes; what is compiled in is in capitals."""
+        return {
+            "count": self.gaussians,
+            "units": self.hidden or self.heads,
+            "heads": self.heads,
+            "MLP": self.hidden > 0,
+            "CHUNK": chunk,
+            "SLICE": RADIAL.slice,
+            "HEADS": max(16, triton.next_power_of_2(self.heads)),
+            "enable_fp_fusion": FUSION,
+        }
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def tabulate(
+    reach: Tensor, affine: Tensor | None, terms: int, of: Function, tolerance: float,
+    derivative: bool, size: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """What `_triton_radial_op.FIELDS` names, in two launches."""
+    rows = of.layers.new_empty((size, 2, of.heads))
+    slope_rows = torch.empty_like(rows) if derivative else rows.new_empty((0, 2, of.heads))
+    knots, lengths = rows.new_empty(size), rows.new_empty(size)
+    first_knot, fits = (rows.new_empty(x, dtype=torch.int32) for x in ((BLOCKS + 1,), ()))
+    geometry, errors = rows.new_empty(2), rows.new_empty(1 + derivative)
+    seen = rows.new_empty((5, BLOCKS))
+    grid = {"affine": affine, "types": 0 if affine is None else len(affine), "TERMS": terms}
+    shared = {**grid, **of.sizes(RADIAL.chunk), "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
+    kernels.survey[(triton.cdiv(BLOCKS, RADIAL.blocks),)](
+        reach,
+        layers=of.layers,
+        survey=seen,
+        PLACES=RADIAL.blocks,
+        num_warps=RADIAL.survey_warps,
+        **shared,
+    )
+    kernels.tabulate[(triton.cdiv(size, RADIAL.places),)](
+        reach,
+        layers=of.layers,
+        survey=seen,
+        rows=rows,
+        slope_rows=slope_rows if derivative else None,
+        knots=knots,
+        lengths=lengths,
+        first_knot=first_knot,
+        geometry=geometry,
+        fits=fits,
+        errors=errors,
+        size=size,
+        limit=384 * tolerance,
+        slack=max(1.0, math.sqrt(of.gaussians / MLP_SLACK)) if of.hidden else 1.0,
+        share=GAUSSIAN_SHARE,
+        PLACES=RADIAL.places,
+        num_warps=RADIAL.warps,
+        **shared,
+    )
+    return rows, slope_rows, knots, lengths, first_knot, geometry, fits, errors
+
+
+def tabulate_backward(grad: Tensor, knots: Tensor, first_knot: Tensor, of: Function) -> Tensor:
+    """Gradient of the parameters ``[n]`` from that of a table's rows."""
+    known = first_knot[-1:]
+    return _gradient(grad, knots, known, of, slice(0, of.heads), len(knots), None, table=True)
+
+
+# --- the exact Φ3d --------------------------------------------------------------------------------
+
+
+def evaluate(u: Tensor, fits: Tensor, of: Function, heads: slice) -> Tensor:
+    """Φ3d ``[heads, pairs]`` of some heads; left as it is in memory where the table fits."""
+    phi = u.new_empty((heads.stop - heads.start, len(u)))
+    kernels.evaluate[_programs(len(u))](*(u, fits, of.layers, phi), **_of_pairs(u, of, heads))
+    return phi
+
+
+def evaluate_backward(
+    ds: Tensor, u: Tensor, fits: Tensor, of: Function, heads: slice, before: Tensor | None
+) -> Tensor:
+    """Gradient of the parameters ``[n]`` from that of `evaluate`, on top of `before`.
+
+    0 where the table fits.
+    """
+    return _gradient(ds, u, fits, of, heads, len(u), before, table=False)
+
+
+def pull_back(ds: Tensor, u: Tensor, fits: Tensor, of: Function, heads: slice, du: Tensor) -> None:
+    """Add to du ``[pairs]`` what those heads send back to u; nothing where the table fits."""
+    kernels.pull_back[_programs(len(u))](*(ds, u, fits, of.layers, du), **_of_pairs(u, of, heads))
+
+
+def _programs(pairs: int) -> tuple[int]:
+    return (max(1, min(RADIAL.programs, triton.cdiv(pairs, RADIAL.places))),)
+
+
+def _of_pairs(u: Tensor, of: Function, heads: slice) -> dict:
+    return {
+        "pairs": len(u),
+        "first_head": heads.start,
+        "group": heads.stop - heads.start,
+        "PLACES": RADIAL.places,
+        "num_warps": RADIAL.warps,
+        **of.sizes(RADIAL.chunk),
+    }
+
+
+def _gradient(
+    grad: Tensor, u: Tensor, known: Tensor, of: Function, heads: slice, places: int,
+    before: Tensor | None, table: bool,
+) -> Tensor:  # fmt: skip
+    chunk = RADIAL.table_chunk if table else RADIAL.chunk
+    sizes = of.sizes(chunk)
+    slices = triton.cdiv(sizes["units"], RADIAL.slice)
+    programs = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
+    size = len(of.layers) + 2 * of.gaussians * (slices - 1)
+    parts = u.new_empty((programs, size))
+    kernels.differentiate[(programs, slices, triton.cdiv(of.gaussians, chunk))](
+        *(grad, u, known, of.layers, parts),
+        **(_of_pairs(u, of, heads) | sizes),
+        size=size,
+        TABLE=table,
+    )
+    out = torch.empty_like(of.layers) if before is None else before
+    kernels.collect[(triton.cdiv(len(out), RADIAL.entries),)](
+        *(parts, known, out, len(u), programs, slices, of.gaussians, size, len(out)),
+        TABLE=table,
+        ADD=before is not None,
+        PLACES=RADIAL.places,
+        ENTRIES=RADIAL.entries,
+        enable_fp_fusion=FUSION,
+    )
+    return out
