@@ -490,7 +490,7 @@ def draw(rows: list[dict], path: Path) -> str:
     timed = [row for row in rows if row.get("median_us")]
     workloads = list(dict.fromkeys(row["workload"] for row in timed))
     rivals = list(dict.fromkeys(row["rival"] for row in timed))
-    figure, axes = pyplot.subplots(figsize=(10, 1 + 0.8 * len(workloads)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.8 * len(workloads)), layout="constrained")
     for number, rival in enumerate(rivals):
         mine = [row for row in timed if row["rival"] == rival]
         places = [workloads.index(row["workload"]) + 0.8 * number / len(rivals) for row in mine]
@@ -500,7 +500,7 @@ def draw(rows: list[dict], path: Path) -> str:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("µs, median")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)  # inside it would lie on bars
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return f"plot: {path}"

@@ -154,6 +154,22 @@ class TestGPUBenchmark:
         assert str(tmp_path) in gpu.draw(rows, tmp_path / "plot.png")
         assert (tmp_path / "plot.png").stat().st_size > 1000
 
+    def test_the_legend_hides_no_bar(self, gpu, monkeypatch, tmp_path):
+        pyplot = pytest.importorskip("matplotlib.pyplot")
+        monkeypatch.setattr(pyplot, "close", lambda figure: None)
+        rivals = ("ours", "eager", "torch.compile", "SDPA, bias ready-built", *gpu.FLEX)
+        rows = [
+            {"workload": f"{workload.name}, forward", "rival": rival, "median_us": f"{10**place}"}
+            for workload in gpu.WORKLOADS
+            for place, rival in enumerate(rivals)
+        ]
+        gpu.draw(rows, tmp_path / "plot.png")
+        figure = pyplot.gcf()
+        (legend,), (axes,) = figure.legends, figure.axes
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+        monkeypatch.undo()
+        pyplot.close(figure)
+
     def test_a_wrong_answer_is_not_timed(self, gpu):
         def wrong():
             return torch.ones(2)
