@@ -63,6 +63,11 @@ _OPTIONAL = (
         "pip install 'collamo[gpu]'",
     ),
     ("bitsandbytes", "a language model of 4 bits", "pip install 'collamo[quantization]'"),
+    (
+        "torch-cluster",
+        "neighbours in structures of over 512 atoms",
+        "pip install 'collamo[cluster]'",
+    ),
     ("ray", "data preparation over several machines", "pip install 'collamo[ray]'"),
     ("py2opsin", "IUPAC names compared as structures (Java)", "pip install 'collamo[iupac]'"),
     ("gradio", "the demo in a browser", "pip install 'collamo[web]'"),

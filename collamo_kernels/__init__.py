@@ -9,6 +9,7 @@ from collamo_kernels.coattention import CoAttention, coattention, share_bias
 from collamo_kernels.extension import build_info
 from collamo_kernels.pairwise_distances import pairwise_distances
 from collamo_kernels.radial import GaussianRadial, RadialTable
+from collamo_kernels.radius_graph import radius_graph
 from collamo_kernels.relations import Relations
 from collamo_kernels.shortest_paths import shortest_paths
 
@@ -27,6 +28,7 @@ __all__ = [
     "coattention",
     "explain",
     "pairwise_distances",
+    "radius_graph",
     "share_bias",
     "shortest_paths",
     "use_backend",
