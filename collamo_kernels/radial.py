@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collamo_kernels.radial_op import derivative_bounds, derivatives, serves
+from collamo_kernels.radial_op import derivative_bounds, derivatives, serves, shapes
 
 FIXED_GRID_END = 9.0  # Å; the fixed centres of Uni-Mol+ (linspace(0, 9, K), width = spacing)
 INITIAL_RANGE = 3.0  # centres and widths start as U(0, 3), as in Graphormer-3D and Transformer-M
@@ -192,6 +192,19 @@ class GaussianRadial(nn.Module):
         sigma = self.sigma.to(dtype)
         return sigma if self.grid == "fixed" else sigma.abs() + self.min_sigma
 
+    def is_standard(self) -> bool:
+        """Whether Φ3d is the formula above: no subclass and no other head has changed it."""
+        formula = ("forward", "affine", "gaussians", "widths", "float_parameters")
+        if any(getattr(type(self), x) is not getattr(GaussianRadial, x) for x in formula):
+            return False
+        hidden = self.num_gaussians if self.head_kind == "mlp" else 0
+        found = [tuple(x.shape) for x in self.head.parameters()]
+        return (
+            [type(x) for x in self.head] in ([nn.Linear], [nn.Linear, nn.GELU, nn.Linear])
+            and all(x.approximate == "none" for x in self.head if isinstance(x, nn.GELU))
+            and found == shapes(self.num_gaussians, hidden, self.num_heads)[2:]
+        )
+
     def table(
         self,
         low: float | Tensor,
@@ -232,8 +245,9 @@ class GaussianRadial(nn.Module):
         -------
         RadialTable or None
             Values and slopes carry the history of every parameter. None where more than
-            `MAX_KNOTS` knots would be needed (a Gaussian of 5e-4 Å, say), or where
-            a parameter is not finite: evaluate the module itself then.
+            `MAX_KNOTS` knots would be needed (a Gaussian of 5e-4 Å, say), where
+            a parameter is not finite, or where the module is not `is_standard`: evaluate the
+            module itself then.
 
         Examples
         --------
@@ -244,7 +258,7 @@ class GaussianRadial(nn.Module):
         >>> bool((table.lookup(r) - radial(r)).abs().max() < 1e-6)
         True
         """
-        if dtype not in TABLE_TOLERANCE:
+        if dtype not in TABLE_TOLERANCE or not self.is_standard():
             return None
         if fixed_size:
             with torch.autocast(self.mu.device.type, enabled=False):

@@ -153,7 +153,7 @@ def _packed_pairs(relations: Relations) -> tuple[Tensor, Tensor | None]:
     # F.embedding sums its gradient in a fixed order.
     difference = F.embedding(query, x) - F.embedding(key, x)
     squared = torch.where(real[:, None], difference, 0.0).square().sum(-1)
-    apart = squared > 0
+    apart = squared != 0  # NaN must be seen
     distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
     if relations.atom_types is None:
         return distance, relations.pair_types

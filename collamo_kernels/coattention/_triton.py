@@ -19,7 +19,6 @@ from torch import Tensor
 
 from collamo_kernels.coattention._cpu import typed
 from collamo_kernels.radial import GaussianRadial
-from collamo_kernels.radial_op import shapes
 from collamo_kernels.relations import PackedLayout, Relations
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -94,14 +93,7 @@ def coattention(
 
 def tabulated(radial: Callable) -> bool:
     """Whether the kernels know the formula of a radial function: no class or layer changed it."""
-    if not isinstance(radial, GaussianRadial):
-        return False
-    formula = ("forward", "affine", "gaussians", "widths", "float_parameters")
-    if any(getattr(type(radial), x) is not getattr(GaussianRadial, x) for x in formula):
-        return False
-    hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
-    found = [tuple(x.shape) for x in radial.head.parameters()]
-    return found == shapes(radial.num_gaussians, hidden, radial.num_heads)[2:]
+    return isinstance(radial, GaussianRadial) and radial.is_standard()
 
 
 def pair_bias(

@@ -108,7 +108,7 @@ def _add_terms(
             s += tl.load(phi + local.to(tl.int64) * pairs + pair + at, mask=inside, other=0.0)
     if bias is not None:
         if PACKED:
-            place = bias + head * bias_h + pair + at
+            place = bias + head * bias_h + (pair + at) * bias_j
         else:
             place = bias + molecule.to(tl.int64) * bias_b + head * bias_h
             place += i.to(tl.int64)[:, None] * bias_i + j.to(tl.int64)[None, :] * bias_j

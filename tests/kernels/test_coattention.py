@@ -287,24 +287,52 @@ def test_atoms_in_one_place_have_finite_gradients():
     assert grads["coordinates"].abs().max() == 0
 
 
-def test_nan_coordinate_of_a_real_atom_is_seen(coattention_backend, serves):
+class Doubled(ck.GaussianRadial):
+    """A formula that no kernel knows."""
+
+    def forward(self, distances, types=None):
+        return 2 * super().forward(distances, types)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("changed", ["class", "layer", "activation"])
+def test_a_changed_radial_formula_is_followed(changed, layout, coattention_backend, serves):
+    device = device_of(coattention_backend)
+    inputs = make_inputs(Case("two", (5, 6), heads=2), device=device)
+    inputs.radial = (Doubled if changed == "class" else ck.GaussianRadial)(2, 16).to(device)
+    if changed == "layer":
+        wider = torch.nn.Linear(16, 24), torch.nn.GELU(), torch.nn.Linear(24, 2)
+        inputs.radial.head = torch.nn.Sequential(*wider).to(device)
+    if changed == "activation":
+        inputs.radial.head[1] = torch.nn.Tanh()
+    exact = attend(inputs.double(), layout, backend="reference")
+    out = serves(coattention_backend, lambda: attend(inputs, layout, backend=coattention_backend))
+    assert_accurate(out, attend(inputs, layout, backend="reference"), exact)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=LAYOUTS)
+def test_nan_coordinate_of_a_real_atom_is_seen(packed, coattention_backend, serves):
     """In its own molecule, forward and backward: a broken conformer is not a good one."""
     device = device_of(coattention_backend)
-    q = torch.randn(2, 2, 5, 8, device=device, requires_grad=True)
+    q = torch.randn(2, 2, 5, 8, device=device)
     coordinates = 3 * torch.randn(2, 5, 3, device=device)
     coordinates[1, 3, 0] = math.nan
-    phi = {
-        "relations": ck.Relations(coordinates=coordinates),
-        "radial": ck.GaussianRadial(2).to(device),
-    }
+    relations = ck.Relations(coordinates=coordinates)
+    if packed:
+        q = q.transpose(1, 2).flatten(0, 1)  # [T, H, D]
+        ends = torch.tensor([0, 5, 10], dtype=torch.int32, device=device)
+        relations = ck.Relations(coordinates=coordinates.flatten(0, 1), cu_seqlens=ends)
+    q.requires_grad_()
+    phi = {"relations": relations, "radial": ck.GaussianRadial(2).to(device)}
 
     def run():
         out = ck.coattention(q, q, q, **phi, backend=coattention_backend)
         return out, *torch.autograd.grad(out, q, torch.randn_like(out))
 
     for x in serves(coattention_backend, run):
-        assert x[0].isfinite().all()
-        assert x[1].isnan().all()
+        good, broken = x.chunk(2)
+        assert good.isfinite().all()
+        assert broken.isnan().all()
 
 
 @pytest.mark.parametrize("view", ["transposed", "expanded", "unaligned"])

@@ -213,7 +213,9 @@ def test_broken_config_and_missing_processor(base):
         load_checkpoint(folder)
 
 
-def test_adapter_without_its_base(base, tmp_path):
+def test_adapter_without_its_base(base, tmp_path, monkeypatch):
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "else" / "where")  # nothing of that name beside it
     folder, model, _ = base
     peft_model = get_peft_model(model, LORA)
     adapter = tmp_path / "adapter"
