@@ -12,6 +12,9 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "tasks.h"
@@ -111,6 +114,48 @@ class Slots {
   float* rows_;
   int64_t count_, heads_, line_, first_, slots_;
   Floats own_;
+};
+
+// Adds private gradients [R, line] of a bundle of heads up in rows [R, H], in the order of their
+// slots whichever is done first. Only one that comes too early is kept until its turn.
+class OrderedSum {
+ public:
+  OrderedSum(float* rows, int64_t count, int64_t heads, int64_t line, int64_t bundles)
+      : rows_(rows), count_(rows ? count : 0), heads_(heads), line_(line), next_(bundles) {}
+
+  // Of one private gradient.
+  int64_t floats() const { return count_ * line_; }
+
+  void add(int64_t bundle, int64_t slot, const float* own) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    int64_t& next = next_[bundle];
+    if (slot > next) {
+      Floats kept(floats());
+      std::copy_n(own, floats(), kept.get());
+      early_.emplace(std::pair{bundle, slot}, std::move(kept));
+      return;
+    }
+    add_to_rows(bundle, own), ++next;
+    for (auto at = early_.end(); (at = early_.find({bundle, next})) != early_.end(); ++next) {
+      add_to_rows(bundle, at->second.get());
+      early_.erase(at);
+    }
+  }
+
+ private:
+  void add_to_rows(int64_t bundle, const float* own) {
+    const int64_t first = bundle * line_, heads = std::min(line_, heads_ - first);
+    for (int64_t row = 0; row < count_; ++row) {
+      float* to = rows_ + row * heads_ + first;
+      for (int64_t head = 0; head < heads; ++head) to[head] += own[row * line_ + head];
+    }
+  }
+
+  float* rows_;
+  int64_t count_, heads_, line_;
+  std::vector<int64_t> next_;  // slot of each bundle whose turn it is
+  std::map<std::pair<int64_t, int64_t>, Floats> early_;
+  std::mutex mutex_;
 };
 
 }  // namespace
@@ -264,7 +309,7 @@ Plan make_plan(const std::vector<Molecule>& molecules) {
 
 // Private gradients of the slots, and of the groups in them, empty where they are not wanted.
 struct Private {
-  Slots hop_rows, radial_rows;
+  Slots hop_rows;
   Floats affine, coordinates, q;
 };
 
@@ -291,10 +336,11 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   const int64_t slots = static_cast<int64_t>(plan.slot.size()) - 1, types = call_.table.types;
   const int64_t step = groups_per_task(slots, groups), bundles = groups / step;
   const Private own{Slots(wanted.hop_rows, slots, call_.hop_buckets, call_.heads, line),
-                    Slots(wanted.radial_rows, slots, 2 * call_.table.knots, call_.heads, line),
                     Floats(wanted.affine ? slots * bundles * types * 2 : 0, true),
                     Floats(wanted.coordinates ? bundles * plan.coordinates : 0, true),
                     Floats(plan.q_atoms * call_.dim * line)};
+  OrderedSum radial_rows(wanted.radial_rows, 2 * call_.table.knots, call_.heads, step * width,
+                         bundles);
   const auto q_part = [&](const Piece& piece, int64_t group) {  // [groups, atoms, D, width]
     const int64_t atoms = piece.q * groups + piece.molecule->atoms * group;
     return piece.q < 0 ? nullptr : own.q.get() + atoms * call_.dim * width;
@@ -302,7 +348,6 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   const auto task_of = [&](const Piece& piece, int64_t slot, int64_t bundle) {
     BackwardTask task{piece.molecule, bundle * step, (bundle + 1) * step, piece.first, piece.last};
     task.hop_rows = own.hop_rows.at(slot);
-    task.radial_rows = own.radial_rows.at(slot);
     if (wanted.affine) task.affine = own.affine.get() + (slot * bundles + bundle) * types * 2;
     if (wanted.coordinates) {
       task.coordinates = own.coordinates.get() + bundle * plan.coordinates + piece.coordinates;
@@ -314,11 +359,16 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   for (const Piece& piece : plan.pieces) {
     floats = std::max(floats, kernels().backward_scratch(call_, task_of(piece, 0, 0)));
   }
-  run_tasks(slots * bundles, floats, [&](int64_t i, float* scratch) {
+  run_tasks(slots * bundles, radial_rows.floats() + floats, [&](int64_t i, float* memory) {
     const int64_t bundle = i % bundles, slot = i / bundles;
+    float* const scratch = memory + radial_rows.floats();
+    std::fill(memory, scratch, 0.0f);
     for (int64_t at = plan.slot[slot]; at < plan.slot[slot + 1]; ++at) {
-      kernels().backward(call_, gradients, task_of(plan.pieces[at], slot, bundle), scratch);
+      BackwardTask task = task_of(plan.pieces[at], slot, bundle);
+      if (wanted.radial_rows) task.radial_rows = memory;
+      kernels().backward(call_, gradients, task, scratch);
     }
+    if (wanted.radial_rows) radial_rows.add(bundle, slot, memory);
   });
   const int64_t cut = plan.q_atoms > 0 ? static_cast<int64_t>(plan.pieces.size()) : 0;
   run_tasks(cut * groups, 0, [&](int64_t i, float*) {
@@ -332,7 +382,6 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
                                    piece->parts);
   });
   own.hop_rows.sum();
-  own.radial_rows.sum();
   if (wanted.coordinates) sum_coordinates(plan, bundles, own.coordinates, wanted.coordinates);
   for (int64_t i = 0; wanted.affine && i < slots * bundles; ++i) {
     for (int64_t at = 0; at < 2 * types; ++at) {

@@ -402,8 +402,7 @@ void find_blocks(const RadialTable& table, int64_t count, const PairRow& row) {
 }
 
 // block is a power of two, so u/block and what is left of it are exact. A NaN stays one.
-// A row of the table is `line` floats.
-void find_cells(const RadialTable& table, int64_t count, int64_t line, const PairRow& row) {
+void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
   find_blocks(table, count, row);
   for (int64_t j = 0; j < count; j += W) {
     const Vec start = load(row.weight[0] + j), cells = load(row.weight[1] + j);
@@ -420,15 +419,14 @@ void find_cells(const RadialTable& table, int64_t count, int64_t line, const Pai
     store(row.weight[2] + j, right);
     store(row.weight[3] + j, -width * ff * g);
     // Unsigned, because there may be anything behind the last key.
-    const BitsVec knot =
-        (load_as<BitsVec>(row.knot + j) + (BitsVec)cell) * static_cast<uint32_t>(line);
+    const BitsVec knot = (load_as<BitsVec>(row.knot + j) + (BitsVec)cell) * 2;
     std::memcpy(row.knot + j, &knot, sizeof knot);
   }
 }
 
 // A row of a table, all heads of the group, at the place of pair j.
 Vec interpolate(const float* rows, int64_t line, const PairRow& row, int64_t j) {
-  const float* knot = rows + row.knot[j];
+  const float* knot = rows + row.knot[j] * line;
   Vec phi = row.weight[0][j] * load(knot);
   phi += row.weight[1][j] * load(knot + line);
   phi += row.weight[2][j] * load(knot + 2 * line);
@@ -527,7 +525,7 @@ class PairTerms {
       const PairRow pairs = row(i);
       if (has_table_) {
         measure(call_, molecule_, x_, i, first_key_, first_key_ + keys_, pairs);
-        find_cells(call_.table, keys_, 2 * line_, pairs);
+        find_cells(call_.table, keys_, pairs);
       }
       if (!call_.hop_rows) continue;
       const uint8_t* hops = hop_row(call_, molecule_, i);
@@ -826,9 +824,10 @@ class PairGradients {
 
   void add_table(int64_t i, Heads heads, const float* ds) const {
     const PairRow pairs = terms_.row(i);
-    const int64_t line = call_.groups * W;
+    const int64_t line = (task_.last_group - task_.first_group) * W;
+    float* rows = task_.radial_rows + heads.first - task_.first_group * W;
     for (int64_t j = 0; j < keys(); ++j, ds += W) {
-      float* knot = task_.radial_rows + heads.first + pairs.knot[j];
+      float* knot = rows + pairs.knot[j] * line;
       const Vec x = load(ds);
       add_to(knot, pairs.weight[0][j] * x);
       add_to(knot + line, pairs.weight[1][j] * x);

@@ -92,7 +92,7 @@ struct BackwardTask {
   int64_t first_group, last_group;
   int64_t first, last;  // its keys
   float* hop_rows;      // [S, H↑], of which the task adds to the heads of its groups
-  float* radial_rows;   // [G, 2, H↑], likewise
+  float* radial_rows;   // [G, 2, heads of its groups↑], the task's own
   float* affine;        // [types, 2], or nullptr
   float* coordinates;   // [3, atoms_row], the task's own, or nullptr
   float* q;  // [groups, atoms, D, width]: dq of these keys alone; nullptr: all keys are here
