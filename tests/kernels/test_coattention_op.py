@@ -162,6 +162,15 @@ class TestSameBits:
         first, again = self.run(), self.run(threads)
         assert all(torch.equal(again[name], first[name]) for name in first)
 
+    def test_tasks_that_end_out_of_order(self, monkeypatch):
+        """Table gradients are added up task by task: in one order, whichever ends first."""
+        sizes = (128, 4, 60) * 6 + (200, 31)  # nine tasks
+        monkeypatch.setattr(TestSameBits, "CASE", Case("many", sizes, heads=16, width=4))
+        first = self.run()
+        for _ in range(20):
+            again = self.run(threads=4)
+            assert all(torch.equal(again[name], first[name]) for name in first)
+
     @pytest.mark.parametrize("threads", [2, 3])
     def test_one_large_molecule_on_threads(self, threads, monkeypatch):
         monkeypatch.setattr(TestSameBits, "CASE", Case("large", (300,), heads=1, width=5))
