@@ -541,10 +541,12 @@ def _check_split(split: str) -> None:
 
 def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict, looking) -> None:
     from collamo.data.shards import PreparedData
+    from collamo.model.encoding import need_bond_directions
 
     prepared = PreparedData.open(data)
     folder = find_checkpoint(checkpoint)
     model, processor = load_model(folder)
+    need_bond_directions(prepared, model.config.gin_config)
     from rich.console import Console
 
     from collamo.evaluation.split import count_questions, evaluate

@@ -1,7 +1,8 @@
 """Atom and bond features with the integers of OGB 1.3.6, and the record that a shard row holds.
 
 Schema: ogb.utils.features (MIT), https://github.com/snap-stanford/ogb. Values outside a column's
-list take its last index, which OGB calls ``misc``.
+list take its last index, which OGB calls ``misc``. Bond directions, which OGB has not, are those of
+pretrain-gnns (MIT), https://github.com/snap-stanford/pretrain-gnns, chem/loader.py.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ _STEREO = {
     Chem.BondStereo.STEREOANY: 5,
 }
 
+#: Bonds beside a double bond of known configuration; all others are 0.
+_DIRECTION = {Chem.BondDir.ENDUPRIGHT: 1, Chem.BondDir.ENDDOWNRIGHT: 2}
+
 
 @dataclass(frozen=True)
 class MoleculeFeatures:
@@ -86,6 +90,9 @@ class MoleculeFeatures:
         uint8 ``[E, 3]``, columns `BOND_FEATURES`, values below `BOND_FEATURE_SIZES`.
     conformer
         Coordinates in Å with their provenance, or their absence with the reason.
+    bond_directions
+        uint8 ``[E]``: 1 up ("/"), 2 down ("\\"), else 0; see `bond_directions`. None for data
+        prepared before format 2.
     encoded
         "2d" or "3d" → ``[N, L, C]``: L levels of what a frozen encoder says, where that is stored.
     """
@@ -96,6 +103,7 @@ class MoleculeFeatures:
     edge_index: np.ndarray
     edge_features: np.ndarray
     conformer: Conformer
+    bond_directions: np.ndarray | None = None
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -141,7 +149,22 @@ def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:
         edge_index=edge_index,
         edge_features=edge_features,
         conformer=conformer,
+        bond_directions=bond_directions(
+            molecule.mol if molecule.source_atoms is None else Chem.MolFromSmiles(molecule.smiles),
+            edge_index,
+        ),
     )
+
+
+def bond_directions(mol: Chem.Mol, edge_index: np.ndarray) -> np.ndarray:
+    """Return the direction of each edge of ``[2,E]`` as uint8 ``[E]``: 1 up, 2 down, else 0.
+
+    `mol` is what ``Chem.MolFromSmiles(features.smiles)`` gives, as in pretrain-gnns: a direction is
+    how the SMILES writes a double bond's configuration, so ``F/C=C/F`` and ``F\\C=C\\F``, which are
+    one molecule, differ. Both edges of a bond have the direction of the bond.
+    """
+    bonds = (mol.GetBondBetweenAtoms(int(i), int(j)) for i, j in edge_index.T)
+    return np.array([_DIRECTION.get(bond.GetBondDir(), 0) for bond in bonds], dtype=np.uint8)
 
 
 def _atom(atom: Chem.Atom) -> tuple[int, ...]:

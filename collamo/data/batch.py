@@ -45,6 +45,8 @@ def batch_molecules(
         - ``atom_valid`` ``[R,M,N]`` bool, True = real atom, also where modalities are absent.
         - ``edge_index`` ``[R,M,E,2]`` int64, atom numbers inside the molecule, -1 in padding.
         - ``edge_features`` ``[R,M,E,3]`` int64, 0 in padding.
+        - ``bond_directions`` ``[R,M,E]`` int64: 1 up, 2 down, else 0; only where every molecule
+          has them, see `MoleculeFeatures`.
         - ``hops`` ``[R,M,N,N]`` uint8 number of bonds; 255 = unreachable, padding or 2D absent.
         - ``coordinates`` ``[R,M,N,3]`` float32 Å, 0 in padding and where 3D is absent.
         - ``encoded_2d``, ``encoded_3d`` ``[R,M,N,L,C]`` float16 or float32: L levels of what a
@@ -62,6 +64,7 @@ def batch_molecules(
     for r, molecules in enumerate(rows):
         for m, molecule in enumerate(molecules):
             _fill(arrays, (r, m), molecule, vocabulary, modalities)
+    arrays |= _bond_directions(rows, arrays)
     arrays |= _encoded(rows, size, arrays)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     batch["hops"] = _hops(batch)
@@ -136,6 +139,19 @@ def _fill(
         arrays["has_3d"][at] = True
         arrays["atom_features"][at][:atoms, 0] = molecule.atom_features[:, 0]
         arrays["coordinates"][at][:atoms] = molecule.conformer.coordinates
+
+
+def _bond_directions(
+    rows: Sequence[Sequence[MoleculeFeatures]], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Pad the directions of bonds; where one molecule was prepared without them, they stay out."""
+    padded = np.zeros(arrays["edge_index"].shape[:3], dtype=np.int64)
+    for r, m in zip(*np.nonzero(arrays["has_2d"]), strict=True):
+        directions = rows[r][m].bond_directions
+        if directions is None:
+            return {}
+        padded[r, m, : len(directions)] = directions
+    return {"bond_directions": padded}
 
 
 def _encoded(

@@ -37,7 +37,9 @@ from collamo.errors import CollamoError, UsageError, suggest
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
-FORMAT_VERSION = 1
+#: Format 1 had no bond directions. It is read all the same, and `prepare` brings it up to date.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 FACT_COLUMNS = ("motifs", "properties", "geometry")
 NUMBERS = (*(entry.target for entry in PROPERTIES_2D), *PROPERTIES_3D)
 
@@ -53,6 +55,7 @@ MOLECULE_SCHEMA = pa.schema(
         ("atom_features", pa.list_(pa.uint8())),  # [N, 9] row-major
         ("edge_index", pa.list_(pa.int32())),  # [2, E] row-major
         ("edge_features", pa.list_(pa.uint8())),  # [E, 3] row-major
+        ("bond_directions", pa.list_(pa.uint8())),  # [E]; not in format 1
         ("coordinates", pa.list_(pa.float32())),  # [N, 3] Å row-major; null: 3D is absent
         ("conformer_method", pa.string()),
         ("conformer_seed", pa.int64()),
@@ -140,10 +143,11 @@ class Manifest:
             raise CollamoError(
                 f"{path} is damaged ({error}); run `collamo prepare` again"
             ) from None
-        if manifest.format_version != FORMAT_VERSION:
+        if manifest.format_version not in READABLE_VERSIONS:
             raise CollamoError(
-                f"{path} has format {manifest.format_version}, this version reads "
-                f"{FORMAT_VERSION}; run `collamo prepare` again"
+                f"{path} has format {manifest.format_version}, this version of collamo reads "
+                f"{' and '.join(map(str, READABLE_VERSIONS))}; run `collamo prepare` again into "
+                "another folder"
             )
         return manifest
 
@@ -255,6 +259,11 @@ class PreparedData:
         return {row: opened.features(row) for row in opened.position}
 
     @property
+    def has_bond_directions(self) -> bool:
+        """Whether molecules come with the directions of their bonds: from format 2 on."""
+        return self.manifest.format_version >= 2
+
+    @property
     def num_shards(self) -> int:
         """Shards of molecules."""
         return -(-self.manifest.rows["in"] // int(self.manifest.options["shard_size"]))
@@ -307,7 +316,10 @@ class _Shard:
         }
         self.flat = {
             name: _flat(table[name])
-            for name in ("atom_features", "edge_index", "edge_features", "coordinates")
+            for name in (
+                *("atom_features", "edge_index", "edge_features"),
+                *("bond_directions", "coordinates"),
+            )
         }
 
     def features(self, row: int) -> MoleculeFeatures:
@@ -320,6 +332,7 @@ class _Shard:
             edge_index=self._slice("edge_index", i).reshape(2, -1),
             edge_features=self._slice("edge_features", i).reshape(-1, 3),
             conformer=self._conformer(i),
+            bond_directions=self._present("bond_directions", i),
         )
 
     def facts(self, row: int) -> np.ndarray:
@@ -338,10 +351,13 @@ class _Shard:
         values, offsets, _ = self.flat[name]
         return values[offsets[i] : offsets[i + 1]]
 
+    def _present(self, name: str, i: int) -> np.ndarray | None:
+        return self._slice(name, i) if self.flat[name][2][i] else None
+
     def _conformer(self, i: int) -> Conformer:
-        present = self.flat["coordinates"][2][i]
+        coordinates = self._present("coordinates", i)
         return Conformer(
-            self._slice("coordinates", i).reshape(-1, 3) if present else None,
+            None if coordinates is None else coordinates.reshape(-1, 3),
             self.plain["conformer_method"][i],
             self.plain["conformer_seed"][i],
             self.plain["conformer_converged"][i],

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from collamo.model.configuration import MODALITIES
-from collamo.model.modeling import MOLECULE_INPUTS
 from collamo.model.projector import CoProjector
 from collamo_kernels import Relations
 from collamo_kernels.coattention.reference import hop_term, radial_term
@@ -180,7 +179,7 @@ def diagnose(model, processor, features: Sequence, seed: int = 0) -> Diagnosis:
 
 def _inputs(model, processor, features) -> dict[str, Tensor]:
     batch = processor.feature_extractor([[features]], MODALITIES)
-    return {name: batch[name].to(model.device) for name in MOLECULE_INPUTS}
+    return {name: x.to(model.device) for name, x in batch.items()}
 
 
 def _projector(model, inputs: Mapping[str, Tensor]) -> CoProjector:

@@ -178,13 +178,7 @@ def _published_encoders(
             )
         encoders["unimol_config"] = encoder
     if gin is not None:
-        encoder = load_gin(gin, **fields.get("gin_config", {}))
-        if encoder.config.flavour != "ogb":
-            raise UsageError(
-                f"'{gin}' is a GIN of pretrain-gnns, which reads bond directions that prepared "
-                "data does not have; the model needs an OGB-style one, such as MoleculeSTM's"
-            )
-        encoders["gin_config"] = encoder
+        encoders["gin_config"] = load_gin(gin, **fields.get("gin_config", {}))
     return encoders
 
 

@@ -57,8 +57,7 @@ class GinConfig(PreTrainedConfig):
     ----------
     flavour
         "ogb", the form over OGB's atom and bond features (MoleculeSTM's release), or
-        "pretrain-gnns", Hu et al.'s, which stands alone: it reads bond directions, which prepared
-        data does not have.
+        "pretrain-gnns", Hu et al.'s, over element, chirality, bond type and bond direction.
     num_layers
         Message passing rounds; an atom sees this many bonds far. 5, as MoleculeSTM's release.
     hidden_size
@@ -249,11 +248,6 @@ class CollamoConfig(PreTrainedConfig):
         if unknown or not self.modalities:
             raise ValueError(
                 f"modalities {list(self.modalities)} must be some of {', '.join(MODALITIES)}"
-            )
-        if self.gin_config.flavour != "ogb":
-            raise ValueError(
-                f"gin_config.flavour {self.gin_config.flavour!r} reads bond directions, which "
-                "molecules here do not carry; the model needs an OGB-style GIN"
             )
         # The language model decides whether its output layer is its embedding table.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))

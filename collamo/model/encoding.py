@@ -19,8 +19,8 @@ from collamo.data.encoded import DTYPES, ENCODERS, EncodedOutputs, EncodedRows, 
 from collamo.data.shards import PreparedData, shard_name
 from collamo.errors import CollamoError, UsageError
 from collamo.model.checkpoints import load_gin, load_unimol
-from collamo.model.configuration import ProjectorConfig
-from collamo.model.encoders import GinEncoder, UniMolEncoder, unimol_inputs
+from collamo.model.configuration import GinConfig, ProjectorConfig
+from collamo.model.encoders import GinEncoder, UniMolEncoder, gin_inputs, unimol_inputs
 from collamo.model.projector import spread_levels
 from collamo.model.weight_files import file_sha256
 
@@ -68,7 +68,7 @@ def encode_prepared(
     Raises
     ------
     UsageError
-        No encoder, a bad dtype or number of layers.
+        No encoder, a bad dtype or number of layers, or data without what the encoder reads.
     CollamoError
         Outputs beyond the dtype's range, NaN among them; and as `load_unimol`.
     """
@@ -86,6 +86,8 @@ def encode_prepared(
     if not encoders:
         raise UsageError("nothing to encode with: give unimol (--unimol) or gin (--gin), or both")
     data = PreparedData.open(folder)
+    if gin is not None:
+        need_bond_directions(data, encoders["2d"][0].config)
     return {
         modality: _encode(data, modality, encoder, file, layers, dtype, progress)
         for modality, (encoder, file) in encoders.items()
@@ -129,6 +131,22 @@ def use_encoded(model: nn.Module, data: PreparedData) -> list[str]:
         )
         used.append(modality)
     return used
+
+
+def need_bond_directions(data: PreparedData, config: GinConfig) -> None:
+    """Refuse data prepared without bond directions for a GIN that reads them.
+
+    Raises
+    ------
+    UsageError
+        With the way to the data that are needed.
+    """
+    if config.flavour == "pretrain-gnns" and not data.has_bond_directions:
+        raise UsageError(
+            f"{data.folder} has format {data.manifest.format_version}, without the bond directions "
+            "that a GIN of pretrain-gnns reads; run the same `collamo prepare …` again, which adds "
+            "them and keeps the conformers"
+        )
 
 
 def encoder_digest(encoder: nn.Module) -> str:
@@ -207,8 +225,10 @@ def encode_molecules(
     batch = {name: x.flatten(0, 1) for name, x in batch.items()}
     features, valid = batch["atom_features"], batch["atom_valid"]
     if isinstance(encoder, GinEncoder):
-        edges = batch["edge_index"], batch["edge_features"]
-        levels = encoder.levels(features, *edges, valid, numbers)
+        features, bonds = gin_inputs(
+            encoder.config.flavour, features, batch["edge_features"], batch.get("bond_directions")
+        )
+        levels = encoder.levels(features, batch["edge_index"], bonds, valid, numbers)
     else:
         inputs = unimol_inputs(features[..., 0] + 1, batch["coordinates"], valid)
         levels = encoder.levels(*inputs, numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,7 +20,13 @@ from transformers.utils.generic import can_return_tuple
 
 from collamo.model.card import model_card
 from collamo.model.configuration import MODALITIES, CollamoConfig
-from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder, unimol_inputs
+from collamo.model.encoders import (
+    GinEncoder,
+    SelfiesEncoder,
+    UniMolEncoder,
+    gin_inputs,
+    unimol_inputs,
+)
 from collamo.model.encoders.gin import GinConv
 from collamo.model.encoders.unimol import UniformEmbedding
 from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, drop_modalities
@@ -40,9 +47,10 @@ MOLECULE_INPUTS = (
     "has_3d",
     "molecule_valid",
 )
-#: Molecule tensors that may be left out: what frozen encoders say, [R,M,N,L,C], in place of running
-#: them; L levels in the order of `CoProjector.levels_read`.
-ENCODED_INPUTS = ("encoded_2d", "encoded_3d")
+#: Molecule tensors that may be left out: bond directions [R,M,E], which only a GIN of pretrain-gnns
+#: reads, and what frozen encoders say, [R,M,N,L,C], in place of running them; L levels in the order
+#: of `CoProjector.levels_read`.
+OPTIONAL_INPUTS = ("bond_directions", "encoded_2d", "encoded_3d")
 
 #: Parts of `CollamoModel` beside the language model.
 MOLECULE_PARTS = ("selfies_encoder", "graph_encoder", "conformer_encoder", "mol_projector")
@@ -83,7 +91,7 @@ class CollamoPreTrainedModel(PreTrainedModel):
     config: CollamoConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["CoProjectorLayer", "UniMolLayer", "GinConv"]  # noqa: RUF012
+    _no_split_modules = ["CoProjectorLayer", "UniMolLayer", "GinConv", "SelfLoopGinConv"]  # noqa: RUF012
     _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     # The choice concerns the language model; molecules have their own attention.
     _supports_flash_attn = True
@@ -192,6 +200,7 @@ class CollamoModel(CollamoPreTrainedModel):
         has_2d: Tensor,
         has_3d: Tensor,
         molecule_valid: Tensor,
+        bond_directions: Tensor | None = None,
         encoded_2d: Tensor | None = None,
         encoded_3d: Tensor | None = None,
     ) -> Tensor:
@@ -199,7 +208,7 @@ class CollamoModel(CollamoPreTrainedModel):
 
         Every tensor is [R,M,…] as `collamo.data.batch_molecules` makes them. In training, present
         modalities are dropped at random. `encoded_2d` and `encoded_3d` take the place of running
-        the encoder, which then gets no gradient.
+        the encoder, which then gets no gradient. A GIN of pretrain-gnns reads `bond_directions`.
 
         Returns
         -------
@@ -222,14 +231,13 @@ class CollamoModel(CollamoPreTrainedModel):
             "3d": atom_valid & three_d[:, None],
         }
         atom_features = atom_features.flatten(0, 1)
-        edges = edge_index.flatten(0, 1), edge_features.flatten(0, 1)
+        bonds = edge_features, bond_directions
+        bonds = [x if x is None else x.flatten(0, 1) for x in bonds]
         coordinates = coordinates.flatten(0, 1).float()
         levels = {
             "1d": {0: self.selfies_encoder(selfies_ids, valid["1d"])},
             "2d": self._stored_levels("2d", encoded_2d)
-            or self.graph_encoder.levels(
-                atom_features, *edges, valid["2d"], self.mol_projector.levels_read("2d")
-            ),
+            or self._graph_levels(atom_features, edge_index.flatten(0, 1), bonds, valid["2d"]),
             "3d": self._stored_levels("3d", encoded_3d)
             or self._conformer_levels(atom_features, coordinates, valid["3d"]),
         }
@@ -251,6 +259,18 @@ class CollamoModel(CollamoPreTrainedModel):
             )
         levels = encoded.flatten(0, 1).to(self.selfies_encoder.norm.weight.dtype).unbind(2)
         return dict(zip(numbers, levels, strict=True))
+
+    def _graph_levels(
+        self,
+        atom_features: Tensor,
+        edge_index: Tensor,
+        bonds: Sequence[Tensor | None],
+        valid: Tensor,
+    ) -> dict[int, Tensor]:
+        """GIN's levels of the atoms, each [B,N,C]; `bonds`: OGB's features, and directions."""
+        x, edge_attr = gin_inputs(self.config.gin_config.flavour, atom_features, *bonds)
+        numbers = self.mol_projector.levels_read("2d")
+        return self.graph_encoder.levels(x, edge_index, edge_attr, valid, numbers)
 
     def _conformer_levels(
         self, atom_features: Tensor, coordinates: Tensor, valid: Tensor
@@ -282,14 +302,16 @@ class CollamoModel(CollamoPreTrainedModel):
         has_2d: Tensor | None = None,
         has_3d: Tensor | None = None,
         molecule_valid: Tensor | None = None,
+        bond_directions: Tensor | None = None,
         encoded_2d: Tensor | None = None,
         encoded_3d: Tensor | None = None,
         **kwargs,
     ) -> CollamoModelOutputWithPast:
         """Splice the molecules into the prompt and run the language model.
 
-        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; all molecule tensors or none;
-        `cache` and `past_key_values` are two names of one thing (see `CACHE`).
+        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; all molecule tensors (but for
+        the `OPTIONAL_INPUTS`) or none; `cache` and `past_key_values` are two names of one thing
+        (see `CACHE`).
 
         Raises
         ------
@@ -312,7 +334,8 @@ class CollamoModel(CollamoPreTrainedModel):
             embeds = self.get_input_embeddings()(ids)
         soft = None
         if not missing:
-            soft = self.get_molecule_features(*molecules, encoded_2d, encoded_3d)
+            optional = bond_directions, encoded_2d, encoded_3d
+            soft = self.get_molecule_features(*molecules, *optional)
             embeds = self._spliced(ids, embeds, soft, molecule_valid)
         elif cache is None or int(cache.get_seq_length()) == 0:
             self._refuse_unfilled(ids, embeds)
@@ -448,6 +471,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         has_2d: Tensor | None = None,
         has_3d: Tensor | None = None,
         molecule_valid: Tensor | None = None,
+        bond_directions: Tensor | None = None,
         encoded_2d: Tensor | None = None,
         encoded_3d: Tensor | None = None,
         **kwargs,
@@ -477,6 +501,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             has_2d=has_2d,
             has_3d=has_3d,
             molecule_valid=molecule_valid,
+            bond_directions=bond_directions,
             encoded_2d=encoded_2d,
             encoded_3d=encoded_3d,
             **kwargs,
@@ -508,7 +533,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         transformers drops only tensors named in a list of its own after the prefill.
         """
         if not is_first_iteration and kwargs.get("use_cache", True):
-            names = (*MOLECULE_INPUTS, *ENCODED_INPUTS)
+            names = (*MOLECULE_INPUTS, *OPTIONAL_INPUTS)
             kwargs = {key: value for key, value in kwargs.items() if key not in names}
         return super().prepare_inputs_for_generation(
             input_ids,

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from collamo.chem.conformer import Conformer, absent_conformer
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, featurize
@@ -36,6 +37,34 @@ def test_equals_ogb(shared_golden):
         assert features.atom_features.tolist() == record["node_feat"], record["smiles"]
         assert features.edge_index.tolist() == record["edge_index"], record["smiles"]
         assert features.edge_features.tolist() == record["edge_feat"], record["smiles"]
+
+
+@pytest.mark.parametrize(
+    ("smiles", "directions"),
+    [
+        ("F/C=C/F", [1, 0, 1]),
+        ("F\\C=C\\F", [2, 0, 2]),  # the same molecule
+        ("F/C=C\\F", [1, 0, 2]),
+        ("CC(/F)=C/F", [0, 1, 0, 1]),
+        ("C/C=C", [0, 0]),  # a mark beside no stereo bond says nothing
+        ("C[C@H](N)O", [0, 0, 0]),
+        ("C", []),
+    ],
+)
+def test_bond_directions(smiles, directions):
+    features = features_of(smiles)
+    assert features.bond_directions.tolist() == [d for d in directions for _ in range(2)]
+    assert features.bond_directions.dtype == np.uint8
+
+
+def test_directions_are_those_of_the_smiles_that_is_stored():
+    """A mol block writes no directions, an RDKit Mol those of another text."""
+    mol = Chem.MolFromSmiles("F\\C=C\\F")
+    block = Chem.MolFromMolBlock(Chem.MolToMolBlock(mol))
+    for molecule in (Molecule.from_mol(mol), Molecule.from_mol(block)):
+        found = featurize(molecule, absent_conformer("not needed")).bond_directions.tolist()
+        assert found == features_of(molecule.smiles).bond_directions.tolist()
+        assert any(found)
 
 
 @pytest.mark.parametrize(

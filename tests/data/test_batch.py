@@ -1,5 +1,7 @@
 """Batches: padded, batch first, hops agree with the edges, nothing of an absent modality."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ SHAPES = {
     "atom_valid": (3, 2, "N", torch.bool),
     "edge_index": (3, 2, "E", 2, torch.int64),
     "edge_features": (3, 2, "E", 3, torch.int64),
+    "bond_directions": (3, 2, "E", torch.int64),
     "hops": (3, 2, "N", "N", torch.uint8),
     "coordinates": (3, 2, "N", 3, torch.float32),
     "has_1d": (3, 2, torch.bool),
@@ -98,6 +101,15 @@ def test_absent_modalities_leave_nothing_to_read(modalities):
     if "3d" in modalities and "2d" not in modalities:
         assert batch["atom_features"][0, 0, :, 0].any()
         assert not batch["atom_features"][0, 1].any()  # neither 2D nor a conformer
+
+
+def test_bond_directions_need_every_molecule():
+    rows = [[features("F/C=C/F")], [features("CO")]]
+    batch = batch_molecules(rows, {})
+    assert batch["bond_directions"][:, 0].tolist() == [[1, 1, 0, 0, 1, 1], [0] * 6]
+    old = dataclasses.replace(rows[1][0], bond_directions=None)  # as format 1 has them
+    assert "bond_directions" not in batch_molecules([rows[0], [old]], {})
+    assert "bond_directions" in batch_molecules([rows[0], [old]], {}, ("1d", "3d"))
 
 
 def test_unknown_modality():

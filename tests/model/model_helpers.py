@@ -60,3 +60,17 @@ def foreign_tokenizer():
         bos_token="<s>",
         eos_token="</s>",
     )
+
+
+def pretrain_gnns(width=6, layers=2):
+    """A state dict with the names of pretrain-gnns' GNN(gnn_type="gin")."""
+    torch.manual_seed(3)
+    weights = {"x_embedding1.weight": (120, width), "x_embedding2.weight": (3, width)}
+    for i in range(layers):
+        shapes = {"mlp.0.weight": (2 * width, width), "mlp.0.bias": (2 * width,)}
+        shapes |= {"mlp.2.weight": (width, 2 * width), "mlp.2.bias": (width,)}
+        shapes |= {"edge_embedding1.weight": (6, width), "edge_embedding2.weight": (3, width)}
+        weights |= {f"gnns.{i}.{name}": shape for name, shape in shapes.items()}
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            weights[f"batch_norms.{i}.{name}"] = (width,)
+    return {name: torch.rand(shape) for name, shape in weights.items()}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from collamo.errors import UsageError
 from collamo.model.configuration import GinConfig
 from collamo.model.encoders.blocks import frozen_mode
 
@@ -19,6 +20,53 @@ from collamo.model.encoders.blocks import frozen_mode
 PRETRAIN_GNNS_ATOM_SIZES = (120, 3)
 PRETRAIN_GNNS_BOND_SIZES = (6, 3)
 SELF_LOOP = 4
+#: What pre-training put in place of a hidden element or bond type.
+MASKED_ATOM, MASKED_BOND = 119, 5
+
+
+def gin_inputs(
+    flavour: str, atom_features: Tensor, edge_features: Tensor, bond_directions: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the atom and edge features that a GIN of this flavour reads.
+
+    "ogb" reads OGB's as they are; "pretrain-gnns" element and chirality, bond type and direction.
+    What that one's tables have no row for, and its own featuriser raises on, is read as the hidden
+    element or bond of its pre-training (an atom that is no element, a bond that is not single,
+    double, triple or aromatic), or as no chirality (other than tetrahedral).
+
+    Parameters
+    ----------
+    flavour
+        "ogb" or "pretrain-gnns".
+    atom_features
+        [...,9] int64 OGB atom features.
+    edge_features
+        [...,3] int64 OGB bond features.
+    bond_directions
+        [...] int64: 1 up, 2 down, else 0; "ogb" does not read them.
+
+    Returns
+    -------
+    (Tensor, Tensor)
+        The two OGB tensors, or [...,2] and [...,2] int64.
+
+    Raises
+    ------
+    UsageError
+        For "pretrain-gnns" without bond directions.
+    """
+    if flavour == "ogb":
+        return atom_features, edge_features
+    if bond_directions is None:
+        raise UsageError(
+            "molecules come without bond directions, which a GIN of pretrain-gnns reads; data "
+            "prepared by an earlier version has none: run `collamo prepare …` again"
+        )
+    element, chirality, kind = atom_features[..., 0], atom_features[..., 1], edge_features[..., 0]
+    element = torch.where(element < 118, element, MASKED_ATOM)
+    chirality = torch.where(chirality < PRETRAIN_GNNS_ATOM_SIZES[1], chirality, 0)
+    kind = torch.where(kind < SELF_LOOP, kind, MASKED_BOND)
+    return torch.stack([element, chirality], -1), torch.stack([kind, bond_directions], -1)
 
 
 class GinEncoder(nn.Module):
@@ -87,12 +135,12 @@ class GinEncoder(nn.Module):
         Parameters
         ----------
         atom_features
-            [B,N,9] int64 OGB atom features.
+            [B,N,F] int64 atom features, as `gin_inputs` gives them for this flavour.
         edge_index
             [B,E,2] int64 directed edges (source, target), atom numbers inside the molecule, -1 in
             padding.
         edge_features
-            [B,E,3] int64 OGB bond features.
+            [B,E,F] int64 bond features, likewise.
         valid
             [B,N] bool, True = real atom. Edges that touch another atom are ignored.
         numbers
