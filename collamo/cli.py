@@ -591,12 +591,12 @@ def _evaluate_predictions(path, task, texts, unit, train_mean, looking, out) -> 
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of `collamo evaluate`.")],
+    a: Annotated[Path, typer.Argument(help="Folder of `collamo evaluate` or `collamo judge`.")],
     b: Annotated[Path, typer.Argument(help="Another, of the same questions.")],
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
 ) -> None:
-    """Compare two evaluations, of models or of files: paired intervals, and the rows that
-    changed."""
+    """Compare two evaluations, of models or of files, or two judgements: paired intervals, and the
+    rows that changed."""
     from collamo.evaluation.comparison import compare as compare_folders
 
     found = compare_folders(a, b, seed=seed)

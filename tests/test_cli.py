@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -494,6 +495,13 @@ def test_evaluate_writes_the_report_and_shows_it(collamo, run, tmp_path):
     assert again["manifest"]["tokenizer"] == "whitespace"
     assert again["manifest"]["entities"] == "offline"
     captions = again["entity_counts"]
+    for name in ("rows", "variants"):
+        table = pq.read_table(out / f"{name}.parquet")
+        asked = zip(table["task"].to_pylist(), table["entity_status"].to_pylist(), strict=True)
+        assert {task == "caption" for task, status in asked if status is not None} == {True}
+    found = Counter(pq.read_table(out / "rows.parquet")["entity_status"].to_pylist())
+    del found[None]
+    assert found == {name: n for name, n in captions.items() if name != "rows" and n}
     assert captions["rows"] == again["counts"]["caption"]["rows"] == sum(captions.values()) / 2
     assert "rcharm" in again["scores"]["caption"]
     assert "| entities of captions |" in (out / "report.md").read_text()

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from collamo.errors import UsageError
+from collamo.evaluation.judge_files import means
+from collamo.evaluation.judge_rubric import TAKEN
 from collamo.evaluation.predictions import COLUMNS, task_scores
 from collamo.evaluation.scores import SPLIT_COLUMNS, split_scores
 from collamo.evaluation.statistics import (
@@ -45,6 +47,7 @@ class Comparison:
 
 # What two evaluations must have in common, for their scores to mean the same.
 SAME = (
+    *("judge_model", "prompt_sha256", "parameters"),
     *("split", "data_sha256"),
     *("task", "unit", "train_mean"),
     *("tokenizer", "tokenizer_sha256", "wordnet_sha256"),
@@ -53,8 +56,9 @@ SAME = (
 
 
 def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
-    """Compare two folders that `collamo evaluate` wrote: two models on the same questions of a
-    split, or two predictions files with the same references.
+    """Compare two folders that `collamo evaluate` wrote, two models on the same questions of a
+    split or two predictions files with the same references; or two that `collamo judge` wrote, by
+    the same judge and prompt, of a file each.
 
     Paired bootstrap: rows (of a split: molecules with all their questions) are drawn with
     replacement, the same ones for both, and the difference of every score is taken on each draw;
@@ -63,8 +67,8 @@ def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> C
     Raises
     ------
     UsageError
-        When a folder holds no evaluation, or the two differ in task, data, tokeniser, unit or
-        references.
+        When a folder holds no evaluation, or one that compares two files already, or the two differ
+        in task, data, tokeniser, unit, judge or references.
     """
     (about_a, rows_a), (about_b, rows_b) = _read(a), _read(b)
     for key in SAME:
@@ -94,11 +98,18 @@ def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> C
 def _read(folder: Path):
     try:
         manifest = json.loads((folder / "report.json").read_text(encoding="utf-8"))["manifest"]
-        return manifest, pq.read_table(folder / "rows.parquet")
+        rows = pq.read_table(folder / "rows.parquet")
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
-            f"{folder} holds no evaluation ({type(error).__name__}); make one with collamo evaluate"
+            f"{folder} holds no evaluation ({type(error).__name__}); make one with "
+            "`collamo evaluate` or `collamo judge`"
         ) from None
+    if "judge_model" in manifest and len(manifest["predictions"]) == 2:
+        raise UsageError(
+            f"{folder} compares two files already: its report.json says which the judge prefers; "
+            "to compare their grades, judge each file by itself"
+        )
+    return manifest, rows
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,11 @@ class _Part:
 
 
 def _parts(about: dict, rows) -> list[_Part]:
-    """Return the one part of a predictions file, or a part per task of a split."""
+    """Return the one part of a predictions or judged file, or a part per task of a split."""
+    if "judge_model" in about:
+        criteria = [name for name in rows.column_names if name not in TAKEN]
+        units = rows["row"].to_pylist()
+        return [_Part("", np.arange(len(rows)), units, criteria, partial(means, names=criteria))]
     if "task" in about:
         score = partial(task_scores, about["task"], unit=about.get("unit"))
         units = rows["row"].to_pylist()

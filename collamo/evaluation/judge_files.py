@@ -155,7 +155,7 @@ class _Scoring:
             row.values = {name: float(grade) for name, grade in (answer.value or {}).items()}
 
     def scores(self, sums: Sums) -> dict[str, float]:
-        return _means(sums, self.columns)
+        return means(sums, self.columns)
 
 
 class _Comparing:
@@ -203,7 +203,7 @@ class _Comparing:
         }
 
     def scores(self, sums: Sums) -> dict[str, float]:
-        scores = _means(sums, PAIR_SCORES)
+        scores = means(sums, PAIR_SCORES)
         if sums.totals.get("decided"):
             scores["first_preferred"] = sums.totals["first_named"] / sums.totals["decided"]
         return scores
@@ -222,7 +222,8 @@ def _molecule(row: JudgedRow) -> str:
     return row.molecule or "not given"
 
 
-def _means(sums: Sums, names: Sequence[str]) -> dict[str, float]:
+def means(sums: Sums, names: Sequence[str]) -> dict[str, float]:
+    """Return the mean of each column over the rows that have it; one without rows is left out."""
     return {name: mean for name in names if (mean := sums.mean(name)) is not None}
 
 

@@ -439,9 +439,9 @@ class RowsFile:
         self._writer.write_table(pa.Table.from_pylist(records, self._schema))
 
 
-def _clean(text: str) -> str:
+def _clean(text: str | None) -> str | None:
     """Return the text with every byte or surrogate that is no UTF-8 as a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def file_sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from collamo.data.shards import MANIFEST, sha256_of
 from collamo.errors import UsageError
 from collamo.evaluation.baselines import TrainStatistics
 from collamo.evaluation.entities import EntityExtractor
-from collamo.evaluation.predictions import PredictionRow, RowsFile, versions
+from collamo.evaluation.predictions import TEXTS, PredictionRow, RowsFile, versions
 from collamo.evaluation.reliance import (
     MODEL,
     Answers,
@@ -248,7 +248,7 @@ def _score_task(task, metric, members, examples, rows, answers, seed) -> dict[st
 
 def make_report(found: Examination, manifest: Mapping[str, object]) -> dict:
     """Return the report as plain JSON values."""
-    captions = [row for row in found.rows[MODEL] if row.entity_status is not None]
+    captions = _captions_with_entities(found)
     return {
         "scores": {task: _task_report(task, found) for task in found.scores},
         "counts": {task: found.scores[task][MODEL].counts for task in found.scores},
@@ -266,6 +266,11 @@ def make_report(found: Examination, manifest: Mapping[str, object]) -> dict:
         },
         "examples": _samples(found),
     }
+
+
+def _captions_with_entities(found: Examination) -> list[PredictionRow]:
+    """Return the model's captions if their entities were looked for, else nothing."""
+    return [row for row in found.rows[MODEL] if row.entity_status is not None]
 
 
 def _task_report(task: str, found: Examination) -> dict:
@@ -314,13 +319,17 @@ def _question(found: Examination, index: int) -> dict:
 
 
 def write_rows(found: Examination, out: Path) -> None:
-    """Write rows.parquet (the model's answers) and variants.parquet (all others)."""
+    """Write rows.parquet (the model's answers) and variants.parquet (all others).
+
+    With ``entity_status`` where entities were looked for, null for questions that are no captions.
+    """
+    texts = (*TEXTS, "entity_status") if _captions_with_entities(found) else TEXTS
     asked = {"task": "string", "molecule": "int64", "smiles": "string", "question": "string"}
     questions = [_question(found, index) for index in range(len(found.examples))]
-    with RowsFile(out / "rows.parquet", SPLIT_COLUMNS, further=asked) as file:
+    with RowsFile(out / "rows.parquet", SPLIT_COLUMNS, texts, asked) as file:
         file.write(found.rows[MODEL], questions)
     asked = {"variant": "string", **asked}
-    with RowsFile(out / "variants.parquet", SPLIT_COLUMNS, further=asked) as file:
+    with RowsFile(out / "variants.parquet", SPLIT_COLUMNS, texts, asked) as file:
         for name, rows in found.rows.items():
             if name != MODEL:
                 file.write(rows, [{"variant": name, **question} for question in questions])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from fake_service import RESET, Reply, fake_service
 from collamo.cli import run
 from collamo.errors import UsageError
 from collamo.evaluation import service as service_module
+from collamo.evaluation.comparison import compare
 from collamo.evaluation.judge import JudgeOptions
 from collamo.evaluation.judge_files import judge_predictions
 from collamo.evaluation.judge_rubric import PROMPT, Rubric, read_better, read_object
@@ -439,3 +441,29 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     assert report["scores"]["correctness"] == 3
     assert report["usage"]["all"]["requests"] == 40
     assert report["usage"]["this_run"]["requests"] < 40
+
+
+def test_two_judgements_are_compared(tmp_path, capsys):
+    """By the criteria, row by row; a row that could not be graded counts where it could."""
+    truths = [f"text {i}" for i in range(12)]
+    a = file(tmp_path, [(t, f"2 {t}") for t in truths], "a.tsv")
+    b = file(tmp_path, [(t, f"{2 + 2 * (i > 0)} {t}") for i, t in enumerate(truths)], "b.tsv")
+    with fake_service(grade_by_prediction) as server:
+        judged(a, server, tmp_path / "a")
+        report = judged(b, server, tmp_path / "b")
+        judged(a, server, tmp_path / "strict", rubric=replace(Rubric.load(), sha256="0"))
+    with fake_service(lambda *_: completion('{"better": "tie"}')) as server:
+        judged(a, server, tmp_path / "pair", other=b)
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert [each.name for each in found.differences] == list(CRITERIA)
+    correctness = found.differences[0]
+    assert (correctness.a, correctness.b) == (2.0, report["scores"]["correctness"])
+    assert correctness.change.clear
+    assert not found.differences[1].change.clear
+    assert found.changed == list(range(2, 13))
+    assert run(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "correctness\t2.0000\t3.8333\t1.8333" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="compares two files already"):
+        compare(tmp_path / "a", tmp_path / "pair")
+    with pytest.raises(UsageError, match="differ in prompt_sha256"):
+        compare(tmp_path / "a", tmp_path / "strict")
