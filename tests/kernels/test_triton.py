@@ -47,7 +47,7 @@ def test_in_the_interpreter(triton):
     """The numbers: in a process of its own, because Triton reads the switch when it is imported."""
     # Whether the compiler is there is read at import too.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "COLLAMO_TEST_BACKENDS": "triton"}
-    files = [HERE / "test_triton_interpreted.py", HERE / "test_triton_radial.py"]
+    files = [HERE / "test_triton_attention.py", HERE / "test_triton_radial.py"]
     files += [f"{HERE}/test_coattention.py::test_any_strides"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -123,61 +123,55 @@ def test_no_number_of_a_batch_is_compiled_in(triton):
 
 # --- on a GPU ------------------------------------------------------------------------------------
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+class TestOnGPU:
+    @pytest.fixture
+    def step(self, triton):
+        """``step(inputs)``: forward and all gradients on the GPU, of relations prepared before."""
 
-@pytest.fixture
-def step(triton):
-    """``step(inputs)``: forward and all gradients on the GPU, of relations prepared before."""
+        def run(inputs):
+            return with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
 
-    def run(inputs):
-        return with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
+        def make(sizes):
+            inputs = make_inputs(Case("gpu", sizes, head="mlp"), torch.bfloat16, "cuda")
+            inputs.relations.prepare()
+            run(inputs)  # compiles
+            return inputs, run
 
-    def make(sizes):
-        inputs = make_inputs(Case("gpu", sizes, head="mlp"), torch.bfloat16, "cuda")
-        inputs.relations.prepare()
-        run(inputs)  # compiles
-        return inputs, run
+        return make
 
-    return make
+    def test_nobody_waits_for_the_gpu(self, step):
+        inputs, run = step((20, 45))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run(inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
+    def test_is_captured_in_a_cuda_graph(self, step):
+        inputs, run = step((20, 45))
+        eager = {name: x.clone() for name, x in run(inputs).items()}
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = run(inputs)
+        for x in captured.values():
+            x.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(captured[name], eager[name]) for name in eager)
 
-@on_gpu
-def test_nobody_waits_for_the_gpu(step):
-    inputs, run = step((20, 45))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        run(inputs)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    def test_a_new_number_of_atoms_compiles_nothing(self, step):
+        from collamo_kernels.coattention import _triton_kernels as kernels
+        from collamo_kernels.coattention import _triton_pairs as on_pairs
 
+        ours = kernels.attend, kernels.differentiate, on_pairs.locate, on_pairs.add_up
+        step((20, 45))
 
-@on_gpu
-def test_is_captured_in_a_cuda_graph(step):
-    inputs, run = step((20, 45))
-    eager = {name: x.clone() for name, x in run(inputs).items()}
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run(inputs)
-    for x in captured.values():
-        x.zero_()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert all(torch.equal(captured[name], eager[name]) for name in eager)
+        def compiled():
+            return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in ours]
 
-
-@on_gpu
-def test_a_new_number_of_atoms_compiles_nothing(step):
-    from collamo_kernels.coattention import _triton_kernels as kernels
-    from collamo_kernels.coattention import _triton_pairs as on_pairs
-
-    ours = kernels.attend, kernels.differentiate, on_pairs.locate, on_pairs.add_up
-    step((20, 45))
-
-    def compiled():
-        return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in ours]
-
-    before = compiled()
-    for sizes in ((33,), (48, 16, 64), (70, 1, 2), (128, 127)):
-        step(sizes)
-    assert compiled() == before
+        before = compiled()
+        for sizes in ((33,), (48, 16, 64), (70, 1, 2), (128, 127)):
+            step(sizes)
+        assert compiled() == before

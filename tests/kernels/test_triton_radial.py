@@ -1,4 +1,4 @@
-"""The radial table that Triton makes on a GPU, in its interpreter: ``test_triton.py`` runs this."""
+"""The radial table that Triton makes, in its interpreter (by ``test_triton.py``) or on a GPU."""
 
 import dataclasses
 
@@ -13,8 +13,10 @@ from collamo_kernels.radial import FIXED_KNOTS, TABLE_TOLERANCE
 from collamo_kernels.testing import TABLE_FACTOR, assert_accurate
 
 pytestmark = pytest.mark.skipif(
-    not _triton.INTERPRETED, reason="runs with TRITON_INTERPRET=1, by test_triton.py"
+    not (_triton.INTERPRETED or torch.cuda.is_available()),
+    reason="runs on a GPU, or with TRITON_INTERPRET=1, by test_triton.py",
 )
+DEVICE = "cpu" if _triton.INTERPRETED else "cuda"
 
 REACH = 19.0  # Å
 # Cotangents that a gradient is tried with. The narrowest Gaussian has nearly all of the error of
@@ -64,12 +66,22 @@ KINDS = [
 
 
 @pytest.fixture(autouse=True)
+def on_device():
+    """New tensors and modules are on the GPU where there is one."""
+    with torch.device(DEVICE):
+        yield
+
+
+@pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
+    """Small tables; in the interpreter fewer, larger blocks."""
+    for dtype in FIXED_KNOTS:
+        monkeypatch.setitem(FIXED_KNOTS, dtype, 2048)
+    if not _triton.INTERPRETED:
+        return
     launch = pytest.importorskip("collamo_kernels.coattention._triton_radial_launch")
     larger = dataclasses.replace(launch.RADIAL, blocks=64, places=64, entries=4096)
     monkeypatch.setattr(launch, "RADIAL", larger)
-    for dtype in FIXED_KNOTS:
-        monkeypatch.setitem(FIXED_KNOTS, dtype, 2048)
 
 
 @pytest.fixture(params=MODULES)

@@ -1,4 +1,4 @@
-"""The Triton kernels' numbers, in Triton's interpreter: ``test_triton.py`` runs this file."""
+"""The Triton attention's numbers, in Triton's interpreter (by ``test_triton.py``) or on a GPU."""
 
 import contextlib
 import dataclasses
@@ -24,8 +24,10 @@ from collamo_kernels.testing import (
 )
 
 pytestmark = pytest.mark.skipif(
-    not _triton.INTERPRETED, reason="runs with TRITON_INTERPRET=1, by test_triton.py"
+    not (_triton.INTERPRETED or torch.cuda.is_available()),
+    reason="runs on a GPU, or with TRITON_INTERPRET=1, by test_triton.py",
 )
+DEVICE = "cpu" if _triton.INTERPRETED else "cuda"
 
 # The interpreter takes 5 to 30 ms a program, so cases of many heads or pairs stay out; these take
 # their place.
@@ -42,25 +44,30 @@ NOT_IN_TRITON = {"radial_rows", "radial_rows_backward", "radial_grid", "pairs_by
 VIEWS = {"alias", "as_strided", "detach", "expand", "new_empty", "slice", "split", "view", "t"}
 VIEWS |= {"_unsafe_view", "empty", "empty_like", "is_same_size", "reshape", "split_with_sizes"}
 VIEWS.add("promote_types")
-SMALL = (*(case for case in CASES if case.name not in SLOW), *OWN)
+# On a GPU ``test_coattention.py`` runs all of CASES.
+SMALL = OWN if DEVICE == "cuda" else (*(x for x in CASES if x.name not in SLOW), *OWN)
 EVERYTHING = Case("everything", (6, 4), bias=True, conformer_missing=True, types="atom", width=8)
 KINDS = [
     pytest.param(torch.float32, "padded", id="float32-padded"),
     pytest.param(torch.float32, "packed", id="float32-packed"),
     pytest.param(torch.float16, "packed", id="float16-packed"),
 ]
+if DEVICE == "cuda":
+    KINDS.append(pytest.param(torch.bfloat16, "packed", id="bfloat16-packed"))
 
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
-    """Fewer, larger blocks, and tables no larger than a few Gaussians need."""
+    """Tables no larger than a few Gaussians need; in the interpreter fewer, larger blocks."""
+    set_knots(monkeypatch, 2048)
+    if not _triton.INTERPRETED:
+        return
     launch = pytest.importorskip("collamo_kernels.coattention._triton_launch")
     larger = dataclasses.replace(launch.PAIRS, cells=1024, entries=1024, runs=2, pairs=2048)
     monkeypatch.setattr(launch, "PAIRS", larger)
     radial = launch.on_radial
     larger = dataclasses.replace(radial.RADIAL, blocks=64, places=256, entries=2048)
     monkeypatch.setattr(radial, "RADIAL", larger)
-    set_knots(monkeypatch, 2048)
 
 
 def set_knots(monkeypatch, knots):
@@ -68,10 +75,14 @@ def set_knots(monkeypatch, knots):
         monkeypatch.setitem(FIXED_KNOTS, dtype, knots)
 
 
+def draw(case, dtype=torch.float32):
+    return make_inputs(case, dtype, DEVICE)
+
+
 def table_of(inputs):
     """The table of fixed size that the attention reads."""
     relations = inputs.relations
-    zero = torch.zeros(())
+    zero = torch.zeros((), device=DEVICE)
     learned = relations.coordinates.requires_grad
     return inputs.radial.table(
         zero, relations.farthest, inputs.q.dtype, derivative=learned, fixed_size=True
@@ -85,7 +96,7 @@ def by_triton(layout="packed", **options):
 @pytest.mark.parametrize(("dtype", "layout"), KINDS)
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name.replace(" ", "-"))
 def test_accuracy(case, dtype, layout):
-    inputs = make_inputs(case, dtype)
+    inputs = draw(case, dtype)
     exact = with_gradients(attend, inputs.double())
     yardstick = with_gradients(attend_eagerly, inputs)
     actual = with_gradients(by_triton(layout), inputs)
@@ -106,7 +117,7 @@ EXACT = (
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
 def test_exact_gaussians_where_the_table_is_too_coarse(case, dtype, layout, monkeypatch):
     set_knots(monkeypatch, 16)
-    inputs = make_inputs(case, dtype)
+    inputs = draw(case, dtype)
     if case.types is None:
         assert table_of(inputs).fits == 0
     exact = with_gradients(attend, inputs.double())
@@ -116,7 +127,7 @@ def test_exact_gaussians_where_the_table_is_too_coarse(case, dtype, layout, monk
 
 def test_the_table_is_read_where_it_fits(monkeypatch):
     """Values from the table, not from the exact path: with its rows doubled the result changes."""
-    inputs = make_inputs(Case("two", (5, 3), width=8))
+    inputs = draw(Case("two", (5, 3), width=8))
     assert table_of(inputs).fits == 1
     before = attend(inputs, "packed", backend="triton")
     op = pytest.importorskip("collamo_kernels.coattention._triton_radial_op")
@@ -142,7 +153,7 @@ SHARED = (
 @pytest.mark.parametrize("case", SHARED, ids=lambda case: case.name)
 def test_bias_built_once_for_several_layers(case, layout, knots, monkeypatch):
     set_knots(monkeypatch, knots)
-    inputs = make_inputs(case, torch.float16)
+    inputs = draw(case, torch.float16)
 
     def layers(inputs, phi_of, layout="packed", **options):
         relations = inputs.relations if layout == "packed" else inputs.relations.padded()
@@ -176,7 +187,7 @@ def test_bias_built_once_for_several_layers(case, layout, knots, monkeypatch):
 
 
 def test_half_precision_is_summed_in_float32():
-    inputs = make_inputs(Case("hops", (40, 33), width=8, distances=False))
+    inputs = draw(Case("hops", (40, 33), width=8, distances=False))
     phi = ck.share_bias(inputs.relations, layers=4, dtype=torch.float16, hop_bias=inputs.hop_bias)[
         "bias"
     ]
@@ -194,8 +205,9 @@ def test_half_precision_is_summed_in_float32():
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_a_module_without_a_table(layout):
-    inputs = make_inputs(EVERYTHING)
+    inputs = draw(EVERYTHING)
     inputs.radial = torch.nn.Sequential(torch.nn.Unflatten(0, (-1, 1)), torch.nn.Linear(1, 2))
+    inputs.radial.to(DEVICE)
     exact = with_gradients(attend, inputs.double())
     yardstick = with_gradients(attend_eagerly, inputs)
     assert_all_accurate(with_gradients(by_triton(layout), inputs), yardstick, exact)
@@ -226,9 +238,9 @@ def dropped_by_definition(inputs, seed):
 @pytest.mark.parametrize("case", DROPPED, ids=lambda case: case.name.replace(" ", "-"))
 def test_dropout_is_the_stream_of_the_definition(case):
     """Same seed, same weights dropped as on the CPU, forward and backward."""
-    inputs = make_inputs(case)
+    inputs = draw(case)
     torch.manual_seed(3)
-    seed = torch.randint(2**63 - 1, (1,))
+    seed = torch.randint(2**63 - 1, (1,), device=DEVICE)
     torch.manual_seed(3)
     ours = with_gradients(by_triton(dropout_p=0.3), inputs)
     yardstick = with_gradients(lambda x: dropped_by_definition(x, seed), inputs)
@@ -242,7 +254,7 @@ def test_heads_in_rounds(knots, monkeypatch):
     from collamo_kernels.coattention import _triton_launch
 
     set_knots(monkeypatch, knots)
-    inputs = make_inputs(Case("three heads", (6, 4), heads=3, width=8, head="mlp"))
+    inputs = draw(Case("three heads", (6, 4), heads=3, width=8, head="mlp"))
     whole = with_gradients(by_triton(), inputs)
     monkeypatch.setattr(_triton_launch, "BUDGET", 4 * inputs.relations.num_pairs)  # a head a round
     with launches() as names:
@@ -257,22 +269,25 @@ def test_heads_in_rounds(knots, monkeypatch):
 @contextlib.contextmanager
 def launches():
     """The names of the kernels that are launched, in order."""
-    from triton.runtime.interpreter import GridExecutor
-
-    names, call = [], GridExecutor.__call__
+    if _triton.INTERPRETED:
+        from triton.runtime.interpreter import GridExecutor as Launcher
+    else:
+        from triton import JITFunction as Launcher
+    method = "__call__" if _triton.INTERPRETED else "run"
+    names, call = [], getattr(Launcher, method)
 
     def counted(self, *arguments, **options):
         names.append(self.fn.__name__)
         return call(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GridExecutor, "__call__", counted)
+        patch.setattr(Launcher, method, counted)
         yield names
 
 
 def test_launches():
     """Of a layer and its radial function; PyTorch adds |σ| + min_sigma and joins parameters."""
-    inputs = make_inputs(Case("two", (5, 3), width=8, head="mlp"))
+    inputs = draw(Case("two", (5, 3), width=8, head="mlp"))
     inputs.relations.prepare()
     inputs.relations.coordinates.requires_grad_(False)
     tensors = [x for _, x in inputs.grads() if x.requires_grad]
@@ -289,7 +304,7 @@ def test_launches():
 
 
 def test_same_bits_every_time():
-    inputs = make_inputs(EVERYTHING)
+    inputs = draw(EVERYTHING)
     first = with_gradients(by_triton(), inputs)
     again = with_gradients(by_triton(), inputs)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -313,7 +328,7 @@ class Recorder(TorchDispatchMode):
 def test_opcheck(monkeypatch):
     """Schema, fake, autograd and compilation of all eight operators, as the attention calls."""
     set_knots(monkeypatch, 16)  # where a table fits the exact Φ3d is left as it is in memory
-    inputs = make_inputs(dataclasses.replace(EVERYTHING, head="mlp"))
+    inputs = draw(dataclasses.replace(EVERYTHING, head="mlp"))
     phi = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
     with Recorder() as recorder:
         with_gradients(by_triton(dropout_p=0.1), inputs)
@@ -333,7 +348,7 @@ def test_opcheck(monkeypatch):
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_compiles_as_one_graph(layout):
-    inputs = make_inputs(EVERYTHING)
+    inputs = draw(EVERYTHING)
     plain = with_gradients(by_triton(layout), inputs)
     compiled = torch.compile(by_triton(layout), fullgraph=True, backend="aot_eager")
     graph = with_gradients(compiled, inputs)
@@ -343,7 +358,7 @@ def test_compiles_as_one_graph(layout):
 
 
 def test_second_gradients():
-    inputs = make_inputs(Case("two", (4, 3), width=4, bias=True))
+    inputs = draw(Case("two", (4, 3), width=4, bias=True))
 
     def second(inputs, backend):
         out = attend(inputs, "packed", backend=backend)
@@ -361,18 +376,21 @@ def test_second_gradients():
     [
         ({"width": 129}, "head width 129 > 128"),
         ({"dtype": torch.float64}, "float64 runs the reference"),
-        ({"dtype": torch.bfloat16}, "bfloat16 needs a GPU"),
+        pytest.param(
+            *({"dtype": torch.bfloat16}, "bfloat16 needs a GPU"),
+            marks=pytest.mark.skipif(DEVICE == "cuda", reason="there is one"),
+        ),
     ],
 )
 def test_refusals(change, reason):
     width, dtype = change.get("width", 8), change.get("dtype", torch.float32)
-    q = torch.zeros(1, 1, 2, width, dtype=dtype)
+    q = torch.zeros(1, 1, 2, width, dtype=dtype, device=DEVICE)
     with pytest.raises(ck.BackendError, match=f"backend 'triton': {reason}"):
         ck.coattention(q, q, q, backend="triton")
 
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(_triton, "INSTALLED", False)
-    q = torch.zeros(1, 1, 2, 8)
+    q = torch.zeros(1, 1, 2, 8, device=DEVICE)
     with pytest.raises(ck.BackendError, match="Triton is not installed; run: pip install triton"):
         ck.coattention(q, q, q, backend="triton")
