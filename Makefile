@@ -62,18 +62,13 @@ bench: .venv/collamo
 gpu-build:
 	@$(PYTHON) -c 'import importlib.util as u; torch = u.find_spec("torch") and __import__("torch"); \
 	  raise SystemExit(None if torch and torch.cuda.is_available() else "error: no NVIDIA GPU answers $(PYTHON)")'
+	@$(PYTHON) -c 'import setuptools as s; old = int(s.__version__.split(".")[0]) < 77; \
+	  raise SystemExit(old and "error: setuptools %s < 77 cannot read pyproject.toml; upgrade it" % s.__version__ or None)'
 	COLLAMO_FORCE_CUDA=1 $(PYTHON) setup.py --quiet build_ext --inplace
 
-# Everything that runs on a GPU, bfloat16 too; no backend may be skipped. What needs none (the emulated GPU, compiling
-# ahead of time, hypothesis) is left to `make test`. Then some of it again under compute-sanitizer.
-GPU_TESTS := tests/kernels $(patsubst %,--ignore=tests/kernels/test_%.py,properties cuda triton)
-SANITIZED := $(patsubst %,tests/kernels/test_%.py,shortest_paths pairwise_distances coattention) \
-  -k "(cuda and every_size) or sorted_pairs or (triton and accuracy and (around-16 or 127))"
-gpu-test: export COLLAMO_TEST_BACKENDS = reference,cpu,cuda,triton
+# Everything that runs on a GPU, bfloat16 too, no backend skipped; some of it under compute-sanitizer as well.
 gpu-test: gpu-build
-	$(PYTHON) -m pytest $(GPU_TESTS)
-	for tool in memcheck racecheck; do PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool \
-	  --error-exitcode 9 $(PYTHON) -m pytest $(SANITIZED) || exit; done
+	$(PYTHON) tests/gpu.py
 
 # Ours against PyTorch's attentions and SciPy; rows go to benchmarks/results/<gpu>/.
 gpu-bench: gpu-build

@@ -321,6 +321,16 @@ class TestOnGPU:
         nothing = torch.zeros(2, 0).long().to(where), torch.zeros(1).long().to(where)
         serves("cuda", lambda: ck.shortest_paths(*nothing, backend="cuda"))
 
+    @pytest.mark.parametrize("fragments", [1, 3])
+    def test_every_size_equals_the_cpu(self, fragments):
+        """Where SciPy is absent; the CPU is held to it elsewhere."""
+        edges, ptr = random_graphs(SIZES, torch.Generator().manual_seed(1), fragments)
+        wanted = ck.shortest_paths(edges, ptr, layout="packed")
+        assert torch.equal(
+            ck.shortest_paths(edges.cuda(), ptr.cuda(), layout="packed", backend="cuda").cpu(),
+            wanted,
+        )
+
     def test_in_a_cuda_graph(self):
         """Captured once, replayed on other molecules of the same sizes."""
         sizes = (30, 70, 0, 5)
