@@ -2,11 +2,13 @@
 
     python benchmarks/gpu.py
 
-is what ``make gpu-bench`` runs, in at most eight minutes. Molecules come from ``data/nci.npz``.
-Ours takes them packed, the rivals padded to the longest. The radial function counts for ours, the
-eager rival and its compilation, because it trains; SDPA and FlexAttention are handed it
-ready-built. SDPA is pinned to EFFICIENT_ATTENTION, because the cuDNN backend returns NaN gradients
-for some lengths there.
+is what ``make gpu-bench`` runs, in at most eight minutes. Each part is a process of its own
+(``python benchmarks/gpu.py PART SECONDS``) whose rows are kept as they come: whatever ends one part
+early, or fails in one rival, loses no other figure. Molecules come from ``data/nci.npz``. Ours
+takes them packed, the rivals padded to the longest. The radial function counts for ours, the eager
+rival and its compilation, because it trains; SDPA and FlexAttention are handed it ready-built. SDPA
+is pinned to EFFICIENT_ATTENTION, because the cuDNN backend returns NaN gradients for some lengths
+there.
 
 Times are medians of CUDA events, µs, rivals in turns, the L2 cache overwritten before each call;
 `graph_us` is the replay of a CUDA graph, without the host. The floor is the larger of bytes, each
@@ -19,11 +21,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bench_coattention as harness
@@ -38,7 +42,8 @@ from torch.nn.attention.flex_attention import flex_attention
 import collamo_kernels as ck
 from collamo_kernels.testing import Case, Inputs, make_inputs
 
-BUDGET = 300  # s, beside building and the last rival; one whose turn comes later is not run
+BUDGET = 380  # s, shared by the parts; a rival whose turn comes later is not run
+GRACE = 60  # s that a part may take beyond its share, for the rival that is running
 ROUNDS = 30
 WARMUP = 3
 CACHE = 256 << 20  # bytes written before each timed call, several times the L2
@@ -62,7 +67,7 @@ class Workload:
     width: int
     count: int = 256
     atoms: int | None = None
-    against: tuple[str, ...] = ("eager", "torch.compile", "SDPA", "FlexAttention")
+    against: tuple[str, ...] = ("eager", "FlexAttention", "SDPA", "torch.compile")
     goals: dict[str, float] = dataclasses.field(default_factory=dict)  # forward + backward, times
 
 
@@ -151,14 +156,30 @@ def floor_us(inputs: Inputs, backward: bool, gpu: Limits) -> float:
 # --- rivals ---------------------------------------------------------------------------------------
 
 
+def compiled(function: Callable) -> Callable:
+    """Compile for these shapes alone.
+
+    Dynamo forgets what it compiled before: otherwise new shapes would be taken as variable, and
+    after eight versions of a function it would run uncompiled.
+    """
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False)
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """Lay rows 16 numbers apart, as SDPA wants them; it would copy another bias at every call."""
+    n = bias.shape[-1]
+    return F.pad(bias, (0, -n % 16))[..., :n]
+
+
 def rivals_of(
-    inputs: Inputs, backward: bool, against: tuple[str, ...], compiler: Callable = torch.compile
+    inputs: Inputs, backward: bool, against: tuple[str, ...], compiler: Callable = compiled
 ) -> dict[str, Callable]:
     """Return the rivals by name, each a function of nothing with an attribute `packed`."""
     padded, place = harness.Padded(inputs), inputs.layout
     q, k, v, relations = padded.q, padded.k, padded.v, padded.relations
     on_gpu = q.device.type == "cuda"
-    ready = padded.bias().to(q.dtype).requires_grad_(backward)
+    ready = aligned(padded.bias().to(q.dtype)).requires_grad_(backward)
 
     def timed(forward: Callable, tensors: tuple[Tensor, ...]) -> Callable:
         def run() -> Tensor:
@@ -300,7 +321,7 @@ def try_captured(calls: dict[str, Callable]) -> tuple[dict[str, Callable], dict[
     """Return the replays of those that can be captured, and why others cannot."""
     replays, reasons = {}, {}
     for name, call in calls.items():
-        if name == "eager":
+        if name in ("eager", "torch.compile"):
             reasons[name] = "no CUDA graph: it asks the device how many pairs there are"
             continue
         try:
@@ -359,27 +380,52 @@ def attention_rows(
     dtype: torch.dtype,
     device: str,
     gpu: Limits | None = None,
-    compiler: Callable = torch.compile,
+    compiler: Callable = compiled,
     rounds: int = ROUNDS,
     deadline: float = float("inf"),
-) -> list[dict]:
-    """Check and time one workload, forward and forward + backward."""
+) -> Iterator[list[dict]]:
+    """Check and time one workload: ours, forward and forward + backward, then rival by rival.
+
+    A rival's ratio is to ours in the same turns. Those of forward + backward, which the goals are
+    about, come first.
+    """
     inputs = inputs_of(workload, dtype, device)
     backend = {"cuda": "triton", "cpu": "cpu"}[device]  # by name: none may stand in for it
-    yardstick, exact = harness.answers(inputs, backend)
-    rows = []
-    for backward in (False, True):
-        what = f"{workload.name}, " + ("forward + backward" if backward else "forward")
-        rivals = {}
-        for name in workload.against:
-            if time.monotonic() > deadline:
-                rivals[name] = "not run: the time was up"
-                continue
-            these = rivals_of(inputs, backward, (name,), compiler)
-            rivals |= able(these, yardstick["out"], exact["out"])
+    yardstick, exact = (found["out"] for found in harness.answers(inputs, backend))
+    names = {False: f"{workload.name}, forward", True: f"{workload.name}, forward + backward"}
+    ours = {backward: harness.ours_of(inputs, backward, backend) for backward in names}
+    for backward, what in names.items():
         floor = None if gpu is None else floor_us(inputs, backward, gpu)
-        rows += compared(what, harness.ours_of(inputs, backward, backend), rivals, rounds, floor)
-    return rows
+        yield compared(what, ours[backward], {}, rounds, floor)
+    for backward, name in itertools.product((True, False), workload.against):
+        rivals = {name: "not run: the time was up"}
+        if time.monotonic() <= deadline:
+            try:
+                rivals = rivals_of(inputs, backward, (name,), compiler)
+                rivals = able(rivals, yardstick, exact)
+            except Exception as error:  # no memory for its inputs, say
+                rivals = {name: failure(error)}
+        for one, rival in rivals.items():
+            yield beside_ours(names[backward], ours[backward], one, rival, rounds)
+        del rivals
+        torch.cuda.empty_cache()
+
+
+def beside_ours(
+    what: str, ours: Callable, name: str, rival: Callable | str, rounds: int
+) -> list[dict]:
+    """Time a rival and ours in turns; the rival's row, or one with the reason why not."""
+    try:
+        rows = compared(what, ours, {name: rival}, rounds, None)
+    except Exception as error:  # it ran once, but not again
+        return [{"workload": what, "rival": name, "note": failure(error)}]
+    return [row for row in rows if row["rival"] == name]
+
+
+def failure(error: Exception) -> str:
+    """Put an error into a line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"does not run: {type(error).__name__}: {lines[0][:80]}"
 
 
 def hops_rows(
@@ -434,11 +480,9 @@ def scipy_rival(batch: molecules.Batch, answer: Tensor) -> Callable | str:
 
 def show(rows: list[dict]) -> None:
     """Print a table."""
-    workload = None
+    for what in dict.fromkeys(row["workload"] for row in rows):
+        print(what)
     for row in rows:
-        if row["workload"] != workload:
-            workload = row["workload"]
-            print(f"\n{workload}")
         keys = ("median_us", "graph_us", "ratio", "floor_us", "of_floor", "peak_mib")
         cells = (row.get(key, "") for key in keys)
         line = "  {:<34}{:>10} µs {:>10} graph {:>7} x  floor {:>8} µs ({:>5}) {:>8} MiB {}"
@@ -455,7 +499,8 @@ def judge(workload: Workload, rows: list[dict]) -> list[str]:
         lines.append(f"{workload.name}: {_verdict(ratio, goal)} {rival}")
     mib = {name: float(row["peak_mib"]) for name, row in both.items() if row.get("peak_mib")}
     if "eager" in workload.goals:
-        lines.append(f"{workload.name}, forward: {_times_floor(rows[0], 2)}")
+        ours = next(row for row in rows if row["rival"] == "ours")  # the first is forward
+        lines.append(f"{workload.name}, forward: {_times_floor(ours, 2)}")
         ratio = mib["eager"] / mib["ours"] if mib.keys() >= {"eager", "ours"} else None
         lines.append(f"{workload.name}: {_verdict(ratio, LEAST_MEMORY)} less memory than eager")
     return lines
@@ -488,6 +533,8 @@ def draw(rows: list[dict], path: Path) -> str:
     except ImportError:
         return "no plot: matplotlib is not installed"
     timed = [row for row in rows if row.get("median_us")]
+    if not timed:
+        return "no plot: nothing was timed"
     workloads = list(dict.fromkeys(row["workload"] for row in timed))
     rivals = list(dict.fromkeys(row["rival"] for row in timed))
     figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.8 * len(workloads)), layout="constrained")
@@ -506,28 +553,92 @@ def draw(rows: list[dict], path: Path) -> str:
     return f"plot: {path}"
 
 
-def main() -> int:
-    """Measure everything, keep the rows, and say which goals are met."""
+# --- parts, each in a process of its own ----------------------------------------------------------
+
+PATHS = "shortest_paths"
+MARK = "rows: "  # before a line of rows on a part's standard output
+
+
+def measure(part: str, seconds: float) -> Iterator[list[dict]]:
+    """Rows of one part, in this process; no rival is begun after so many seconds."""
+    deadline, gpu = time.monotonic() + seconds, limits()
+    print(
+        f"copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, in a graph ", end=""
+    )
+    print(
+        f"{gpu.graph_launch_us:.1f} µs, {gpu.instructions / 1e12:.1f} T instructions/s", flush=True
+    )
+    if part == PATHS:
+        yield hops_rows(HOPS_COUNT, "cuda", gpu)
+        return
+    (workload,) = (each for each in WORKLOADS if each.name == part)
+    yield from attention_rows(workload, torch.bfloat16, "cuda", gpu, deadline=deadline)
+
+
+def collect(
+    command: list[str], seconds: float, keep: Callable[[list[dict]], None]
+) -> tuple[list[dict], str]:
+    """Run a part, hand on its rows as they come; all of them, and why it ended early, or ""."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    killer = threading.Timer(seconds, process.kill)
+    killer.start()
+    rows = []
+    try:
+        for line in process.stdout:
+            if line.startswith(MARK):
+                found = json.loads(line.removeprefix(MARK))
+                keep(found)
+                rows += found
+            else:
+                print(line, end="", flush=True)
+        code = process.wait()
+    finally:
+        killer.cancel()
+    return rows, "" if code == 0 else f"ended early, with exit code {code}"
+
+
+def part_command(part: str, seconds: float) -> list[str]:
+    """The command that measures a part and prints its rows."""
+    return [sys.executable, __file__, part, f"{seconds:.0f}"]
+
+
+def main(arguments: list[str]) -> int:
+    """Measure everything, keep the rows, and say which goals are met; or measure one part."""
     if not torch.cuda.is_available():
         print("error: no NVIDIA GPU answers (torch.cuda.is_available() is False)", file=sys.stderr)
         return 1
-    deadline = time.monotonic() + BUDGET
-    name, gpu = torch.cuda.get_device_name(), limits()
-    print(f"{name}: copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, ", end="")
-    print(f"in a graph {gpu.graph_launch_us:.1f} µs, {gpu.instructions / 1e12:.1f} T instr./s")
-    hops = hops_rows(HOPS_COUNT, "cuda", gpu)
-    show(hops)
-    results.append_gpu(name, "shortest_paths", hops)
-    rows, verdicts = [], judge_hops(hops)
-    for workload in WORKLOADS:
-        found = attention_rows(workload, torch.bfloat16, "cuda", gpu, deadline=deadline)
-        show(found)
-        path = results.append_gpu(name, "coattention", found)
-        verdicts += judge(workload, found)
-        rows += found
-    print("", *verdicts, draw(rows, path.with_suffix(".png")), sep="\n")
-    return 0
+    if arguments:
+        for rows in measure(arguments[0], float(arguments[1])):
+            print(f"{MARK}{json.dumps(rows)}", flush=True)
+        return 0
+    return measure_all(torch.cuda.get_device_name())
+
+
+def measure_all(gpu: str, budget: float = BUDGET, grace: float = GRACE) -> int:
+    """Run part after part and add up what they found; 1 if one ended early."""
+    deadline = time.monotonic() + budget
+    goals = {PATHS: judge_hops, **{x.name: lambda rows, x=x: judge(x, rows) for x in WORKLOADS}}
+    attention, verdicts, failed = [], [], False
+    for number, (part, judged) in enumerate(goals.items()):
+        share = max(0.0, deadline - time.monotonic()) / (len(goals) - number)
+        print(f"\n{part}: {share:.0f} s, on {gpu}", flush=True)
+        file = PATHS if part == PATHS else "coattention"
+
+        def keep(rows: list[dict], file: str = file) -> None:
+            results.append_gpu(gpu, file, rows)
+            show(rows)
+
+        rows, reason = collect(part_command(part, share), share + grace, keep)
+        verdicts += judged(rows) if rows else []
+        if reason:
+            failed = True
+            verdicts.append(f"{part}: {reason}")
+            print(verdicts[-1], flush=True)
+        attention += [] if part == PATHS else rows
+    print("", *verdicts, sep="\n", flush=True)
+    print(draw(attention, results.gpu_path(gpu, "coattention").with_suffix(".png")))
+    return int(failed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

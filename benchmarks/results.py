@@ -49,13 +49,22 @@ def slug(words: str) -> str:
 def append(op: str, rows: Iterable[dict]) -> Path:
     """Add rows to ``results/<machine>/<op>.csv``; each has a key of `COLUMNS` where it is known."""
     common = {"threads": torch.get_num_threads(), "versions": _versions(RIVALS)}
-    return _append(machine(), op, COLUMNS, common, rows)
+    return _append(_path(machine(), op), COLUMNS, common, rows)
 
 
 def append_gpu(gpu: str, op: str, rows: Iterable[dict]) -> Path:
     """Add rows to ``results/<gpu>/<op>.csv``, likewise with `GPU_COLUMNS`."""
     versions = f"{_versions(GPU_RIVALS)} cuda={torch.version.cuda}"
-    return _append(slug(gpu), op, GPU_COLUMNS, {"versions": versions}, rows)
+    return _append(gpu_path(gpu, op), GPU_COLUMNS, {"versions": versions}, rows)
+
+
+def gpu_path(gpu: str, op: str) -> Path:
+    """Return where `append_gpu` adds rows."""
+    return _path(slug(gpu), op)
+
+
+def _path(folder: str, op: str) -> Path:
+    return HERE / "results" / folder / f"{op}.csv"
 
 
 def _versions(packages: Iterable[str]) -> str:
@@ -68,10 +77,7 @@ def _versions(packages: Iterable[str]) -> str:
     return " ".join(words)
 
 
-def _append(
-    folder: str, op: str, columns: tuple[str, ...], common: dict, rows: Iterable[dict]
-) -> Path:
-    path = HERE / "results" / folder / f"{op}.csv"
+def _append(path: Path, columns: tuple[str, ...], common: dict, rows: Iterable[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     common = {"date": datetime.date.today().isoformat(), "commit": commit(), **common}
     new = not path.exists()

@@ -1,6 +1,7 @@
 """The benchmarks load, refuse a wrong answer and record what they measured; nothing is timed."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class TestGPUBenchmark:
 
     def test_without_a_gpu_it_says_so(self, gpu, monkeypatch, capsys):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert gpu.main() == 1
+        assert gpu.main([]) == 1
         out, err = capsys.readouterr()
         assert out == ""
         assert err.startswith("error: no NVIDIA GPU answers")
@@ -138,9 +139,13 @@ class TestGPUBenchmark:
         goals = {"eager": 50, "torch.compile": 10}
         workload = gpu.Workload("3 molecules", 2, 8, 3, against=against, goals=goals)
         limits = gpu.Limits(4e12, 3.0, 2.0, 3e13)
-        rows = gpu.attention_rows(
-            workload, torch.float32, "cpu", limits, compiler=lambda f: f, rounds=1
+        parts = list(
+            gpu.attention_rows(
+                workload, torch.float32, "cpu", limits, compiler=lambda f: f, rounds=1
+            )
         )
+        rows = [row for part in parts for row in part]
+        assert [row["rival"] for row in rows[:2]] == ["ours", "ours"]
         forward = {row["rival"]: row for row in rows if "backward" not in row["workload"]}
         assert list(forward) == ["ours", "eager", "SDPA, bias ready-built", *gpu.FLEX]
         assert all(row["median_us"] for row in forward.values())
@@ -153,6 +158,67 @@ class TestGPUBenchmark:
         pytest.importorskip("matplotlib")
         assert str(tmp_path) in gpu.draw(rows, tmp_path / "plot.png")
         assert (tmp_path / "plot.png").stat().st_size > 1000
+
+    def test_a_rival_that_fails_takes_no_other_along(self, gpu, monkeypatch):
+        flexible, count = gpu.flexible, iter(range(99))
+
+        def failing(*arguments):
+            if next(count) == 0:
+                raise MemoryError("not for this one")
+            forward, tensors = flexible(*arguments)
+            calls = iter(range(99))
+
+            def twice():
+                if next(calls) == 2:
+                    raise RuntimeError("an illegal memory access\nand a story")
+                return forward()
+
+            return twice, tensors
+
+        monkeypatch.setattr(gpu, "flexible", failing)
+        workload = gpu.Workload("2 molecules", 2, 8, 2, against=("FlexAttention", "SDPA"))
+        parts = gpu.attention_rows(
+            workload, torch.float32, "cpu", compiler=lambda f: f, rounds=1, deadline=float("inf")
+        )
+        both, forward, *others = [row for part in parts for row in part]
+        assert both["rival"] == forward["rival"] == "ours"
+        notes = [(row["rival"], row["note"], "ratio" in row) for row in others]
+        assert notes[0] == ("FlexAttention", "does not run: MemoryError: not for this one", False)
+        assert notes[1] == ("SDPA, bias ready-built", "", True)
+        broken = "does not run: RuntimeError: an illegal memory access"
+        assert notes[2:4] == [(name, broken, False) for name in gpu.FLEX]
+        assert notes[4] == ("SDPA, bias ready-built", "", True)
+
+    def test_a_part_that_ends_early_keeps_its_rows(self, gpu, monkeypatch, tmp_path, capsys):
+        import results
+
+        monkeypatch.setattr(results, "HERE", tmp_path)
+        row = {"workload": "w, forward", "rival": "ours", "median_us": "2", "note": "", "rounds": 1}
+        line = f"print({gpu.MARK!r} + {json.dumps([row])!r}, flush=True)"
+        ends = {
+            gpu.PATHS: "raise SystemExit(3)",
+            gpu.WORKLOADS[0].name: f"{line}; import os; os.abort()",
+            gpu.WORKLOADS[1].name: f"{line}; import time; time.sleep(60)",
+        }
+
+        def command(part, seconds):
+            return [sys.executable, "-c", ends.get(part, f"print('noise'); {line}")]
+
+        monkeypatch.setattr(gpu, "part_command", command)
+        assert gpu.measure_all("NVIDIA Nothing", budget=5, grace=1) == 1
+        out = capsys.readouterr().out
+        assert "shortest_paths: ended early, with exit code 3" in out
+        assert "H=32, d=24: ended early, with exit code -6" in out
+        assert "H=8, d=64: ended early, with exit code -9" in out
+        assert "noise" in out
+        path = results.gpu_path("NVIDIA Nothing", "coattention")
+        assert len(path.read_text().splitlines()) == 1 + 4
+
+    def test_sdpa_copies_no_bias(self, gpu):
+        bias = torch.randn(2, 3, 5, 5, dtype=torch.bfloat16)
+        laid = gpu.aligned(bias)
+        assert torch.equal(laid, bias)
+        assert all(stride % 16 == 0 for stride in laid.stride()[:-1])
 
     def test_the_legend_hides_no_bar(self, gpu, monkeypatch, tmp_path):
         pyplot = pytest.importorskip("matplotlib.pyplot")
