@@ -211,9 +211,10 @@ def _watched(projector: CoProjector, found: _Seen) -> Iterator[None]:
     def branch(layer: int, modality: str):
         def hook(module, args, kwargs, _):
             # `forward`, not a call: the hook would see itself.
-            weights = module.forward(*args, **kwargs, need_weights=True)[1][0]
-            found.branches[layer][modality] = weights.float()
-            found.lengths[modality] = weights.shape[-1]
+            weights = module.forward(*args, **kwargs, need_weights=True)[1]  # [H, T·T], packed
+            length = len(args[0])
+            found.branches[layer][modality] = weights.float().unflatten(-1, (length, length))
+            found.lengths[modality] = length
 
         return hook
 

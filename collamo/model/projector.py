@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -89,18 +91,26 @@ class CoProjector(nn.Module):
         Tensor
             [B,b,text_width]; zero for a molecule without any modality.
         """
-        relations = {
-            m: Relations(hops=hops, coordinates=coordinates, valid=valid[m], has_3d=present[:, 2])
-            for m in ("2d", "3d")
-        }
-        relations["1d"] = Relations(valid=valid["1d"])
-        phi = self._shared_phi(hops, coordinates, valid["2d"] | valid["3d"], present[:, 2])
+        text, atoms = RealTokens.of(valid["1d"]), RealTokens.of(valid["2d"] | valid["3d"])
+        tokens = {"1d": text, "2d": atoms, "3d": atoms}
+        real = {m: tokens[m].pack(valid[m]) for m in MODALITIES}
+        pairs = Relations(
+            hops=atoms.pack_pairs(hops),
+            coordinates=atoms.pack(coordinates),
+            has_3d=present[:, 2],
+            cu_seqlens=atoms.cu_seqlens,
+        )
+        relations = {m: replace(pairs, valid=real[m]) for m in ("2d", "3d")}
+        relations["1d"] = Relations(cu_seqlens=text.cu_seqlens)
+        phi = self._shared_phi(pairs)
         z = {m: torch.zeros((), device=hops.device) for m in MODALITIES}
-        reach = self._reach(valid)
+        place, reach = self._reach(tokens, real)
         p = self.queries(present)
         for i, layer in enumerate(self.layers):
-            z = {m: self.inputs[m](i, z[m], levels[m], valid[m]) for m in MODALITIES}
-            p, *branches = layer(p, *z.values(), relations=relations, reach=reach, phi=phi)
+            z = {m: self.inputs[m](i, z[m], levels[m], tokens[m], real[m]) for m in MODALITIES}
+            p, *branches = layer(
+                p, *z.values(), relations=relations, place=place, reach=reach, phi=phi
+            )
             z = dict(zip(MODALITIES, branches, strict=True))
         soft = self.head(self.norm(p))
         return torch.where(present.any(1)[:, None, None], soft, 0.0)
@@ -109,36 +119,92 @@ class CoProjector(nn.Module):
         """Return the numbers of the encoder's levels that are read, ascending."""
         return sorted(set(self.inputs[modality].level))
 
-    def _reach(self, valid: Mapping[str, Tensor]) -> Tensor:
-        """[B,b,T] bool: the tokens of all modalities that each query reads."""
-        tokens = torch.cat([valid[m] for m in MODALITIES], dim=1)[:, None]
-        queries = self.queries.base.shape[0]
-        if self.collaboration:
-            return tokens.expand(-1, queries, -1)
-        kind = torch.arange(len(MODALITIES), device=tokens.device)
-        lengths = torch.tensor([valid[m].shape[1] for m in MODALITIES], device=tokens.device)
-        of_token = kind.repeat_interleave(lengths)
-        of_query = torch.arange(queries, device=tokens.device) * len(MODALITIES) // queries
-        return tokens & (of_query[:, None] == of_token)
+    def _reach(
+        self, tokens: Mapping[str, RealTokens], real: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Where the queries find the packed tokens of all modalities, and which each reads.
 
-    def _shared_phi(
-        self, hops: Tensor, coordinates: Tensor, valid: Tensor, has_3d: Tensor
-    ) -> dict[str, object]:
+        Each molecule has T columns, as many of each modality as its longest has. Returns the
+        column of every token, [M] int64 into the flattened [B·T], and [B,b,T] bool.
+        """
+        lengths = [tokens[m].longest for m in MODALITIES]
+        width = sum(lengths)
+        parts = zip(tokens.values(), accumulate(lengths, initial=0), strict=False)
+        place = torch.cat([t.molecule * width + start + t.number for t, start in parts])
+        batch, queries = len(tokens["1d"].cu_seqlens) - 1, self.queries.base.shape[0]
+        there = torch.zeros(batch * width, dtype=torch.bool, device=place.device)
+        there = there.index_copy(0, place, torch.cat([real[m] for m in tokens]))
+        there = there.view(batch, 1, width)
+        if self.collaboration:
+            return place, there.expand(-1, queries, -1)
+        kind = torch.arange(len(MODALITIES), device=place.device)
+        of_column = kind.repeat_interleave(torch.tensor(lengths, device=place.device))
+        of_query = torch.arange(queries, device=place.device) * len(MODALITIES) // queries
+        return place, there & (of_query[:, None] == of_column)
+
+    def _shared_phi(self, relations: Relations) -> dict[str, object]:
         """What layers and branches share of Φ, as keyword arguments of their attention."""
         if self.relation_bias is None:
             return {}
         first = self.layers[0]
         # A layer that is computed again in the backward pass must find Φ there again.
         again = self.training and first.gradient_checkpointing
-        device = hops.device.type
+        device = relations.device.type
         half = torch.is_autocast_enabled(device)
         return share_bias(
-            Relations(hops=hops, coordinates=coordinates, valid=valid, has_3d=has_3d),
+            relations,
             layers=1 if again else 2 * len(self.layers),
             dtype=torch.get_autocast_dtype(device) if half else self.norm.weight.dtype,
             hop_bias=self.relation_bias.hop_bias,
             radial=self.relation_bias.radial,
         )
+
+
+@dataclass(frozen=True)
+class RealTokens:
+    """The real tokens of a padded batch [B,T] one after the other: what the layers work on.
+
+    64 PubChem molecules padded to the longest are 21,120 tokens of three modalities; 5,800 are
+    real.
+
+    Attributes
+    ----------
+    index
+        [M] int64, place of each in the flattened [B·T].
+    molecule, number
+        [M] int64, its molecule, and its number among the real ones of that.
+    cu_seqlens
+        [B+1] int32, their running total.
+    longest
+        The largest number of them in a molecule.
+    """
+
+    index: Tensor
+    molecule: Tensor
+    number: Tensor
+    cu_seqlens: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, real: Tensor) -> RealTokens:
+        """[B,T] bool, True = real."""
+        counts = real.sum(1)
+        before = F.pad(counts.cumsum(0), (1, 0))
+        index = real.flatten().nonzero().squeeze(1)
+        molecule = index // max(real.shape[1], 1)
+        number = torch.arange(len(index), device=index.device) - before[molecule]
+        longest = int(counts.max()) if len(counts) else 0
+        return cls(index, molecule, number, before.int(), longest)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B,T,…] → [M,…]."""
+        return x.flatten(0, 1).index_select(0, self.index)
+
+    def pack_pairs(self, x: Tensor) -> Tensor:
+        """[B,T,T] → [P]: pairs of real tokens of one molecule, row by row."""
+        real = x.new_zeros(x.shape[:2], dtype=torch.bool).flatten()
+        real = real.index_fill(0, self.index, True).view(x.shape[:2])
+        return x[real[:, :, None] & real[:, None, :]]
 
 
 class LevelInputs(nn.Module):
@@ -159,11 +225,21 @@ class LevelInputs(nn.Module):
             for _ in range(count)
         )
 
-    def forward(self, layer: int, z: Tensor, levels: Mapping[int, Tensor], valid: Tensor) -> Tensor:
-        """[B,T,C] stream (or a zero scalar before layer 0) plus this layer's level."""
+    def forward(
+        self,
+        layer: int,
+        z: Tensor,
+        levels: Mapping[int, Tensor],
+        tokens: RealTokens,
+        real: Tensor,
+    ) -> Tensor:
+        """[M,C] stream (or a zero scalar before layer 0) plus this layer's level.
+
+        Of the packed `tokens`, those of molecules without the modality are not `real` [M].
+        """
         if layer >= len(self.maps):
             return z
-        level = torch.where(valid[..., None], levels[self.level[layer]], 0.0)
+        level = torch.where(real[:, None], tokens.pack(levels[self.level[layer]]), 0.0)
         return z + self.maps[layer](level)
 
 
@@ -243,17 +319,17 @@ class CoProjectorLayer(GradientCheckpointingLayer):
         z2d: Tensor,
         z3d: Tensor,
         relations: Mapping[str, Relations],
+        place: Tensor,
         reach: Tensor,
         phi: Mapping[str, object],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[B,b,C] queries and [B,T_m,C] branches → the same, one layer on."""
+        """[B,b,C] queries and packed [M_m,C] branches → the same, one layer on."""
         z = dict(zip(MODALITIES, (z1d, z2d, z3d), strict=True))
         z = {
             m: block(z[m], relations[m], phi if m != "1d" else {})
             for m, block in self.branches.items()
         }
-        tokens = torch.cat([z[m] for m in MODALITIES], dim=1)
-        p = self.gather(p, tokens, reach)
+        p = self.gather(p, torch.cat([z[m] for m in MODALITIES]), place, reach)
         return p, z["1d"], z["2d"], z["3d"]
 
 
@@ -274,7 +350,7 @@ class BranchBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, z: Tensor, relations: Relations, phi: Mapping[str, object]) -> Tensor:
-        """[B,T,C] → [B,T,C]; rows of padding stay finite and unread."""
+        """[M,C] → [M,C]; rows of absent modalities stay finite and unread."""
         attended = self.attention(self.attention_norm(z), relations, **phi)
         return self.feed_forward(z + self.dropout(attended))
 
@@ -290,9 +366,9 @@ class GatherBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
-        """[B,b,C], [B,T,C], [B,b,T] bool (which tokens each query reads) → [B,b,C]."""
-        attended = self.attention(self.query_norm(p), self.token_norm(tokens), reach)
+    def forward(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> Tensor:
+        """[B,b,C] queries; the others as `CrossAttention` takes them → [B,b,C]."""
+        attended = self.attention(self.query_norm(p), self.token_norm(tokens), place, reach)
         return self.feed_forward(p + self.dropout(attended))
 
 
@@ -313,36 +389,57 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
-        """[B,b,C], [B,T,C], [B,b,T] bool → [B,b,C]; with nothing in reach, the output's bias."""
-        q, k, reach, some = self._compared(p, tokens, reach)
-        v = self._heads(self.value(tokens))
-        if self.zero_attention:
-            v = F.pad(v, (0, 0, 0, 1))
+    def forward(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> Tensor:
+        """Read the tokens.
+
+        Parameters
+        ----------
+        p
+            [B,b,C] queries.
+        tokens
+            [M,C], of all molecules.
+        place
+            [M] int64: where in the flattened [B·T] of `reach` each token stands.
+        reach
+            [B,b,T] bool: which tokens each query reads. False where there is none.
+
+        Returns
+        -------
+        Tensor
+            [B,b,C]; the output's bias for a query with nothing in reach.
+        """
+        q, k, columns, reach, some = self._compared(p, tokens, place, reach)
+        v = self._spread(self.value(tokens), *columns)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=reach[:, None])
         out = torch.where(some[:, None], out, 0.0)
         return self.output(out.transpose(1, 2).flatten(2))
 
-    def weights(self, p: Tensor, tokens: Tensor, reach: Tensor) -> Tensor:
+    def weights(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> Tensor:
         """The softmax alone, [B,H,b,T], with `zero_attention` [B,H,b,T+1]; 0 with nothing in
         reach."""
-        q, k, reach, some = self._compared(p, tokens, reach)
+        q, k, _, reach, some = self._compared(p, tokens, place, reach)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = logits.masked_fill(~reach[:, None], float("-inf")).softmax(-1)
         return torch.where(some[:, None], weights, 0.0)
 
-    def _compared(self, p: Tensor, tokens: Tensor, reach: Tensor) -> tuple[Tensor, ...]:
-        """Queries [B,H,b,D], keys [B,H,T,D], what each may see, and whether that is anything."""
-        q, k = self._heads(self.query(p)), self._heads(self.key(tokens))
+    def _compared(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> tuple:
+        """Queries [B,H,b,D], keys [B,H,T,D], where tokens stand (as `_spread` takes it), what each
+        query may see, and whether that is anything."""
         some = reach.any(-1, keepdim=True)  # [B, b, 1]
         if self.zero_attention:
-            return q, F.pad(k, (0, 0, 0, 1)), F.pad(reach, (0, 1), value=True), some
-        # A row without keys would be NaN; its result is dropped.
-        return q, k, reach | ~some, some
+            place = place + place // max(reach.shape[-1], 1)  # a column more for each molecule
+            reach = F.pad(reach, (0, 1), value=True)
+        else:
+            reach = reach | ~some  # a row without keys would be NaN; its result is dropped
+        columns = place, reach.shape[0], reach.shape[2]
+        q = self.query(p).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return q, self._spread(self.key(tokens), *columns), columns, reach, some
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B,T,C] → [B,H,T,D]."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _spread(self, x: Tensor, place: Tensor, batch: int, length: int) -> Tensor:
+        """[M,C] → [B,H,T,D], zero where no token stands."""
+        out = x.new_zeros(batch * length, x.shape[-1]).index_copy_(0, place, x)
+        heads = self.num_heads, x.shape[-1] // self.num_heads
+        return out.view(batch, length, *heads).transpose(1, 2)
 
 
 class FeedForward(nn.Module):

@@ -155,6 +155,24 @@ def test_garbage_in_padding_changes_nothing():
     assert torch.equal(model(**inputs), model(**other))
 
 
+def test_no_layer_works_on_padding():
+    """Rows that linear maps see: of 2 molecules 3 real tokens, 4 real atoms and 3 queries each."""
+    model, rows = projector(), {}
+
+    def count(part):
+        return lambda module, args, _: rows.update({part: args[0].shape[:-1].numel()})
+
+    for name, module in model.layers[1].named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(count(name))
+    model(**case())
+    wanted = {"branches.1d": 6, "branches.2d": 8, "branches.3d": 8, "gather": 6}
+    wanted = {name: wanted[name.rsplit(".", 2)[0]] for name in rows}
+    wanted |= {f"gather.attention.{name}": 6 + 8 + 8 for name in ("key", "value")}
+    assert rows == wanted
+    assert len(rows) == 3 * 6 + 6
+
+
 def test_rotation_translation_and_permutation_of_atoms():
     model, inputs = projector(), case(atoms=7)
     before = model(**inputs)
@@ -182,6 +200,12 @@ def test_distance_and_hops_matter():
     assert not torch.equal(before, model(**{**inputs, "hops": inputs["hops"].clamp(max=1)}))
 
 
+def packed(tokens):
+    """Tokens [B,T,C] as the attention takes them, all of them real: [B·T,C] and their places."""
+    tokens = tokens.flatten(0, 1)
+    return tokens, torch.arange(len(tokens))
+
+
 def test_zero_attention_counts_and_the_plain_average_does_not():
     p, token = torch.ones(1, 1, 4), torch.tensor([[[1.0, 0, 0, 0]]])
     results = {}
@@ -189,7 +213,7 @@ def test_zero_attention_counts_and_the_plain_average_does_not():
         torch.manual_seed(0)
         attention = CrossAttention(4, 1, zero_attention)
         results[zero_attention] = [
-            attention(p, token.expand(1, n, 4), torch.ones(1, 1, n, dtype=torch.bool))
+            attention(p, *packed(token.expand(1, n, 4)), torch.ones(1, 1, n, dtype=torch.bool))
             for n in (1, 4)
         ]
     one, four = results[False]
@@ -204,13 +228,13 @@ def test_the_weights_are_those_of_the_forward_pass(zero_attention):
     p, tokens = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 8).double()
     reach = torch.rand(2, 3, 5) < 0.6
     reach[1, 2] = False  # a query that may see nothing
-    weights = attention.weights(p, tokens, reach)
+    weights = attention.weights(p, *packed(tokens), reach)
     assert weights.shape == (2, 2, 3, 5 + zero_attention)
     torch.testing.assert_close(weights.sum(-1), reach.any(-1).double()[:, None].expand(2, 2, 3))
     assert (weights[..., :5][~reach[:, None].expand(2, 2, 3, 5)] == 0).all()
     values = attention.value(tokens).unflatten(-1, (2, 4)).transpose(1, 2)
     read = (weights[..., :5] @ values).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attention.output(read), attention(p, tokens, reach))
+    torch.testing.assert_close(attention.output(read), attention(p, *packed(tokens), reach))
 
 
 def test_zero_attention_is_that_of_multihead_attention():
@@ -225,7 +249,7 @@ def test_zero_attention_is_that_of_multihead_attention():
     p, tokens = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 8).double()
     valid = torch.tensor([[True] * 5, [True, True, False, False, False]])
     expected, _ = theirs(p, tokens, tokens, key_padding_mask=~valid)
-    torch.testing.assert_close(ours(p, tokens, valid[:, None]), expected)
+    torch.testing.assert_close(ours(p, *packed(tokens), valid[:, None]), expected)
 
 
 ABLATIONS = ({"phi2d": False}, {"phi3d": False}, {"collaboration": False})
