@@ -110,7 +110,7 @@ def unimol_inputs_of(batch):
 @pytest.mark.parametrize("step", [1, 4, 16])
 def test_unimol_without_padding_is_the_padded_formula(batch, step, monkeypatch):
     """Whatever molecules share a block: levels and logits, and the gradients of every weight."""
-    monkeypatch.setattr(blocks_module, "STEP_ON_CPU", step)
+    monkeypatch.setattr(blocks_module, "STEP_OF_NARROW", step)
     encoder, inputs = small_unimol(), unimol_inputs_of(batch)
     real = inputs[0] != 0
     both = real[:, :, None] & real[:, None, :]
@@ -146,7 +146,7 @@ def test_unimol_without_padding_is_the_padded_formula(batch, step, monkeypatch):
 
 @pytest.mark.parametrize("step", [1, 16])
 def test_unimol_padding_is_zero_and_unread(batch, step, monkeypatch):
-    monkeypatch.setattr(blocks_module, "STEP_ON_CPU", step)
+    monkeypatch.setattr(blocks_module, "STEP_OF_NARROW", step)
     encoder, (tokens, distance, types) = small_unimol(), unimol_inputs_of(batch)
     real = tokens != 0
     both = real[:, :, None] & real[:, None, :]

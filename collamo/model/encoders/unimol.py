@@ -134,7 +134,7 @@ class UniMolEncoder(nn.Module):
     ) -> tuple[SizeBlocks, dict[int, Tensor], list[Tensor]]:
         """Return the blocks, the wanted levels [M,C] and, if asked, each block's last logits."""
         with frozen_mode(self, distance):
-            blocks = SizeBlocks.of(tokens != PAD)
+            blocks = SizeBlocks.of(tokens != PAD, self.config.hidden_size)
             bias = [
                 self._bias(*block)
                 for block in zip(blocks.pairs(distance), blocks.pairs(edge_type), strict=True)
