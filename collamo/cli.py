@@ -9,6 +9,7 @@ Ctrl-C. Every heavy import happens inside the command that needs it: ``--help`` 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -18,6 +19,9 @@ from typing import Annotated, Optional
 import typer
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
+
+#: Errors of writing that mean there is no room: disk, quota, largest file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="collamo",
@@ -95,6 +99,12 @@ def _explain(error: Exception) -> tuple[str, int]:
         return "aborted", 130
     if isinstance(error, ModuleNotFoundError):
         return f"package {error.name!r} is not installed; `collamo doctor` says what it gives", 4
+    if isinstance(error, OSError) and error.errno in FULL:
+        return (
+            f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}; make "
+            "room and run the same command again",
+            1,
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input/output'}: {error.strerror}", 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
@@ -300,6 +310,8 @@ def find_checkpoint(given: Path | None) -> Path:
         return max(demos, key=lambda folder: folder.stat().st_mtime)
     if not _is_checkpoint(given):
         problem = "has no config.json" if given.is_dir() else "does not exist"
+        if given.is_file():
+            problem = "is a file: give its folder"
         raise MissingDependencyError(
             f"checkpoint {given} {problem}; train one (`make demo`) or give another --checkpoint"
         )
@@ -401,7 +413,8 @@ def _progress(what: str, total: int | None):
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -453,11 +453,43 @@ def test_generate_from_no_file_or_the_wrong_one_is_exit_2(collamo, tmp_path):
     file = write_csv(tmp_path / "q.csv", [["CCO", QUESTION]], header=("smilse", "question"))
     assert_fails(collamo("generate", file), 2, "no column 'smiles'", "did you mean 'smilse'?")
     assert_fails(collamo("generate", file, "--out", "a.xlsx"), 2, "a.xlsx")
+    file.write_text("")
+    assert_fails(collamo("generate", file), 2, "has no rows; it needs smiles and question")
+    file.write_text('smiles,question\nCCO,"open\nCCN,hi\n')
+    assert_fails(collamo("generate", file), 2, "record of line 2 is never closed")
 
 
 def test_generate_without_weights_is_exit_4(collamo, tmp_path):
     file = write_csv(tmp_path / "q.csv", [["CCO", QUESTION]], header=("smiles", "question"))
     assert_fails(collamo("generate", file), 4, "no trained weights")
+
+
+# a disk that is full
+
+
+@pytest.mark.parametrize("command", ["prepare", "evaluate", "train"])
+def test_no_room_names_the_file_and_the_way_out(run, tmp_path, command):
+    """A limit on the size of files stands for it; the same command then goes on."""
+    arguments = {
+        "prepare": ["nci", "--limit", "200", "--no-conformers", "--workers", "1"],
+        "evaluate": ["--checkpoint", run.checkpoint, "--data", run.data, "--limit", "5"],
+        "train": [CONFIGS / "stage1.yaml", *run.overrides("stage1", tmp_path), "--max_steps", "1"],
+    }[command]
+    if command == "evaluate":
+        arguments += ["--no-reliance", "--max-new-tokens", "4"]
+    if command != "train":
+        arguments += ["--out", tmp_path]
+    size = 2**17 if command == "train" else 2**13
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+    done = collamo_process(command, *map(str, arguments), **limit)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    name = {"prepare": "molecules-00000.parquet", "evaluate": "rows.parquet", "train": ""}[command]
+    assert last.startswith("error: "), done.stderr
+    assert str(tmp_path / name) in last
+    assert "File too large" in last
+    assert "make room" in last
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
 
 
 # evaluate

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from collamo.data.shards import PreparedData, file_entry, sha256_of, shard_name, write_text
-from collamo.errors import CollamoError, UsageError
+from collamo.errors import CollamoError, UsageError, writing
 
 FORMAT_VERSION = 1
 ENCODERS = {"2d": "gin", "3d": "unimol"}
@@ -106,9 +106,10 @@ class EncodedOutputs:
         """Write the outputs [A,L,C] of one shard, then the JSON file; return what there is now."""
         path = self.folder / self.file_name(shard)
         temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, outputs, allow_pickle=False)
-        os.replace(temporary, path)
+        with writing(path, temporary):
+            with temporary.open("wb") as file:
+                np.save(file, outputs, allow_pickle=False)
+            os.replace(temporary, path)
         entry = {**file_entry(path, len(outputs)), "shard_sha256": shard_sha256}
         stored = dataclasses.replace(self, files={**self.files, path.name: entry})
         stored.write()

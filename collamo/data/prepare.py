@@ -58,7 +58,7 @@ from collamo.data.shards import (
 from collamo.data.sources import Source, SourceRow, count_rows, open_source
 from collamo.data.splits import scaffold_of, split_by_scaffold
 from collamo.data.tasks import Facts, TaskExample, measure, task_rng, write_tasks
-from collamo.errors import MoleculeError, TooManyRejectedError, UsageError
+from collamo.errors import MoleculeError, TooManyRejectedError, UsageError, writing
 
 # Our choice: 16 molecules per message to a worker keep the overhead below 1 %; a worker hands back
 # what it has after a second, so that one slow molecule does not make its neighbours wait.
@@ -468,10 +468,13 @@ class _Job:
                 examples[split] += written
             for split, found in examples.items():
                 fields = [dataclasses.asdict(example) for example in found]
-                writers[split].write_table(pa.Table.from_pylist(fields, schema=TASK_SCHEMA))
+                with writing(self.out / names[split]):
+                    writers[split].write_table(pa.Table.from_pylist(fields, schema=TASK_SCHEMA))
         for split, name in names.items():
-            writers[split].close()
-            os.replace(self.out / f".{name}.tmp", self.out / name)
+            temporary = self.out / f".{name}.tmp"
+            with writing(self.out / name, temporary):
+                writers[split].close()
+                os.replace(temporary, self.out / name)
         return {name: sum(summary.tasks[split].values()) for split, name in names.items()}
 
     def _questions(self, record: dict) -> list[TaskExample]:

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from collamo.chem.conformer import Conformer
 from collamo.chem.features import MoleculeFeatures
 from collamo.data.tasks import PROPERTIES_2D, PROPERTIES_3D, TaskExample, corpus_line
-from collamo.errors import CollamoError, UsageError, suggest
+from collamo.errors import CollamoError, UsageError, suggest, writing
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
@@ -401,12 +401,14 @@ def write_table(path: Path, records: Iterable[Mapping[str, object]], schema: pa.
     """Write records as parquet, whole or not at all."""
     table = pa.Table.from_pylist(list(records), schema=schema)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
+    with writing(path, temporary):
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path, temporary):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)

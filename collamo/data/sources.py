@@ -11,10 +11,11 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from collamo.errors import UsageError, suggest
@@ -201,9 +202,12 @@ def open_source(
         smiles = chosen.column(smiles_column, SMILES_COLUMNS)
         selfies = None if smiles else chosen.column(None, SELFIES_COLUMNS)
         if not smiles and not selfies:
+            advice = "name the right one with smiles_column (--smiles-column)"
+            if kind == "csv" and len(columns) == 1 and re.search(r"[;\t|]", columns[0]):
+                advice = "separate columns with commas, or with tabs in a .tsv"
             raise UsageError(
                 f"{name} has no SMILES column; its columns are {', '.join(columns) or '(none)'}; "
-                "name the right one with smiles_column (--smiles-column)"
+                f"{advice}"
             )
     return Source(
         name,
@@ -307,13 +311,16 @@ def _open_text(path: Path) -> io.TextIOWrapper:
 
 
 class _CheckedText(io.TextIOWrapper):
-    """A text stream whose damaged gzip data is a `UsageError`."""
+    """A text stream whose damaged gzip data is a `UsageError` that names the file."""
 
     def __next__(self) -> str:
         try:
             return super().__next__()
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UsageError(f"damaged gzip file: {error}; download or compress it again") from None
+            raise UsageError(
+                f"{Path(self.buffer.name).name} is a damaged gzip file: {error}; download or "
+                "compress it again"
+            ) from None
 
 
 def _column_names(path: Path, kind: str) -> list[str]:
@@ -367,16 +374,42 @@ def _table_records(stream, kind: str, path: Path):
 
 def _csv_rows(stream, kind: str, path: Path) -> Iterator[list[str]]:
     """Yield rows of fields; blank lines are skipped, quotes as in RFC 4180."""
-    reader = csv.reader(stream, delimiter="\t" if kind == "tsv" else ",")
+    for row in csv_rows(stream, "\t" if kind == "tsv" else ",", path.name):
+        if len(row) > 1 or any(field.strip() for field in row):
+            yield row
+
+
+def csv_rows(lines: Iterable[str], delimiter: str, name: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file called `name`, as csv.reader, but for an open quote.
+
+    csv.reader takes all that follows one for its field, and says nothing: rows would be lost.
+
+    Raises
+    ------
+    UsageError
+        For a quote that is never closed, with its line, and for what csv.reader refuses.
+    """
+    reader = csv.reader(chain(lines, [_END]), delimiter=delimiter)
+    start = 0
     try:
         for row in reader:
-            if len(row) > 1 or any(field.strip() for field in row):
-                yield row
+            if row[-1:] and row[-1].endswith(_END):
+                if row == [_END]:
+                    return
+                raise UsageError(
+                    f"{name}: a quote opened in the record of line {start + 1} is never closed; "
+                    "close it, or write a quote inside a field twice"
+                )
+            start = reader.line_num
+            yield row
     except csv.Error as error:
         raise UsageError(
-            f"{path.name}: line {reader.line_num}: {error}; "
-            "a quote may be open since an earlier line"
+            f"{name}: line {reader.line_num}: {error}; a quote may be open since an earlier line"
         ) from None
+
+
+#: A line that no text file has; inside an open quote it becomes part of the field.
+_END = "\x00the end of the file\x00"
 
 
 def _jsonl_records(stream) -> Iterator[tuple[dict[str, str], tuple[str, str] | None]]:

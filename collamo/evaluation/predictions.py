@@ -16,7 +16,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from collamo.errors import UsageError, suggest
+from collamo.data.sources import csv_rows
+from collamo.errors import UsageError, suggest, writing
 from collamo.evaluation import molecules, quantities
 from collamo.evaluation.captions import BLEU_COLUMNS, ROUGE, TextScorer, text_scores
 from collamo.evaluation.entities import EntityExtractor
@@ -110,7 +111,7 @@ def _table_records(stream: Iterable[str], suffix: str) -> Iterator[dict | None]:
     if suffix == ".tsv":
         rows = (line.rstrip("\n").rstrip("\r").split("\t") for line in stream)
     else:
-        rows = csv.reader(stream)
+        rows = csv_rows(stream, ",", Path(stream.name).name)
     header = next(rows, [])
     yield dict.fromkeys(header)
     for row in rows:
@@ -417,10 +418,12 @@ class RowsFile:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        self._writer.close()
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
+        try:
+            with writing(self._path):
+                self._writer.close()
+            if kind is None:
+                self._temporary.replace(self._path)
+        finally:
             self._temporary.unlink(missing_ok=True)
 
     def write(
@@ -436,7 +439,8 @@ class RowsFile:
             }
             for row, more in zip(rows, further or [{}] * len(rows), strict=True)
         ]
-        self._writer.write_table(pa.Table.from_pylist(records, self._schema))
+        with writing(self._path):
+            self._writer.write_table(pa.Table.from_pylist(records, self._schema))
 
 
 def _clean(text: str | None) -> str | None:

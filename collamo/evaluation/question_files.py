@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from collamo.data.sources import csv_rows
 from collamo.errors import MoleculeError, UsageError, suggest
 
 FORMATS = (".csv", ".tsv", ".jsonl")
@@ -68,10 +69,12 @@ def read_questions(
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     read = _read_jsonl if path.suffix == ".jsonl" else _read_table
-    rows = list(read(text, "\t" if path.suffix == ".tsv" else ","))
+    rows = list(read(text, "\t" if path.suffix == ".tsv" else ",", path.name))
     columns = dict.fromkeys(name for row in rows for name in row.columns)
+    if not rows:
+        raise UsageError(f"{path} has no rows; it needs {smiles_column} and {question_column}")
     for column in (smiles_column, question_column):
-        if rows and column not in columns:
+        if column not in columns:
             raise UsageError(
                 f"{path} has no column {column!r}{suggest(column, columns)}; "
                 f"it has {', '.join(columns) or 'none'}"
@@ -93,18 +96,20 @@ def _fill(row: QuestionRow, smiles_column: str, question_column: str) -> None:
     row.smiles, row.question = values["smiles"], values["question"]
 
 
-def _read_table(text: str, delimiter: str) -> Iterator[QuestionRow]:
+def _read_table(text: str, delimiter: str, name: str) -> Iterator[QuestionRow]:
     # The module's limit of 131,072 characters would make one absurd field fatal for the file.
     csv.field_size_limit(sys.maxsize)
-    for number, record in enumerate(csv.DictReader(io.StringIO(text), delimiter=delimiter), 1):
-        extra = record.pop(None, None)
-        row = QuestionRow(number, dict(record))
-        if extra:
-            row.reason = f"row {number} has {len(extra)} fields more than the header"
+    rows = csv_rows(io.StringIO(text, newline=""), delimiter, name)
+    header = next(rows, [])
+    for number, fields in enumerate(filter(None, rows), 1):
+        given = dict(zip(header, fields, strict=False))  # too few: the rest is None
+        row = QuestionRow(number, {**dict.fromkeys(header), **given})
+        if len(fields) > len(header):
+            row.reason = f"row {number} has {len(fields) - len(header)} fields more than the header"
         yield row
 
 
-def _read_jsonl(text: str, _: str) -> Iterator[QuestionRow]:
+def _read_jsonl(text: str, *_: str) -> Iterator[QuestionRow]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue

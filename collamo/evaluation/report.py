@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from collamo.errors import writing
 from collamo.evaluation.statistics import higher_is_better
 
 
@@ -177,5 +178,6 @@ def metric_name(metric: str) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path` through a neighbour and a rename: a reader never sees half a file."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path, temporary):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
@@ -106,11 +108,33 @@ def _open_full(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
-        model = CollamoForConditionalGeneration.from_pretrained(folder, **options)
+        model, found = CollamoForConditionalGeneration.from_pretrained(
+            folder, output_loading_info=True, **options
+        )
+    except SafetensorError as error:
+        raise CollamoError(
+            f"the weights in '{folder}' are truncated or damaged: {error}; copy or save the "
+            "checkpoint again"
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise CollamoError(
+            f"the weights in '{folder}' have other sizes than its config.json says (listed above); "
+            "copy or save the checkpoint again"
+        ) from error
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise CollamoError(f"'{folder / 'config.json'}' is no configuration: {reason}") from error
     except (ImportError, ValueError) as error:
         if attn_implementation is None:
             raise
         raise attention_error(attn_implementation, error) from error
+    if missing := sorted(found["missing_keys"]):
+        raise CollamoError(
+            f"the weights in '{folder}' do not fit its config.json, which wants {len(missing)} "
+            f"tensors more, such as {missing[0]}; copy or save the checkpoint again"
+        )
     if attn_implementation is None:
         take_flash_attention(model)
     if dequantize:
@@ -140,11 +164,15 @@ def _open_adapter(
     return PeftModel.from_pretrained(model, folder, use_safetensors=True), processor
 
 
+_PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
+
+
 def _open_processor(folder: Path) -> CollamoProcessor:
     try:
         return CollamoProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        lost = [name for name in _PROCESSOR_FILES if not (folder / name).is_file()]
+        reason = f"it has no {lost[0]}" if lost else str(error).strip().splitlines()[0]
         raise CollamoError(
             f"the processor in '{folder}' cannot be opened: {reason}; save it beside the model"
         ) from error
@@ -391,6 +419,11 @@ def _load_encoder(
     config: dict[str, Any],
     overrides: Mapping[str, Any],
 ):
+    if any("mol_projector." in key for key in tensors):
+        raise UsageError(
+            f"{name} is a whole CoLLaMo model, not {layout.title}; to train on from it give its "
+            "folder as --init_from"
+        )
     prefix = _prefix(tensors, *layout.anchors)
     if prefix is None:
         raise UsageError(f"{name} is not {layout.title}: {_what_it_is(tensors)}")

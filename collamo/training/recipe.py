@@ -177,7 +177,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+        advice = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
+        reason = " ".join(str(error).split())
+        raise UsageError(f"recipe {path} is not YAML: {reason}{advice}") from None
     if not isinstance(values, dict):
         raise UsageError(f"recipe {path} holds no `key: value` lines")
     return values

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import set_seed
 
@@ -66,7 +67,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     UsageError
         For an output folder that already holds checkpoints, unless `resume`.
     CollamoError
-        When the loss or a gradient is NaN or infinite, or the wrong parameters would be trained.
+        When the loss or a gradient is NaN or infinite, the wrong parameters would be trained, or
+        weights cannot be written.
     """
     output = Path(recipe.output)
     prepare_output(output, resume)
@@ -78,7 +80,13 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     set_seed(training_arguments(recipe).seed)
     run = {"language_model": _train_language_model, "align": _align, "tune": _tune}[recipe.stage]
     with use_backend(None if recipe.kernels else "reference"):
-        return run(recipe, output, str(checkpoint) if checkpoint else None)
+        try:
+            return run(recipe, output, str(checkpoint) if checkpoint else None)
+        except SafetensorError as error:
+            raise CollamoError(
+                f"weights in {output} cannot be read or written: {error}; make room, or put the "
+                "checkpoint back, and go on with --resume"
+            ) from error
 
 
 def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:

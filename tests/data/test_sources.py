@@ -108,6 +108,8 @@ def test_bytes_that_are_not_utf8_cost_their_row_only(write):
         ("a.csv", "", {}, "is empty"),
         ("a.csv", "smiles\nC\n", {"measured_columns": ["mu"]}, "no column 'mu'"),
         ("a.csv", 'smiles\n"' + "C\n" * 100_000, {}, "a quote may be open"),
+        ("a.csv", 'smiles,caption\nC,a\nCC,"open\nCCC,b\n', {}, "record of line 3 is never closed"),
+        ("a.csv", "smiles;caption\nC;a\n", {}, "separate columns with commas"),
         ("a.csv", "smiles\nC\n".encode("utf-16"), {}, "UTF-16"),
         ("a.csv.gz", b"smiles\nC\n", {}, "not a gzip file"),
         ("a.smi", "C\n", {"smiles_column": "smiles"}, "SMI file has no columns"),
@@ -122,7 +124,7 @@ def test_what_cannot_be_read_is_a_usage_error(write, name, content, arguments, w
 
 def test_damaged_gzip_is_a_usage_error(write):
     whole = gzip.compress(b"smiles\n" + b"CCO\n" * 10_000)
-    with pytest.raises(UsageError, match="damaged gzip"):
+    with pytest.raises(UsageError, match=r"a\.csv\.gz is a damaged gzip file"):
         list(open_source(write("a.csv.gz", whole[: len(whole) // 2])))
 
 

@@ -204,12 +204,33 @@ def test_pickled_weights_are_not_opened(base):
 
 def test_broken_config_and_missing_processor(base):
     folder, _, _ = base
-    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (folder / name).unlink()
-    with pytest.raises(CollamoError, match="processor"):
-        load_checkpoint(folder)
+        with pytest.raises(CollamoError, match=rf"processor in .* it has no {name}"):
+            load_checkpoint(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CollamoError, match="not valid JSON"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_do_not_fit_their_configuration(base):
+    """A layer that no file has would be drawn at random, and answer."""
+    folder, _, _ = base
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config = json.loads(path.read_text())
+    for field, value, words in (
+        ("num_layers", 3, r"wants \d+ tensors more, such as model\.graph_encoder\.batch_norms\.2"),
+        ("hidden_size", 40, "have other sizes than its config.json says"),
+        ("flavour", "obg", r"config\.json' is no configuration: .*'flavour'"),
+    ):
+        changed = {**config, "gin_config": {**config["gin_config"], field: value}}
+        path.write_text(json.dumps(changed))
+        with pytest.raises(CollamoError, match=words):
+            load_checkpoint(folder)
+    path.write_text(json.dumps(config))
+    load_checkpoint(folder)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CollamoError, match="truncated or damaged"):
         load_checkpoint(folder)
 
 

@@ -289,6 +289,13 @@ def test_the_other_architecture_is_recognised(unimol, gin):
         load_gin({"lm.weight": torch.zeros(2, 2)})
 
 
+def test_a_whole_model_is_no_encoder(gin):
+    weights = {f"model.graph_encoder.{k}": v for k, v in gin.state_dict().items()}
+    weights["model.mol_projector.norm.bias"] = torch.zeros(1)
+    with pytest.raises(UsageError, match=r"is a whole CoLLaMo model, not an OGB-style GIN"):
+        load_gin(weights)
+
+
 def test_overrides_are_checked(unimol):
     with pytest.raises(UsageError, match=r"'dropuot' .*did you mean 'dropout'"):
         load_unimol(unimol.state_dict(), dropuot=0.1)
