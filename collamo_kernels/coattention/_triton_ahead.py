@@ -36,7 +36,7 @@ POINTERS = {
         *("most", "inverse", "hop_bias", "fraction", "coefficients", "phi", "ds_all", "ds"),
         *("u", "geometry", "rows", "lengths", "hop_parts", "cell_parts", "du", "dx", "du_r"),
         *("coordinates", "distances", "affine", "of_query", "of_key", "parts", "reach", "layers"),
-        *("survey", "slope_rows", "knots", "errors"),
+        *("survey", "slope_rows", "knots", "errors", "layer_parts", "of_layers"),
     },
     "fp32": {"scale", "limit", "slack", "share"},
 }
@@ -123,26 +123,35 @@ def shipped_on_pairs() -> Iterator[Program]:
     yield Program("coordinates", on_pairs.pull, of_atoms, blocks | plain)
     yield Program("coordinates, atom types", on_pairs.pull, of_atoms, blocks | by_atom)
     yield Program("coordinates, pair types", on_pairs.pull, of_atoms, blocks | by_pair)
-    for kernel in (on_pairs.locate, on_pairs.add_up, on_pairs.finish):
-        yield Program(kernel.__name__, kernel, PAIRS.warps, blocks)
+    yield Program("locate", on_pairs.locate, PAIRS.warps, blocks)
+    for heads in (32, 64):
+        for head in ("mlp", "linear"):
+            of = blocks | _of_radial(heads) | {"COLUMN": PAIRS.heads, "MLP": head == "mlp"}
+            of |= {"GAUSSIANS": RADIAL.chunk, "CHUNK": PAIRS.chunk}
+            yield Program(f"add_up, {head}, {heads}", on_pairs.add_up, RADIAL.warps, of)
+    yield Program("finish", on_pairs.finish, PAIRS.warps, of | {"ENTRIES": PAIRS.entries})
     yield Program("build", on_pairs.build, PAIRS.warps, blocks, torch.bfloat16)
     slope = {"ADD": True, "PAIRS": 128}
     yield Program("du", on_pairs.slope, PAIRS.warps, slope)
 
 
+def _of_radial(heads: int) -> dict:
+    return {
+        **{"TABLE_BLOCKS": BLOCKS, "PLACES": RADIAL.places, "CHUNK": RADIAL.chunk, "TERMS": 2},
+        **{"SLICE": RADIAL.slice, "HEADS": heads, "SLOPES": True, "ADD": True},
+        **{"ENTRIES": RADIAL.entries, "LAYER_ENTRIES": RADIAL.entries},
+    }
+
+
 def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
     """The radial table and the exact Φ3d; any number of Gaussians compiles to the same."""
-    blocks = {"TABLE_BLOCKS": BLOCKS, "PLACES": RADIAL.places, "CHUNK": RADIAL.chunk}
-    blocks |= {"SLICE": RADIAL.slice, "HEADS": heads, "SLOPES": True, "TERMS": 2}
-    blocks |= {"ENTRIES": RADIAL.entries, "ADD": True, "TABLE": False}
-    of_table = {"TABLE": True, "CHUNK": RADIAL.table_chunk}
+    blocks = _of_radial(heads)
     for head in ("mlp", "linear"):
         of = blocks | {"MLP": head == "mlp"}
         places = of | {"PLACES": RADIAL.blocks}
         yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, places)
         for kernel in (radial.tabulate, radial.evaluate, radial.pull_back):
             yield Program(f"{kernel.__name__}, {head}", kernel, RADIAL.warps, of)
-        for name, changes in (("exact", {}), ("table", of_table)):
-            name = f"{name} differentiate, {head}"
-            yield Program(name, radial.differentiate, RADIAL.warps, of | changes)
+        of |= {"CHUNK": RADIAL.table_chunk}
+        yield Program(f"table differentiate, {head}", radial.differentiate, RADIAL.warps, of)
     yield Program("collect", radial.collect, 4, blocks)

@@ -300,48 +300,72 @@ class Sums:
     segments: Tensor | None = None  # [2, C]
 
 
-def sum_tables(
-    ds: Tensor, heads: slice, sums: Sums, terms: Terms, lengths: Tensor | None,
-    hop_bias: Tensor | None, rows: Tensor | None,
+def sum_up(
+    ds: Tensor, heads: slice, sums: Sums, terms: Terms, lengths: Tensor | None, add: bool,
+    hop_bias: Tensor | None = None, rows: Tensor | None = None, layers: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write the gradients of some heads into ``hop_bias [H, S]`` and ``rows [C + 1, 2, H]``.
 
-    Each is None where it is not wanted.
+    Into `layers`, the parameters of the radial function, goes what the exact Φ3d of these heads
+    sends back (0 where the table fits), on top of what is there if `add`. Each is None where it is
+    not wanted.
     """
     group, pairs = ds.shape
-    chunks = triton.cdiv(pairs, PAIRS.chunk)
+    radial, chunks = on_radial.RADIAL, triton.cdiv(pairs, PAIRS.chunk)
     hop_chunks, cell_chunks = (0 if x is None else chunks for x in (hop_bias, rows))
     hop_size, cell_size = terms.buckets + 1 + hop_chunks, terms.cells + 1 + cell_chunks
     hop_parts = None if hop_bias is None else hop_bias.new_empty((2, hop_size, group))
     cell_parts = None if rows is None else rows.new_empty((4, 2, cell_size, group))
+    of = on_radial.ABSENT if layers is None else terms.exact
+    exact = on_radial.parts(of, pairs, radial.chunk)
+    sizes = of.sizes(radial.chunk)
     columns = triton.cdiv(group, PAIRS.heads)
-    on_pairs.add_up[(hop_chunks + cell_chunks, columns)](
-        ds,
-        *(None if hop_bias is None else x for x in (sums.hop_order, sums.hop_keys)),
-        hop_parts,
-        *(None if rows is None else x for x in (sums.cell_order, terms.cell, terms.fraction)),
-        cell_parts,
-        *(None if rows is None else x for x in (sums.segments, terms.fits)),
-        *(group, pairs, terms.buckets, terms.cells, hop_chunks, hop_size, cell_size),
-        CHUNK=PAIRS.chunk,
-        HEADS=PAIRS.heads,
-        num_warps=PAIRS.warps,
-        enable_fp_fusion=on_radial.FUSION,
+    shared = {
+        "columns": columns,
+        "group": group,
+        "pairs": pairs,
+        "buckets": terms.buckets,
+        "cells": terms.cells,
+        "hop_size": hop_size,
+        "cell_size": cell_size,
+        "first_head": heads.start,
+        "count": of.gaussians,
+        "CHUNK": PAIRS.chunk,
+        "COLUMN": PAIRS.heads,
+        "PLACES": radial.places,
+        "enable_fp_fusion": on_radial.FUSION,
+        **exact.numbers(),
+    }
+    programs = hop_chunks * columns, cell_chunks * columns
+    on_pairs.add_up[(sum(programs) + math.prod(exact.grid),)](
+        *(ds, sums.hop_order, sums.hop_keys, hop_parts),
+        *(sums.cell_order, terms.cell, terms.fraction, cell_parts, sums.segments, terms.fits),
+        *(terms.u, of.layers, exact.rows),
+        hop_programs=programs[0],
+        cell_programs=programs[1],
+        **{x: sizes[x] for x in ("units", "heads", "MLP", "SLICE", "HEADS")},
+        GAUSSIANS=radial.chunk,
+        num_warps=radial.warps,
+        **shared,
     )
-    hop_programs = 0 if hop_bias is None else triton.cdiv(terms.buckets, PAIRS.entries)
-    cell_programs = 0 if rows is None else triton.cdiv(terms.cells + 1, PAIRS.entries)
-    all_heads = hop_bias.shape[0] if rows is None else rows.shape[2]
-    on_pairs.finish[(hop_programs + cell_programs, columns)](
-        *(hop_parts, None if hop_bias is None else sums.hop_offsets, hop_bias),
-        *(cell_parts, *(None if rows is None else x for x in (sums.segments, lengths)), rows),
-        *(group, terms.buckets, terms.cells, hop_programs, hop_size, cell_size),
-        *(heads.start, all_heads),
-        CHUNK=PAIRS.chunk,
+    length = 0 if layers is None else len(layers)
+    entries = (
+        0 if hop_bias is None else triton.cdiv(terms.buckets, PAIRS.entries) * columns,
+        0 if rows is None else triton.cdiv(terms.cells + 1, PAIRS.entries) * columns,
+    )
+    on_pairs.finish[(sum(entries) + triton.cdiv(length, radial.entries),)](
+        *(hop_parts, sums.hop_offsets, hop_bias, cell_parts, sums.segments, lengths, rows),
+        *(exact.rows, terms.fits, layers),
+        hop_programs=entries[0],
+        cell_programs=entries[1],
+        heads=0 if rows is None else rows.shape[2],
+        length=length,
         ENTRIES=PAIRS.entries,
         RUNS=PAIRS.runs,
-        HEADS=PAIRS.heads,
+        ADD=add,
+        LAYER_ENTRIES=radial.entries,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=on_radial.FUSION,
+        **shared,
     )
 
 

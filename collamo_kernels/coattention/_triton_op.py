@@ -97,7 +97,7 @@ def run_forward(*arguments: object) -> tuple[Tensor, ...]:
 def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
     """Launch what the backward operator stands for.
 
-    That is three kernels, two more for u, and three for the exact Φ3d, which return at once where
+    That is three kernels, two more for u, and one for the exact Φ3d, which returns at once where
     the table fits. Gradients are in the order of `LEARNED`; one that is not wanted has the shape
     [0].
     """
@@ -124,24 +124,20 @@ def _table_gradients(
 
     gradients = {
         name: torch.empty_like(getattr(a, name), memory_format=torch.contiguous_format)
-        for name in wants & {"hop_bias", "rows"}
+        for name in wants & {"hop_bias", "rows", "layers"}
     }
     coefficients = None
     if "u" in wants:
         coefficients = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)[2]
     sums = launch.Sums(a.hop_order, a.hop_keys, a.hop_offsets, _order(a, wants), a.segments)
-    tables = [gradients.get(name) for name in ("hop_bias", "rows")]
-    for heads, ds in rounds:
-        if gradients.keys() & {"hop_bias", "rows"}:
-            launch.sum_tables(ds, heads, sums, terms, a.lengths, *tables)
+    tables = dict(gradients)
+    for number, (heads, ds) in enumerate(rounds):
+        if tables:
+            launch.sum_up(ds, heads, sums, terms, a.lengths, add=number > 0, **tables)
         if "u" in wants:
             of_heads = coefficients[heads]
             gradients["u"] = launch.slopes(ds, terms, of_heads, gradients.get("u"))
             launch.on_radial.pull_back(ds, a.u, a.fits, terms.exact, heads, gradients["u"])
-        if "layers" in wants:
-            gradients["layers"] = launch.on_radial.evaluate_backward(
-                ds, a.u, a.fits, terms.exact, heads, gradients.get("layers")
-            )
     return gradients
 
 

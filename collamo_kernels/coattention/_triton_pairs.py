@@ -16,10 +16,11 @@ from collamo_kernels.coattention._triton_kernels import (
     polynomial,
     tile_of,
 )
+from collamo_kernels.coattention._triton_radial import add_parts, add_rows
 
 OF_A_BATCH = (
     *("longest", "blocks", "pairs", "cells", "group", "first_head", "pair_programs"),
-    *("hop_chunks", "hop_programs", "hop_size", "cell_size", "programs"),
+    *("columns", "hop_programs", "cell_programs", "hop_size", "cell_size", "programs"),
 )
 
 
@@ -170,65 +171,109 @@ def _store_runs(parts, x, s, starts, ends, chunk, c, group, size):
     tl.store(place + size * group, running, mask=ends[:, None] & some)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
-def add_up(
-    ds, hop_order, hop_keys, hop_parts, cell_order, cell, fraction, cell_parts, segments, fits,
-    group, pairs, buckets, cells, hop_chunks, hop_size, cell_size,
-    CHUNK: tl.constexpr, HEADS: tl.constexpr,
+@triton.jit
+def _add_up_hops(
+    ds, order, keys, parts, chunk, h, group, pairs, buckets, size, CHUNK: tl.constexpr
 ):  # fmt: skip
-    """Sums of dL/dlogits ``ds [h, pairs]`` over the runs of one table entry in a chunk.
-
-    Chunks below `hop_chunks` are of the pairs sorted by hops. The others are of the pairs sorted by
-    cell: there are four sums each, with the weights of value and slope at the two ends. (Sums of
-    powers of the fraction, combined later, cancel: they had 2.4 times the error.)
-    """
-    chunk = tl.program_id(0)
-    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    """Sums over runs of one column of the hop table in a chunk of the pairs sorted by hops."""
     local = tl.arange(0, CHUNK)
-    by_hops = chunk < hop_chunks
-    if not by_hops:
-        chunk -= hop_chunks
     t = chunk.to(tl.int64) * CHUNK + local
     live = t < pairs
     last = (local == CHUNK - 1) | (t == pairs - 1)
-    if by_hops:
-        if hop_order is not None:
-            p = tl.load(hop_order + t, mask=live, other=0)
-            s = _hop_column(hop_keys, t, pairs, buckets)
-            starts = live & ((local == 0) | (s != _hop_column(hop_keys, t - 1, pairs, buckets)))
-            ends = live & (last | (s != _hop_column(hop_keys, t + 1, pairs, buckets)))
-            place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
-            x = tl.load(place, mask=live[:, None] & (h < group)[None, :], other=0.0)  # [t, h]
-            x = x.to(tl.float32)
-            _store_runs(hop_parts, x, s, starts, ends, chunk, h, group, hop_size)
+    p = tl.load(order + t, mask=live, other=0)
+    s = _hop_column(keys, t, pairs, buckets)
+    starts = live & ((local == 0) | (s != _hop_column(keys, t - 1, pairs, buckets)))
+    ends = live & (last | (s != _hop_column(keys, t + 1, pairs, buckets)))
+    x = _cotangents(ds, p, h, live, group, pairs)
+    _store_runs(parts, x, s, starts, ends, chunk, h, group, size)
+
+
+@triton.jit
+def _add_up_cells(
+    ds, order, cell, fraction, parts, segments, chunk, column, h, group, pairs, cells, size,
+    CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Four sums over runs of one cell in a chunk of the pairs sorted by cell.
+
+    The weights are those of value and slope at the cell's two ends. (Sums of powers of the
+    fraction, combined later, cancel: they had 2.4 times the error.) The first column of programs
+    stores where each cell's pairs begin and end.
+    """
+    local = tl.arange(0, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK + local
+    live = t < pairs
+    last = (local == CHUNK - 1) | (t == pairs - 1)
+    p = tl.load(order + t, mask=live, other=0)
+    s = tl.load(cell + p, mask=live, other=-1)
+    new = s != _cell_column(order, cell, t - 1, pairs)
+    old = s != _cell_column(order, cell, t + 1, pairs)
+    if column == 0:
+        tl.store(segments + s, t, mask=live & new & (s < cells))
+        tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
+    starts = live & ((local == 0) | new)
+    ends = live & (last | old)
+    x = _cotangents(ds, p, h, live, group, pairs)
+    f = tl.load(fraction + p, mask=live, other=0.0)[:, None]
+    right = f * f * (3.0 - 2.0 * f)
+    step = 2 * size * group
+    _store_runs(parts, x * (1.0 - right), s, starts, ends, chunk, h, group, size)
+    weight = f * (1.0 - f) * (1.0 - f)
+    _store_runs(parts + step, x * weight, s, starts, ends, chunk, h, group, size)
+    _store_runs(parts + 2 * step, x * right, s, starts, ends, chunk, h, group, size)
+    weight = -f * f * (1.0 - f)
+    _store_runs(parts + 3 * step, x * weight, s, starts, ends, chunk, h, group, size)
+
+
+@triton.jit
+def _cotangents(ds, p, h, live, group, pairs):
+    """dL/dlogits of sorted pairs ``[t, h]`` from ``ds [h, pairs]``."""
+    place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
+    mask = live[:, None] & (h < group)[None, :]
+    return tl.load(place, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def add_up(
+    ds, hop_order, hop_keys, hop_parts, cell_order, cell, fraction, cell_parts, segments, fits,
+    u, layers, layer_parts,
+    columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
+    first_head, programs, slices, count, units, heads, size,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr,
+    GAUSSIANS: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Sums of dL/dlogits ``ds [group, pairs]`` over a chunk of pairs, for `finish`.
+
+    First come programs for the hop table, then for the radial table, `COLUMN` heads each; the last
+    are for the exact Φ3d: `add_parts`. Of those two kinds, one returns at once: whether the table
+    fits stands on the device.
+    """
+    program = tl.program_id(0)
+    if program < hop_programs:
+        if hop_parts is not None:
+            h = program % columns * COLUMN + tl.arange(0, COLUMN)
+            _add_up_hops(
+                ds, hop_order, hop_keys, hop_parts, program // columns, h, group, pairs, buckets,
+                hop_size, CHUNK,
+            )  # fmt: skip
+    elif program < hop_programs + cell_programs:
+        if cell_parts is not None:
+            if tl.load(fits) != 0:
+                program -= hop_programs
+                column = program % columns
+                h = column * COLUMN + tl.arange(0, COLUMN)
+                _add_up_cells(
+                    ds, cell_order, cell, fraction, cell_parts, segments, program // columns,
+                    column, h, group, pairs, cells, cell_size, CHUNK,
+                )  # fmt: skip
     else:
-        if cell_order is not None:
-            if tl.load(fits) == 0:
-                return
-            p = tl.load(cell_order + t, mask=live, other=0)
-            s = tl.load(cell + p, mask=live, other=-1)
-            new = s != _cell_column(cell_order, cell, t - 1, pairs)
-            old = s != _cell_column(cell_order, cell, t + 1, pairs)
-            if tl.program_id(1) == 0:
-                tl.store(segments + s, t, mask=live & new & (s < cells))
-                tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
-            starts = live & ((local == 0) | new)
-            ends = live & (last | old)
-            place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
-            x = tl.load(place, mask=live[:, None] & (h < group)[None, :], other=0.0)  # [t, h]
-            x = x.to(tl.float32)
-            f = tl.load(fraction + p, mask=live, other=0.0)[:, None]
-            right = f * f * (3.0 - 2.0 * f)
-            step = 2 * cell_size * group
-            _store_runs(cell_parts, x * (1.0 - right), s, starts, ends, chunk, h, group, cell_size)
-            weight = f * (1.0 - f) * (1.0 - f)
-            cell_parts += step
-            _store_runs(cell_parts, x * weight, s, starts, ends, chunk, h, group, cell_size)
-            cell_parts += step
-            _store_runs(cell_parts, x * right, s, starts, ends, chunk, h, group, cell_size)
-            weight = -f * f * (1.0 - f)
-            cell_parts += step
-            _store_runs(cell_parts, x * weight, s, starts, ends, chunk, h, group, cell_size)
+        if layer_parts is not None:
+            program -= hop_programs + cell_programs
+            rest = program // programs
+            add_parts(
+                program % programs, rest % slices, rest // slices, programs, slices,
+                ds, u, fits, layers, layer_parts, pairs, first_head, group, count, units, heads,
+                size, False, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -247,51 +292,86 @@ def _total(parts, s, begin, end, h, group, size, CHUNK: tl.constexpr, RUNS: tl.c
     return tl.sum(total, 1)
 
 
+@triton.jit
+def _finish_hops(
+    parts, offsets, hop_bias, s, h, group, buckets, size, first_head,
+    CHUNK: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the columns s of the hop table."""
+    ordinary = s < buckets - 1
+    begin = tl.where(ordinary, tl.minimum(s, 255), 255)
+    end = tl.where(s < buckets - 2, tl.minimum(s + 1, 255), tl.where(ordinary, 255, 256))
+    begin = tl.load(offsets + begin)
+    end = tl.where(s < buckets, tl.load(offsets + end), begin)
+    total = _total(parts, s, begin, end, h, group, size, CHUNK, RUNS)
+    place = hop_bias + (first_head + h)[None, :] * buckets + s[:, None]
+    tl.store(place, total, mask=(s < buckets)[:, None] & (h < group)[None, :])
+
+
+@triton.jit
+def _finish_cells(
+    parts, segments, lengths, rows, g, h, group, cells, size, first_head, heads,
+    CHUNK: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the rows g of the radial table."""
+    step = 2 * size * group
+    right = g < cells  # the cell that begins at knot g
+    begin = tl.load(segments + g, mask=right, other=0)
+    end = tl.load(segments + cells + g, mask=right, other=0)
+    value = _total(parts, g, begin, end, h, group, size, CHUNK, RUNS)
+    slope = _total(parts + step, g, begin, end, h, group, size, CHUNK, RUNS)
+    slope *= tl.load(lengths + g, mask=right, other=0.0)[:, None]
+    left = (g > 0) & (g <= cells)  # the one that ends there
+    begin = tl.load(segments + g - 1, mask=left, other=0)
+    end = tl.load(segments + cells + g - 1, mask=left, other=0)
+    parts += 2 * step
+    value += _total(parts, g - 1, begin, end, h, group, size, CHUNK, RUNS)
+    of_end = _total(parts + step, g - 1, begin, end, h, group, size, CHUNK, RUNS)
+    slope += of_end * tl.load(lengths + g - 1, mask=left, other=0.0)[:, None]
+    place = rows + g[:, None] * (2 * heads) + (first_head + h)[None, :]
+    stored = (g <= cells)[:, None] & (h < group)[None, :]
+    tl.store(place, value, mask=stored)
+    tl.store(place + heads, slope, mask=stored)
+
+
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def finish(
     hop_parts, hop_offsets, hop_bias, cell_parts, segments, lengths, rows,
-    group, buckets, cells, hop_programs, hop_size, cell_size, first_head, heads,
-    CHUNK: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr, HEADS: tl.constexpr,
+    layer_parts, fits, of_layers,
+    columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
+    first_head, heads, programs, slices, count, size, length,
+    CHUNK: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr, COLUMN: tl.constexpr,
+    ADD: tl.constexpr, PLACES: tl.constexpr, LAYER_ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the hop table ``[H, S]`` and of the radial table's rows ``[C + 1, 2, H]``.
+    """Gradients of the hop table ``[H, S]``, of the radial table's rows ``[C + 1, 2, H]``, and of
+    the radial function's parameters ``[length]``, added to what they are if `ADD`.
 
-    Programs below `hop_programs` do the hops.
+    Programs in the order of `add_up`.
     """
     program = tl.program_id(0)
-    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    some = (h < group)[None, :]
     if program < hop_programs:
         if hop_parts is not None:
-            s = program * ENTRIES + tl.arange(0, ENTRIES)
-            ordinary = s < buckets - 1
-            begin = tl.where(ordinary, tl.minimum(s, 255), 255)
-            end = tl.where(s < buckets - 2, tl.minimum(s + 1, 255), tl.where(ordinary, 255, 256))
-            begin = tl.load(hop_offsets + begin)
-            end = tl.where(s < buckets, tl.load(hop_offsets + end), begin)
-            total = _total(hop_parts, s, begin, end, h, group, hop_size, CHUNK, RUNS)
-            place = hop_bias + (first_head + h)[None, :] * buckets + s[:, None]
-            tl.store(place, total, mask=(s < buckets)[:, None] & some)
-    else:
+            s = program // columns * ENTRIES + tl.arange(0, ENTRIES)
+            h = program % columns * COLUMN + tl.arange(0, COLUMN)
+            _finish_hops(
+                hop_parts, hop_offsets, hop_bias, s, h, group, buckets, hop_size, first_head,
+                CHUNK, RUNS,
+            )  # fmt: skip
+    elif program < hop_programs + cell_programs:
         if cell_parts is not None:
-            g = (program - hop_programs) * ENTRIES + tl.arange(0, ENTRIES)
-            step = 2 * cell_size * group
-            right = g < cells  # the cell that begins at knot g
-            begin = tl.load(segments + g, mask=right, other=0)
-            end = tl.load(segments + cells + g, mask=right, other=0)
-            value = _total(cell_parts, g, begin, end, h, group, cell_size, CHUNK, RUNS)
-            slope = _total(cell_parts + step, g, begin, end, h, group, cell_size, CHUNK, RUNS)
-            slope *= tl.load(lengths + g, mask=right, other=0.0)[:, None]
-            left = (g > 0) & (g <= cells)  # the one that ends there
-            begin = tl.load(segments + g - 1, mask=left, other=0)
-            end = tl.load(segments + cells + g - 1, mask=left, other=0)
-            cell_parts += 2 * step
-            value += _total(cell_parts, g - 1, begin, end, h, group, cell_size, CHUNK, RUNS)
-            of_end = _total(cell_parts + step, g - 1, begin, end, h, group, cell_size, CHUNK, RUNS)
-            slope += of_end * tl.load(lengths + g - 1, mask=left, other=0.0)[:, None]
-            place = rows + g[:, None] * (2 * heads) + (first_head + h)[None, :]
-            stored = (g <= cells)[:, None] & some
-            tl.store(place, value, mask=stored)
-            tl.store(place + heads, slope, mask=stored)
+            program -= hop_programs
+            g = program // columns * ENTRIES + tl.arange(0, ENTRIES)
+            h = program % columns * COLUMN + tl.arange(0, COLUMN)
+            _finish_cells(
+                cell_parts, segments, lengths, rows, g, h, group, cells, cell_size, first_head,
+                heads, CHUNK, RUNS,
+            )  # fmt: skip
+    else:
+        if layer_parts is not None:
+            add_rows(
+                program - hop_programs - cell_programs, layer_parts, fits, of_layers, pairs,
+                programs, slices, count, size, length, False, ADD, PLACES, LAYER_ENTRIES,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)

@@ -14,8 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from collamo_kernels.coattention._triton_pairs import OF_A_BATCH
-
+OF_A_BATCH = ("pairs", "first_head", "group", "programs")
 ROOT_HALF = tl.constexpr(0.7071067811865476)
 BELL = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 # As `radial_op` has them: of GELU's derivatives, and where a Gaussian's turn back.
@@ -417,83 +416,117 @@ def _places(known, pairs, TABLE: tl.constexpr):
     return places
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
-def differentiate(
+@triton.jit
+def _through_head(
+    x, g0, g1, layers, h, j, of_weight, of_bias, count, units, heads,
+    TABLE: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Cotangents of the first layer and its slope ``[p, j]``; the last layer's gradients so far."""
+    last = layers + 2 * count + units * count + units
+    a0, a1, _a2 = _first_layer(x, layers, j, count, units, 2 if TABLE else 1, CHUNK)
+    below, slope, curvature = _gelu(a0)
+    weight = _matrix(last, h, j, heads, units)  # [h, j]
+    of_bias += tl.sum(g0, 0)
+    of_weight += tl.dot(tl.trans(g0), a0 * below, input_precision="ieee")
+    da0 = tl.dot(g0, weight, input_precision="ieee") * slope
+    da1 = da0
+    if TABLE:
+        of_weight += tl.dot(tl.trans(g1), slope * a1, input_precision="ieee")
+        da1 = tl.dot(g1, weight, input_precision="ieee")
+        da0 += da1 * curvature * a1
+        da1 *= slope
+    return da0, da1, of_weight, of_bias
+
+
+@triton.jit
+def _through_bells(
+    x, da0, da1, layers, j, k, of_centre, of_width, of_weight, count, units, TABLE: tl.constexpr
+):  # fmt: skip
+    """Gradients so far of the Gaussians, times their widths, and of the first layer's weight."""
+    z, psi, inverse = _bells(x, layers, k, count)
+    weight = _matrix(layers + 2 * count, j, k, units, count)  # [j, k]
+    of_weight += tl.dot(tl.trans(da0), psi, input_precision="ieee")
+    dz = -tl.dot(da0, weight, input_precision="ieee") * psi * z
+    if TABLE:
+        steep = -z * inverse[None, :] * psi
+        of_weight += tl.dot(tl.trans(da1), steep, input_precision="ieee")
+        g1 = tl.dot(da1, weight, input_precision="ieee") * inverse[None, :] * psi
+        dz += (z * z - 1.0) * g1
+        of_width += tl.sum(g1 * z, 0)
+    of_centre -= tl.sum(dz, 0)
+    of_width -= tl.sum(dz * z, 0)
+    return of_centre, of_width, of_weight
+
+
+@triton.jit
+def add_parts(
+    program, part, chunk, programs, slices,
     grad, u, known, layers, parts, pairs, first_head, group, count, units, heads, size,
     TABLE: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr,
     SLICE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `layers` from every num_programs(0)-th tile of places, a row of ``parts`` each.
+    """Gradients of `layers` from every `programs`-th tile of places, a row of ``parts`` each.
 
     Cotangents are ``grad [places, 2, H]`` of a table's values and slopes (`TABLE`), or ``[group,
-    pairs]`` of the exact Φ3d of some heads. Programs of axis 1 take `SLICE` units of the first
-    layer each, those of axis 2 `CHUNK` Gaussians; all they do is linear in that share. A row is
-    like `layers`, but dμ and ds have a line per slice, ``[2, slices, K]``.
+    pairs]`` of the exact Φ3d of some heads. A program takes `SLICE` units of the first layer (its
+    `part` of `slices`) and `CHUNK` Gaussians; all it does is linear in that share. A row is like
+    `layers`, but dμ and ds have a line per slice, ``[2, slices, K]``.
     """
     places = _places(known, pairs, TABLE)
-    if tl.program_id(0) * PLACES >= places:
-        return
-    part = tl.program_id(1)
-    h = tl.arange(0, HEADS)
-    j = part * SLICE + tl.arange(0, SLICE)
-    k = tl.program_id(2) * CHUNK + tl.arange(0, CHUNK)
-    of_centre = tl.zeros((CHUNK,), tl.float32)
-    of_width = of_centre
-    of_weight = tl.zeros((SLICE, CHUNK), tl.float32)
-    of_bias = tl.zeros((SLICE,), tl.float32)
-    of_last = tl.zeros((HEADS, SLICE), tl.float32)
-    of_last_bias = tl.zeros((HEADS,), tl.float32)
-    last = layers + 2 * count + units * count + units
-    for start in range(tl.program_id(0) * PLACES, places, tl.num_programs(0) * PLACES):
-        p = start + tl.arange(0, PLACES)
-        x = tl.load(u + p, mask=p < places, other=float("inf"))
-        shown = (x != float("inf"))[:, None]
-        out = h if MLP else j
-        g0, g1 = _cotangents(grad, p, out, shown, pairs, first_head, group, heads, TABLE)
-        if MLP:
-            a0, a1, _a2 = _first_layer(x, layers, j, count, units, 2 if TABLE else 1, CHUNK)
-            below, slope, curvature = _gelu(a0)
-            weight = _matrix(last, h, j, heads, units)
-            of_last_bias += tl.sum(g0, 0)
-            of_last += tl.dot(tl.trans(g0), a0 * below, input_precision="ieee")
-            da0 = tl.dot(g0, weight, input_precision="ieee") * slope
-            da1 = da0
-            if TABLE:
-                of_last += tl.dot(tl.trans(g1), slope * a1, input_precision="ieee")
-                da1 = tl.dot(g1, weight, input_precision="ieee")
-                da0 += da1 * curvature * a1
-                da1 *= slope
-        else:
-            da0 = g0
-            da1 = g1
-        z, psi, inverse = _bells(x, layers, k, count)
-        weight = _matrix(layers + 2 * count, j, k, units, count)
-        of_bias += tl.sum(da0, 0)
-        of_weight += tl.dot(tl.trans(da0), psi, input_precision="ieee")
-        dz = -tl.dot(da0, weight, input_precision="ieee") * psi * z
-        if TABLE:
-            steep = -z * inverse[None, :] * psi
-            of_weight += tl.dot(tl.trans(da1), steep, input_precision="ieee")
-            g1 = tl.dot(da1, weight, input_precision="ieee") * inverse[None, :] * psi
-            dz += (z * z - 1.0) * g1
-            of_width += tl.sum(g1 * z, 0)
-        of_centre -= tl.sum(dz, 0)
-        of_width -= tl.sum(dz * z, 0)
-    row = parts + tl.program_id(0).to(tl.int64) * size
-    slices = tl.num_programs(1)
-    inverse = 1.0 / tl.load(layers + count + k, mask=k < count, other=1.0)
-    tl.store(row + part * count + k, of_centre * inverse, mask=k < count)
-    tl.store(row + (slices + part) * count + k, of_width * inverse, mask=k < count)
-    row += 2 * slices * count
-    _store_matrix(row, of_weight, j, k, units, count)
-    if tl.program_id(2) == 0:
-        row += units * count
-        tl.store(row + j, of_bias, mask=j < units)
-        if MLP:
-            _store_matrix(row + units, of_last, h, j, heads, units)
-            if part == 0:
-                row += units + heads * units
-                tl.store(row + h, of_last_bias, mask=h < heads)
+    if program * PLACES < places:
+        h = tl.arange(0, HEADS)
+        j = part * SLICE + tl.arange(0, SLICE)
+        k = chunk * CHUNK + tl.arange(0, CHUNK)
+        of_centre = tl.zeros((CHUNK,), tl.float32)
+        of_width = of_centre
+        of_weight = tl.zeros((SLICE, CHUNK), tl.float32)
+        of_bias = tl.zeros((SLICE,), tl.float32)
+        of_last = tl.zeros((HEADS, SLICE), tl.float32)
+        of_last_bias = tl.zeros((HEADS,), tl.float32)
+        for start in range(program * PLACES, places, programs * PLACES):
+            p = start + tl.arange(0, PLACES)
+            x = tl.load(u + p, mask=p < places, other=float("inf"))
+            shown = (x != float("inf"))[:, None]
+            out = h if MLP else j
+            da0, da1 = _cotangents(grad, p, out, shown, pairs, first_head, group, heads, TABLE)
+            if MLP:
+                da0, da1, of_last, of_last_bias = _through_head(
+                    x, da0, da1, layers, h, j, of_last, of_last_bias, count, units, heads,
+                    TABLE, CHUNK,
+                )  # fmt: skip
+            of_bias += tl.sum(da0, 0)
+            of_centre, of_width, of_weight = _through_bells(
+                x, da0, da1, layers, j, k, of_centre, of_width, of_weight, count, units, TABLE
+            )
+        row = parts + program.to(tl.int64) * size
+        inverse = 1.0 / tl.load(layers + count + k, mask=k < count, other=1.0)
+        tl.store(row + part * count + k, of_centre * inverse, mask=k < count)
+        tl.store(row + (slices + part) * count + k, of_width * inverse, mask=k < count)
+        row += 2 * slices * count
+        _store_matrix(row, of_weight, j, k, units, count)
+        if chunk == 0:
+            row += units * count
+            tl.store(row + j, of_bias, mask=j < units)
+            if MLP:
+                _store_matrix(row + units, of_last, h, j, heads, units)
+                if part == 0:
+                    row += units + heads * units
+                    tl.store(row + h, of_last_bias, mask=h < heads)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def differentiate(
+    grad, u, known, layers, parts, pairs, count, units, heads, size,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """`add_parts` of a table: tiles of knots, slices of units, chunks of Gaussians."""
+    add_parts(
+        tl.program_id(0), tl.program_id(1), tl.program_id(2),
+        tl.num_programs(0), tl.num_programs(1),
+        grad, u, known, layers, parts, pairs, 0, heads, count, units, heads, size,
+        True, MLP, PLACES, CHUNK, SLICE, HEADS,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -522,23 +555,35 @@ def _cotangents(
     return g0, g1
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
-def collect(
-    parts, known, out, pairs, programs, slices, count, size, length,
+@triton.jit
+def add_rows(
+    program, parts, known, out, pairs, programs, slices, count, size, length,
     TABLE: tl.constexpr, ADD: tl.constexpr, PLACES: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """``out [length]``, in the order of `layers`, (+)= the sum of the rows of `differentiate`."""
-    e = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
+    """``out [length]``, in the order of `layers`, (+)= the sum of the rows of `add_parts`."""
+    e = program * ENTRIES + tl.arange(0, ENTRIES)
     per_slice = e < 2 * count
     rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, TABLE), PLACES))
     total = tl.zeros((ENTRIES,), tl.float32)
     if ADD:
         total = tl.load(out + e, mask=e < length, other=0.0)
     for _ in range(0, rows):
-        for part in range(0, tl.where(tl.program_id(0) * ENTRIES < 2 * count, slices, 1)):
+        for part in range(0, tl.where(program * ENTRIES < 2 * count, slices, 1)):
             place = (e // count * slices + part) * count + e % count
             place = tl.where(per_slice, place, e + 2 * count * (slices - 1))
             mask = (e < length) & (per_slice | (part == 0))
             total += tl.load(parts + place, mask=mask, other=0.0)
         parts += size
     tl.store(out + e, total, mask=e < length)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def collect(
+    parts, known, out, pairs, programs, slices, count, size, length,
+    PLACES: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """`add_rows` of a table."""
+    add_rows(
+        tl.program_id(0), parts, known, out, pairs, programs, slices, count, size, length,
+        True, False, PLACES, ENTRIES,
+    )  # fmt: skip

@@ -20,7 +20,7 @@ FUSION = True  # a·b + c in one rounding; said aloud because Triton's default i
 class Function:
     """A radial function: the parameters of `radial_op` in one tensor, and their numbers."""
 
-    layers: Tensor
+    layers: Tensor | None
     gaussians: int
     hidden: int  # 0 for a linear head
     heads: int
@@ -38,6 +38,8 @@ class Function:
             "enable_fp_fusion": FUSION,
         }
 
+
+ABSENT = Function(None, 0, 0, 0)  # for kernels that do without
 
 # --- the table ------------------------------------------------------------------------------------
 
@@ -86,10 +88,52 @@ def tabulate(
     return rows, slope_rows, knots, lengths, first_knot, geometry, fits, errors
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where the programs of `add_parts` leave partial sums of a gradient of the parameters."""
+
+    rows: Tensor | None  # [programs, size]
+    grid: tuple[int, int, int]  # turns at the places, slices of the units, chunks of Gaussians
+
+    def numbers(self) -> dict:
+        """What kernels take of them."""
+        size = 0 if self.rows is None else self.rows.shape[1]
+        return {"programs": self.grid[0], "slices": self.grid[1], "size": size}
+
+
+def parts(of: Function, places: int, chunk: int) -> Parts:
+    """Set partial sums aside for a gradient from so many places."""
+    if of.layers is None:
+        return Parts(None, (0, 0, 0))
+    slices = triton.cdiv(of.hidden or of.heads, RADIAL.slice)
+    programs = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
+    size = len(of.layers) + 2 * of.gaussians * (slices - 1)
+    chunks = triton.cdiv(of.gaussians, chunk)
+    return Parts(of.layers.new_empty((programs, size)), (programs, slices, chunks))
+
+
 def tabulate_backward(grad: Tensor, knots: Tensor, first_knot: Tensor, of: Function) -> Tensor:
     """Gradient of the parameters ``[n]`` from that of a table's rows."""
-    known = first_knot[-1:]
-    return _gradient(grad, knots, known, of, slice(0, of.heads), len(knots), None, table=True)
+    known, sums = first_knot[-1:], parts(of, len(knots), RADIAL.table_chunk)
+    numbers = sums.numbers()
+    kernels.differentiate[sums.grid](
+        *(grad, knots, known, of.layers, sums.rows, len(knots)),
+        size=numbers["size"],
+        PLACES=RADIAL.places,
+        num_warps=RADIAL.warps,
+        **of.sizes(RADIAL.table_chunk),
+    )
+    out = torch.empty_like(of.layers)
+    kernels.collect[(triton.cdiv(len(out), RADIAL.entries),)](
+        *(sums.rows, known, out, len(knots)),
+        count=of.gaussians,
+        length=len(out),
+        PLACES=RADIAL.places,
+        ENTRIES=RADIAL.entries,
+        enable_fp_fusion=FUSION,
+        **numbers,
+    )
+    return out
 
 
 # --- the exact Φ3d --------------------------------------------------------------------------------
@@ -100,16 +144,6 @@ def evaluate(u: Tensor, fits: Tensor, of: Function, heads: slice) -> Tensor:
     phi = u.new_empty((heads.stop - heads.start, len(u)))
     kernels.evaluate[_programs(len(u))](*(u, fits, of.layers, phi), **_of_pairs(u, of, heads))
     return phi
-
-
-def evaluate_backward(
-    ds: Tensor, u: Tensor, fits: Tensor, of: Function, heads: slice, before: Tensor | None
-) -> Tensor:
-    """Gradient of the parameters ``[n]`` from that of `evaluate`, on top of `before`.
-
-    0 where the table fits.
-    """
-    return _gradient(ds, u, fits, of, heads, len(u), before, table=False)
 
 
 def pull_back(ds: Tensor, u: Tensor, fits: Tensor, of: Function, heads: slice, du: Tensor) -> None:
@@ -130,31 +164,3 @@ def _of_pairs(u: Tensor, of: Function, heads: slice) -> dict:
         "num_warps": RADIAL.warps,
         **of.sizes(RADIAL.chunk),
     }
-
-
-def _gradient(
-    grad: Tensor, u: Tensor, known: Tensor, of: Function, heads: slice, places: int,
-    before: Tensor | None, table: bool,
-) -> Tensor:  # fmt: skip
-    chunk = RADIAL.table_chunk if table else RADIAL.chunk
-    sizes = of.sizes(chunk)
-    slices = triton.cdiv(sizes["units"], RADIAL.slice)
-    programs = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
-    size = len(of.layers) + 2 * of.gaussians * (slices - 1)
-    parts = u.new_empty((programs, size))
-    kernels.differentiate[(programs, slices, triton.cdiv(of.gaussians, chunk))](
-        *(grad, u, known, of.layers, parts),
-        **(_of_pairs(u, of, heads) | sizes),
-        size=size,
-        TABLE=table,
-    )
-    out = torch.empty_like(of.layers) if before is None else before
-    kernels.collect[(triton.cdiv(len(out), RADIAL.entries),)](
-        *(parts, known, out, len(u), programs, slices, of.gaussians, size, len(out)),
-        TABLE=table,
-        ADD=before is not None,
-        PLACES=RADIAL.places,
-        ENTRIES=RADIAL.entries,
-        enable_fp_fusion=FUSION,
-    )
-    return out
