@@ -123,12 +123,13 @@ def shipped_on_pairs() -> Iterator[Program]:
     yield Program("coordinates", on_pairs.pull, of_atoms, blocks | plain)
     yield Program("coordinates, atom types", on_pairs.pull, of_atoms, blocks | by_atom)
     yield Program("coordinates, pair types", on_pairs.pull, of_atoms, blocks | by_pair)
-    yield Program("locate", on_pairs.locate, PAIRS.warps, blocks)
     for heads in (32, 64):
         for head in ("mlp", "linear"):
+            name = f"{head}, {heads} heads"
             of = blocks | _of_radial(heads) | {"COLUMN": PAIRS.heads, "MLP": head == "mlp"}
-            of |= {"GAUSSIANS": RADIAL.chunk, "CHUNK": PAIRS.chunk}
-            yield Program(f"add_up, {head}, {heads}", on_pairs.add_up, RADIAL.warps, of)
+            yield Program(f"locate, {name}", on_pairs.locate, RADIAL.warps, of)
+            of = of | {"GAUSSIANS": RADIAL.chunk, "CHUNK": PAIRS.chunk}
+            yield Program(f"add_up, {name}", on_pairs.add_up, RADIAL.warps, of)
     yield Program("finish", on_pairs.finish, PAIRS.warps, of | {"ENTRIES": PAIRS.entries})
     yield Program("build", on_pairs.build, PAIRS.warps, blocks, torch.bfloat16)
     slope = {"ADD": True, "PAIRS": 128}
@@ -152,6 +153,6 @@ def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
         yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, places)
         for kernel in (radial.tabulate, radial.evaluate, radial.pull_back):
             yield Program(f"{kernel.__name__}, {head}", kernel, RADIAL.warps, of)
-        of |= {"CHUNK": RADIAL.table_chunk}
+        of = of | {"CHUNK": RADIAL.table_chunk}
         yield Program(f"table differentiate, {head}", radial.differentiate, RADIAL.warps, of)
     yield Program("collect", radial.collect, 4, blocks)

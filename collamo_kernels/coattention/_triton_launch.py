@@ -76,6 +76,7 @@ class Terms:
     fits: Tensor | None = None  # whether the table is fine enough
     exact: on_radial.Function | None = None  # Φ3d where it is not
     u: Tensor | None = None  # [pairs]
+    ready: Tensor | None = None  # what `phi` gives of the first heads, where `locate` made it
     bias: Tensor | None = None
     seed: Tensor | None = None
 
@@ -93,6 +94,8 @@ class Terms:
         """Φ3d ``[heads, pairs]`` of some heads where the table does not fit, else left as it is."""
         if self.exact is None:
             return None
+        if self.ready is not None and heads.start == 0:
+            return self.ready
         return on_radial.evaluate(self.u, self.fits, self.exact, heads)
 
 
@@ -254,25 +257,39 @@ def _same_strides(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
 # --- pairs --------------------------------------------------------------------------------------
 
 
-def locate(u: Tensor, table: Table, sums: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cell and fraction ``[pairs]``, coefficients ``[H, C, 4]``, and, for `sums`, segments."""
+def locate(
+    u: Tensor, table: Table, sums: bool, fits: Tensor | None = None,
+    exact: on_radial.Function = on_radial.ABSENT,
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:  # fmt: skip
+    """Cell and fraction ``[pairs]``, coefficients ``[H, C, 4]``, and, for `sums`, segments.
+
+    Beside them, of a radial function, what `Terms.phi` gives of the first round of heads.
+    """
     cells, heads, pairs = len(table.rows) - 1, table.rows.shape[2], len(u)
     cell, fraction = u.new_empty(pairs, dtype=torch.int32), torch.empty_like(u)
     coefficients = u.new_empty((heads, cells, 4))
     segments = u.new_empty((2, cells if sums else 0), dtype=torch.int64)
-    programs = triton.cdiv(pairs, PAIRS.pairs)
-    on_pairs.locate[(programs + triton.cdiv(cells, PAIRS.cells),)](
+    group = next(_rounds(heads, pairs, limited=True)).stop
+    phi = None if exact.layers is None else u.new_empty((group, pairs))
+    radial = on_radial.RADIAL
+    pair_programs, cell_programs = triton.cdiv(pairs, PAIRS.pairs), triton.cdiv(cells, PAIRS.cells)
+    exact_programs = 0 if phi is None else on_radial.programs(pairs)
+    on_pairs.locate[(pair_programs + cell_programs + exact_programs,)](
         *(u, table.first_knot, table.geometry, table.rows, table.lengths),
         *(cell, fraction, coefficients, segments if sums else None),
-        *(pairs, cells, heads, programs),
+        *(fits, exact.layers, phi, pairs, cells),
+        pair_programs=pair_programs,
+        cell_programs=cell_programs,
+        group=group,
         TABLE_BLOCKS=BLOCKS,
         PAIRS=PAIRS.pairs,
         CELLS=PAIRS.cells,
-        HEADS=PAIRS.heads,
-        num_warps=PAIRS.warps,
-        enable_fp_fusion=on_radial.FUSION,
+        COLUMN=PAIRS.heads,
+        PLACES=radial.places,
+        num_warps=radial.warps,
+        **exact.sizes(radial.chunk) | {"heads": heads},
     )
-    return cell, fraction, coefficients, segments
+    return (cell, fraction, coefficients, segments), phi
 
 
 def build(terms: Terms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype) -> Tensor:

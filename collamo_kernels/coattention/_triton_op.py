@@ -60,8 +60,7 @@ def _terms(a: SimpleNamespace) -> object:
         found |= {"hops": a.hops.contiguous(), "hop_bias": a.hop_bias.contiguous()}
     if a.rows is not None:
         found |= {name: getattr(a, name) for name in (*LOCATED[:3], "fits", "u")}
-        sizes = a.gaussians, a.hidden, a.rows.shape[2]
-        found["exact"] = launch.on_radial.Function(a.layers.contiguous(), *sizes)
+        found |= {"exact": _function(a), "ready": getattr(a, "phi", None)}
     return launch.Terms(**found)
 
 
@@ -80,18 +79,34 @@ def _bytes(x: Tensor | None) -> Tensor | None:
 
 
 def run_forward(*arguments: object) -> tuple[Tensor, ...]:
-    """Launch what the forward operator stands for: at most three kernels."""
+    """Launch what the forward operator stands for: two kernels."""
     from collamo_kernels.coattention import _triton_launch as launch
 
     a = _named((*TENSORS, *NUMBERS), arguments)
-    located = [a.q.new_empty(0) for _ in LOCATED]
-    if a.rows is not None:
-        located = launch.locate(a.u, _table(a, a.rows), sums=a.pair_order is not None)
-    a.__dict__.update(zip(LOCATED, located, strict=True))
+    located = _locate(a, a.q)
     forward = launch.forward(
         a.q, a.k, a.v, _batch(a), _bytes(a.valid), _terms(a), a.scale, a.dropout_p
     )
     return *forward, *located
+
+
+def _locate(a: SimpleNamespace, like: Tensor) -> Iterable[Tensor]:
+    """Add `LOCATED` to the arguments, and Φ3d of the first heads where the table does not fit."""
+    from collamo_kernels.coattention import _triton_launch as launch
+
+    located, a.phi = [like.new_empty(0) for _ in LOCATED], None
+    if a.rows is not None:
+        wanted = a.pair_order is not None
+        located, a.phi = launch.locate(a.u, _table(a, a.rows), wanted, a.fits, _function(a))
+    a.__dict__.update(zip(LOCATED, located, strict=True))
+    return located
+
+
+def _function(a: SimpleNamespace) -> object:
+    from collamo_kernels.coattention import _triton_launch as launch
+
+    sizes = a.gaussians, a.hidden, a.rows.shape[2]
+    return launch.on_radial.Function(a.layers.contiguous(), *sizes)
 
 
 def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
@@ -128,7 +143,7 @@ def _table_gradients(
     }
     coefficients = None
     if "u" in wants:
-        coefficients = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)[2]
+        (_, _, coefficients, _), _ = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)
     sums = launch.Sums(a.hop_order, a.hop_keys, a.hop_offsets, _order(a, wants), a.segments)
     tables = dict(gradients)
     for number, (heads, ds) in enumerate(rounds):
@@ -307,15 +322,13 @@ def build_bias(dtype: torch.dtype, **arguments: object) -> Tensor:
 
 
 def run_bias(*arguments: object) -> tuple[Tensor, ...]:
-    """Launch three kernels: cells of all pairs, the exact Φ3d, and the bias."""
+    """Launch two kernels: cells of all pairs, with the exact Φ3d, and the bias."""
     from collamo_kernels.coattention import _triton_launch as launch
 
     a = _named((*BIAS_TENSORS, "dtype", *BIAS_NUMBERS), arguments)
     like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
-    located = [like.new_empty(0) for _ in LOCATED]
-    if a.rows is not None:
-        located = launch.locate(a.u, _table(a, a.rows), sums=a.pair_order is not None)
-    a.__dict__.update(zip(LOCATED, located, strict=True), bias=None, seed=None)
+    located = _locate(a, like)
+    a.bias = a.seed = None
     return launch.build(_terms(a), like, heads, a.pairs, a.dtype), *located
 
 

@@ -16,7 +16,7 @@ from collamo_kernels.coattention._triton_kernels import (
     polynomial,
     tile_of,
 )
-from collamo_kernels.coattention._triton_radial import add_parts, add_rows
+from collamo_kernels.coattention._triton_radial import add_parts, add_rows, evaluate_from
 
 OF_A_BATCH = (
     *("longest", "blocks", "pairs", "cells", "group", "first_head", "pair_programs"),
@@ -61,49 +61,37 @@ def stretch(
         tl.store(u + place, tl.where(far, r, gamma * r + beta), mask=stored)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
-def locate(
-    u, first_knot, geometry, rows, lengths, cell, fraction, coefficients, segments,
-    pairs, cells, heads, pair_programs, TABLE_BLOCKS: tl.constexpr,
-    PAIRS: tl.constexpr, CELLS: tl.constexpr, HEADS: tl.constexpr,
+@triton.jit
+def _locate(
+    u, first_knot, geometry, cell, fraction, p, pairs, cells, TABLE_BLOCKS: tl.constexpr
 ):  # fmt: skip
-    """Cell of the radial table, and place in it, of each pair; then the table as polynomials.
+    """Cell of the radial table, and place in it, of the pairs p."""
+    x = tl.load(u + p, mask=p < pairs, other=0.0)
+    low = tl.load(geometry)
+    # A block's length is a power of two: u / block and what is left of it are exact.
+    at = x * tl.load(geometry + 1)
+    far = x == float("inf")
+    known = (x == x) & (far == 0)
+    number = tl.minimum(tl.maximum(tl.floor(at) - low, 0.0), TABLE_BLOCKS - 1.0)
+    number = tl.where(known, number, 0.0)
+    block = number.to(tl.int32)
+    knot = tl.load(first_knot + block)
+    count = (tl.load(first_knot + block + 1) - knot).to(tl.float32)
+    along = (at - (number + low)) * count
+    c = tl.minimum(tl.maximum(tl.floor(along), 0.0), count - 1.0)
+    f = tl.minimum(tl.maximum(along - c, 0.0), 1.0)
+    f = tl.where(known, f, tl.where(far, 0.0, x))  # NaN must be seen
+    c = tl.where(known, c, 0.0).to(tl.int32)
+    tl.store(cell + p, tl.where(far, cells, knot + c), mask=p < pairs)
+    tl.store(fraction + p, f, mask=p < pairs)
 
-    A pair without a distance has the cell ``cells``. ``coefficients [H, C, 4]`` are those of the
-    Hermite formula of `RadialTable.lookup` sorted by powers: three multiply-adds and one 16-byte
-    load a pair and head, where the formula takes eleven operations and four loads.
-    ``segments [2, C]`` is set to 0 for `add_up`.
-    """
-    program = tl.program_id(0)
-    if program < pair_programs:
-        p = program.to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-        x = tl.load(u + p, mask=p < pairs, other=0.0)
-        low = tl.load(geometry)
-        # A block's length is a power of two: u / block and what is left of it are exact.
-        at = x * tl.load(geometry + 1)
-        far = x == float("inf")
-        known = (x == x) & (far == 0)
-        number = tl.minimum(tl.maximum(tl.floor(at) - low, 0.0), TABLE_BLOCKS - 1.0)
-        number = tl.where(known, number, 0.0)
-        block = number.to(tl.int32)
-        knot = tl.load(first_knot + block)
-        count = (tl.load(first_knot + block + 1) - knot).to(tl.float32)
-        along = (at - (number + low)) * count
-        c = tl.minimum(tl.maximum(tl.floor(along), 0.0), count - 1.0)
-        f = tl.minimum(tl.maximum(along - c, 0.0), 1.0)
-        f = tl.where(known, f, tl.where(far, 0.0, x))  # NaN must be seen
-        c = tl.where(known, c, 0.0).to(tl.int32)
-        tl.store(cell + p, tl.where(far, cells, knot + c), mask=p < pairs)
-        tl.store(fraction + p, f, mask=p < pairs)
-        return
-    c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
-    if segments is not None:
-        zero = tl.zeros((CELLS,), tl.int64)
-        tl.store(segments + c, zero, mask=c < cells)
-        tl.store(segments + cells + c, zero, mask=c < cells)
+
+@triton.jit
+def _expand(rows, lengths, coefficients, c, cells, heads, COLUMN: tl.constexpr):
+    """Polynomials of the cells c of all heads."""
     length = tl.load(lengths + c, mask=c < cells, other=0.0)[:, None]
-    for first in range(0, heads, HEADS):
-        h = first + tl.arange(0, HEADS)
+    for first in range(0, heads, COLUMN):
+        h = first + tl.arange(0, COLUMN)
         mask = (c < cells)[:, None] & (h < heads)[None, :]
         row = rows + c[:, None] * (2 * heads) + h[None, :]
         y0 = tl.load(row, mask=mask, other=0.0)  # [c, h]
@@ -115,6 +103,42 @@ def locate(
         tl.store(place + 1, s0, mask=mask)
         tl.store(place + 2, 3 * rise - 2 * s0 - s1, mask=mask)
         tl.store(place + 3, s0 + s1 - 2 * rise, mask=mask)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def locate(
+    u, first_knot, geometry, rows, lengths, cell, fraction, coefficients, segments,
+    fits, layers, phi, pairs, cells, heads, pair_programs, cell_programs, group, count, units,
+    TABLE_BLOCKS: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl.constexpr, COLUMN: tl.constexpr,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """Cell of the radial table, and place in it, of each pair; then the table as polynomials.
+
+    A pair without a distance has the cell ``cells``. ``coefficients [H, C, 4]`` are those of the
+    Hermite formula of `RadialTable.lookup` sorted by powers: three multiply-adds and one 16-byte
+    load a pair and head, where the formula takes eleven operations and four loads.
+    ``segments [2, C]`` is set to 0 for `add_up`. Where the table does not fit, further programs
+    write the exact Φ3d of the first heads, ``phi [group, pairs]``.
+    """
+    program = tl.program_id(0)
+    if program < pair_programs:
+        p = program.to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+        _locate(u, first_knot, geometry, cell, fraction, p, pairs, cells, TABLE_BLOCKS)
+    elif program < pair_programs + cell_programs:
+        c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
+        if segments is not None:
+            zero = tl.zeros((CELLS,), tl.int64)
+            tl.store(segments + c, zero, mask=c < cells)
+            tl.store(segments + cells + c, zero, mask=c < cells)
+        _expand(rows, lengths, coefficients, c, cells, heads, COLUMN)
+    else:
+        if phi is not None and tl.load(fits) == 0:
+            before = pair_programs + cell_programs
+            evaluate_from(
+                program - before, tl.num_programs(0) - before, u, layers, phi, pairs, 0, group,
+                count, units, heads, MLP, PLACES, CHUNK, SLICE, HEADS,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
@@ -256,15 +280,14 @@ def add_up(
                 hop_size, CHUNK,
             )  # fmt: skip
     elif program < hop_programs + cell_programs:
-        if cell_parts is not None:
-            if tl.load(fits) != 0:
-                program -= hop_programs
-                column = program % columns
-                h = column * COLUMN + tl.arange(0, COLUMN)
-                _add_up_cells(
-                    ds, cell_order, cell, fraction, cell_parts, segments, program // columns,
-                    column, h, group, pairs, cells, cell_size, CHUNK,
-                )  # fmt: skip
+        if cell_parts is not None and tl.load(fits) != 0:
+            program -= hop_programs
+            column = program % columns
+            h = column * COLUMN + tl.arange(0, COLUMN)
+            _add_up_cells(
+                ds, cell_order, cell, fraction, cell_parts, segments, program // columns,
+                column, h, group, pairs, cells, cell_size, CHUNK,
+            )  # fmt: skip
     else:
         if layer_parts is not None:
             program -= hop_programs + cell_programs

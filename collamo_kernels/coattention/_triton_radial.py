@@ -358,6 +358,24 @@ def tabulate(
 # --- the exact function at every pair -------------------------------------------------------------
 
 
+@triton.jit
+def evaluate_from(
+    program, programs, u, layers, phi, pairs, first_head, group, count, units, heads,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """Every `programs`-th tile of ``phi [group, pairs]``: see `evaluate`."""
+    h = tl.arange(0, HEADS)
+    local = h - first_head
+    for start in range(program * PLACES, pairs, programs * PLACES):
+        p = start + tl.arange(0, PLACES)
+        x = tl.load(u + p, mask=p < pairs, other=float("inf"))
+        y, _slope, _curvature = _function(x, layers, h, count, units, heads, 1, MLP, CHUNK, SLICE)
+        y = tl.where((x == float("inf"))[:, None], 0.0, y)
+        place = phi + local[None, :].to(tl.int64) * pairs + p[:, None]
+        tl.store(place, y, mask=(p < pairs)[:, None] & ((local >= 0) & (local < group))[None, :])
+
+
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def evaluate(
     u, fits, layers, phi, pairs, first_head, group, count, units, heads,
@@ -368,17 +386,11 @@ def evaluate(
 
     Where the table fits, which stands on the device, nothing is written.
     """
-    if tl.load(fits) != 0:
-        return
-    h = tl.arange(0, HEADS)
-    local = h - first_head
-    for start in range(tl.program_id(0) * PLACES, pairs, tl.num_programs(0) * PLACES):
-        p = start + tl.arange(0, PLACES)
-        x = tl.load(u + p, mask=p < pairs, other=float("inf"))
-        y, _slope, _curvature = _function(x, layers, h, count, units, heads, 1, MLP, CHUNK, SLICE)
-        y = tl.where((x == float("inf"))[:, None], 0.0, y)
-        place = phi + local[None, :].to(tl.int64) * pairs + p[:, None]
-        tl.store(place, y, mask=(p < pairs)[:, None] & ((local >= 0) & (local < group))[None, :])
+    if tl.load(fits) == 0:
+        evaluate_from(
+            tl.program_id(0), tl.num_programs(0), u, layers, phi, pairs, first_head, group,
+            count, units, heads, MLP, PLACES, CHUNK, SLICE, HEADS,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)

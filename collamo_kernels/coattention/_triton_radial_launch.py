@@ -106,10 +106,10 @@ def parts(of: Function, places: int, chunk: int) -> Parts:
     if of.layers is None:
         return Parts(None, (0, 0, 0))
     slices = triton.cdiv(of.hidden or of.heads, RADIAL.slice)
-    programs = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
+    turns = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
     size = len(of.layers) + 2 * of.gaussians * (slices - 1)
     chunks = triton.cdiv(of.gaussians, chunk)
-    return Parts(of.layers.new_empty((programs, size)), (programs, slices, chunks))
+    return Parts(of.layers.new_empty((turns, size)), (turns, slices, chunks))
 
 
 def tabulate_backward(grad: Tensor, knots: Tensor, first_knot: Tensor, of: Function) -> Tensor:
@@ -142,17 +142,18 @@ def tabulate_backward(grad: Tensor, knots: Tensor, first_knot: Tensor, of: Funct
 def evaluate(u: Tensor, fits: Tensor, of: Function, heads: slice) -> Tensor:
     """Φ3d ``[heads, pairs]`` of some heads; left as it is in memory where the table fits."""
     phi = u.new_empty((heads.stop - heads.start, len(u)))
-    kernels.evaluate[_programs(len(u))](*(u, fits, of.layers, phi), **_of_pairs(u, of, heads))
+    kernels.evaluate[(programs(len(u)),)](*(u, fits, of.layers, phi), **_of_pairs(u, of, heads))
     return phi
 
 
 def pull_back(ds: Tensor, u: Tensor, fits: Tensor, of: Function, heads: slice, du: Tensor) -> None:
     """Add to du ``[pairs]`` what those heads send back to u; nothing where the table fits."""
-    kernels.pull_back[_programs(len(u))](*(ds, u, fits, of.layers, du), **_of_pairs(u, of, heads))
+    kernels.pull_back[(programs(len(u)),)](*(ds, u, fits, of.layers, du), **_of_pairs(u, of, heads))
 
 
-def _programs(pairs: int) -> tuple[int]:
-    return (max(1, min(RADIAL.programs, triton.cdiv(pairs, RADIAL.places))),)
+def programs(pairs: int) -> int:
+    """Programs that take turns at all pairs."""
+    return max(1, min(RADIAL.programs, triton.cdiv(pairs, RADIAL.places)))
 
 
 def _of_pairs(u: Tensor, of: Function, heads: slice) -> dict:

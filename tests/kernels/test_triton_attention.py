@@ -293,13 +293,13 @@ def test_launches():
     tensors = [x for _, x in inputs.grads() if x.requires_grad]
     with launches() as names, Recorder() as forward:
         out = attend(inputs, "packed", backend="triton")
-    assert names == ["survey", "tabulate", "locate", "evaluate", "attend"]
+    assert names == ["survey", "tabulate", "locate", "attend"]
     assert {f._opname for f in forward.others} - VIEWS == {"abs", "add", "cat"}
     with launches() as names, Recorder() as backward:
         torch.autograd.grad(out, tensors, inputs.cotangent)
     assert names[:2] == ["evaluate", "differentiate"]  # of the attention
-    assert names[2:6] == ["add_up", "finish", "differentiate", "collect"]  # tables, exact Φ3d
-    assert names[6:] == ["differentiate", "collect"]  # the radial table
+    assert names[2:4] == ["add_up", "finish"]  # of the tables and the exact Φ3d
+    assert names[4:] == ["differentiate", "collect"]  # the radial table
     assert {f._opname for f in backward.others} - VIEWS == {"add", "mul", "sgn"}
 
 
