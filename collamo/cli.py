@@ -57,6 +57,10 @@ WorkersOption = Annotated[
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    import warnings
+
+    # What libraries will rename says nothing to who types a command.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     sys.exit(run(sys.argv[1:]))
 
 

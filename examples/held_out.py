@@ -25,4 +25,6 @@ def main(folder: str, count: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/held_out.py DATA COUNT")
     main(*sys.argv[1:])

@@ -83,6 +83,13 @@ def collamo_process(*arguments, **options):
     )
 
 
+def test_the_module_is_the_command_line():
+    command = [sys.executable, "-m", "collamo", "prepaer"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
 def test_help_lists_the_commands_and_imports_nothing_heavy():
     code = (
         "import sys; from collamo.cli import run; code = run(['--help'])\n"
