@@ -17,6 +17,7 @@ from collamo.model.encoders import (
     unimol_inputs,
 )
 from collamo.model.encoders import blocks as blocks_module
+from collamo.model.encoders.gin import Edges, equal_atoms, flatten_edges
 from collamo_kernels.testing import assert_accurate
 
 
@@ -337,6 +338,54 @@ def test_gin_permutation(features):
         two = encoder.levels(atoms[:, order], place[edges], bonds, valid)[3]
     # Sums in another order: float32 rounding only.
     torch.testing.assert_close(one[:, order], two, atol=1e-5, rtol=0)
+
+
+def flat_graph(batch):
+    atoms, edges, bonds, valid = gin_inputs(batch)
+    return atoms[valid], *flatten_edges(edges, bonds, valid)
+
+
+def test_equal_atoms_are_those_that_refinement_by_hand_cannot_tell_apart(batch):
+    x, edges, bonds = flat_graph(batch)
+    colours = [tuple(row) for row in x.tolist()]
+    bonds_of = list(zip(*edges.tolist(), bonds.tolist(), strict=True))
+    found = equal_atoms(x, Edges.of(edges, bonds, len(x)), 4)
+    assert len(found) == 5
+    for classes in found:
+        distinct = sorted(set(classes.tolist()))
+        assert distinct == list(range(len(set(colours))))
+        assert len(set(zip(classes.tolist(), colours, strict=True))) == len(distinct)
+        around = [sorted((colours[s], b) for s, t, b in bonds_of if t == i) for i in range(len(x))]
+        colours = [hash((own, str(rows))) for own, rows in zip(colours, around, strict=True)]
+    assert len(distinct) < len(x)  # some are equal to the end
+
+
+@pytest.mark.parametrize("flavour", ["ogb", "pretrain-gnns"])
+def test_a_frozen_gin_works_equal_atoms_out_once(batch, flavour):
+    """The levels are those of the path that learns, and rows are fewer."""
+    graph = flat_graph(batch)
+    if flavour == "pretrain-gnns":
+        graph = graph[0][:, :2], graph[1], graph[2][:, :2].clamp(max=2)
+        graph[0][:, 1].clamp_(max=2)
+    encoder, rows = small_gin(flavour=flavour), []
+    for norm in encoder.batch_norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    encoder.gnns[0].register_forward_hook(lambda _, __, out: rows.append(len(out)))
+    plain, exact = encoder(*graph), encoder.double()(*graph)
+    frozen = encoder.float().requires_grad_(False)(*graph)
+    assert rows[0] == rows[1] == len(graph[0]) > rows[2]
+    for ours, theirs, truth in zip(frozen, plain, exact, strict=True):
+        assert_accurate(ours, theirs, truth)
+
+
+def test_a_frozen_gin_in_training_mode_sees_every_atom(batch):
+    """Equal atoms count as often as they are there in batch statistics."""
+    one, other = small_gin().train(), small_gin().train().requires_grad_(False)
+    graph = flat_graph(batch)
+    one(*graph), other(*graph)
+    for ours, theirs in zip(other.batch_norms, one.batch_norms, strict=True):
+        assert torch.equal(ours.running_mean, theirs.running_mean)
 
 
 # --- SELFIES ---------------------------------------------------------------------------------
