@@ -83,37 +83,39 @@ def polynomial(coefficients, cell, x):
 
 
 @triton.jit
-def _add_terms(
-    s, i, j, inside, n, pair, molecule, head, local, pairs,
+def _terms(
+    i, j, inside, n, pair, molecule, head, local, pairs,
     hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
     bias, bias_b, bias_h, bias_i, bias_j, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Logits of a molecule and head plus Φ2d, Φ3d and the dense bias, -inf outside.
+    """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf outside.
 
     Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
-    in ``phi [local, pairs]``.
+    in ``phi [local, pairs]``. Summed apart and added to the logits once: logits added to term by
+    term leave the layout of the matrix product, and softmax then takes ten times the shuffles.
     """
     at = i[:, None] * n + j[None, :]  # [i, j]
     head = head.to(tl.int64)
+    terms = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
     if hops is not None:
         hop = tl.load(hops + pair + at, mask=inside, other=0).to(tl.int32)
-        s += tl.load(hop_bias + head * buckets + hop_column(hop, buckets))
+        terms += tl.load(hop_bias + head * buckets + hop_column(hop, buckets))
     if cell is not None:
         if tl.load(fits) != 0:
             c = tl.load(cell + pair + at, mask=inside, other=0)
             x = tl.load(fraction + pair + at, mask=inside, other=0.0)
             of_head = coefficients + head * cells * 4
-            s += tl.where(c < cells, polynomial(of_head, tl.minimum(c, cells - 1), x), 0.0)
+            terms += tl.where(c < cells, polynomial(of_head, tl.minimum(c, cells - 1), x), 0.0)
         else:
-            s += tl.load(phi + local.to(tl.int64) * pairs + pair + at, mask=inside, other=0.0)
+            terms += tl.load(phi + local.to(tl.int64) * pairs + pair + at, mask=inside, other=0.0)
     if bias is not None:
         if PACKED:
             place = bias + head * bias_h + (pair + at) * bias_j
         else:
             place = bias + molecule.to(tl.int64) * bias_b + head * bias_h
             place += i.to(tl.int64)[:, None] * bias_i + j.to(tl.int64)[None, :] * bias_j
-        s += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(inside, s, float("-inf"))
+        terms += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    return tl.where(inside, terms, float("-inf"))
 
 
 @triton.jit
@@ -140,10 +142,11 @@ def _origin(start, molecule, head, b, h, t, PACKED: tl.constexpr, ALIGN: tl.cons
 def attend(
     q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, first_head, group, width, longest, blocks, pairs, buckets, cells, scale,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, HEAD: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
@@ -164,7 +167,7 @@ def attend(
     query = alive(valid, start, i, n)
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     rows = origin + i[:, None] * q_t + d[None, :]
-    x = tl.load(q + rows, mask=query[:, None] & (d < width)[None, :], other=0.0)  # [i, d]
+    x = tl.load(q + rows, mask=query[:, None] & (d < HEAD)[None, :], other=0.0)  # [i, d]
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     mean = tl.zeros((BLOCK, WIDTH), tl.float32)
@@ -172,24 +175,26 @@ def attend(
         j = next + tl.arange(0, BLOCK)
         real = alive(valid, start, j, n)
         columns = origin + j[:, None] * q_t + d[None, :]
-        mask = real[:, None] & (d < width)[None, :]
+        mask = real[:, None] & (d < HEAD)[None, :]
         key = tl.load(k + columns, mask=mask, other=0.0)  # [j, d]
         value = tl.load(v + columns, mask=mask, other=0.0)
         s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
-        inside = query[:, None] & real[None, :]
-        s = _add_terms(
-            s, i, j, inside, n, pair, molecule, head, local, pairs,
+        s += _terms(
+            i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
             hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
             bias, bias_b, bias_h, bias_i, bias_j, PACKED,
         )  # fmt: skip
+        s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
         larger = tl.maximum(top, tl.max(s, 1))
         shift = tl.where(larger == float("-inf"), 0.0, larger)  # -inf - -inf is NaN
         p = tl.exp2((s - shift[:, None]) * LOG2E)
-        fade = tl.exp2((top - shift) * LOG2E)
-        total = total * fade + tl.sum(p, 1)
+        if not SINGLE:
+            fade = tl.exp2((top - shift) * LOG2E)
+            total *= fade
+            mean *= fade[:, None]
+        total += tl.sum(p, 1)
         if seed is not None:
             p = tl.where(_kept(seed, molecule, head, i, j, THRESHOLD), p, 0.0)
-        mean = mean * fade[:, None]
         mean += tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
         top = larger
     some = total > 0  # a row of padding, or one whose every key is excluded, is 0
@@ -197,7 +202,7 @@ def attend(
     one_over = tl.where(total == total, one_over, total)  # NaN must be seen
     place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
     place += i[:, None] * out_t + d[None, :]
-    stored = (i < n)[:, None] & (d < width)[None, :]
+    stored = (i < n)[:, None] & (d < HEAD)[None, :]
     result = mean * (one_over * KEPT)[:, None]
     tl.store(out + place, result.to(out.dtype.element_ty), mask=stored)
     row = (start + i) * heads + head
@@ -241,27 +246,28 @@ def _tile_weights(
     q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head, local,
     valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, width, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
+    heads, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
-    WIDTH: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Of queries i and keys j: q and dL/dout [i, d], k [j, d], and what `_weights` gives."""
     d = tl.arange(0, WIDTH)
     query = alive(valid, start, i, n)
     real = alive(valid, start, j, n)
-    shown = query[:, None] & (d < width)[None, :]
-    mask = real[:, None] & (d < width)[None, :]
+    shown = query[:, None] & (d < HEAD)[None, :]
+    mask = real[:, None] & (d < HEAD)[None, :]
     columns = origin + j[:, None] * q_t + d[None, :]
     x = tl.load(q + origin + i[:, None] * q_t + d[None, :], mask=shown, other=0.0)  # [i, d]
     g = tl.load(grad + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
     key = tl.load(k + columns, mask=mask, other=0.0)  # [j, d]
     value = tl.load(v + columns, mask=mask, other=0.0)
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
-    s = _add_terms(
-        s, i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
+    s += _terms(
+        i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
         hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
         bias, bias_b, bias_h, bias_i, bias_j, PACKED,
     )  # fmt: skip
+    s = tl.where(query[:, None], s, float("-inf"))
     row = (start + i) * heads + head
     top = tl.load(most + row, mask=query, other=0.0)
     one_over = tl.load(inverse + row, mask=query, other=0.0)
@@ -276,10 +282,11 @@ def differentiate(
     q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias,
     cu_seqlens, pair_start, tiles, valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, first_head, group, width, longest, blocks, pairs, buckets, cells, scale,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, HEAD: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of atoms and a head: as keys (program 0 of axis 1) or as queries.
 
@@ -309,14 +316,14 @@ def differentiate(
         x, g, key, p, used, dp = _tile_weights(
             q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head,
             local, valid, hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-            heads, width, pairs, buckets, cells, scale, q_t, out_t,
-            bias_b, bias_h, bias_i, bias_j, THRESHOLD, KEPT, PRECISION, PACKED, WIDTH,
+            heads, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
+            THRESHOLD, KEPT, PRECISION, PACKED, HEAD, WIDTH,
         )  # fmt: skip
         if SINGLE:
             # delta from the very p and dp that are used, so that a row of ds adds up to 0.
             delta = tl.sum(p * dp, 1)
         else:
-            shown = alive(valid, start, i, n)[:, None] & (d < width)[None, :]
+            shown = alive(valid, start, i, n)[:, None] & (d < HEAD)[None, :]
             o = tl.load(out + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
             delta = tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
         ds = p * (dp - delta[:, None])
@@ -333,7 +340,7 @@ def differentiate(
             of_key += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
     i = first + tl.arange(0, BLOCK)
     place = result + i[:, None] * out_t + d[None, :]
-    stored = (i < n)[:, None] & (d < width)[None, :]
+    stored = (i < n)[:, None] & (d < HEAD)[None, :]
     of_key = (of_key * scale).to(dk.dtype.element_ty)
     if as_keys:
         tl.store(dk + place, of_key, mask=stored)

@@ -220,7 +220,6 @@ def _shared(
         "valid": valid,
         **{name: getattr(terms, name) for name in names},
         "heads": q.shape[1],
-        "width": q.shape[-1],
         "pairs": batch.pairs,
         "buckets": terms.buckets,
         "cells": terms.cells,
@@ -234,6 +233,7 @@ def _shared(
         "PRECISION": "ieee" if exact else "tf32",
         "ALIGN": math.gcd(16, *strides["q"], *strides["out"]),
         "SINGLE": chosen.single,
+        "HEAD": q.shape[-1],  # its divisors say how wide loads may be
         "WIDTH": configuration.padded_width(q.shape[-1]),
         "num_warps": chosen.num_warps,
         "enable_fp_fusion": on_radial.FUSION,

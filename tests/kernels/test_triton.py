@@ -113,7 +113,7 @@ def test_no_number_of_a_batch_is_compiled_in(triton):
     """A new N, or a new number of pairs, must never compile a kernel again."""
     from collamo_kernels.coattention import _triton_ahead as ahead
 
-    of_a_model = {"heads", "width", "buckets", "count", "units", "types", "q_t", "out_t"}
+    of_a_model = {"heads", "buckets", "count", "units", "types", "q_t", "out_t"}
     of_a_model |= {"size", "slices", "length"}
     every = *ahead.shipped(), *ahead.shipped_on_pairs(), *ahead.shipped_of_radial()
     for program in every:
