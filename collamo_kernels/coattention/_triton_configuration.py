@@ -69,7 +69,8 @@ def backward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
     if of == 64:
         return Configuration(64, 8, True)
     if of == 32:
-        warps = 16 if dtype == torch.float32 and width == 128 else 8 if width >= 64 else 4
+        wide = 32 if dtype == torch.float32 else 64
+        warps = 4 if width < wide else 8 if width < 128 or dtype != torch.float32 else 16
         return Configuration(32, warps, True)
     if dtype == torch.float32:
         return _float32_loop(width)
