@@ -233,6 +233,17 @@ Tensor gradient(const float* from, const Tensor& x) {
   return to;
 }
 
+// The places whose rows have a gradient. Those of knots that no pair is near are 0 and add nothing:
+// a third and more, because tables are fine where Gaussians are narrow, not where atoms are.
+std::vector<int64_t> places_with_gradient(const float* grad, int64_t count, int64_t floats) {
+  std::vector<int64_t> found;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = grad + i * floats;
+    if (std::any_of(row, row + floats, [](float x) { return x != 0; })) found.push_back(i);
+  }
+  return found;
+}
+
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Tensor& centre,
@@ -242,16 +253,24 @@ Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Tensor& cent
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
   const RadialModule& m = module.get();
   const Tensor places = plain(u, u.numel(), "u");
-  const int64_t count = places.numel(), heads = m.last().out, tiles = tiles_of(count);
-  const Tensor incoming = plain(grad, 2 * count * heads, "grad");
+  const int64_t row = 2 * m.last().out;
+  const Tensor incoming = plain(grad, places.numel() * row, "grad");
+  const float* at = places.const_data_ptr<float>();
+  const float* from = incoming.const_data_ptr<float>();
+  const std::vector<int64_t> used = places_with_gradient(from, places.numel(), row);
+  const int64_t count = static_cast<int64_t>(used.size()), tiles = tiles_of(count);
   const int64_t slots = std::clamp<int64_t>(tiles, 1, kMostSlots);
+  const int64_t floats = radial_kernels().scratch_floats(m);
   const Slots own(m, slots);
-  run_tasks(slots, radial_kernels().scratch_floats(m), [&](int64_t slot, float* scratch) {
+  run_tasks(slots, floats + kRadialTile * (row + 1), [&](int64_t slot, float* scratch) {
+    float *some = scratch + floats, *of_some = some + kRadialTile;
     for (int64_t tile = tiles * slot / slots; tile < tiles * (slot + 1) / slots; ++tile) {
-      const int64_t first = tile * kRadialTile;
-      radial_kernels().gradients(
-          m, places.const_data_ptr<float>() + first, std::min(kRadialTile, count - first),
-          incoming.const_data_ptr<float>() + 2 * first * heads, own.at(slot), scratch);
+      const int64_t first = tile * kRadialTile, last = std::min(first + kRadialTile, count);
+      for (int64_t i = first; i < last; ++i) {
+        some[i - first] = at[used[i]];
+        std::copy_n(from + used[i] * row, row, of_some + (i - first) * row);
+      }
+      radial_kernels().gradients(m, some, last - first, of_some, own.at(slot), scratch);
     }
   });
   own.sum(slots);
