@@ -793,6 +793,9 @@ int64_t tile_rows(int64_t atoms, int64_t keys) {
 }
 
 // Gradients of the terms of a query's pairs, given ds [keys, W] of each group.
+//
+// Where a tile has a whole molecule, the pairs (i, j) and (j, i) are at one place of the radial
+// table: j ≤ i take both gradients there, and each row is read and written once.
 class PairGradients {
  public:
   PairGradients(const Call& call, const Gradients& gradients, const BackwardTask& task,
@@ -804,29 +807,39 @@ class PairGradients {
         terms_(terms),
         wants_u_(terms.has_table() && (task.affine || task.coordinates)) {}
 
+  // A tile of so many rows has both (i, j) and (j, i), and they share their u.
+  bool mirrors(int64_t rows) const {
+    return rows == m_.atoms && keys() == m_.atoms && !call_.table.affine;
+  }
+
+  // Through u, for the first `count` keys.
+  void add_radial(int64_t i, Heads heads, const float* ds, int64_t count) const {
+    if (terms_.has_table() && task_.radial_rows) add_table(i, heads, ds, count);
+    if (wants_u_) add_u(i, heads, ds, count);
+  }
+
+  // Everything else.
   void add(int64_t i, Heads heads, const float* ds) const {
-    if (terms_.has_table() && task_.radial_rows) add_table(i, heads, ds);
-    if (wants_u_) add_u(i, heads, ds);
     if (task_.hop_rows) add_hops(i, heads, ds);
     if (terms_.has_phi() && gradients_.phi) write_phi(i, heads, ds);
     if (gradients_.bias.data) write_bias(i, heads, ds);
   }
 
-  // Of a row to which all groups have been added.
-  void finish(int64_t i) const {
+  // Of a row to which all groups have been added; its first `count` keys have dL/du.
+  void finish(int64_t i, int64_t count) const {
     if (!wants_u_) return;
     if (task_.affine) add_affine(i);
-    if (task_.coordinates) push(i);
+    if (task_.coordinates) push(i, count);
   }
 
  private:
   int64_t keys() const { return task_.last - task_.first; }
 
-  void add_table(int64_t i, Heads heads, const float* ds) const {
+  void add_table(int64_t i, Heads heads, const float* ds, int64_t count) const {
     const PairRow pairs = terms_.row(i);
     const int64_t line = (task_.last_group - task_.first_group) * W;
     float* rows = task_.radial_rows + heads.first - task_.first_group * W;
-    for (int64_t j = 0; j < keys(); ++j, ds += W) {
+    for (int64_t j = 0; j < count; ++j, ds += W) {
       float* knot = rows + pairs.knot[j] * line;
       const Vec x = load(ds);
       add_to(knot, pairs.weight[0][j] * x);
@@ -858,14 +871,14 @@ class PairGradients {
 
   // dL/du of a pair is a sum over heads; it goes on to γ, β and, through r, to both atoms. Takes
   // the place of u, which is not needed any more.
-  void add_u(int64_t i, Heads heads, const float* ds) const {
+  void add_u(int64_t i, Heads heads, const float* ds, int64_t count) const {
     const PairRow pairs = terms_.row(i);
     const float* slopes = call_.table.slope_rows + heads.first;
     const int64_t line = call_.groups * W;
     const bool first = heads.first == task_.first_group * W;
-    for (int64_t j = 0; j < keys(); j += W) {
+    for (int64_t j = 0; j < count; j += W) {
       Vec terms[W] = {};
-      for (int64_t lane = 0; lane < W && j + lane < keys(); ++lane) {
+      for (int64_t lane = 0; lane < W && j + lane < count; ++lane) {
         terms[lane] = load(ds + (j + lane) * W) * interpolate(slopes, line, pairs, j + lane);
       }
       const Vec du = sum_lanes(terms);
@@ -884,11 +897,11 @@ class PairGradients {
     }
   }
 
-  // dL/du becomes dL/dr / r, 0 where r is and behind the last key; then the forces on i and on the
-  // keys.
-  void push(int64_t i) const {
+  // dL/du becomes dL/dr / r, 0 where r is and behind the last of them; then the forces on i and on
+  // the keys.
+  void push(int64_t i, int64_t count) const {
     const PairRow pairs = terms_.row(i);
-    const int64_t count = keys(), line = atoms_row(m_.atoms);
+    const int64_t line = atoms_row(m_.atoms);
     float* du = pairs.u;
     for (int64_t j = 0; j < count; ++j) {
       const float gamma = call_.table.affine ? pairs.gamma[j] : 1.0f, r = pairs.distance[j];
@@ -946,7 +959,7 @@ class BackwardKernel {
     }
     for (Matrix* x : {&q_, &grad_, &dq_}) *x = matrix(scratch.floats(rows_ * dim * W), dim);
     for (Matrix* x : {&p_, &ds_}) *x = matrix(scratch.floats(rows_ * keys_ * W), keys_);
-    factors_ = scratch.floats(keys_ * W);
+    row_ = scratch.floats(keys_ * W);
   }
 
   static int64_t scratch_floats(const Call& call, const BackwardTask& task) {
@@ -974,7 +987,8 @@ class BackwardKernel {
       for (int64_t group = task_.first_group; group < task_.last_group; ++group) {
         run_tile(group, first, last);
       }
-      for (int64_t i = first; i < last; ++i) pairs_.finish(i);
+      const bool mirrored = pairs_.mirrors(last - first);
+      for (int64_t i = first; i < last; ++i) pairs_.finish(i, mirrored ? i + 1 : keys_);
     }
     for (int64_t group = task_.first_group; group < task_.last_group; ++group) write_keys(group);
   }
@@ -993,7 +1007,12 @@ class BackwardKernel {
     if (task_.q) read(call_, call_.out, m_, heads, first, last, 1, dq_.data);
     multiply(p_, q_, transposed(k), rows, dim, keys_, false);
     multiply(ds_, grad_, transposed(v), rows, dim, keys_, false);
-    for (int64_t i = first; i < last; ++i) run_row(heads, i, i - first);
+    const bool mirrored = pairs_.mirrors(rows);
+    for (int64_t i = first; i < last; ++i) {
+      run_row(heads, i, i - first);
+      if (!mirrored) pairs_.add_radial(i, heads, ds_.at(i - first, 0), keys_);
+    }
+    if (mirrored) add_mirrored(heads);
     multiply(of_group(dv_, group), transposed(p_), grad_, keys_, rows, dim, first > 0);
     multiply(of_group(dk_, group), transposed(ds_), q_, keys_, rows, dim, first > 0);
     Matrix dq = dq_;
@@ -1014,9 +1033,9 @@ class BackwardKernel {
     float *p = p_.at(row, 0), *ds = ds_.at(row, 0);
     if (call_.dropout > 0) {
       for (int64_t j = 0; j < keys_; ++j) {
-        store(factors_ + j * W, dropout_factor(call_, m_, heads, i, task_.first + j));
+        store(row_ + j * W, dropout_factor(call_, m_, heads, i, task_.first + j));
       }
-      multiply_row(ds, factors_, keys_);
+      multiply_row(ds, row_, keys_);
     }
     const Vec largest =
         gather<Element::kFloat>(of_row(call_, call_.largest, m_, heads, i), 1, heads.count);
@@ -1035,8 +1054,17 @@ class BackwardKernel {
     for (int64_t j = 0; j < keys_; ++j) {
       store(ds + j * W, load(p + j * W) * (load(ds + j * W) - mean));
     }
-    if (call_.dropout > 0) multiply_row(p, factors_, keys_);
+    if (call_.dropout > 0) multiply_row(p, row_, keys_);
     pairs_.add(i, heads, ds);
+  }
+
+  // The pairs (i, j) and (j, i) together.
+  void add_mirrored(Heads heads) {
+    for (int64_t i = 0; i < m_.atoms; ++i) {
+      for (int64_t j = 0; j < i; ++j) store(row_ + j * W, load(ds_.at(i, j)) + load(ds_.at(j, i)));
+      store(row_ + i * W, load(ds_.at(i, i)));
+      pairs_.add_radial(i, heads, row_, i + 1);
+    }
   }
 
   void write_keys(int64_t group) {
@@ -1061,7 +1089,7 @@ class BackwardKernel {
   Matrix k_, v_, dk_, dv_;  // [groups, keys, D]
   Matrix q_, grad_, dq_;    // [rows, D]; q carries the scale; dq holds the result's rows at first
   Matrix p_, ds_;           // [rows, keys]
-  float* factors_;          // of dropout, one row
+  float* row_;              // [keys]: factors of dropout, or sums of mirrored gradients
 };
 
 int64_t backward_scratch(const Call& call, const BackwardTask& task) {
