@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,10 @@
 #include <vector>
 
 #include "coattention.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace {
 
@@ -254,10 +259,26 @@ Bound bind(const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a
   return bound;
 }
 
+// Memory for a result, not yet written. The system is asked for large pages where it gives them on
+// demand: a batch's results are thousands of small ones, each of which it maps and clears when it
+// is first written to.
+Tensor result_like(const Tensor& x) {
+  Tensor result = torch::stable::empty_like(x);
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(result.data_ptr());
+  const uintptr_t bytes = result.numel() * (result.scalar_type() == ScalarType::Float ? 4 : 2);
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (begin + bytes) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return result;
+}
+
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                    const Arguments& a) {
   Bound bound = bind(q, k, v, a);
-  Tensor out = torch::stable::empty_like(q);
+  Tensor out = result_like(q);
   const int64_t rows = bound.batch.all_atoms * bound.call.heads;
   Tensor normalizers =
       torch::stable::new_zeros(q, {2, bound.batch.all_atoms, bound.call.heads}, ScalarType::Float);
@@ -293,9 +314,9 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& out, const Tensor
   call.out = atoms_of(out, "out");
   call.largest = static_cast<float*>(normalizers.data_ptr());
   call.inverse = call.largest + softmax_rows;
-  Tensor dq = torch::stable::empty_like(q);
-  Tensor dk = torch::stable::empty_like(k);
-  Tensor dv = torch::stable::empty_like(v);
+  Tensor dq = result_like(q);
+  Tensor dk = result_like(k);
+  Tensor dv = result_like(v);
   Tensor hops = gradient(q, a.hops ? a.hop_bias : Optional{}, wanted & kHopBias);
   Tensor rows = gradient(q, a.rows, wanted & kRows);
   Tensor phi = gradient(q, a.phi, wanted & kPhi);
