@@ -153,6 +153,7 @@ def test_gin_files_give_the_official_numbers(shared_golden, rows):
     with torch.no_grad():
         levels = gin(*(data[f"in.{name}"] for name in ("x", "edge_index", "edge_attr")))
     assert len(levels) == 6
+    # Three times what the official code in float32 is off from itself in float64, 2.9e-6.
     for number, level in enumerate(levels):
         torch.testing.assert_close(level, data[f"mid.h{number}"], atol=1e-5, rtol=0)
     torch.testing.assert_close(levels[-1], data["out.node_representation"], atol=1e-5, rtol=0)
