@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from collamo.errors import UsageError
+from collamo.errors import CollamoError, UsageError
 from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
 from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
@@ -87,6 +87,8 @@ def build_model(
     UsageError
         For unknown overrides, weights that do not fit, or a language model whose logits this model
         does not reproduce.
+    CollamoError
+        For damaged weights, as far as that is seen: by a checksum, or by NaN.
 
     Examples
     --------
@@ -193,7 +195,7 @@ def _sources(llm, source: PreTrainedModel, unimol, gin) -> dict[str, dict[str, s
 
 
 def _check_same_logits(model: CollamoForConditionalGeneration, source: PreTrainedModel) -> None:
-    """Refuse a language model that does more after its last layer than a linear map.
+    """Refuse a language model that does more after its last layer than a linear map, or is broken.
 
     Logit soft-capping or scaling would be lost without a word; four tokens show it. With gradients:
     without, bitsandbytes would repack 4 bits for the CPU, and no checkpoint would fit them.
@@ -206,6 +208,12 @@ def _check_same_logits(model: CollamoForConditionalGeneration, source: PreTraine
     source.eval(), model.eval()
     ours, theirs = model(input_ids=ids).logits, source(input_ids=ids).logits
     source.train(training)
+    if not theirs.isfinite().all():
+        name = model.config.sources["llm"]["name"] or type(source).__name__
+        raise CollamoError(
+            f"language model '{name}' answers four tokens with NaN or infinite numbers: its "
+            f"weights are damaged (download them again) or too large for {source.dtype}"
+        )
     if not torch.equal(ours, theirs):
         raise UsageError(
             f"{type(source).__name__} does not compute its logits as a linear map of its last "

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
+from collamo.model.checksums import verify_checksums
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.model.language_model import (
@@ -70,6 +71,9 @@ def load_checkpoint(
         one of 4 bits.
     UsageError
         If the folder holds something else, or nothing to dequantize.
+    CollamoError
+        For damaged weights: other bytes than ``SHA256SUMS`` beside them says, truncated, or others
+        than config.json describes.
 
     Examples
     --------
@@ -116,6 +120,10 @@ def _open_full(
             f"the weights in '{folder}' are truncated or damaged: {error}; copy or save the "
             "checkpoint again"
         ) from error
+    except FileNotFoundError as error:
+        raise MissingDependencyError(
+            f"'{folder}' is incomplete: {error}; copy or save the checkpoint again"
+        ) from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
@@ -158,6 +166,7 @@ def _open_adapter(
             f"adapter '{folder}' was trained on '{name}', which is not there; put that checkpoint "
             "back, or correct base_model_name_or_path in adapter_config.json"
         )
+    verify_checksums(folder)
     model, processor = _open_full(base, dtype, attn_implementation, dequantize)
     if (folder / "processor_config.json").is_file():
         processor = _open_processor(folder)

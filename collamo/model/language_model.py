@@ -18,6 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from collamo.errors import MissingDependencyError, UsageError
+from collamo.model.checksums import verify_checksums
 from collamo.model.configuration import LLAMA2_7B
 from collamo.model.tiny import MOL_TOKEN
 
@@ -142,6 +143,7 @@ def _check_folder(name: str | Path) -> None:
             raise MissingDependencyError(
                 f"language model folder '{name}' has no config.json{hint or _MAKE_ONE}"
             )
+        verify_checksums(folder)
     elif isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
         raise MissingDependencyError(f"language model folder '{name}' does not exist{_MAKE_ONE}")
 

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from collamo.model.card import model_card
+from collamo.model.checksums import verify_checksums, write_checksums
 from collamo.model.configuration import MODALITIES, CollamoConfig
 from collamo.model.encoders import (
     GinEncoder,
@@ -106,6 +107,15 @@ class CollamoPreTrainedModel(PreTrainedModel):
         Training may hold the parts beside it in float32.
         """
         return getattr(self, self.base_model_prefix, self).language_model.dtype
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Open as any model of transformers; CollamoError where weights were altered on disk."""
+        if pretrained_model_name_or_path is not None:
+            folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            if folder.is_dir():
+                verify_checksums(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -435,7 +445,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         )
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs) -> None:
-        """Save as any model of transformers, with a model card (``README.md``) beside it."""
+        """Save as any model of transformers, with a model card (``README.md``) and ``SHA256SUMS``
+        beside it."""
         if getattr(self.config, "quantization_config", None) is not None:
             # transformers cannot turn 4 bits that it loaded back into the file's form: they are it.
             kwargs["save_original_format"] = False
@@ -443,6 +454,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         if is_main_process:
             card = Path(save_directory) / "README.md"
             card.write_text(model_card(self.config), encoding="utf-8")
+            write_checksums(save_directory)
 
     def get_molecule_features(self, **molecules: Tensor) -> Tensor:
         """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""

@@ -3,6 +3,10 @@
 safetensors cannot hold code. A ``.pt`` or ``.pth`` file is a pickle; torch's restricted unpickler
 takes tensors, containers and `argparse.Namespace` (Uni-Mol keeps its options beside its weights)
 and refuses every other name before it is imported.
+
+A zipped ``.pt`` and what `write_weights` wrote carry checksums, and every flipped bit is seen. In
+other people's safetensors, and in a ``.pt`` older than torch 1.6, only NaN, infinite and absurd
+weights are: compare such a download with the digest its source publishes.
 """
 
 from __future__ import annotations

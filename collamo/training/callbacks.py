@@ -65,9 +65,9 @@ class SealCheckpoints(TrainerCallback):
         """Seal ``checkpoint-<step>``."""
         if not state.is_world_process_zero:
             return
-        output = Path(args.output_dir)
-        write_manifest(output / f"checkpoint-{state.global_step}")
-        delete_old_checkpoints(output, self.keep, state.best_model_checkpoint)
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_manifest(newest)
+        delete_old_checkpoints(newest, self.keep, state.best_model_checkpoint)
 
 
 class StartEpoch(TrainerCallback):

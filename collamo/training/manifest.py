@@ -8,7 +8,6 @@ manifest that fits is whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,9 +15,12 @@ import re
 import shutil
 from pathlib import Path
 
+from collamo.errors import CollamoError
+from collamo.model.checksums import MANIFEST
+from collamo.model.weight_files import file_sha256
+
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -30,7 +32,7 @@ def write_manifest(folder: Path) -> None:
         _flush(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": file_sha256(path),
         }
     temporary = folder / (MANIFEST + ".tmp")
     temporary.write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
@@ -54,7 +56,7 @@ def verify_manifest(folder: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != recorded["bytes"]:
             return f"{name} has {path.stat().st_size} bytes, {recorded['bytes']} were written"
-        if _sha256(path) != recorded["sha256"]:
+        if file_sha256(path) != recorded["sha256"]:
             return f"{name} is altered (sha256 differs)"
     return None
 
@@ -69,37 +71,49 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 def find_last_valid_checkpoint(output: Path) -> Path | None:
-    """Return the newest whole checkpoint under `output`, or None; each broken one passed over is
-    named in the log."""
+    """Return the newest whole checkpoint under `output`, or None where none was ever finished.
+
+    Each broken one passed over is named in the log.
+
+    Raises
+    ------
+    CollamoError
+        If one was finished and none is whole any more: the work of days is not begun anew without a
+        word.
+    """
+    damaged = None
     for folder in checkpoints(Path(output)):
         problem = verify_manifest(folder)
         if problem is None:
             return folder
-        logger.warning("skipping %s: %s", folder, problem)
+        logger.warning("skipping %s: %s; delete it", folder, problem)
+        if (folder / MANIFEST).exists():
+            damaged = damaged or f"{folder}: {problem}"
+    if damaged:
+        raise CollamoError(
+            f"no checkpoint to go on from is whole ({damaged}); copy one back, or delete them to "
+            "start anew"
+        )
     return None
 
 
-def delete_old_checkpoints(output: Path, keep: int | None, best: str | None = None) -> None:
-    """Delete all but the `keep` newest checkpoints (None: keep all) and the `best`, once the
-    newest verifies.
+def delete_old_checkpoints(newest: Path, keep: int | None, best: str | None = None) -> None:
+    """Delete all but the `keep` newest checkpoints (None: keep all) and the `best`, once `newest`,
+    the one just written, verifies.
 
-    Nothing is deleted while the newest is not whole, so a good checkpoint exists at every moment.
+    Nothing is deleted while it is not whole, so a good checkpoint exists at every moment. Broken
+    ones of later steps, which a resume passed over, stay until they are written anew.
     """
-    folders = checkpoints(output)
-    if not keep or not folders or verify_manifest(folders[0]) is not None:
+    if not keep or verify_manifest(newest) is not None:
         return
-    for folder in folders[keep:]:
+    folders = checkpoints(newest.parent)
+    for folder in folders[folders.index(newest) + keep :]:
         if best is None or folder.resolve() != Path(best).resolve():
             shutil.rmtree(folder)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

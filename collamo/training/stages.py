@@ -27,6 +27,7 @@ from torch import nn
 from transformers import set_seed
 
 from collamo.errors import CollamoError, UsageError, suggest
+from collamo.model.checksums import write_checksums
 from collamo.training.examples import (
     Document,
     QuestionCollator,
@@ -59,16 +60,17 @@ LANGUAGE_MODEL = ("language_model", "lm_head")
 def train(recipe: Recipe, *, resume: bool = False) -> Path:
     """Run `recipe` and return the folder of what it made (``<output>/final``).
 
-    With `resume` training goes on from the newest whole checkpoint of the output folder, and starts
-    anew where there is none.
+    With `resume` training goes on from the newest whole checkpoint of the output folder. Damaged
+    ones are passed over, with a warning that names them; where there is none, or only one that was
+    never finished, training starts anew.
 
     Raises
     ------
     UsageError
         For an output folder that already holds checkpoints, unless `resume`.
     CollamoError
-        When the loss or a gradient is NaN or infinite, the wrong parameters would be trained, or
-        weights cannot be written.
+        When the loss or a gradient is NaN or infinite, the wrong parameters would be trained,
+        weights cannot be written, or every finished checkpoint to resume from is damaged.
     """
     output = Path(recipe.output)
     prepare_output(output, resume)
@@ -121,6 +123,7 @@ def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     _fit(recipe, adapted, processor, data, expected, checkpoint)
     # "auto" would ask the hub whether the vocabulary has grown.
     adapted.save_pretrained(str(output / "adapter"), save_embedding_layers=False)
+    write_checksums(output / "adapter")
     processor.save_pretrained(str(output / "adapter"))
     if is_quantized(model):
         logger.info("a language model of 4 bits is not merged; `collamo merge` says what can be")
@@ -239,7 +242,9 @@ def _train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) 
     )
     assert_trained(model, {name for name, _ in model.named_parameters()}, recipe.stage)
     trainer.train(resume_from_checkpoint=checkpoint)
-    return _save(model, tokenizer, output / "final")
+    final = _save(model, tokenizer, output / "final")
+    write_checksums(final)
+    return final
 
 
 def corpus(data, split: str, tokenizer, per_molecule: int, seed: int) -> list[Document]:

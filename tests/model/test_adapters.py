@@ -11,6 +11,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
 from collamo.model import CollamoForConditionalGeneration, load_checkpoint
+from collamo.model.checksums import CHECKSUMS
 from collamo.model.merge import merge
 
 LORA = LoraConfig(
@@ -229,6 +230,7 @@ def test_weights_that_do_not_fit_their_configuration(base):
             load_checkpoint(folder)
     path.write_text(json.dumps(config))
     load_checkpoint(folder)
+    (folder / CHECKSUMS).unlink()
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CollamoError, match="truncated or damaged"):
         load_checkpoint(folder)

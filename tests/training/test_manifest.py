@@ -3,6 +3,7 @@ import logging
 
 import pytest
 
+from collamo.errors import CollamoError
 from collamo.training.manifest import (
     MANIFEST,
     checkpoints,
@@ -65,10 +66,18 @@ def test_every_single_flipped_bit_is_found(run):
     assert verify_manifest(folder) is None
 
 
-def test_nothing_whole_means_none(run):
+def test_checkpoints_that_were_never_finished_mean_none(run):
     for step in (5, 10, 20):
         (run / f"checkpoint-{step}" / MANIFEST).unlink()
     assert find_last_valid_checkpoint(run) is None
+
+
+def test_days_of_training_are_not_begun_anew_without_a_word(run):
+    (run / "checkpoint-20" / MANIFEST).unlink()
+    for step in (5, 10):
+        flip(run / f"checkpoint-{step}" / "model.safetensors")
+    with pytest.raises(CollamoError, match=r"is whole \(\S+checkpoint-10: model.* is altered"):
+        find_last_valid_checkpoint(run)
 
 
 def test_the_manifest_lists_every_file(run):
@@ -79,10 +88,17 @@ def test_the_manifest_lists_every_file(run):
 
 def test_old_checkpoints_go_only_when_the_newest_is_whole(run):
     flip(run / "checkpoint-20" / "model.safetensors")
-    delete_old_checkpoints(run, keep=1)
+    delete_old_checkpoints(run / "checkpoint-20", keep=1)
     assert len(checkpoints(run)) == 3
     flip(run / "checkpoint-20" / "model.safetensors")
-    delete_old_checkpoints(run, keep=1, best=str(run / "checkpoint-5"))
+    delete_old_checkpoints(run / "checkpoint-20", keep=1, best=str(run / "checkpoint-5"))
     assert [p.name for p in checkpoints(run)] == ["checkpoint-20", "checkpoint-5"]
-    delete_old_checkpoints(run, keep=None)
+    delete_old_checkpoints(run / "checkpoint-20", keep=None)
     assert len(checkpoints(run)) == 2
+
+
+def test_a_broken_checkpoint_of_a_later_step_keeps_no_old_ones(run):
+    """A resume went on from step 5 past a broken 20; now it has written 10."""
+    flip(run / "checkpoint-20" / "model.safetensors")
+    delete_old_checkpoints(run / "checkpoint-10", keep=1)
+    assert [p.name for p in checkpoints(run)] == ["checkpoint-20", "checkpoint-10"]

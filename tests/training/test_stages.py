@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from trained import CONFIGS, SAVE, STEPS, trained
 
 from collamo.errors import CollamoError, UsageError
+from collamo.model import load_checkpoint
+from collamo.model.checksums import CHECKSUMS
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.training import stages
@@ -255,6 +257,21 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(run, damage, tmp_path, 
     assert verify_manifest(newest) is None  # written anew
     once, again = weights(run.folder / "stage1" / "final"), weights(output / "final")
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_what_a_stage_leaves_is_opened_only_as_it_was_written(run, tmp_path):
+    left = ("stage1/final", "stage2/final", "stage2/adapter", f"stage2/checkpoint-{SAVE}")
+    for place in left:
+        folder = tmp_path / place
+        shutil.copytree(run.folder / place, folder)
+        load_checkpoint(folder)
+        file = next(folder.glob("*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(CollamoError, match=f"'{file}' is damaged"):
+            load_checkpoint(folder)
+    assert (run.folder / "tiny_lm" / "final" / CHECKSUMS).is_file()
 
 
 def test_a_used_output_folder_needs_resume(run):
