@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import (
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -47,6 +54,8 @@ LLAMA2_CHAT_TEMPLATE = """\
 
 # What a model hub takes for a name: "gpt2" or "owner/name". Anything else can only be a folder.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+#: Longest wait for the hub's answer to whether it has a model.
+HUB_SECONDS = 10
 _MAKE_ONE = (
     "; `collamo train configs/tiny_lm.yaml` makes a small one in demo/tiny_lm/final, or give the "
     "folder of another"
@@ -70,7 +79,10 @@ def load_language_model(
     UsageError
         For an attention implementation that transformers does not know.
     """
-    _check_folder(name)
+    if Path(name).is_dir():
+        _check_folder(Path(name))
+    else:
+        _check_hub(name)
     options = {"use_safetensors": True, "dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
         options["quantization_config"] = _four_bits(dtype)
@@ -80,11 +92,9 @@ def load_language_model(
         model = AutoModelForCausalLM.from_pretrained(str(name), **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        # One word, or two with a slash, may be a folder as well: say that it was looked for.
-        here = "" if Path(name).is_dir() else "there is no such folder, and "
         raise MissingDependencyError(
-            f"language model '{name}' cannot be loaded: {here}{reason}; give a folder with its "
-            "config, safetensors weights and tokenizer, or download it where there is a network"
+            f"language model '{name}' cannot be loaded: {reason}; give a folder with its "
+            "config, safetensors weights and tokenizer"
         ) from error
     except (ImportError, ValueError) as error:
         if attn_implementation is None:
@@ -133,19 +143,43 @@ def need_bitsandbytes(what: str) -> None:
         )
 
 
-def _check_folder(name: str | Path) -> None:
-    """Refuse a folder that is not there, or that is no model, in words about folders."""
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            within = folder / "final"
-            hint = f"; did you mean '{within}'?" if (within / "config.json").is_file() else ""
-            raise MissingDependencyError(
-                f"language model folder '{name}' has no config.json{hint or _MAKE_ONE}"
-            )
-        verify_checksums(folder)
-    elif isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that is no model, or whose weights were altered."""
+    if not (folder / "config.json").is_file():
+        within = folder / "final"
+        hint = f"; did you mean '{within}'?" if (within / "config.json").is_file() else ""
+        raise MissingDependencyError(
+            f"language model folder '{folder}' has no config.json{hint or _MAKE_ONE}"
+        )
+    verify_checksums(folder)
+
+
+def _check_hub(name: str | Path) -> None:
+    """Refuse a name that is neither in the hub's cache nor, asked once, known to the hub.
+
+    transformers would ask a dozen times in 45 seconds before it says that there is no network.
+    """
+    parent = Path(name).parent
+    beside = parent != Path() and parent.is_dir()  # demo/lm where demo is: a folder is meant
+    if isinstance(name, Path) or beside or not _HUB_NAME.fullmatch(name):
         raise MissingDependencyError(f"language model folder '{name}' does not exist{_MAKE_ONE}")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except (RepositoryNotFoundError, HFValidationError):
+        reason = f"{ENDPOINT} knows no such model, or it is a private one"
+    except OfflineModeIsEnabled:
+        reason = "HF_HUB_OFFLINE forbids to look for it elsewhere"
+    except Exception as error:  # the hub's client raises those of httpx, and from 2.0 on of httpx2
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = f"{ENDPOINT} cannot be reached ({detail})"
+    else:
+        return
+    raise MissingDependencyError(
+        f"language model '{name}' is neither a folder here nor in the cache of downloads, and "
+        f"{reason}{_MAKE_ONE}"
+    )
 
 
 def tell_about_molecules(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

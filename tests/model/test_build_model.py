@@ -1,12 +1,17 @@
 import copy
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 from model_helpers import SMALL, build, foreign_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from collamo.errors import MissingDependencyError, UsageError
-from collamo.model import build_model, tiny_llama_config
+from collamo.errors import CollamoError, MissingDependencyError, UsageError
+from collamo.model import build_model, language_model, tiny_llama_config
 
 
 def llm(tokenizer, **options):
@@ -100,8 +105,12 @@ def test_missing_language_model(tmp_path, monkeypatch):
             build_model(name)
         assert str(error.value).startswith(f"language model folder '{name}'")
         assert error.value.exit_code == 4
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDependencyError, match="folder 'demo/tiny_lm' does not exist"):
+        build_model("demo/tiny_lm")
     for name in ("nowhere", "nobody/nothing"):
-        with pytest.raises(MissingDependencyError, match=rf"'{name}' .* no such folder, and"):
+        with pytest.raises(MissingDependencyError, match=rf"'{name}' is neither .*_OFFLINE forbid"):
             build_model(name)
     (tmp_path / "lm" / "final").mkdir(parents=True)
     with pytest.raises(MissingDependencyError, match=r"has no config\.json; .*tiny_lm"):
@@ -115,6 +124,34 @@ def test_missing_language_model(tmp_path, monkeypatch):
         build_model(preset="tiny")
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid"])
+def test_without_a_network_the_hub_is_asked_once(tmp_path, address):
+    """In a process of its own: the hub's settings are read when it is imported."""
+    code = "from collamo.model import build_model; build_model('nobody/nothing')"
+    settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=40,  # asking again and again took 46 s beside the imports
+    )
+    assert "Retrying" not in result.stderr
+    assert f"cache of downloads, and {address} cannot be reached (" in result.stderr
+
+
+def test_what_the_hub_says_of_a_name(monkeypatch):
+    response = SimpleNamespace(headers={}, request=None, status_code=404)
+    monkeypatch.setattr(language_model, "AutoTokenizer", None)  # not even tried
+
+    def unknown(self, name, timeout):
+        raise RepositoryNotFoundError("404", response=response)
+
+    monkeypatch.setattr(language_model.HfApi, "model_info", unknown)
+    with pytest.raises(MissingDependencyError, match="knows no such model, or it is a private one"):
+        build_model("nobody/nothing")
+
+
 def test_pickled_language_model_is_not_opened(tokenizer, tmp_path):
     source = llm(tokenizer)
     source.save_pretrained(tmp_path)
@@ -123,6 +160,14 @@ def test_pickled_language_model_is_not_opened(tokenizer, tmp_path):
     torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(MissingDependencyError, match="safetensors"):
         build_model(tmp_path, SMALL)
+
+
+def test_a_broken_language_model_is_called_broken(tokenizer):
+    source = llm(tokenizer)
+    with torch.no_grad():
+        source.model.layers[0].mlp.up_proj.weight[3, 5] = float("nan")
+    with pytest.raises(CollamoError, match="NaN or infinite numbers: its weights are damaged"):
+        build_model((source, tokenizer), SMALL)
 
 
 def test_unknown_override(tokenizer):
