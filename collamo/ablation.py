@@ -13,15 +13,9 @@ from typing import Any
 from collamo.errors import UsageError
 from collamo.evaluation.reliance import MODEL
 from collamo.evaluation.report import markdown_table, metric_name, write_whole
-from collamo.training.recipe import Recipe, load_recipe, read_yaml
+from collamo.training.recipe import Recipe, load_recipe, read_yaml, split_overrides
 
 logger = logging.getLogger(__name__)
-
-# What the alignment is built from; the tuning starts from its result and knows none of it.
-_BUILDING = (
-    *("llm", "unimol", "gin", "model", "dtype", "quantization"),
-    *("train_encoders", "facts_weight"),
-)
 
 
 @dataclass(frozen=True)
@@ -124,8 +118,8 @@ class _Plan:
         folder = out / str(number)
         own = [f"--{key}={json.dumps(value)}" for key, value in ablation.variants[name].items()]
         align_path, tune_path = ablation.stages
-        align = load_recipe(align_path, [*_joined(overrides), *own, f"--output={folder / 'align'}"])
-        shared = [o for o in _joined(overrides) if not _builds(o)]
+        align = load_recipe(align_path, [*overrides, *own, f"--output={folder / 'align'}"])
+        _, shared = split_overrides(overrides)
         start = f"--init_from={folder / 'align' / 'final'}"
         tune = load_recipe(tune_path, [*shared, start, f"--output={folder / 'tune'}"])
         return cls(name, folder, align, tune)
@@ -172,22 +166,6 @@ class _Plan:
 
     def report(self) -> dict:
         return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
-
-
-def _joined(options: Sequence[str]) -> list[str]:
-    """Return ``--name value`` pairs as ``--name=value``."""
-    joined: list[str] = []
-    for option in options:
-        if joined and not option.startswith("--") and "=" not in joined[-1]:
-            joined[-1] += f"={option}"
-        else:
-            joined.append(option)
-    return joined
-
-
-def _builds(option: str) -> bool:
-    name = option.removeprefix("--").partition("=")[0].replace("-", "_")
-    return name.partition(".")[0] in _BUILDING
 
 
 def _table(ablation: Ablation, reports: Mapping[str, dict]) -> str:

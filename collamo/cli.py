@@ -250,7 +250,8 @@ def _encode(out, molecules, unimol, gin, layers, dtype) -> None:
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Any key of the recipe is an option too: --training.learning_rate 1e-4, --data my/data.",
+    epilog="Any key of the recipe is an option too: --llm NAME_OR_PATH, --unimol PATH, --gin PATH, "
+    "--training.learning_rate 1e-4, --data my/data.",
 )
 def train(
     context: typer.Context,
@@ -719,7 +720,8 @@ def _train_mean(text: str) -> tuple[str, float]:
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Options of `collamo train` hold for every variant: --data my/data, --llm my/llm.",
+    epilog="Options of `collamo train` hold for every variant: --llm NAME_OR_PATH, --unimol PATH, "
+    "--gin PATH, --data my/data.",
 )
 def ablate(
     context: typer.Context,
@@ -750,8 +752,13 @@ def ablate(
     print(table)
 
 
-@app.command()
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="With --plan the options of `collamo train` hold: --llm NAME_OR_PATH, --unimol PATH, "
+    "--gin PATH.",
+)
 def doctor(
+    context: typer.Context,
     plan: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Recipe: say what it trains, the memory it takes, and where it fits."),
@@ -763,9 +770,11 @@ def doctor(
 ) -> None:
     """Say what is installed, what is missing, and what each missing piece would give."""
     if plan is not None:
-        return _show_plan(plan, gpu)
+        return _show_plan(plan, gpu, context.args)
     if gpu is not None:
         raise UsageError("--gpu: only with --plan RECIPE")
+    if context.args:
+        raise UsageError(f"{context.args[0]}: only with --plan RECIPE")
     from rich.console import Console
     from rich.table import Table
 
@@ -785,16 +794,15 @@ def doctor(
         raise MissingDependencyError(f"required packages are missing: {', '.join(missing)}")
 
 
-def _show_plan(path: Path, gpu: str | None) -> None:
+def _show_plan(path: Path, gpu: str | None, overrides: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from collamo.doctor import gpu_memory, plan_rows, plan_summary
-    from collamo.training.plan import plan
-    from collamo.training.recipe import load_recipe
+    from collamo.training.plan import plan_file
 
     memory = gpu_memory(gpu)
-    planned = plan(load_recipe(path), path)
+    planned = plan_file(path, overrides)
     title = f"{planned.title}; memory in GiB, nothing was loaded"
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("part", no_wrap=True)

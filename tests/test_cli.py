@@ -1,10 +1,12 @@
 """Every command on good and bad input: exit code, one clear line, nothing lost."""
 
 import csv
+import inspect
 import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -148,6 +150,41 @@ def test_every_command_explains_itself(collamo, command):
 )
 def test_usage_errors_are_one_line_and_exit_2(collamo, arguments, part):
     assert_fails(collamo(*arguments), 2, part)
+
+
+BUILDERS = {
+    "train": [CONFIGS / "stage1.yaml", "--data", "DATA", "--output", "OUT"],
+    "ablate": [CONFIGS / "ablations" / "relations.yaml", "--out", "OUT", "--data", "DATA"],
+    "doctor": ["--plan", CONFIGS / "stage1.yaml"],
+}
+
+
+def test_every_command_that_builds_a_model_takes_its_parts(collamo, run, tmp_path):
+    """--llm, --unimol and --gin: where the rest of a recipe is taken, and nowhere else."""
+    from collamo.cli import app
+
+    commands = {command.callback.__name__: command for command in app.registered_commands}
+    open_ended = {
+        name
+        for name, command in commands.items()
+        if (command.context_settings or {}).get("allow_extra_args")
+    }
+    assert open_ended == BUILDERS.keys()
+    places = {"DATA": run.data, "OUT": tmp_path / "out"}
+    llm = ("--llm", run.folder / "tiny_lm" / "final")
+    for name, fixed in BUILDERS.items():
+        arguments = [places.get(each, each) for each in fixed]
+        shown = " ".join(collamo(name, "--help")[1].split())
+        assert all(f"--{part} " in shown for part in ("llm", "unimol", "gin"))
+        for part, rest in (("llm", ()), ("unimol", llm), ("gin", llm)):
+            missing = tmp_path / f"no-{part}.pt"
+            _, out, err = collamo(name, *arguments, f"--{part}", missing, *rest)
+            assert str(missing) in " ".join((out + err).split()), (name, part)
+            shutil.rmtree(places["OUT"], ignore_errors=True)
+    encoding = {"unimol", "gin"}
+    for name, command in commands.items():
+        named = set(inspect.signature(command.callback).parameters)
+        assert named & {"llm", *encoding} == (encoding if name == "prepare" else set())
 
 
 def test_no_command_shows_the_help(collamo):
@@ -378,8 +415,6 @@ def test_a_molecule_too_large_for_a_conformer_is_answered_without(collamo, run):
 
 
 def test_a_damaged_checkpoint_is_one_line(collamo, run, tmp_path):
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(run.checkpoint, broken)
     weights = broken / "model.safetensors"

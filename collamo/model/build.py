@@ -99,7 +99,7 @@ def build_model(
             "the tiny preset has no language model to download; train one with "
             "`collamo train configs/tiny_lm.yaml` and give its folder"
         )
-    encoders = _published_encoders(unimol, gin, overrides)  # before minutes of loading the LLM
+    encoders = published_encoders(unimol, gin, overrides)  # before minutes of loading the LLM
     name = llm or LLAMA2_7B
     source, tokenizer = (
         name
@@ -165,10 +165,16 @@ def _around(
     return model
 
 
-def _published_encoders(
+def published_encoders(
     unimol: str | Path | None, gin: str | Path | None, overrides: Mapping[str, Any] | None
 ) -> dict[str, UniMolEncoder | GinEncoder]:
-    """Return the encoders whose weights are given, by their part of the configuration."""
+    """Return the encoders whose weights are given, by their part of the configuration.
+
+    Raises
+    ------
+    MissingDependencyError, UsageError, CollamoError
+        As `load_unimol`.
+    """
     fields = nested(overrides or {})
     encoders = {}
     if unimol is not None:

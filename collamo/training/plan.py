@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from collamo.errors import MissingDependencyError, UsageError
+from collamo.model.build import published_encoders
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig
 from collamo.model.modeling import CollamoForConditionalGeneration
 from collamo.training import stages
-from collamo.training.recipe import LoraRecipe, Recipe, load_recipe
+from collamo.training.recipe import LoraRecipe, Recipe, load_recipe, split_overrides
 
 # Our guesses of what data holds: a molecule of PubChem has 27 atoms on average, and a question with
 # its answer and the template around them 40 to 60 tokens.
@@ -79,13 +81,40 @@ class Plan:
         return FRAGMENTATION * held + CONTEXT
 
 
-def plan(recipe: Recipe, path: str | Path | None = None) -> Plan:
+def plan_file(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
+    """Return the plan of the recipe at `path` with `overrides`, options of `collamo train`.
+
+    Those that say what the model is built from (``--llm``, ``--unimol``, ``--gin`` …) reach the
+    recipe that builds it, also where `path` goes on from its result.
+
+    Raises
+    ------
+    UsageError
+        As `load_recipe`; where the checkpoint that `path` goes on from is there, and so fixes what
+        it was built from; and as `plan`.
+    MissingDependencyError
+        As `plan`.
+    """
+    building, others = split_overrides(overrides)
+    recipe = load_recipe(path, others)
+    if recipe.init_from is None:
+        return plan(load_recipe(path, overrides), path)
+    if building and _is_there(recipe):
+        raise UsageError(
+            f"'{recipe.init_from}' is there already and fixes what it was built from; drop "
+            f"{', '.join(option.partition('=')[0] for option in building)}"
+        )
+    return plan(recipe, path, building)
+
+
+def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str] = ()) -> Plan:
     """Build the model of `recipe` on the meta device and count; no weights are needed.
 
     Sizes of the language model come from the preset for LLaMA-2-7B-chat, else from the config.json
-    in its folder. Where `init_from` is not there yet, the recipe that will write it is looked for
-    beside `path`. Weights take the bytes of their dtype, trained ones 4 (see `train`), gradients 4
-    and AdamW's two moments 8; `activation_bytes` has its own formula.
+    in its folder; those of published encoders from their files, where these are here. Where
+    `init_from` is not there yet, the recipe that will write it is looked for beside `path` and read
+    with the options `building`. Weights take the bytes of their dtype, trained ones 4 (see
+    `train`), gradients 4 and AdamW's two moments 8; `activation_bytes` has its own formula.
 
     Raises
     ------
@@ -96,8 +125,8 @@ def plan(recipe: Recipe, path: str | Path | None = None) -> Plan:
     """
     if recipe.stage == "language_model":
         raise UsageError("stage language_model trains half a million parameters: they fit anywhere")
-    first = _first(recipe, None if path is None else Path(path))
-    config, dtype = _configuration(first, recipe)
+    first = _first(recipe, None if path is None else Path(path), building)
+    config, dtype, missing = _configuration(first, recipe)
     four_bits = first.quantization == "4bit" or hasattr(config, "quantization_config")
     model = skeleton(config)
     if recipe.stage == "align":
@@ -123,7 +152,7 @@ def plan(recipe: Recipe, path: str | Path | None = None) -> Plan:
             checkpointing=stages.checkpoints_activations(recipe),
         ),
         accumulation=training.get("gradient_accumulation_steps", 1),
-        notes=_notes(recipe, first),
+        notes=(*_notes(recipe, first), *missing),
     )
 
 
@@ -199,27 +228,34 @@ def activation_bytes(
     return copies + batch.rows * of_prompt + batch.scored * of_scored
 
 
-def _first(recipe: Recipe, path: Path | None) -> Recipe:
+def _is_there(recipe: Recipe) -> bool:
+    return (Path(recipe.init_from) / "config.json").is_file()
+
+
+def _first(recipe: Recipe, path: Path | None, building: Sequence[str]) -> Recipe:
     """Return the recipe that loads the language model: this one, or one that comes before it."""
-    if recipe.init_from is None or (Path(recipe.init_from) / "config.json").is_file():
+    if recipe.init_from is None or _is_there(recipe):
         return recipe
     for other in sorted(path.parent.glob("*.yaml")) if path else ():
         if path.samefile(other):
             continue
         before = load_recipe(other)
         if before.stage == "align" and Path(before.output) / "final" == Path(recipe.init_from):
-            return _first(before, other)
+            return _first(load_recipe(other, building), other, building)
     raise MissingDependencyError(
         f"'{recipe.init_from}' is not there, nor a recipe beside this one that will write it; "
         "train stage align first, or set init_from"
     )
 
 
-def _configuration(first: Recipe, recipe: Recipe) -> tuple[CollamoConfig, torch.dtype]:
-    """Return the configuration of the model, and the dtype of what is frozen in it."""
+def _configuration(
+    first: Recipe, recipe: Recipe
+) -> tuple[CollamoConfig, torch.dtype, tuple[str, ...]]:
+    """Return the configuration of the model, the dtype of what is frozen in it, and a note on each
+    encoder whose file is not here."""
     if first.init_from is not None:
         config = CollamoConfig.from_pretrained(first.init_from)
-        return config, config.dtype or torch.float32
+        return config, config.dtype or torch.float32, ()
     text = _text_config(first.llm)
     preset = "llama2-7b" if text is None or text.hidden_size >= 4096 else "tiny"
     config = CollamoConfig.from_overrides(preset, first.model, text_config=text)
@@ -230,11 +266,19 @@ def _configuration(first: Recipe, recipe: Recipe) -> tuple[CollamoConfig, torch.
 
         tokens = PreparedData.open(recipe.data).manifest.selfies_vocabulary
         config.selfies_config.vocab_size = len(tokens) + 2  # padding and the unknown
-    if first.dtype is not None:
-        return config, getattr(torch, first.dtype)
-    return config, getattr(text, "dtype", None) or (
-        torch.float16 if text is None else torch.float32
+    given = {name: getattr(first, name) for name in ("unimol", "gin")}
+    here = {name: x for name, x in given.items() if x is None or Path(x).exists()}
+    for part, encoder in published_encoders(
+        here.get("unimol"), here.get("gin"), first.model
+    ).items():
+        setattr(config, part, encoder.config)
+    missing = tuple(
+        f"{name} '{x}' is not here; planned with the sizes of the preset"
+        for name, x in given.items()
+        if name not in here
     )
+    dtype = getattr(text, "dtype", None) or (torch.float16 if text is None else torch.float32)
+    return config, getattr(torch, first.dtype) if first.dtype else dtype, missing
 
 
 def _text_config(llm: str) -> PreTrainedConfig | None:

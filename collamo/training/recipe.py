@@ -133,6 +133,26 @@ _RENAMED = {
 }
 
 
+# What the alignment is built from; the tuning starts from its result and knows none of it.
+_BUILDING = (
+    *("llm", "unimol", "gin", "model", "dtype", "quantization"),
+    *("train_encoders", "facts_weight"),
+)
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the command-line options that say what the alignment is built from, and the others.
+
+    Each comes out as ``--name=value``.
+
+    >>> split_overrides(["--llm", "my/llm", "--max_steps=5"])
+    (['--llm=my/llm'], ['--max_steps=5'])
+    """
+    pairs = [(name, f"--{name}={value}") for name, value in _pairs(overrides)]
+    building = [option for name, option in pairs if name.partition(".")[0] in _BUILDING]
+    return building, [option for _, option in pairs if option not in building]
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read the recipe at `path` and apply command-line `overrides` (``["--training.learning_rate",
     "1e-4"]``).

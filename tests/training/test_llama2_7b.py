@@ -11,6 +11,9 @@ from collamo.cli import run
 from collamo.data.shards import PreparedData
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model import CollamoConfig, build_model, tiny_llama_config, train_tokenizer
+from collamo.model.configuration import GinConfig
+from collamo.model.encoders import GinEncoder
+from collamo.model.weight_files import write_weights
 from collamo.training import plan as plans
 from collamo.training import stages, trainer
 from collamo.training.recipe import load_recipe
@@ -135,6 +138,34 @@ def test_a_gpu_nobody_knows(capsys):
     assert "did you mean 'h100'" in capsys.readouterr().err
     assert run(["doctor", "--gpu", "h100"]) == 2
     assert "only with --plan" in capsys.readouterr().err
+
+
+def test_a_plan_takes_what_training_takes(tmp_path):
+    """Also where the recipe goes on from what another one will build."""
+    llm, gin = tmp_path / "llm", tmp_path / "gin"
+    tiny_llama_config(300).save_pretrained(llm)
+    gin.mkdir()
+    encoder = GinEncoder(GinConfig(num_layers=3, hidden_size=24))
+    encoder.config.save_pretrained(gin)
+    write_weights(encoder.state_dict(), gin / "model.safetensors", {})
+    options = ["--llm", str(llm), "--gin", str(gin), "--unimol=not_here.pt", "--max_steps", "3"]
+    for path, stage in ((STAGE_1, "align"), (STAGE_2, "tune")):
+        plan = plans.plan_file(path, options)
+        assert plan.title == f"stage {stage} on {llm}"
+        language = by_name(plan)["language_model"].parameters
+        assert language == count(LlamaForCausalLM(tiny_llama_config(300)))
+        assert by_name(plan)["graph_encoder"].parameters == count(encoder)
+        assert "unimol 'not_here.pt' is not here; planned with the sizes" in " ".join(plan.notes)
+
+
+def test_a_plan_refuses_what_training_would_ignore(tmp_path):
+    (tmp_path / "config.json").touch()
+    recipe = tmp_path / "stage2.yaml"
+    recipe.write_text(f"stage: tune\ndata: d\noutput: o\ninit_from: {tmp_path}\n")
+    with pytest.raises(UsageError, match="fixes what it was built from; drop --llm, --gin"):
+        plans.plan_file(recipe, ["--llm", "x", "--gin", "y"])
+    with pytest.raises(UsageError, match="did you mean 'unimol'"):
+        plans.plan_file(STAGE_1, ["--unimoll", "x"])
 
 
 # --- one step at full width -----------------------------------------------------------------------
