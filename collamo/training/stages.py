@@ -45,6 +45,7 @@ from collamo.training.trainer import (
     PROJECTOR,
     data_seed,
     make_trainer,
+    only_one,
     prepare_output,
     training_arguments,
 )
@@ -67,13 +68,19 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     Raises
     ------
     UsageError
-        For an output folder that already holds checkpoints, unless `resume`.
+        For an output folder that already holds checkpoints, unless `resume`, or that another
+        training is writing to.
     CollamoError
         When the loss or a gradient is NaN or infinite, the wrong parameters would be trained,
         weights cannot be written, or every finished checkpoint to resume from is damaged.
     """
     output = Path(recipe.output)
     prepare_output(output, resume)
+    with only_one(output):
+        return _train(recipe, output, resume)
+
+
+def _train(recipe: Recipe, output: Path, resume: bool) -> Path:
     checkpoint = find_last_valid_checkpoint(output) if resume else None
     logger.info(
         "stage %s: %s", recipe.stage, f"from {checkpoint}" if checkpoint else "from the start"

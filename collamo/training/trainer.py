@@ -3,13 +3,15 @@ parts that stay in evaluation mode, and a stop on the first NaN."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -197,6 +199,29 @@ def _has_tensorboard() -> bool:
         return True
     logger.warning("no TensorBoard files: tensorboard is missing; pip install 'collamo[train]'")
     return False
+
+
+@contextlib.contextmanager
+def only_one(output: Path) -> Iterator[None]:
+    """Keep the output folder for this training; UsageError where another one runs in it.
+
+    The lock goes with its process, however that ends. Of several processes of one training the
+    first holds it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    lock = FileLock(output / "training.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"another training is writing to {output}; wait for it, end it, or set --output"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepare_output(output: Path, resume: bool) -> None:

@@ -279,6 +279,20 @@ def test_a_used_output_folder_needs_resume(run):
         stages.train(run.recipe("stage1"))
 
 
+def test_two_trainings_in_one_folder(run, tmp_path):
+    code = "import sys; from pathlib import Path; from collamo.training.trainer import only_one\n"
+    code += "with only_one(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    recipe = run.recipe("tiny_lm", tmp_path, "--max_steps", "1")
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another training is writing to"):
+            stages.train(recipe)
+        other.kill()
+    stages.train(recipe)  # nothing is left of a process that was killed
+
+
 def test_checkpoints_are_sealed_and_old_ones_deleted(run, tmp_path):
     for stage in ("tiny_lm", "stage1", "stage2"):
         for step in (SAVE, STEPS):
