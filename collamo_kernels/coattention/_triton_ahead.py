@@ -30,7 +30,7 @@ POINTERS = {
     "*u8": {"valid", "hops", "hop_keys"},
     "*i32": {
         *("cu_seqlens", "tiles", "cell", "fits", "known", "first_knot", "pair_types"),
-        "atom_types",
+        *("atom_types", "hop_counters", "cell_counters", "layer_counters", "counters"),
     },
     "*fp32": {
         *("most", "inverse", "hop_bias", "fraction", "coefficients", "phi", "ds_all", "ds"),
@@ -117,7 +117,8 @@ def shipped_on_pairs() -> Iterator[Program]:
     blocks = {
         **{"BLOCK": PAIRS.atoms, "PACKED": True, "PAIRS": PAIRS.pairs, "CELLS": PAIRS.cells},
         **{"HEADS": PAIRS.heads, "CHUNK": PAIRS.chunk, "ENTRIES": PAIRS.entries},
-        **{"RUNS": PAIRS.runs, "TABLE_BLOCKS": BLOCKS},
+        **{"RUNS": PAIRS.runs, "HOP_ENTRIES": PAIRS.hop_entries, "HOP_RUNS": PAIRS.hop_runs},
+        "TABLE_BLOCKS": BLOCKS,
     }
     plain = dict.fromkeys(("affine", "pair_types", "atom_types", "du_r", "of_query", "of_key"))
     by_atom, by_pair = {"pair_types": None}, {"atom_types": None}
@@ -132,9 +133,8 @@ def shipped_on_pairs() -> Iterator[Program]:
             name = f"{head}, {heads} heads"
             of = blocks | _of_radial(heads) | {"COLUMN": PAIRS.heads, "MLP": head == "mlp"}
             yield Program(f"locate, {name}", on_pairs.locate, RADIAL.warps, of)
-            of = of | {"GAUSSIANS": RADIAL.chunk, "CHUNK": PAIRS.chunk}
+            of = of | {"GAUSSIANS": RADIAL.chunk, "CHUNK": PAIRS.chunk, "ENTRIES": PAIRS.entries}
             yield Program(f"add_up, {name}", on_pairs.add_up, RADIAL.warps, of)
-    yield Program("finish", on_pairs.finish, PAIRS.warps, of | {"ENTRIES": PAIRS.entries})
     yield Program("build", on_pairs.build, PAIRS.warps, blocks, torch.bfloat16)
     slope = {"ADD": True, "PAIRS": 128}
     yield Program("du", on_pairs.slope, PAIRS.warps, slope)
@@ -144,7 +144,7 @@ def _of_radial(heads: int) -> dict:
     return {
         **{"TABLE_BLOCKS": BLOCKS, "PLACES": RADIAL.places, "CHUNK": RADIAL.chunk, "TERMS": 2},
         **{"SLICE": RADIAL.slice, "HEADS": heads, "SLOPES": True, "ADD": True},
-        **{"ENTRIES": RADIAL.entries, "LAYER_ENTRIES": RADIAL.entries},
+        "ENTRIES": RADIAL.entries,
     }
 
 

@@ -92,8 +92,10 @@ class Pairs:
     cells: int = 32  # of the table that a program of `locate` turns into polynomials
     heads: int = 8
     chunk: int = 256  # sorted pairs that `add_up` sums at a time
-    entries: int = 32  # of a table that a program of `finish` sums
+    entries: int = 16  # rows of the radial table that the last program to have a share sums
     runs: int = 4  # at a time
+    hop_entries: int = 4  # columns of the hop table likewise: few, of many pairs each
+    hop_runs: int = 32
     warps: int = 4
 
 

@@ -20,7 +20,7 @@ TILE = tl.constexpr(32)  # atoms an entry of `Relations.tiles` stands for
 
 # Numbers of a batch: what may change from step to step. Strides over atoms (q_t, out_t) do not.
 OF_A_BATCH = (
-    *("longest", "blocks", "pairs", "cells", "first_head", "group"),
+    *("longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
     *("q_b", "q_h", "out_b", "out_h"),
     *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
 )
@@ -279,10 +279,10 @@ def _tile_weights(
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def differentiate(
-    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias,
+    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
     cu_seqlens, pair_start, tiles, valid,
     hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
-    heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
     PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, HEAD: tl.constexpr,
@@ -293,8 +293,11 @@ def differentiate(
     Each program owns what it writes. Working the weights out twice, for rows and for columns,
     takes seven products instead of five; one program for both would have to add to dq in memory,
     tile after tile. A molecule in a `SINGLE` tile needs but one program, which reads every input
-    once.
+    once. The ``counters`` of `_triton_pairs.add_up`, which is launched next, are set to 0.
     """
+    if counters is not None:
+        for c in range(tl.program_id(0), counter_count, tl.num_programs(0)):
+            tl.store(counters + c, 0)
     local = tl.program_id(0) % group
     head = first_head + local
     molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, PACKED, SINGLE, BLOCK)

@@ -151,14 +151,15 @@ def _rounds(heads: int, pairs: int, limited: bool) -> Iterator[slice]:
 def backward(
     grad: Tensor, out: Tensor, most: Tensor, inverse: Tensor, q: Tensor, k: Tensor, v: Tensor,
     batch: Batch, valid: Tensor | None, terms: Terms, scale: float, dropout_p: float,
-    keep: bool, bias: bool,
+    bias: bool, counters: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Rounds]:  # fmt: skip
-    """dq, dk, dv, dbias (where `bias`), and rounds of heads with, if `keep`, their dL/dlogits.
+    """dq, dk, dv, dbias (where `bias`), and rounds of heads with their dL/dlogits.
 
-    Every round must be drawn: the kernels run then.
+    Those are kept for `sum_up`, whose `counters` each round sets to 0, unless these are None. Every
+    round must be drawn: the kernels run then.
     """
     dq, dk, dv = (torch.empty_like(out) for _ in range(3))
-    dbias = like_bias(terms.bias) if bias else None
+    keep, dbias = counters is not None, like_bias(terms.bias) if bias else None
     q, k, v = _same_strides(q, k, v)
     grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
     strides = (0, 0) if dbias is None else (0, dbias.stride(0)) if batch.packed else dbias.stride()
@@ -172,10 +173,11 @@ def backward(
             count = heads.stop - heads.start
             ds = q.new_empty((count, batch.pairs), dtype=torch.float32) if keep else None
             kernels.differentiate[(tiles * count, 1 if chosen.single else 2)](
-                *(q, k, v, out, most, inverse, grad, dq, dk, dv, ds, dbias),
+                *(q, k, v, out, most, inverse, grad, dq, dk, dv, ds, dbias, counters),
                 phi=terms.phi(heads),
                 first_head=heads.start,
                 group=count,
+                counter_count=0 if counters is None else len(counters),
                 dbias_b=strides[0],
                 dbias_h=strides[1],
                 **shared,
@@ -317,15 +319,31 @@ class Sums:
     segments: Tensor | None = None  # [2, C]
 
 
+def counters(terms: Terms, like: Tensor, heads: int) -> Tensor:
+    """Set memory aside for what `sum_up` counts of so many heads at a time, on that device."""
+    return like.new_empty(sum(_slices(terms, heads)), dtype=torch.int32)
+
+
+def _slices(terms: Terms, group: int) -> tuple[int, int, int]:
+    """Counters of the hop table, of the radial table and of the radial function's parameters."""
+    columns = triton.cdiv(group, PAIRS.heads)
+    hops = triton.cdiv(terms.buckets, PAIRS.hop_entries) * columns
+    if terms.exact is None:
+        return hops, 0, 0
+    _, slices, chunks = on_radial.parts(terms.exact, 0, on_radial.RADIAL.chunk).grid
+    return hops, triton.cdiv(terms.cells + 1, PAIRS.entries) * columns, (slices + 1) * chunks
+
+
 def sum_up(
-    ds: Tensor, heads: slice, sums: Sums, terms: Terms, lengths: Tensor | None, add: bool,
-    hop_bias: Tensor | None = None, rows: Tensor | None = None, layers: Tensor | None = None,
+    ds: Tensor, heads: slice, sums: Sums, terms: Terms, lengths: Tensor | None, counters: Tensor,
+    add: bool, hop_bias: Tensor | None = None, rows: Tensor | None = None,
+    layers: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write the gradients of some heads into ``hop_bias [H, S]`` and ``rows [C + 1, 2, H]``.
 
     Into `layers`, the parameters of the radial function, goes what the exact Φ3d of these heads
     sends back (0 where the table fits), on top of what is there if `add`. Each is None where it is
-    not wanted.
+    not wanted. The `counters` must be 0.
     """
     group, pairs = ds.shape
     radial, chunks = on_radial.RADIAL, triton.cdiv(pairs, PAIRS.chunk)
@@ -335,54 +353,36 @@ def sum_up(
     cell_parts = None if rows is None else rows.new_empty((4, 2, cell_size, group))
     of = on_radial.ABSENT if layers is None else terms.exact
     exact = on_radial.parts(of, pairs, radial.chunk)
-    sizes = of.sizes(radial.chunk)
+    sizes = of.sizes(radial.chunk) | {"CHUNK": PAIRS.chunk}
+    sizes["heads"] = sizes["heads"] if rows is None else rows.shape[2]
     columns = triton.cdiv(group, PAIRS.heads)
-    shared = {
-        "columns": columns,
-        "group": group,
-        "pairs": pairs,
-        "buckets": terms.buckets,
-        "cells": terms.cells,
-        "hop_size": hop_size,
-        "cell_size": cell_size,
-        "first_head": heads.start,
-        "count": of.gaussians,
-        "CHUNK": PAIRS.chunk,
-        "COLUMN": PAIRS.heads,
-        "PLACES": radial.places,
-        "enable_fp_fusion": on_radial.FUSION,
-        **exact.numbers(),
-    }
     programs = hop_chunks * columns, cell_chunks * columns
     on_pairs.add_up[(sum(programs) + math.prod(exact.grid),)](
-        *(ds, sums.hop_order, sums.hop_keys, hop_parts),
-        *(sums.cell_order, terms.cell, terms.fraction, cell_parts, sums.segments, terms.fits),
-        *(terms.u, of.layers, exact.rows),
+        *(ds, sums.hop_order, sums.hop_keys, sums.hop_offsets, hop_parts, hop_bias),
+        *(sums.cell_order, terms.cell, terms.fraction, cell_parts, sums.segments, lengths, rows),
+        *(terms.fits, terms.u, of.layers, exact.rows, layers),
+        *counters.split(_slices(terms, group)),
+        columns=columns,
+        group=group,
+        pairs=pairs,
+        buckets=terms.buckets,
+        cells=terms.cells,
         hop_programs=programs[0],
         cell_programs=programs[1],
-        **{x: sizes[x] for x in ("units", "heads", "MLP", "SLICE", "HEADS")},
-        GAUSSIANS=radial.chunk,
-        num_warps=radial.warps,
-        **shared,
-    )
-    length = 0 if layers is None else len(layers)
-    entries = (
-        0 if hop_bias is None else triton.cdiv(terms.buckets, PAIRS.entries) * columns,
-        0 if rows is None else triton.cdiv(terms.cells + 1, PAIRS.entries) * columns,
-    )
-    on_pairs.finish[(sum(entries) + triton.cdiv(length, radial.entries),)](
-        *(hop_parts, sums.hop_offsets, hop_bias, cell_parts, sums.segments, lengths, rows),
-        *(exact.rows, terms.fits, layers),
-        hop_programs=entries[0],
-        cell_programs=entries[1],
-        heads=0 if rows is None else rows.shape[2],
-        length=length,
+        hop_size=hop_size,
+        cell_size=cell_size,
+        first_head=heads.start,
+        COLUMN=PAIRS.heads,
+        HOP_ENTRIES=PAIRS.hop_entries,
+        HOP_RUNS=PAIRS.hop_runs,
         ENTRIES=PAIRS.entries,
         RUNS=PAIRS.runs,
         ADD=add,
-        LAYER_ENTRIES=radial.entries,
-        num_warps=PAIRS.warps,
-        **shared,
+        PLACES=radial.places,
+        GAUSSIANS=radial.chunk,
+        num_warps=radial.warps,
+        **sizes,
+        **exact.numbers(),
     )
 
 

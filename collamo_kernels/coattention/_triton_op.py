@@ -112,8 +112,8 @@ def _function(a: SimpleNamespace) -> object:
 def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
     """Launch what the backward operator stands for.
 
-    That is three kernels, two more for u, and one for the exact Φ3d, which returns at once where
-    the table fits. Gradients are in the order of `LEARNED`; one that is not wanted has the shape
+    That is two kernels, two more for u, and one for the exact Φ3d, which returns at once where the
+    table fits. Gradients are in the order of `LEARNED`; one that is not wanted has the shape
     [0].
     """
     from collamo_kernels.coattention import _triton_launch as launch
@@ -122,19 +122,24 @@ def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor,
     terms = _terms(a)
     wants = {name for bit, name in enumerate(LEARNED[ALWAYS:]) if wanted >> bit & 1}
     wants -= {x for x in ("hop_bias", "rows", "layers", "u") if not _is_read(a, x)}
+    counters = launch.counters(terms, grad, a.q.shape[1]) if wants - {"bias"} else None
     dq, dk, dv, dbias, rounds = launch.backward(
         *(grad, a.out, a.most, a.inverse, a.q, a.k, a.v, _batch(a), _bytes(a.valid), terms),
-        *(a.scale, a.dropout_p, bool(wants - {"bias"}), "bias" in wants),
+        *(a.scale, a.dropout_p, "bias" in wants, counters),
     )
-    gradients = _table_gradients(a, terms, wants, rounds)
+    gradients = _table_gradients(a, terms, wants, counters, rounds)
     gradients |= {"q": dq, "k": dk, "v": dv, "bias": dbias}
     return tuple(_given(a, name, gradients.get(name), wants, grad) for name in LEARNED)
 
 
 def _table_gradients(
-    a: SimpleNamespace, terms: object, wants: set[str], rounds: Iterable[tuple[slice, Tensor]]
-) -> dict[str, Tensor]:
-    """Gradients of hop table, radial table or its parameters, and u; dL/dlogits come in rounds."""
+    a: SimpleNamespace, terms: object, wants: set[str], counters: Tensor | None,
+    rounds: Iterable[tuple[slice, Tensor]],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients of hop table, radial table or its parameters, and u; dL/dlogits come in rounds.
+
+    Whoever makes a round sets the counters to 0.
+    """
     from collamo_kernels.coattention import _triton_launch as launch
 
     gradients = {
@@ -148,7 +153,7 @@ def _table_gradients(
     tables = dict(gradients)
     for number, (heads, ds) in enumerate(rounds):
         if tables:
-            launch.sum_up(ds, heads, sums, terms, a.lengths, add=number > 0, **tables)
+            launch.sum_up(ds, heads, sums, terms, a.lengths, counters, add=number > 0, **tables)
         if "u" in wants:
             of_heads = coefficients[heads]
             gradients["u"] = launch.slopes(ds, terms, of_heads, gradients.get("u"))
@@ -341,11 +346,15 @@ def fake_bias(*arguments: object) -> tuple[Tensor, ...]:
 
 def run_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
     """Gradients in the order of `OF_BIAS`; one that is not wanted has the shape [0]."""
+    from collamo_kernels.coattention import _triton_launch as launch
+
     a = _named((*LOCATED, *BIAS_TENSORS, *BIAS_NUMBERS), arguments)
     a.bias = a.seed = None
     wants = {x for bit, x in enumerate(OF_BIAS) if wanted >> bit & 1 and _is_read(a, x)}
     grad = grad.contiguous()
-    gradients = _table_gradients(a, _terms(a), wants, [(slice(0, len(grad)), grad)])
+    terms = _terms(a)
+    counters = launch.counters(terms, grad, len(grad)).zero_()
+    gradients = _table_gradients(a, terms, wants, counters, [(slice(0, len(grad)), grad)])
     return tuple(_given(a, name, gradients.get(name), wants, grad) for name in OF_BIAS)
 
 

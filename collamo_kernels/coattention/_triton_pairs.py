@@ -1,8 +1,9 @@
 """Triton kernels on the pairs of a batch: the radial table, and the gradients of both tables.
 
 A table's gradient is a sum over the pairs that share an entry. The pairs are sorted by entry, once
-per batch, and cut into chunks; `add_up` sums inside a chunk, `finish` over the chunks of an entry.
-Every sum has a fixed order: no atomics, the same bits every time.
+per batch, and cut into chunks. `add_up` sums inside a chunk; the program that ends last of those
+that have a share in a slice of the table then sums over the chunks. Which program that is differs
+from run to run, what it adds and in which order does not: the same bits every time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from collamo_kernels.coattention._triton_kernels import (
     polynomial,
     tile_of,
 )
-from collamo_kernels.coattention._triton_radial import add_parts, add_rows, evaluate_from
+from collamo_kernels.coattention._triton_radial import (
+    add_parts,
+    arrive,
+    evaluate_from,
+    finish_parts,
+)
 
 OF_A_BATCH = (
     *("longest", "blocks", "pairs", "cells", "group", "first_head", "pair_programs"),
@@ -214,14 +220,15 @@ def _add_up_hops(
 
 @triton.jit
 def _add_up_cells(
-    ds, order, cell, fraction, parts, segments, chunk, column, h, group, pairs, cells, size,
+    ds, order, cell, fraction, parts, segments, chunk, h, group, pairs, cells, size,
     CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Four sums over runs of one cell in a chunk of the pairs sorted by cell.
 
     The weights are those of value and slope at the cell's two ends. (Sums of powers of the
-    fraction, combined later, cancel: they had 2.4 times the error.) The first column of programs
-    stores where each cell's pairs begin and end.
+    fraction, combined later, cancel: they had 2.4 times the error.) Where each cell's pairs begin
+    and end is stored beside them, by the programs of all heads alike: one that later reads it has
+    waited for those of its own heads only.
     """
     local = tl.arange(0, CHUNK)
     t = chunk.to(tl.int64) * CHUNK + local
@@ -231,9 +238,8 @@ def _add_up_cells(
     s = tl.load(cell + p, mask=live, other=-1)
     new = s != _cell_column(order, cell, t - 1, pairs)
     old = s != _cell_column(order, cell, t + 1, pairs)
-    if column == 0:
-        tl.store(segments + s, t, mask=live & new & (s < cells))
-        tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
+    tl.store(segments + s, t, mask=live & new & (s < cells))
+    tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
     starts = live & ((local == 0) | new)
     ends = live & (last | old)
     x = _cotangents(ds, p, h, live, group, pairs)
@@ -256,63 +262,63 @@ def _cotangents(ds, p, h, live, group, pairs):
     return tl.load(place, mask=mask, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
-def add_up(
-    ds, hop_order, hop_keys, hop_parts, cell_order, cell, fraction, cell_parts, segments, fits,
-    u, layers, layer_parts,
-    columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
-    first_head, programs, slices, count, units, heads, size,
-    CHUNK: tl.constexpr, COLUMN: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr,
-    GAUSSIANS: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
-):  # fmt: skip
-    """Sums of dL/dlogits ``ds [group, pairs]`` over a chunk of pairs, for `finish`.
+@triton.jit
+def _first_entry(before, s, REACH: tl.constexpr):
+    """First entry of a table that a chunk sees to, whose first pair has the segment s.
 
-    First come programs for the hop table, then for the radial table, `COLUMN` heads each; the last
-    are for the exact Φ3d: `add_parts`. Of those two kinds, one returns at once: whether the table
-    fits stands on the device.
+    A segment's pairs are summed into its own entry and the `REACH` ones after it. Entries that no
+    pair has a share in belong to the chunk behind the gap; ``before`` is the segment of the pair
+    before the chunk, -1 for none.
     """
-    program = tl.program_id(0)
-    if program < hop_programs:
-        if hop_parts is not None:
-            h = program % columns * COLUMN + tl.arange(0, COLUMN)
-            _add_up_hops(
-                ds, hop_order, hop_keys, hop_parts, program // columns, h, group, pairs, buckets,
-                hop_size, CHUNK,
-            )  # fmt: skip
-    elif program < hop_programs + cell_programs:
-        if cell_parts is not None and tl.load(fits) != 0:
-            program -= hop_programs
-            column = program % columns
-            h = column * COLUMN + tl.arange(0, COLUMN)
-            _add_up_cells(
-                ds, cell_order, cell, fraction, cell_parts, segments, program // columns,
-                column, h, group, pairs, cells, cell_size, CHUNK,
-            )  # fmt: skip
-    else:
-        if layer_parts is not None:
-            program -= hop_programs + cell_programs
-            rest = program // programs
-            add_parts(
-                program % programs, rest % slices, rest // slices, programs, slices,
-                ds, u, fits, layers, layer_parts, pairs, first_head, group, count, units, heads,
-                size, False, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
-            )  # fmt: skip
+    behind_gap = tl.where(before < 0, 0, tl.minimum(before + REACH + 1, s))
+    return tl.where(s == before, s, behind_gap)
 
 
 @triton.jit
-def _total(parts, s, begin, end, h, group, size, CHUNK: tl.constexpr, RUNS: tl.constexpr):
-    """Sum [s, h] over the runs of segments that take the sorted pairs from begin to end."""
-    first = begin // CHUNK
-    count = tl.where(end > begin, (end - 1) // CHUNK - first + 1, 0)
-    total = tl.zeros((s.shape[0], RUNS, h.shape[0]), tl.float32)
-    for done in range(0, tl.max(count, 0), RUNS):
-        t = done + tl.arange(0, RUNS)
-        live = (t[None, :] < count[:, None])[:, :, None] & (h < group)[None, None, :]
-        run = ((s + first)[:, None] + t[None, :])[:, :, None]
-        place = parts + run * group + h[None, None, :]
-        after = tl.load(place + size * group, mask=live, other=0.0)
-        total += after - tl.load(place, mask=live, other=0.0)
-    return tl.sum(total, 1)
+def _slices(before, begin, end, after, entries, REACH: tl.constexpr, ENTRIES: tl.constexpr):
+    """Slices of `ENTRIES` entries of a table that a chunk of sorted pairs sees to.
+
+    That is the first and the last; then the last of the chunk before, and the first of the chunk
+    after. ``begin`` and ``end`` are the segments of the chunk's first and last pair, ``before`` and
+    ``after`` of its neighbours, -1 where there is none.
+    """
+    top = entries - 1
+    first = tl.minimum(_first_entry(before, begin, REACH), top) // ENTRIES
+    last = tl.where(after < 0, top, tl.minimum(end + REACH, top)) // ENTRIES
+    earlier = tl.where(before < 0, -1, tl.minimum(before + REACH, top) // ENTRIES)
+    later = tl.minimum(_first_entry(end, after, REACH), top) // ENTRIES
+    return first, last, earlier, tl.where(after < 0, top // ENTRIES + 1, later)
+
+
+@triton.jit
+def _completes(counter, number, chunk, earlier, later):
+    """Whether this chunk is the last to arrive of those that see to the slice `number`.
+
+    Those are the chunks a, a+1, …, b. Nobody knows how many before all have looked, so each adds 1,
+    a adds a on top, and b takes b + 1 off. The counter is 0 again when all have come and never
+    before: without b it is above 0; with b but not a at most b - a - (b + 1) < 0; with both it is
+    minus the number of those who are missing.
+    """
+    step = 1 + tl.where(number > earlier, chunk, 0) - tl.where(number < later, chunk + 1, 0)
+    return arrive(counter, step, 0)
+
+
+@triton.jit
+def _runs(parts, s, begin, end, done, h, group, size, CHUNK: tl.constexpr, RUNS: tl.constexpr):
+    """Sums [s, run, h] of `RUNS` runs, after the first `done`, of segments from begin to end."""
+    t = done + tl.arange(0, RUNS)
+    live = t[None, :] < _chunks(begin, end, CHUNK)[:, None]
+    live = live[:, :, None] & (h < group)[None, None, :]
+    run = ((s + begin // CHUNK)[:, None] + t[None, :])[:, :, None]
+    place = parts + run * group + h[None, None, :]
+    after = tl.load(place + size * group, mask=live, other=0.0, cache_modifier=".cg")
+    return after - tl.load(place, mask=live, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def _chunks(begin, end, CHUNK: tl.constexpr):
+    """In how many chunks the sorted pairs from begin to end lie."""
+    return tl.where(end > begin, (end - 1) // CHUNK - begin // CHUNK + 1, 0)
 
 
 @triton.jit
@@ -326,9 +332,20 @@ def _finish_hops(
     end = tl.where(s < buckets - 2, tl.minimum(s + 1, 255), tl.where(ordinary, 255, 256))
     begin = tl.load(offsets + begin)
     end = tl.where(s < buckets, tl.load(offsets + end), begin)
-    total = _total(parts, s, begin, end, h, group, size, CHUNK, RUNS)
+    total = tl.zeros((s.shape[0], RUNS, h.shape[0]), tl.float32)
+    for done in range(0, tl.max(_chunks(begin, end, CHUNK), 0), RUNS):
+        total += _runs(parts, s, begin, end, done, h, group, size, CHUNK, RUNS)
     place = hop_bias + (first_head + h)[None, :] * buckets + s[:, None]
-    tl.store(place, total, mask=(s < buckets)[:, None] & (h < group)[None, :])
+    tl.store(place, tl.sum(total, 1), mask=(s < buckets)[:, None] & (h < group)[None, :])
+
+
+@triton.jit
+def _segment(segments, lengths, c, cells):
+    """Where the sorted pairs of the cells c begin and end, and the cells' lengths."""
+    known = (c >= 0) & (c < cells)
+    begin = tl.load(segments + c, mask=known, other=0, cache_modifier=".cg")
+    end = tl.load(segments + cells + c, mask=known, other=0, cache_modifier=".cg")
+    return begin, end, tl.load(lengths + c, mask=known, other=0.0)
 
 
 @triton.jit
@@ -336,64 +353,115 @@ def _finish_cells(
     parts, segments, lengths, rows, g, h, group, cells, size, first_head, heads,
     CHUNK: tl.constexpr, RUNS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the rows g of the radial table."""
+    """Gradient of the rows g of the radial table, from the cells on both sides of knot g."""
     step = 2 * size * group
-    right = g < cells  # the cell that begins at knot g
-    begin = tl.load(segments + g, mask=right, other=0)
-    end = tl.load(segments + cells + g, mask=right, other=0)
-    value = _total(parts, g, begin, end, h, group, size, CHUNK, RUNS)
-    slope = _total(parts + step, g, begin, end, h, group, size, CHUNK, RUNS)
-    slope *= tl.load(lengths + g, mask=right, other=0.0)[:, None]
-    left = (g > 0) & (g <= cells)  # the one that ends there
-    begin = tl.load(segments + g - 1, mask=left, other=0)
-    end = tl.load(segments + cells + g - 1, mask=left, other=0)
-    parts += 2 * step
-    value += _total(parts, g - 1, begin, end, h, group, size, CHUNK, RUNS)
-    of_end = _total(parts + step, g - 1, begin, end, h, group, size, CHUNK, RUNS)
-    slope += of_end * tl.load(lengths + g - 1, mask=left, other=0.0)[:, None]
+    right, right_end, right_length = _segment(segments, lengths, g, cells)
+    left, left_end, left_length = _segment(segments, lengths, g - 1, cells)
+    value = tl.zeros((g.shape[0], RUNS, h.shape[0]), tl.float32)
+    slope = value
+    chunks = tl.maximum(_chunks(right, right_end, CHUNK), _chunks(left, left_end, CHUNK))
+    for done in range(0, tl.max(chunks, 0), RUNS):
+        value += _runs(parts, g, right, right_end, done, h, group, size, CHUNK, RUNS)
+        x = _runs(parts + step, g, right, right_end, done, h, group, size, CHUNK, RUNS)
+        slope += x * right_length[:, None, None]
+        of_end = parts + 2 * step
+        value += _runs(of_end, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
+        x = _runs(of_end + step, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
+        slope += x * left_length[:, None, None]
     place = rows + g[:, None] * (2 * heads) + (first_head + h)[None, :]
     stored = (g <= cells)[:, None] & (h < group)[None, :]
-    tl.store(place, value, mask=stored)
-    tl.store(place + heads, slope, mask=stored)
+    tl.store(place, tl.sum(value, 1), mask=stored)
+    tl.store(place + heads, tl.sum(slope, 1), mask=stored)
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
-def finish(
-    hop_parts, hop_offsets, hop_bias, cell_parts, segments, lengths, rows,
-    layer_parts, fits, of_layers,
+def add_up(
+    ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias,
+    cell_order, cell, fraction, cell_parts, segments, lengths, rows,
+    fits, u, layers, layer_parts, of_layers, hop_counters, cell_counters, layer_counters,
     columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
-    first_head, heads, programs, slices, count, size, length,
-    CHUNK: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr, COLUMN: tl.constexpr,
-    ADD: tl.constexpr, PLACES: tl.constexpr, LAYER_ENTRIES: tl.constexpr,
+    first_head, programs, slices, count, units, heads, size,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, HOP_ENTRIES: tl.constexpr, HOP_RUNS: tl.constexpr,
+    ENTRIES: tl.constexpr, RUNS: tl.constexpr, ADD: tl.constexpr, MLP: tl.constexpr,
+    PLACES: tl.constexpr, GAUSSIANS: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the hop table ``[H, S]``, of the radial table's rows ``[C + 1, 2, H]``, and of
-    the radial function's parameters ``[length]``, added to what they are if `ADD`.
+    the radial function's parameters, added to what they are if `ADD`, from dL/dlogits ``ds [group,
+    pairs]``.
 
-    Programs in the order of `add_up`.
+    First come programs for the hop table, a chunk of pairs and `COLUMN` heads each, then likewise
+    for the radial table; the last are for the exact Φ3d: `add_parts`. Of those two kinds, one
+    writes 0 or returns at once: whether the table fits stands on the device. The counters of all
+    slices are 0, by the launch before.
     """
     program = tl.program_id(0)
     if program < hop_programs:
         if hop_parts is not None:
-            s = program // columns * ENTRIES + tl.arange(0, ENTRIES)
-            h = program % columns * COLUMN + tl.arange(0, COLUMN)
-            _finish_hops(
-                hop_parts, hop_offsets, hop_bias, s, h, group, buckets, hop_size, first_head,
-                CHUNK, RUNS,
+            column = program % columns
+            chunk = program // columns
+            h = column * COLUMN + tl.arange(0, COLUMN)
+            _add_up_hops(
+                ds, hop_order, hop_keys, hop_parts, chunk, h, group, pairs, buckets, hop_size,
+                CHUNK,
             )  # fmt: skip
+            t = chunk.to(tl.int64) * CHUNK
+            end = tl.minimum(t + CHUNK, pairs)
+            first, last, earlier, later = _slices(
+                _hop_column(hop_keys, t - 1, pairs, buckets),
+                _hop_column(hop_keys, t, pairs, buckets),
+                _hop_column(hop_keys, end - 1, pairs, buckets),
+                _hop_column(hop_keys, end, pairs, buckets),
+                buckets, 0, HOP_ENTRIES,
+            )  # fmt: skip
+            for number in range(first, last + 1):
+                counter = hop_counters + number * columns + column
+                if _completes(counter, number, chunk, earlier, later):
+                    s = number * HOP_ENTRIES + tl.arange(0, HOP_ENTRIES)
+                    _finish_hops(
+                        hop_parts, hop_offsets, hop_bias, s, h, group, buckets, hop_size,
+                        first_head, CHUNK, HOP_RUNS,
+                    )  # fmt: skip
     elif program < hop_programs + cell_programs:
         if cell_parts is not None:
             program -= hop_programs
-            g = program // columns * ENTRIES + tl.arange(0, ENTRIES)
-            h = program % columns * COLUMN + tl.arange(0, COLUMN)
-            _finish_cells(
-                cell_parts, segments, lengths, rows, g, h, group, cells, cell_size, first_head,
-                heads, CHUNK, RUNS,
+            column = program % columns
+            chunk = program // columns
+            h = column * COLUMN + tl.arange(0, COLUMN)
+            if tl.load(fits) != 0:
+                _add_up_cells(
+                    ds, cell_order, cell, fraction, cell_parts, segments, chunk, h, group, pairs,
+                    cells, cell_size, CHUNK,
+                )  # fmt: skip
+            t = chunk.to(tl.int64) * CHUNK
+            end = tl.minimum(t + CHUNK, pairs)
+            first, last, earlier, later = _slices(
+                _cell_column(cell_order, cell, t - 1, pairs),
+                _cell_column(cell_order, cell, t, pairs),
+                _cell_column(cell_order, cell, end - 1, pairs),
+                _cell_column(cell_order, cell, end, pairs),
+                cells + 1, 1, ENTRIES,
             )  # fmt: skip
+            for number in range(first, last + 1):
+                counter = cell_counters + number * columns + column
+                if _completes(counter, number, chunk, earlier, later):
+                    g = number * ENTRIES + tl.arange(0, ENTRIES)
+                    _finish_cells(
+                        cell_parts, segments, lengths, rows, g, h, group, cells, cell_size,
+                        first_head, heads, CHUNK, RUNS,
+                    )  # fmt: skip
     else:
         if layer_parts is not None:
-            add_rows(
-                program - hop_programs - cell_programs, layer_parts, fits, of_layers, pairs,
-                programs, slices, count, size, length, False, ADD, PLACES, LAYER_ENTRIES,
+            program -= hop_programs + cell_programs
+            rest = program // programs
+            add_parts(
+                program % programs, rest % slices, rest // slices, programs, slices,
+                ds, u, fits, layers, layer_parts, pairs, first_head, group, count, units, heads,
+                size, False, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
+            )  # fmt: skip
+            finish_parts(
+                program % programs, rest % slices, rest // slices, programs, slices,
+                layer_counters, layer_parts, fits, of_layers, pairs, count, units, heads, size,
+                ADD, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
             )  # fmt: skip
 
 

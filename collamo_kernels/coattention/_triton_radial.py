@@ -5,8 +5,8 @@
 ``[H, J]``, bias2 ``[H]``. Of a linear head J = H. `reach` is how far molecules go, [] Å.
 
 Gaussians are taken `CHUNK` and units of the first layer `SLICE` at a time, so that any number of
-them fits the registers. Programs write sums of their own, which `collect` adds up in order: no
-atomics, the same bits every time.
+them fits the registers. Programs write sums of their own, which `collect`, or the program that ends
+last, adds up in order: no atomics on floats, the same bits every time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,21 @@ BELL = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 GELU_1, GELU_2 = tl.constexpr(1.1290), tl.constexpr(0.7979)
 GELU_3, GELU_4, GELU_5 = tl.constexpr(0.7788), tl.constexpr(1.5958), tl.constexpr(2.8426)
 MOST_CELLS = tl.constexpr(65536)  # of a block: more than any table has, and 128 of them an int32
+
+
+@triton.jit
+def arrive(counter, step, complete):
+    """Whether this program is the last to arrive at an int32 counter, which then is `complete`.
+
+    It may then read what any program stored before it arrived. No thread passes the barrier before
+    all have stored; the addition, one thread's, releases those stores to the GPU and acquires what
+    earlier additions to the counter released; its result reaches the other threads behind a second
+    barrier. Reads go to the L2 cache (``.cg``): L1 belongs to one processor. Nobody waits, so
+    programs may run in any order, and one after another. The counter is an integer: in whichever
+    order programs arrive, one finds it complete, and what that one adds up has an order of its own.
+    """
+    tl.debug_barrier()
+    return tl.atomic_add(counter, step, sem="acq_rel", scope="gpu") + step == complete
 
 
 @triton.jit
@@ -568,25 +583,63 @@ def _cotangents(
 
 
 @triton.jit
-def add_rows(
-    program, parts, known, out, pairs, programs, slices, count, size, length,
-    TABLE: tl.constexpr, ADD: tl.constexpr, PLACES: tl.constexpr, ENTRIES: tl.constexpr,
-):  # fmt: skip
-    """``out [length]``, in the order of `layers`, (+)= the sum of the rows of `add_parts`."""
-    e = program * ENTRIES + tl.arange(0, ENTRIES)
-    per_slice = e < 2 * count
-    rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, TABLE), PLACES))
-    total = tl.zeros((ENTRIES,), tl.float32)
+def _sum_rows(to, place, parts, first, mask, rows, size, lines, line, ADD: tl.constexpr):
+    """``to[place]`` (+)= the sum over rows of ``parts[first]``, `size` apart, of so many lines."""
+    total = tl.zeros(place.shape, tl.float32)
     if ADD:
-        total = tl.load(out + e, mask=e < length, other=0.0)
+        total = tl.load(to + place, mask=mask, other=0.0)
     for _ in range(0, rows):
-        for part in range(0, tl.where(program * ENTRIES < 2 * count, slices, 1)):
-            place = (e // count * slices + part) * count + e % count
-            place = tl.where(per_slice, place, e + 2 * count * (slices - 1))
-            mask = (e < length) & (per_slice | (part == 0))
-            total += tl.load(parts + place, mask=mask, other=0.0)
+        for number in range(0, lines):
+            x = parts + number * line + first
+            total += tl.load(x, mask=mask, other=0.0, cache_modifier=".cg")
         parts += size
-    tl.store(out + e, total, mask=e < length)
+    tl.store(to + place, total, mask=mask)
+
+
+@triton.jit
+def finish_parts(
+    program, part, chunk, programs, slices,
+    counters, parts, known, out, pairs, count, units, heads, size,
+    ADD: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr,
+    SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """``out``, in the order of `layers`, (+)= the sum of the rows of `add_parts`.
+
+    By whichever programs end last: ``counters [chunks, slices + 1]`` has one for the weights of a
+    chunk of Gaussians and a slice of units, and, behind those of a chunk, one for its μ and s,
+    which all slices have a share in. Where the table fits there are no rows: the first program of
+    each writes 0.
+    """
+    rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, False), PLACES))
+    turns = tl.maximum(rows, 1)
+    if program < turns:
+        h = tl.arange(0, HEADS)
+        j = part * SLICE + tl.arange(0, SLICE)
+        k = chunk * CHUNK + tl.arange(0, CHUNK)
+        counters += chunk * (slices + 1)
+        if arrive(counters + part, 1, turns):
+            to = out + 2 * count
+            row = parts + 2 * slices * count
+            place = j[:, None] * count + k[None, :]
+            mask = (j < units)[:, None] & (k < count)[None, :]
+            _sum_rows(to, place, row, place, mask, rows, size, 1, 0, ADD)
+            if chunk == 0:
+                to += units * count
+                row += units * count
+                _sum_rows(to, j, row, j, j < units, rows, size, 1, 0, ADD)
+                if MLP:
+                    last = units + h[:, None] * units + j[None, :]
+                    some = (h < heads)[:, None] & (j < units)[None, :]
+                    _sum_rows(to, last, row, last, some, rows, size, 1, 0, ADD)
+                    if part == 0:
+                        bias = units + heads * units + h
+                        _sum_rows(to, bias, row, bias, h < heads, rows, size, 1, 0, ADD)
+        if arrive(counters + slices, 1, turns * slices):
+            of = tl.arange(0, 2)[:, None]  # μ, s
+            both = of * count + k[None, :]
+            first = of * slices * count + k[None, :]
+            there = (of < 2) & (k < count)[None, :]
+            _sum_rows(out, both, parts, first, there, rows, size, slices, count, ADD)
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
@@ -594,8 +647,16 @@ def collect(
     parts, known, out, pairs, programs, slices, count, size, length,
     PLACES: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """`add_rows` of a table."""
-    add_rows(
-        tl.program_id(0), parts, known, out, pairs, programs, slices, count, size, length,
-        True, False, PLACES, ENTRIES,
-    )  # fmt: skip
+    """``out [length]``, in the order of `layers`: the sum of a table's rows of `add_parts`."""
+    e = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
+    per_slice = e < 2 * count
+    lines = tl.where(tl.program_id(0) * ENTRIES < 2 * count, slices, 1)
+    total = tl.zeros((ENTRIES,), tl.float32)
+    for _ in range(0, tl.minimum(programs, tl.cdiv(_places(known, pairs, True), PLACES))):
+        for part in range(0, lines):
+            place = (e // count * slices + part) * count + e % count
+            place = tl.where(per_slice, place, e + 2 * count * (slices - 1))
+            mask = (e < length) & (per_slice | (part == 0))
+            total += tl.load(parts + place, mask=mask, other=0.0)
+        parts += size
+    tl.store(out + e, total, mask=e < length)
