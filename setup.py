@@ -14,8 +14,8 @@ from setuptools.command.build_ext import build_ext
 
 NAME = "collamo_kernels._C"
 CXX = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-FLAGS = {"cxx": CXX, "nvcc": ["-O3"]}
 X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512" + x for x in ("f", "bw", "vl", "dq")]}
+X86["avx2_narrow"] = [*X86["avx2"], "-DCOLLAMO_VECTOR_WIDTH=4"]  # attention of few heads
 CAPABILITIES = {"baseline": [], **(X86 if platform.machine() in ("x86_64", "AMD64") else {})}
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the oldest torch that the binary runs with
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def extension():
     define += [("COLLAMO_WITH_X86", "1")] * (len(CAPABILITIES) > 1)
     kind = cpp.CUDAExtension if cuda else cpp.CppExtension
     files = sources("csrc/*.cpp") + sources("csrc/cpu/*[!l].cpp") + cuda  # *kernel.cpp: see Build
-    return kind(NAME, files, define_macros=define, extra_compile_args=FLAGS)
+    return kind(NAME, files, define_macros=define, extra_compile_args={"cxx": CXX, "nvcc": ["-O3"]})
 
 
 class Build(cpp.BuildExtension if cpp else build_ext):

@@ -25,6 +25,9 @@ namespace baseline {
 extern const Kernels kernels;
 }
 #ifdef COLLAMO_WITH_X86
+namespace avx2_narrow {
+extern const Kernels kernels;
+}
 namespace avx2 {
 extern const Kernels kernels;
 }
@@ -45,26 +48,38 @@ std::vector<const Kernels*> kernels_of_this_processor() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     found.push_back(&avx512::kernels);
   }
-  if (fma) found.push_back(&avx2::kernels);
+  if (fma) found.insert(found.end(), {&avx2::kernels, &avx2_narrow::kernels});
 #endif
   found.push_back(&baseline::kernels);
   return found;
 }
 
-const Kernels& choose_kernels() {
-  const std::vector<const Kernels*> found = kernels_of_this_processor();
+// The same from the one on that COLLAMO_CPU_CAPABILITY names.
+std::vector<const Kernels*> allowed_kernels() {
+  std::vector<const Kernels*> found = kernels_of_this_processor();
   const char* asked = std::getenv("COLLAMO_CPU_CAPABILITY");
-  for (const Kernels* kernels : found) {
-    if (asked && std::strcmp(asked, kernels->name) == 0) return *kernels;
-  }
-  return *found.front();
+  const auto first = std::find_if(found.begin(), found.end(), [&](const Kernels* kernels) {
+    return asked && std::strcmp(asked, kernels->name) == 0;
+  });
+  if (first != found.end()) found.erase(found.begin(), first);
+  return found;
+}
+
+const std::vector<const Kernels*>& all_kernels() {
+  static const std::vector<const Kernels*> allowed = allowed_kernels();
+  return allowed;
 }
 
 }  // namespace
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose_kernels();
-  return chosen;
+const Kernels& kernels() { return *all_kernels().front(); }
+
+const Kernels& kernels(int64_t heads) {
+  const Kernels* chosen = &kernels();
+  for (const Kernels* narrower : all_kernels()) {
+    if (narrower->width >= heads && narrower->width < chosen->width) chosen = narrower;
+  }
+  return *chosen;
 }
 
 namespace {
@@ -168,8 +183,8 @@ struct Attention::Tables {
 };
 
 Attention::Attention(const Call& call, std::vector<Molecule> molecules, double low, double block)
-    : call_(call), molecules_(std::move(molecules)) {
-  const int64_t width = kernels().width;
+    : kernels_(kernels(call.heads)), call_(call), molecules_(std::move(molecules)) {
+  const int64_t width = kernels_.width;
   call_.groups = (call.heads + width - 1) / width;
   const int64_t line = call_.groups * width, knots = 2 * call.table.knots;
   // Copies only where the heads do not fill whole vectors.
@@ -248,10 +263,10 @@ void Attention::forward() const {
   });
   int64_t floats = 0;  // not that of the largest molecule: tiles of a smaller one can be larger
   for (const ForwardTask& task : tasks) {
-    floats = std::max(floats, kernels().forward_scratch(call_, task));
+    floats = std::max(floats, kernels_.forward_scratch(call_, task));
   }
   run_tasks(static_cast<int64_t>(tasks.size()), floats,
-            [&](int64_t i, float* scratch) { kernels().forward(call_, tasks[i], scratch); });
+            [&](int64_t i, float* scratch) { kernels_.forward(call_, tasks[i], scratch); });
 }
 
 // --- backward ------------------------------------------------------------------------------------
@@ -281,7 +296,7 @@ int64_t parts_of(const Molecule& m) {
   return std::clamp<int64_t>((m.atoms + kKeysPerPart - 1) / kKeysPerPart, 1, kMostParts);
 }
 
-Plan make_plan(const std::vector<Molecule>& molecules) {
+Plan make_plan(const Kernels& kernels, const std::vector<Molecule>& molecules) {
   Plan plan;
   int64_t total = 0;
   for (const Molecule& m : molecules) total += m.atoms * m.atoms;
@@ -294,7 +309,7 @@ Plan make_plan(const std::vector<Molecule>& molecules) {
       const int64_t first = m.atoms * part / parts, last = m.atoms * (part + 1) / parts;
       plan.pieces.push_back(
           {&m, first, last, part, parts, plan.coordinates, parts > 1 ? plan.q_atoms : -1});
-      plan.coordinates += 3 * kernels().atoms_row(m.atoms);
+      plan.coordinates += 3 * kernels.atoms_row(m.atoms);
       if (parts > 1) plan.q_atoms += m.atoms;
       done += m.atoms * (last - first);
       const int64_t filled = static_cast<int64_t>(plan.slot.size());
@@ -313,7 +328,8 @@ struct Private {
   Floats affine, coordinates, q;
 };
 
-void sum_coordinates(const Plan& plan, int64_t bundles, const Floats& parts, float* coordinates) {
+void sum_coordinates(const Kernels& kernels, const Plan& plan, int64_t bundles, const Floats& parts,
+                     float* coordinates) {
   for (const Piece& piece : plan.pieces) {
     const Molecule& m = *piece.molecule;
     for (int64_t bundle = 0; bundle < bundles; ++bundle) {
@@ -321,7 +337,7 @@ void sum_coordinates(const Plan& plan, int64_t bundles, const Floats& parts, flo
       for (int64_t i = 0; i < m.atoms; ++i) {
         float* to = coordinates + 3 * (m.first_atom + m.atom[i]);
         for (int axis = 0; axis < 3; ++axis) {
-          to[axis] += from[axis * kernels().atoms_row(m.atoms) + i];
+          to[axis] += from[axis * kernels.atoms_row(m.atoms) + i];
         }
       }
     }
@@ -331,8 +347,8 @@ void sum_coordinates(const Plan& plan, int64_t bundles, const Floats& parts, flo
 }  // namespace
 
 void Attention::backward(const Gradients& gradients, const TableGradients& wanted) const {
-  const Plan plan = make_plan(molecules_);
-  const int64_t width = kernels().width, groups = call_.groups, line = groups * width;
+  const Plan plan = make_plan(kernels_, molecules_);
+  const int64_t width = kernels_.width, groups = call_.groups, line = groups * width;
   const int64_t slots = static_cast<int64_t>(plan.slot.size()) - 1, types = call_.table.types;
   const int64_t step = groups_per_task(slots, groups), bundles = groups / step;
   const Private own{Slots(wanted.hop_rows, slots, call_.hop_buckets, call_.heads, line),
@@ -357,7 +373,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   };
   int64_t floats = 0;
   for (const Piece& piece : plan.pieces) {
-    floats = std::max(floats, kernels().backward_scratch(call_, task_of(piece, 0, 0)));
+    floats = std::max(floats, kernels_.backward_scratch(call_, task_of(piece, 0, 0)));
   }
   run_tasks(slots * bundles, radial_rows.floats() + floats, [&](int64_t i, float* memory) {
     const int64_t bundle = i % bundles, slot = i / bundles;
@@ -366,7 +382,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
     for (int64_t at = plan.slot[slot]; at < plan.slot[slot + 1]; ++at) {
       BackwardTask task = task_of(plan.pieces[at], slot, bundle);
       if (wanted.radial_rows) task.radial_rows = memory;
-      kernels().backward(call_, gradients, task, scratch);
+      kernels_.backward(call_, gradients, task, scratch);
     }
     if (wanted.radial_rows) radial_rows.add(bundle, slot, memory);
   });
@@ -378,11 +394,12 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
     for (int64_t part = 0; part < piece->parts; ++part) {
       parts[part] = q_part(piece[part], i % groups);
     }
-    kernels().write_query_gradient(call_, gradients, *piece->molecule, i % groups, parts,
-                                   piece->parts);
+    kernels_.write_query_gradient(call_, gradients, *piece->molecule, i % groups, parts,
+                                  piece->parts);
   });
   own.hop_rows.sum();
-  if (wanted.coordinates) sum_coordinates(plan, bundles, own.coordinates, wanted.coordinates);
+  if (wanted.coordinates)
+    sum_coordinates(kernels_, plan, bundles, own.coordinates, wanted.coordinates);
   for (int64_t i = 0; wanted.affine && i < slots * bundles; ++i) {
     for (int64_t at = 0; at < 2 * types; ++at) {
       wanted.affine[at] += own.affine.get()[i * types * 2 + at];

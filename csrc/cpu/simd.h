@@ -1,13 +1,15 @@
 #pragma once
 
 // Vectors of kWidth floats, written once for every instruction set. The compiler's vector types
-// carry the arithmetic; the flags of the file that includes this (see setup.py) choose the width.
+// carry the arithmetic; the flags of the file that includes this (see setup.py) choose the width,
+// unless it is told one.
 
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
 
-#if defined(__AVX512F__)
+#if defined(COLLAMO_VECTOR_WIDTH)
+#elif defined(__AVX512F__)
 #define COLLAMO_VECTOR_WIDTH 16
 #elif defined(__AVX2__)
 #define COLLAMO_VECTOR_WIDTH 8

@@ -260,7 +260,7 @@ def test_as_accurate_where_nothing_learns():
         assert_accurate(out, attend_eagerly(inputs), attend(inputs.double()))
 
 
-CAPABILITIES = ("baseline", "avx2", "avx512")
+CAPABILITIES = ("baseline", "avx2_narrow", "avx2", "avx512")
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
