@@ -7,6 +7,7 @@
 from collamo_kernels.backends import BACKENDS, BackendError, explain, use_backend
 from collamo_kernels.coattention import CoAttention, coattention, share_bias
 from collamo_kernels.extension import build_info
+from collamo_kernels.neighbour_sum import neighbour_sum
 from collamo_kernels.pairwise_distances import pairwise_distances
 from collamo_kernels.radial import GaussianRadial, RadialTable
 from collamo_kernels.radius_graph import radius_graph
@@ -27,6 +28,7 @@ __all__ = [
     "build_info",
     "coattention",
     "explain",
+    "neighbour_sum",
     "pairwise_distances",
     "radius_graph",
     "share_bias",

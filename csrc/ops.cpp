@@ -18,6 +18,7 @@
 #include <string>
 #include <tuple>
 
+#include "cpu/neighbour_sum.h"
 #include "cpu/pairwise_distances.h"
 #include "cpu/shortest_paths.h"
 #ifdef COLLAMO_WITH_CUDA
@@ -138,6 +139,95 @@ Tensor pairwise_distances_backward(const Tensor& grad, const Tensor& coordinates
   return gradient;
 }
 
+// The tensors that `edges` and `rows` point into, checked: every number is a row that exists.
+struct Messages {
+  Tensor x, table, source, kind, ptr;
+  bool relu;
+
+  Messages(const Tensor& nodes, const Tensor& kinds, const Tensor& from, const Tensor& of,
+           const Tensor& ends, bool rectified)
+      : x(torch::stable::contiguous(nodes)),
+        table(torch::stable::contiguous(kinds)),
+        source(torch::stable::contiguous(from)),
+        kind(torch::stable::contiguous(of)),
+        ptr(torch::stable::contiguous(ends)),
+        relu(rectified) {
+    check(x.scalar_type() == ScalarType::Float && x.dim() == 2, "x must be float32 [N, C]");
+    check(
+        table.scalar_type() == ScalarType::Float && table.dim() == 2 && table.size(1) == x.size(1),
+        "table must be float32 [K, C]");
+    check_numbers(source, x.size(0), "source must be int64 [E], rows of x");
+    check_numbers(kind, table.size(0), "kind must be int64 [E], rows of table");
+    check(kind.size(0) == source.size(0), "kind must be as long as source");
+    check(ptr.scalar_type() == ScalarType::Long && ptr.dim() == 1 && ptr.size(0) >= 1,
+          "ptr must be int64 [M + 1]");
+    const auto* first = ptr.const_data_ptr<int64_t>();
+    const int64_t last = ptr.size(0) - 1;
+    check(first[0] == 0 && first[last] == source.size(0) && std::is_sorted(first, first + last + 1),
+          "ptr must rise from 0 to the number of edges");
+  }
+
+  static void check_numbers(const Tensor& numbers, int64_t limit, const char* message) {
+    check(numbers.scalar_type() == ScalarType::Long && numbers.dim() == 1, message);
+    const auto* first = numbers.const_data_ptr<int64_t>();
+    const auto inside = [limit](int64_t n) { return n >= 0 && n < limit; };
+    check(std::all_of(first, first + numbers.size(0), inside), message);
+  }
+
+  collamo::cpu::SortedEdges edges() const {
+    return {source.const_data_ptr<int64_t>(), kind.const_data_ptr<int64_t>(),
+            ptr.const_data_ptr<int64_t>(), source.size(0), ptr.size(0) - 1};
+  }
+
+  collamo::cpu::Rows rows() const {
+    return {x.const_data_ptr<float>(),
+            table.const_data_ptr<float>(),
+            x.size(0),
+            table.size(0),
+            x.size(1),
+            relu};
+  }
+};
+
+Tensor neighbour_sum(const Tensor& x, const Tensor& table, const Tensor& source, const Tensor& kind,
+                     const Tensor& ptr, const std::optional<Tensor>& receiver,
+                     const std::optional<Tensor>& scale, bool relu) {
+  const Messages messages(x, table, source, kind, ptr, relu);
+  const int64_t nodes = ptr.size(0) - 1;
+  std::optional<Tensor> itself;
+  if (receiver) {
+    itself = torch::stable::contiguous(*receiver);
+    Messages::check_numbers(*itself, x.size(0), "receiver must be int64 [M], rows of x");
+    check(itself->size(0) == nodes, "receiver must be [M], where ptr is [M + 1]");
+  }
+  check(!scale || (scale->scalar_type() == ScalarType::Float && scale->numel() == 1),
+        "scale must be one float32");
+  check(!scale || receiver || x.size(0) == nodes,
+        "x must have a row for each of the nodes of ptr, or receiver say which");
+  const Tensor sums = torch::stable::new_empty(messages.x, {nodes, x.size(1)});
+  collamo::cpu::neighbour_sum(
+      messages.edges(), messages.rows(), itself ? itself->const_data_ptr<int64_t>() : nullptr,
+      scale ? scale->const_data_ptr<float>() : nullptr, sums.mutable_data_ptr<float>());
+  return sums;
+}
+
+std::tuple<Tensor, Tensor> neighbour_sum_backward(const Tensor& grad, const Tensor& x,
+                                                  const Tensor& table, const Tensor& source,
+                                                  const Tensor& kind, const Tensor& ptr,
+                                                  bool relu) {
+  const Messages messages(x, table, source, kind, ptr, relu);
+  check(grad.scalar_type() == ScalarType::Float && grad.dim() == 2 &&
+            grad.size(0) == ptr.size(0) - 1 && grad.size(1) == x.size(1),
+        "grad must be float32 [M, C]");
+  const Tensor from = torch::stable::contiguous(grad);
+  const Tensor of_x = torch::stable::empty_like(messages.x);
+  const Tensor of_table = torch::stable::empty_like(messages.table);
+  collamo::cpu::neighbour_sum_backward(messages.edges(), messages.rows(),
+                                       from.const_data_ptr<float>(), of_x.mutable_data_ptr<float>(),
+                                       of_table.mutable_data_ptr<float>());
+  return {of_x, of_table};
+}
+
 #ifdef COLLAMO_WITH_CUDA
 
 void check(cudaError_t error) {
@@ -226,12 +316,20 @@ STABLE_TORCH_LIBRARY(collamo_kernels, m) {
   m.def("shortest_paths(Tensor edge_index, Tensor ptr, bool packed, SymInt? size) -> Tensor");
   m.def("pairwise_distances(Tensor coordinates, Tensor? valid) -> Tensor");
   m.def("pairwise_distances_backward(Tensor grad, Tensor coordinates, Tensor? valid) -> Tensor");
+  m.def(
+      "neighbour_sum(Tensor x, Tensor table, Tensor source, Tensor kind, Tensor ptr, "
+      "Tensor? receiver, Tensor? scale, bool relu) -> Tensor");
+  m.def(
+      "neighbour_sum_backward(Tensor grad, Tensor x, Tensor table, Tensor source, Tensor kind, "
+      "Tensor ptr, bool relu) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
   m.impl("shortest_paths", TORCH_BOX(&shortest_paths));
   m.impl("pairwise_distances", TORCH_BOX(&pairwise_distances));
   m.impl("pairwise_distances_backward", TORCH_BOX(&pairwise_distances_backward));
+  m.impl("neighbour_sum", TORCH_BOX(&neighbour_sum));
+  m.impl("neighbour_sum_backward", TORCH_BOX(&neighbour_sum_backward));
 }
 
 #ifdef COLLAMO_WITH_CUDA
