@@ -14,6 +14,7 @@ from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.errors import UsageError
 from collamo.model.configuration import GinConfig
 from collamo.model.encoders.blocks import frozen_mode
+from collamo_kernels import neighbour_sum
 
 #: Rows of pretrain-gnns' tables: element (118, one unused, mask), chirality; bond type (4, self
 #: loop, mask), direction.
@@ -170,7 +171,7 @@ class GinEncoder(nn.Module):
         Atoms that are equal so far are then worked out once. Of 1,807 atoms of 64 PubChem molecules
         71 differ at first, and 585, 1,088, 1,346, 1,464 and 1,541 after as many rounds.
         """
-        edges = Edges.of(edge_index, edge_attr, len(x))
+        edges = Edges.of(edge_index, self.gnns[0].bond_encoder.kinds(edge_attr), len(x))
         # In training mode atoms have dropout of their own, and count in the statistics. On a GPU
         # finding classes would ask the device for numbers.
         frozen = torch.is_inference_mode_enabled() and not any(m.training for m in self.modules())
@@ -180,17 +181,14 @@ class GinEncoder(nn.Module):
                 levels.append(self._round(number, levels[-1], edges))
             return levels, None
         classes = equal_atoms(x, edges, len(self.gnns))
-        kind = number_rows(edges.features)
-        edges = edges._replace(features=edges.features[representatives(kind)], kind=kind)
-        levels = [self.atom_encoder(x[representatives(classes[0])])]
+        levels = [self.atom_encoder(x.index_select(0, representatives(classes[0])))]
         for number, (before, after) in enumerate(pairwise(classes)):
             levels.append(self._round(number, levels[-1], edges.into(before, after)))
         return levels, classes
 
     def _round(self, number: int, h: Tensor, edges: Edges) -> Tensor:
-        h = self.gnns[number](h, edges, self.batch_norms[number])
-        if number + 1 < len(self.gnns):
-            h = F.relu(h)
+        relu = number + 1 < len(self.gnns)
+        h = self.gnns[number](h, edges, self.batch_norms[number], relu)
         return F.dropout(h, self.dropout, self.training)
 
 
@@ -202,17 +200,17 @@ def equal_atoms(x: Tensor, edges: Edges, rounds: int) -> list[Tensor]:
 
     [A,F] int64 features → ``rounds + 1`` tensors [A] int64, numbers from 0 without gaps.
     """
-    degree = edges.degree()
+    degree = edges.ptr.diff()
     longest = int(degree.max())
     target = torch.arange(len(x)).repeat_interleave(degree)
-    slot = torch.arange(len(target)) - edges.start[target]
-    kind = number_rows(edges.features)
-    kinds = int(kind.max()) + 1 if len(kind) else 1
+    slot = torch.arange(len(target)) - edges.ptr.index_select(0, target)
+    place = target * longest + slot
+    kinds = int(edges.kind.max()) + 1 if len(edges.kind) else 1
     classes = [number_rows(x)]
     for _ in range(rounds):
         before = classes[-1]
         around = before.new_zeros(len(x), longest)  # 0: fewer neighbours than that
-        around[target, slot] = 1 + before[edges.source] * kinds + kind
+        around.view(-1)[place] = 1 + before.index_select(0, edges.source) * kinds + edges.kind
         classes.append(number_rows(torch.cat([before[:, None], around.sort(1).values], 1)))
     return classes
 
@@ -238,54 +236,35 @@ def representatives(classes: Tensor) -> Tensor:
 
 
 class Edges(NamedTuple):
-    """The edges of a graph sorted by their target, so that a sum over neighbours is one of rows.
+    """The edges of a graph sorted by their target, as `collamo_kernels.neighbour_sum` takes them.
 
-    `source` [E] int64; `features` [E,F] int64, or with `kind` [E] int64 the distinct ones; `start`
-    [A] int64, the first edge into each atom. With `receiver` [A] int64 sources and receivers are
-    rows of fewer atoms than edges lead to.
+    `source` and `kind` [E] int64; `ptr` [A+1] int64, the running total of edges into each atom.
+    With `receiver` [A] int64 sources and receivers are rows of fewer atoms than edges lead to.
     """
 
     source: Tensor
-    features: Tensor
-    start: Tensor
-    kind: Tensor | None = None
+    kind: Tensor
+    ptr: Tensor
     receiver: Tensor | None = None
 
     @classmethod
-    def of(cls, edge_index: Tensor, features: Tensor, num_atoms: int) -> Edges:
-        """[2,E] int64 (source, target), [E,F] int64."""
+    def of(cls, edge_index: Tensor, kind: Tensor, num_atoms: int) -> Edges:
+        """[2,E] int64 (source, target), [E] int64."""
         source, target = edge_index
         target, order = target.sort(stable=True)
-        start = torch.searchsorted(target, torch.arange(num_atoms, device=target.device))
-        return cls(source[order], features[order], start)
+        ptr = torch.searchsorted(target, torch.arange(num_atoms + 1, device=target.device))
+        return cls(source.index_select(0, order), kind.index_select(0, order), ptr)
 
     def into(self, before: Tensor, after: Tensor) -> Edges:
         """Return the edges from classes `before` into one atom of each class `after`, [A] each."""
         atoms = representatives(after)
-        degree = self.degree()[atoms]
-        start = degree.cumsum(0) - degree
-        edge = (self.start[atoms] - start).repeat_interleave(degree)
+        degree = self.ptr.diff().index_select(0, atoms)
+        ptr = F.pad(degree.cumsum(0), (1, 0))
+        edge = (self.ptr.index_select(0, atoms) - ptr[:-1]).repeat_interleave(degree)
         edge += torch.arange(len(edge))
-        source, kind = before[self.source[edge]], self.kind[edge]
-        return Edges(source, self.features, start, kind, before[atoms])
-
-    def degree(self) -> Tensor:
-        """[A] int64: the number of edges into each atom."""
-        return torch.cat([self.start, self.start.new_tensor([len(self.source)])]).diff()
-
-    def embedded(self, encoder: BondEncoder) -> Tensor:
-        """[E,C]: the embedding of each edge."""
-        rows = encoder(self.features)
-        return rows if self.kind is None else rows.index_select(0, self.kind)
-
-    def received(self, h: Tensor) -> Tensor:
-        """[A,C]: the rows of the atoms that edges lead to."""
-        return h if self.receiver is None else h.index_select(0, self.receiver)
-
-    def sum(self, messages: Tensor) -> Tensor:
-        """[E,C] → [A,C]: of each atom the sum of the messages into it, in a fixed order."""
-        rows = torch.arange(len(messages), device=messages.device)
-        return F.embedding_bag(rows, messages, self.start, mode="sum")
+        source = before.index_select(0, self.source.index_select(0, edge))
+        kind, receiver = self.kind.index_select(0, edge), before.index_select(0, atoms)
+        return Edges(source, kind, ptr, receiver)
 
 
 class GinConv(nn.Module):
@@ -306,14 +285,13 @@ class GinConv(nn.Module):
         """Start from ε = 0, the plain sum."""
         nn.init.zeros_(self.eps)
 
-    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm) -> Tensor:
-        """[A,C] atoms → normalised [A,C], of the atoms that `edges` lead to."""
-        neighbours = h.index_select(0, edges.source)
-        messages = F.relu(neighbours + edges.embedded(self.bond_encoder), inplace=True).to(h.dtype)
-        z = edges.sum(messages) + (1 + self.eps) * edges.received(h)
+    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm, relu: bool) -> Tensor:
+        """[A,C] atoms → normalised (and rectified) [A,C], of the atoms that `edges` lead to."""
+        source, kind, ptr, receiver = edges
+        bonds = self.bond_encoder()
+        z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=1 + self.eps)
         first, inner_norm, _, second = self.mlp
-        hidden = F.relu(normalised(first, inner_norm, z), inplace=True)
-        return normalised(second, norm, hidden)
+        return normalised(second, norm, normalised(first, inner_norm, z, relu=True), relu)
 
 
 class SelfLoopGinConv(nn.Module):
@@ -326,14 +304,14 @@ class SelfLoopGinConv(nn.Module):
         )
         self.bond_encoder = BondEncoder(width, PRETRAIN_GNNS_BOND_SIZES)
 
-    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm) -> Tensor:
-        """[A,C] atoms → normalised [A,C], of the atoms that `edges` lead to."""
-        itself = self.bond_encoder(edges.features.new_tensor([[SELF_LOOP, 0]]))
-        neighbours = h.index_select(0, edges.source)
-        messages = (neighbours + edges.embedded(self.bond_encoder)).to(h.dtype)
+    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm, relu: bool) -> Tensor:
+        """[A,C] atoms → normalised (and rectified) [A,C], of the atoms that `edges` lead to."""
+        source, kind, ptr, receiver = edges
+        bonds, one = self.bond_encoder(), h.new_ones(1)
+        z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=one, relu=False)
+        z = (z + bonds[SELF_LOOP * PRETRAIN_GNNS_BOND_SIZES[1]]).to(h.dtype)
         first, _, second = self.mlp
-        z = (edges.received(h) + itself).to(h.dtype) + edges.sum(messages)
-        return normalised(second, norm, F.relu(first(z)))
+        return normalised(second, norm, F.relu(first(z)), relu)
 
 
 class AtomBatchNorm(nn.BatchNorm1d):
@@ -351,13 +329,30 @@ class AtomBatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
 
-def normalised(linear: nn.Linear, norm: AtomBatchNorm, x: Tensor) -> Tensor:
-    """norm(linear(x)); in evaluation the two are one linear map, which saves a pass over rows."""
+def normalised(linear: nn.Linear, norm: AtomBatchNorm, x: Tensor, relu: bool) -> Tensor:
+    """norm(linear(x)), rectified; in evaluation the two are one linear map, one pass over rows."""
     if norm.training:
-        return norm(linear(x))
+        h = norm(linear(x))
+        return F.relu(h) if relu else h
     gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = (linear.bias - norm.running_mean) * gain + norm.bias
-    return F.linear(x, linear.weight * gain[:, None], bias)
+    weight = linear.weight * gain[:, None]
+    if _takes_onednn(x):
+        return ONEDNN_LINEAR(x, weight, bias, "relu" if relu else "none", [], "")
+    h = F.linear(x, weight, bias)
+    return F.relu(h) if relu else h
+
+
+# What torch's own compiler makes of a frozen linear layer and a ReLU: oneDNN adds the bias and
+# rectifies a row while it has it. It knows no gradients.
+ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def _takes_onednn(x: Tensor) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
+    frozen = torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
+    there = ONEDNN_LINEAR is not None and torch.backends.mkldnn.is_available()
+    return plain and frozen and there
 
 
 class AtomEncoder(nn.Module):
@@ -376,23 +371,28 @@ class AtomEncoder(nn.Module):
 
 
 class BondEncoder(nn.Module):
-    """Sum of one embedding per bond feature: [E,F] int64 → [E,C].
+    """A vector for each kind of bond, the sum of one embedding per bond feature.
 
-    There are fewer kinds of bonds (5·6·2) than bonds: the sums are worked out per kind.
+    There are fewer kinds (5·6·2) than bonds: their sums are worked out once.
     """
 
     def __init__(self, width: int, sizes: tuple[int, ...]):
         super().__init__()
         self.bond_embedding_list = _tables(sizes, width)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Sum and look up."""
-        kinds, kind = None, 0
+    def forward(self) -> Tensor:
+        """[K,C], K the product of the sizes."""
+        first, *others = (table.weight for table in self.bond_embedding_list)
+        for rows in others:
+            first = (first[:, None] + rows).flatten(0, 1)
+        return first
+
+    def kinds(self, features: Tensor) -> Tensor:
+        """[E,F] int64 → [E] int64, the row of each bond."""
+        kind = features.new_zeros(len(features))
         for i, table in enumerate(self.bond_embedding_list):
-            rows = table.weight
-            kinds = rows if kinds is None else (kinds[:, None] + rows).flatten(0, 1)
-            kind = kind * len(rows) + features[:, i]
-        return F.embedding(kind, kinds)
+            kind = kind * table.num_embeddings + features[:, i]
+        return kind
 
 
 def _tables(sizes: tuple[int, ...], width: int) -> nn.ModuleList:
