@@ -19,7 +19,8 @@ OPTIONS = (
 def losses(monkeypatch, tmp_path):
     """``losses(name, *options, nudge=0)`` of every step of stage 1 with the tiny preset.
 
-    `nudge` is a relative change of the projector's first weights.
+    `nudge` is a relative change of all first weights that learn: kernels round in the encoders as
+    well as in the projector.
     """
     step, start = StageTrainer.training_step, stages._start
 
@@ -33,8 +34,9 @@ def losses(monkeypatch, tmp_path):
         @torch.no_grad()
         def nudged(recipe):
             model, *rest = start(recipe)
-            for parameter in model.model.mol_projector.parameters():
-                parameter.mul_(1 + nudge)
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.mul_(1 + nudge)
             return model, *rest
 
         recipe = trained().recipe("stage1", tmp_path / name, *OPTIONS, *options)
