@@ -212,6 +212,7 @@ class GaussianRadial(nn.Module):
         dtype: torch.dtype = torch.float32,
         derivative: bool = False,
         fixed_size: bool = False,
+        occurring: Tensor | None = None,
     ) -> RadialTable | None:
         """Φ3d on a grid fine enough for every u of ``[low, high]``, or None where none is.
 
@@ -240,6 +241,11 @@ class GaussianRadial(nn.Module):
             Ask the device for no number, as a GPU wants it: `FIXED_KNOTS` rows, whatever is needed
             of them, and `low` and `high` are 0-d tensors. The table itself says on the device
             whether they are enough, by `RadialTable.fits`.
+        occurring
+            bool ``[M]``: in which of M equal parts of ``[low, high]`` a u can be, such as
+            `Relations.occurring_distances`; None: anywhere. Knots that no such u is next to need
+            not be worked out: their rows may be 0. A grid is finest where Gaussians are narrow,
+            and that is mostly where no two atoms are: a third of the knots and more.
 
         Returns
         -------
@@ -267,14 +273,15 @@ class GaussianRadial(nn.Module):
             raise ValueError(f"the range is [{low}, {high}]; it must be finite and low <= high")
         with torch.autocast(self.mu.device.type, enabled=False):
             parameters = self.float_parameters()
+            places = occurring, low, high
             low, block, number = _blocks(low, high)
             learning = torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters())
             demands = int(derivative), TABLE_TOLERANCE[dtype], learning
-            found = self._grid(parameters, low, block, number, *demands)
+            found = self._grid(parameters, low, block, number, *demands, places)
             if found is None:
                 return None
-            u, first_knot, errors = found
-            rows, slope_rows = self._rows(u, parameters, derivative)
+            u, first_knot, errors, used = found
+            rows, slope_rows = self._rows(u, parameters, derivative, used)
             return RadialTable(rows, first_knot, low, block, errors, slope_rows)
 
     @torch.no_grad()
@@ -287,22 +294,30 @@ class GaussianRadial(nn.Module):
         slopes: int,
         tolerance: float,
         learning: bool,
-    ) -> tuple[Tensor, Tensor, list[float]] | None:
-        """Every knot's u ``[G]``, and `first_knot` and `errors` of the table; None if too many."""
+        places: tuple[Tensor | None, float, float],
+    ) -> tuple[Tensor, Tensor, list[float], Tensor | None] | None:
+        """Every knot's u ``[G]``, `first_knot` and `errors` of the table; None if too many.
+
+        The last result is bool ``[G]``, which knots are next to one of the `places`: parts of a
+        range, and its ends. None where all have to be worked out.
+        """
         like = parameters[0]
         if serves(like):
             share = GAUSSIAN_SHARE if learning else 0.0
             demands = slopes, tolerance, self._slack(), share, MAX_KNOTS
             operator = _operators().radial_grid
-            u, first_knot, errors = operator(*parameters, low, block, number, *demands)
-            return (u, first_knot, errors.tolist()) if len(u) else None
+            u, first_knot, errors, used = operator(
+                *parameters, *places, low, block, number, *demands
+            )
+            found = u, first_knot, errors.tolist(), None if places[0] is None else used
+            return found if len(u) else None
         index = torch.arange(number, dtype=like.dtype, device=like.device)
         centres = (index + 0.5) * block + low
         cells, errors = self._cells(centres, block, tolerance, slopes, learning)
         if not cells.sum() < MAX_KNOTS:  # not "≥": NaN is refused as well
             return None
         first_knot = F.pad(cells.cumsum(0), (1, 0)).int()
-        return _knots(centres, block, cells), first_knot, errors.tolist()
+        return _knots(centres, block, cells), first_knot, errors.tolist(), None
 
     def _table_of_fixed_size(
         self, low: Tensor, high: Tensor, dtype: torch.dtype, derivative: bool
@@ -359,11 +374,15 @@ class GaussianRadial(nn.Module):
         )
 
     def _rows(
-        self, u: Tensor, parameters: tuple[Tensor | None, ...], curvature: bool = False
+        self,
+        u: Tensor,
+        parameters: tuple[Tensor | None, ...],
+        curvature: bool = False,
+        used: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Value and slope ``[M, 2, H]``; with `curvature` also slope and curvature."""
         if serves(u):
-            rows, slope_rows = _operators().radial_rows(u, *parameters, curvature)
+            rows, slope_rows = _operators().radial_rows(u, used, *parameters, curvature)
             return rows, slope_rows if curvature else None
         rows = torch.stack(derivatives(u, *parameters, order=1), 1)
         if not curvature:
@@ -401,8 +420,8 @@ class RadialTable:
     Parameters
     ----------
     rows
-        ``[G, 2, H]`` float32: value, and slope per Å, at every knot. Carries the history of the
-        parameters it was made from.
+        ``[G, 2, H]`` float32: value, and slope per Å, at every knot (0 at one that no u was said
+        to be near). Carries the history of the parameters it was made from.
     first_knot
         int32 ``[M + 1]``: where in `rows` each block begins; the last entry is G - 1.
     low

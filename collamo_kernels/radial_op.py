@@ -1,18 +1,20 @@
 """A radial function's knots as operators: value and slope at each u, gradients, bounds.
 
-``radial_rows(u, *parameters, curvature) -> (rows [G, 2, H], slope_rows)`` and
-``radial_rows_backward(grad, u, *parameters) -> gradients of the parameters`` are the compiled form
-of `derivatives`, with the ``parameters``
+``radial_rows(u, used, *parameters, curvature) -> (rows [G, 2, H], slope_rows)`` and
+``radial_rows_backward(grad, u, used, *parameters) -> gradients of the parameters`` are the compiled
+form of `derivatives`, with the ``parameters``
 
 - ``centre, width [K]``: μ and s, Å
 - ``weight [K', K], bias [K']``, and of the MLP's second layer ``weight2 [H, K'], bias2 [H]``, which
   are None for a linear head
 
 all float32. ``slope_rows`` (slope and curvature; empty unless asked for) has no gradient, and none
-goes to u. ``radial_grid(*parameters, low, block, blocks, slopes, tolerance, slack, share, most) ->
-(u [G], first_knot [M + 1], errors)`` finds the knots of a `RadialTable`; u is empty where there
-would be `most` or more. The Triton backend takes the parameters in one tensor
-(`join`) and has operators of its own (`_triton_radial_op`).
+goes to u. ``used``, bool ``[G]`` or None (all), says which rows to work out; the others are 0.
+``radial_grid(*parameters, occurring, first, last, low, block, blocks, slopes, tolerance, slack,
+share, most) -> (u [G], first_knot [M + 1], errors, used)`` finds the knots of a `RadialTable`; u is
+empty where there would be `most` or more, and used where occurring, bool ``[parts of [first,
+last]]``, is None. The Triton backend takes the parameters in one tensor (`join`) and has operators
+of its own (`_triton_radial_op`).
 """
 
 from __future__ import annotations
@@ -168,6 +170,7 @@ def _gelu_chain_bounds(a1: Tensor, a2: Tensor, a3: Tensor, a4: Tensor, *a5: Tens
 
 def fake_rows(
     u: Tensor,
+    used: Tensor | None,
     centre: Tensor,
     width: Tensor,
     weight: Tensor,
@@ -181,19 +184,22 @@ def fake_rows(
     return u.new_empty(len(u), 2, heads), u.new_empty(len(u) if curvature else 0, 2, heads)
 
 
-def fake_backward(grad: Tensor, u: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+def fake_backward(
+    grad: Tensor, u: Tensor, used: Tensor | None, *parameters: Tensor | None
+) -> tuple[Tensor, ...]:
     """Return empty gradients; that of a missing parameter has the shape [0]."""
     return tuple(u.new_empty(0 if x is None else x.shape) for x in parameters)
 
 
-def fake_grid(centre: Tensor, *arguments: Tensor | float | None) -> tuple[Tensor, Tensor, Tensor]:
+def fake_grid(centre: Tensor, *arguments: Tensor | float | None) -> tuple[Tensor, ...]:
     """Return an empty grid, of as many knots as the data will tell."""
-    blocks, slopes = arguments[7:9]
+    occurring, (blocks, slopes) = arguments[5], arguments[10:12]
     knots = torch.library.get_ctx().new_dynamic_size()
     return (
         centre.new_empty(knots),
         centre.new_empty(blocks + 1, dtype=torch.int32),
         centre.new_empty(1 + slopes),
+        centre.new_empty(0 if occurring is None else knots, dtype=torch.bool),
     )
 
 
@@ -206,10 +212,10 @@ def keep_rows(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None
 
 def differentiate(ctx: object, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the parameters, by the backward operator."""
-    u, *parameters = ctx.saved_tensors
-    gradients = torch.ops.collamo_kernels.radial_rows_backward(grad, u, *parameters)
+    u, used, *parameters = ctx.saved_tensors
+    gradients = torch.ops.collamo_kernels.radial_rows_backward(grad, u, used, *parameters)
     given = (g if x is not None else None for x, g in zip(parameters, gradients, strict=True))
-    return None, *given, None
+    return None, None, *given, None
 
 
 def keep_backward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -219,18 +225,19 @@ def keep_backward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> Non
 
 def differentiate_again(ctx: object, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the backward operator's inputs, by the definition; can be differentiated."""
-    grad, u, *parameters = ctx.saved_tensors
+    grad, u, used, *parameters = ctx.saved_tensors
     given = [x for x in parameters if x is not None]
     missing = [None] * (len(parameters) - len(given))  # the second layer, at the end
 
     def first(grad: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         def rows(*given: Tensor) -> Tensor:
-            return torch.stack(derivatives(u, *given, *missing, order=1), 1)
+            found = torch.stack(derivatives(u, *given, *missing, order=1), 1)
+            return found if used is None else torch.where(used[:, None, None], found, 0.0)
 
         return torch.func.vjp(rows, *given)[1](grad)
 
     of_grad, *found = torch.func.vjp(first, grad, *given)[1](cotangents[: len(given)])
-    return of_grad, None, *found, *missing
+    return of_grad, None, None, *found, *missing
 
 
 if why_absent() is None:

@@ -19,6 +19,7 @@ from collamo_kernels.shortest_paths import shortest_paths
 from collamo_kernels.shortest_paths.op import pairs_by_hops
 
 TILE = 32  # atoms of an entry of `Relations.tiles`
+PARTS = 4096  # of `Relations.occurring_distances`: 0.01 Å for 50 Å, half of the narrowest cells
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
@@ -258,6 +259,17 @@ class Relations:
         i, j = _atoms_of_pairs(self)
         atoms = _with_coordinates(self, _molecule_of_atom(self))
         return torch.where(atoms[i] & atoms[j], (x[i] - x[j]).norm(dim=1).float(), math.inf)
+
+    @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
+    def occurring_distances(self) -> Tensor:
+        """bool ``[PARTS]``: in which equal parts of ``[0, max_distance]`` a distance is.
+
+        On a CPU: where a radial table has to be worked out.
+        """
+        molecule = _molecule_of_atom(self)
+        x, atoms = self.coordinates.detach().reshape(-1, 3), _with_coordinates(self, molecule)
+        operator = torch.ops.collamo_kernels.occurring_distances
+        return operator(x.float(), atoms, _sizes(self), self.max_distance, PARTS)
 
     @_prepared("coordinates", "valid", "has_3d", "cu_seqlens")
     def pairs_by_distance(self) -> SortedPairs:

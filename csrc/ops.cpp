@@ -228,6 +228,34 @@ std::tuple<Tensor, Tensor> neighbour_sum_backward(const Tensor& grad, const Tens
   return {of_x, of_table};
 }
 
+Tensor occurring_distances(const Tensor& coordinates, const Tensor& real, const Tensor& sizes,
+                           double high, int64_t parts) {
+  check(coordinates.scalar_type() == ScalarType::Float && coordinates.dim() == 2 &&
+            coordinates.size(1) == 3,
+        "coordinates must be float32 [T, 3]");
+  const int64_t atoms = coordinates.size(0);
+  check(real.scalar_type() == ScalarType::Bool && real.dim() == 1 && real.size(0) == atoms,
+        "real must be bool [T]");
+  check(sizes.scalar_type() == ScalarType::Long && sizes.dim() == 1, "sizes must be int64 [B]");
+  check(parts >= 1, "parts must be at least 1");
+  const Tensor x = torch::stable::contiguous(coordinates);
+  const Tensor valid = torch::stable::contiguous(real), of = torch::stable::contiguous(sizes);
+  const int64_t* size = of.const_data_ptr<int64_t>();
+  int64_t total = 0;
+  for (int64_t b = 0; b < of.size(0); ++b) {
+    check(size[b] >= 0 && size[b] <= atoms, "sizes must not be negative");
+    total += size[b];
+  }
+  check(total == atoms, "sizes must add up to the number of atoms");
+  Tensor found = torch::stable::new_empty(coordinates, {parts}, ScalarType::Bool);
+  const collamo::cpu::PackedPositions positions{x.const_data_ptr<float>(),
+                                                static_cast<const uint8_t*>(valid.const_data_ptr()),
+                                                size, of.size(0)};
+  collamo::cpu::occurring_distances(positions, static_cast<float>(high), parts,
+                                    static_cast<uint8_t*>(found.mutable_data_ptr()));
+  return found;
+}
+
 #ifdef COLLAMO_WITH_CUDA
 
 void check(cudaError_t error) {
@@ -322,6 +350,9 @@ STABLE_TORCH_LIBRARY(collamo_kernels, m) {
   m.def(
       "neighbour_sum_backward(Tensor grad, Tensor x, Tensor table, Tensor source, Tensor kind, "
       "Tensor ptr, bool relu) -> (Tensor, Tensor)");
+  m.def(
+      "occurring_distances(Tensor coordinates, Tensor real, Tensor sizes, float high, int parts) "
+      "-> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
@@ -330,6 +361,7 @@ STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
   m.impl("pairwise_distances_backward", TORCH_BOX(&pairwise_distances_backward));
   m.impl("neighbour_sum", TORCH_BOX(&neighbour_sum));
   m.impl("neighbour_sum_backward", TORCH_BOX(&neighbour_sum_backward));
+  m.impl("occurring_distances", TORCH_BOX(&occurring_distances));
 }
 
 #ifdef COLLAMO_WITH_CUDA

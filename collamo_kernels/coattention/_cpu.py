@@ -1,9 +1,9 @@
 """Backend 'cpu': csrc/cpu/coattention*.cpp.
 
 Φ3d comes from a radial module in one of two ways. A module with ``table(low, high, dtype,
-derivative)``, such as `GaussianRadial`, is evaluated on the knots of a `RadialTable` and read from
-there: no tensor grows with the number of pairs. Any other, and one whose table is None because it
-would be too large, is evaluated at the distances of all pairs: H floats per pair then.
+derivative, occurring)``, such as `GaussianRadial`, is evaluated on the knots of a `RadialTable` and
+read from there: no tensor grows with the number of pairs. Any other, and one whose table is None
+because it would be too large, is evaluated at the distances of all pairs: H floats per pair then.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _table(q: Tensor, relations: Relations, radial: Callable) -> dict[str, Any] 
         return None
     learned = x.requires_grad or (affine is not None and affine.requires_grad)
     derivative = learned and torch.is_grad_enabled()
-    table = radial.table(low, high, q.dtype, derivative=derivative)
+    occurring = None if types else relations.occurring_distances
+    table = radial.table(low, high, q.dtype, derivative=derivative, occurring=occurring)
     if table is None:
         return None
     if table.rows.shape[2] != q.shape[1]:

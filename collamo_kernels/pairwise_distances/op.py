@@ -74,5 +74,13 @@ def register(name: str) -> None:
     )
 
 
+def fake_occurring(
+    coordinates: Tensor, real: Tensor, sizes: Tensor, high: float, parts: int
+) -> Tensor:
+    """Return empty marks, bool ``[parts]``."""
+    return real.new_empty(parts)
+
+
 if why_absent() is None:
     register("pairwise_distances")
+    torch.library.register_fake("collamo_kernels::occurring_distances", fake_occurring)

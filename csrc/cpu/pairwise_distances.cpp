@@ -27,10 +27,14 @@ struct Atoms {
   std::vector<uint8_t> real;
 
   void load(const Positions& positions, int64_t molecule) {
-    const int64_t n = positions.atoms;
-    const float* from = positions.coordinates + 3 * n * molecule;
+    load(positions.coordinates, positions.valid, positions.atoms * molecule, positions.atoms);
+  }
+
+  // n atoms from number `first` on.
+  void load(const float* coordinates, const uint8_t* valid, int64_t first, int64_t n) {
+    const float* from = coordinates + 3 * first;
     x.resize(n), y.resize(n), z.resize(n), real.assign(n, 1);
-    if (positions.valid) std::copy_n(positions.valid + n * molecule, n, real.begin());
+    if (valid) std::copy_n(valid + first, n, real.begin());
     for (int64_t i = 0; i < n; ++i) {
       x[i] = real[i] ? from[3 * i] : 0;
       y[i] = real[i] ? from[3 * i + 1] : 0;
@@ -130,6 +134,29 @@ void pairwise_distances_backward(const Positions& positions, const float* grad, 
       pull(atoms, i, n, of_molecule + i * n, &across[(i - first) * n], force);
     }
   });
+}
+
+// On one thread: a fiftieth of what attention does with these pairs, and once for all its layers.
+void occurring_distances(const PackedPositions& positions, float high, int64_t count,
+                         uint8_t* parts) {
+  std::fill_n(parts, count, uint8_t{0});
+  const float per_part = high > 0 ? static_cast<float>(count) / high : 0;
+  const float last = static_cast<float>(count - 1);
+  Atoms atoms;
+  std::vector<float> row;
+  int64_t first = 0;
+  for (int64_t b = 0; b < positions.molecules; first += positions.sizes[b++]) {
+    const int64_t n = positions.sizes[b];
+    atoms.load(positions.coordinates, positions.valid, first, n);
+    row.resize(n);
+    for (int64_t i = 0; i < n; ++i) {
+      if (!atoms.real[i]) continue;
+      measure(atoms, i, i + 1, row.data());  // padding is at 0, as is i itself
+      for (int64_t j = 0; j <= i; ++j) {
+        parts[static_cast<int64_t>(std::min(last, row[j] * per_part))] = 1;  // NaN: last
+      }
+    }
+  }
 }
 
 }  // namespace collamo::cpu

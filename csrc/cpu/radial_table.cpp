@@ -157,24 +157,89 @@ void run_tiles(const RadialModule& module, int64_t count, const Task& task) {
             });
 }
 
-std::tuple<Tensor, Tensor> radial_rows(const Tensor& u, const Tensor& centre, const Tensor& width,
-                                       const Tensor& weight, const Tensor& bias,
-                                       const Optional& weight2, const Optional& bias2,
-                                       bool curvature) {
+// Some places out of many, a tile at a time. Rows of a place are copied to and from a tile's: next
+// to what is worked out for each, that is nothing.
+class Places {
+ public:
+  // Those that are wanted: by `used`, if given, and by wanted(i).
+  template <typename Wanted>
+  Places(const Tensor& u, const Optional& used, const Wanted& wanted)
+      : all_(plain(u, u.numel(), "u")) {
+    check(!used || (used->scalar_type() == ScalarType::Bool && used->numel() == all_.numel()),
+          "used must be bool, one element for each of u");
+    const Tensor kept = used ? torch::stable::contiguous(*used) : all_;
+    const bool* use = used ? kept.const_data_ptr<bool>() : nullptr;
+    for (int64_t i = 0; i < all_.numel(); ++i) {
+      if ((!use || use[i]) && wanted(i)) places_.push_back(i);
+    }
+  }
+
+  const Tensor& all() const { return all_; }
+  int64_t tiles() const { return tiles_of(static_cast<int64_t>(places_.size())); }
+
+  // u of a tile's places, and how many there are.
+  int64_t read_tile(int64_t tile, float* u) const {
+    const float* from = all_.const_data_ptr<float>();
+    return for_tile(tile, [&](int64_t i, int64_t place) { u[i] = from[place]; });
+  }
+
+  void read_rows(int64_t tile, const float* from, int64_t row, float* to) const {
+    for_tile(tile,
+             [&](int64_t i, int64_t place) { std::copy_n(from + place * row, row, to + i * row); });
+  }
+
+  void write_rows(int64_t tile, const float* from, int64_t row, float* to) const {
+    for_tile(tile,
+             [&](int64_t i, int64_t place) { std::copy_n(from + i * row, row, to + place * row); });
+  }
+
+  // Rows of all others become 0.
+  void clear_others(int64_t row, float* to) const {
+    int64_t next = 0;
+    for (const int64_t place : places_) {
+      std::fill(to + next * row, to + place * row, 0.0f);
+      next = place + 1;
+    }
+    std::fill(to + next * row, to + all_.numel() * row, 0.0f);
+  }
+
+ private:
+  template <typename Task>
+  int64_t for_tile(int64_t tile, const Task& task) const {
+    const int64_t first = tile * kRadialTile, all = static_cast<int64_t>(places_.size());
+    const int64_t count = std::min(kRadialTile, all - first);
+    for (int64_t i = 0; i < count; ++i) task(i, places_[first + i]);
+    return count;
+  }
+
+  Tensor all_;
+  std::vector<int64_t> places_;
+};
+
+std::tuple<Tensor, Tensor> radial_rows(const Tensor& u, const Optional& used, const Tensor& centre,
+                                       const Tensor& width, const Tensor& weight,
+                                       const Tensor& bias, const Optional& weight2,
+                                       const Optional& bias2, bool curvature) {
   const Module module(Use::kValues, centre, width, weight, bias, weight2, bias2);
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
-  const Tensor places = plain(u, u.numel(), "u");
-  const int64_t count = places.numel(), heads = module.get().last().out;
-  Tensor rows = torch::stable::new_empty(places, {count, 2, heads});
-  Tensor slope_rows = torch::stable::new_empty(places, {curvature ? count : 0, 2, heads});
-  const float* at = places.const_data_ptr<float>();
+  const Places places(u, used, [](int64_t) { return true; });
+  const int64_t heads = module.get().last().out, row = 2 * heads, count = places.all().numel();
+  Tensor rows = torch::stable::new_empty(places.all(), {count, 2, heads});
+  Tensor slope_rows = torch::stable::new_empty(places.all(), {curvature ? count : 0, 2, heads});
   float* to = rows.mutable_data_ptr<float>();
   float* slopes = curvature ? slope_rows.mutable_data_ptr<float>() : nullptr;
-  run_tiles(module.get(), count, [&](int64_t first, int64_t tile, float* scratch) {
-    const int64_t offset = 2 * first * heads;
-    radial_kernels().rows(module.get(), at + first, tile, to + offset,
-                          slopes ? slopes + offset : nullptr, scratch);
-  });
+  const int64_t floats = radial_kernels().scratch_floats(module.get());
+  run_tasks(places.tiles(), floats + kRadialTile * (1 + 2 * row),
+            [&](int64_t tile, float* scratch) {
+              float *some = scratch + floats, *values = some + kRadialTile;
+              float* slopes_of = curvature ? values + kRadialTile * row : nullptr;
+              const int64_t number = places.read_tile(tile, some);
+              radial_kernels().rows(module.get(), some, number, values, slopes_of, scratch);
+              places.write_rows(tile, values, row, to);
+              if (curvature) places.write_rows(tile, slopes_of, row, slopes);
+            });
+  places.clear_others(row, to);
+  if (curvature) places.clear_others(row, slopes);
   return {rows, slope_rows};
 }
 
@@ -233,50 +298,36 @@ Tensor gradient(const float* from, const Tensor& x) {
   return to;
 }
 
-// The places whose rows have a gradient. Those of knots that no pair is near are 0 and add nothing:
-// a third and more, because tables are fine where Gaussians are narrow, not where atoms are.
-std::vector<int64_t> places_with_gradient(const float* grad, int64_t count, int64_t floats) {
-  std::vector<int64_t> found;
-  for (int64_t i = 0; i < count; ++i) {
-    const float* row = grad + i * floats;
-    if (std::any_of(row, row + floats, [](float x) { return x != 0; })) found.push_back(i);
-  }
-  return found;
-}
-
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Tensor& centre,
-                         const Tensor& width, const Tensor& weight, const Tensor& bias,
-                         const Optional& weight2, const Optional& bias2) {
+Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Optional& used,
+                         const Tensor& centre, const Tensor& width, const Tensor& weight,
+                         const Tensor& bias, const Optional& weight2, const Optional& bias2) {
   const Module module(Use::kGradients, centre, width, weight, bias, weight2, bias2);
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
   const RadialModule& m = module.get();
-  const Tensor places = plain(u, u.numel(), "u");
   const int64_t row = 2 * m.last().out;
-  const Tensor incoming = plain(grad, places.numel() * row, "grad");
-  const float* at = places.const_data_ptr<float>();
+  const Tensor incoming = plain(grad, u.numel() * row, "grad");
   const float* from = incoming.const_data_ptr<float>();
-  const std::vector<int64_t> used = places_with_gradient(from, places.numel(), row);
-  const int64_t count = static_cast<int64_t>(used.size()), tiles = tiles_of(count);
-  const int64_t slots = std::clamp<int64_t>(tiles, 1, kMostSlots);
+  // Rows without a gradient add nothing.
+  const Places places(u, used, [&](int64_t i) {
+    return std::any_of(from + i * row, from + (i + 1) * row, [](float x) { return x != 0; });
+  });
+  const int64_t tiles = places.tiles(), slots = std::clamp<int64_t>(tiles, 1, kMostSlots);
   const int64_t floats = radial_kernels().scratch_floats(m);
   const Slots own(m, slots);
   run_tasks(slots, floats + kRadialTile * (row + 1), [&](int64_t slot, float* scratch) {
     float *some = scratch + floats, *of_some = some + kRadialTile;
     for (int64_t tile = tiles * slot / slots; tile < tiles * (slot + 1) / slots; ++tile) {
-      const int64_t first = tile * kRadialTile, last = std::min(first + kRadialTile, count);
-      for (int64_t i = first; i < last; ++i) {
-        some[i - first] = at[used[i]];
-        std::copy_n(from + used[i] * row, row, of_some + (i - first) * row);
-      }
-      radial_kernels().gradients(m, some, last - first, of_some, own.at(slot), scratch);
+      const int64_t count = places.read_tile(tile, some);
+      places.read_rows(tile, from, row, of_some);
+      radial_kernels().gradients(m, some, count, of_some, own.at(slot), scratch);
     }
   });
   own.sum(slots);
   const RadialGradients sum = own.at(0);
   const auto second = [&](const float* from, const Optional& x) {
-    return x ? gradient(from, *x) : torch::stable::new_empty(places, {0});
+    return x ? gradient(from, *x) : torch::stable::new_empty(u, {0});
   };
   return {gradient(sum.centre, centre),    gradient(sum.width, width),
           gradient(sum.weight[0], weight), gradient(sum.bias[0], bias),
@@ -334,12 +385,58 @@ double cells_of(const Survey& found, int64_t m, double block, const Demands& dem
   return cells <= 1 ? 1 : std::exp2(std::ceil(std::log2(cells)));
 }
 
-std::tuple<Tensor, Tensor, Tensor> radial_grid(const Tensor& centre, const Tensor& width,
-                                               const Tensor& weight, const Tensor& bias,
-                                               const Optional& weight2, const Optional& bias2,
-                                               double low, double block, int64_t blocks,
-                                               int64_t slopes, double tolerance, double slack,
-                                               double share, int64_t most) {
+// The knots that a u in an occurring part of [first, last] is next to.
+class Occurring {
+ public:
+  Occurring(const Tensor& parts, double first, double last)
+      : count_(parts.numel()), first_(first), before_(count_ + 1, 0) {
+    check(parts.scalar_type() == ScalarType::Bool && count_ >= 1,
+          "occurring must be bool, and not empty");
+    per_part_ = last > first ? static_cast<double>(count_) / (last - first) : 0;
+    const Tensor kept = torch::stable::contiguous(parts);
+    const bool* part = kept.const_data_ptr<bool>();
+    for (int64_t i = 0; i < count_; ++i) before_[i + 1] = before_[i] + part[i];
+  }
+
+  // Whether some u may be in [low, high].
+  bool between(double low, double high) const {
+    return before_[part_of(high, kSlack) + 1] > before_[part_of(low, -kSlack)];
+  }
+
+ private:
+  // In parts: a distance of single precision may be a hundredth as far on the wrong side.
+  static constexpr double kSlack = 0.1;
+
+  int64_t part_of(double u, double slack) const {
+    const double at = (u - first_) * per_part_ + slack;
+    return static_cast<int64_t>(std::clamp(at, 0.0, static_cast<double>(count_ - 1)));
+  }
+
+  int64_t count_;
+  double first_, per_part_;
+  std::vector<int64_t> before_;  // occurring parts before each
+};
+
+// Which of the knots u are next to a place that occurs; none where nothing is known of that.
+Tensor used_knots(const std::vector<float>& u, const Optional& occurring, double first, double last,
+                  const Tensor& like) {
+  const auto count = static_cast<int64_t>(u.size());
+  Tensor used = torch::stable::new_empty(like, {occurring ? count : 0}, ScalarType::Bool);
+  if (!occurring) return used;
+  const Occurring places(*occurring, first, last);
+  bool* use = used.mutable_data_ptr<bool>();
+  std::fill_n(use, count, false);
+  for (int64_t i = 0; i + 1 < count; ++i) {
+    if (places.between(u[i], u[i + 1])) use[i] = use[i + 1] = true;
+  }
+  return used;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> radial_grid(
+    const Tensor& centre, const Tensor& width, const Tensor& weight, const Tensor& bias,
+    const Optional& weight2, const Optional& bias2, const Optional& occurring, double first_place,
+    double last_place, double low, double block, int64_t blocks, int64_t slopes, double tolerance,
+    double slack, double share, int64_t most) {
   check(weight2.has_value() == bias2.has_value(), "weight2 and bias2 go together");
   check(slopes == 0 || slopes == 1, "slopes must be 0 or 1");
   check(blocks >= 1 && block > 0, "there must be a block, of positive length");
@@ -374,8 +471,9 @@ std::tuple<Tensor, Tensor, Tensor> radial_grid(const Tensor& centre, const Tenso
   first.mutable_data_ptr<int32_t>()[blocks] = static_cast<int32_t>(fits ? total : 0);
   Tensor knots = torch::stable::new_empty(centre, {fits ? static_cast<int64_t>(u.size()) : 0},
                                           ScalarType::Float);
-  if (fits) std::copy(u.begin(), u.end(), knots.mutable_data_ptr<float>());
-  return {knots, first, errors};
+  if (!fits) u.clear();
+  std::copy(u.begin(), u.end(), knots.mutable_data_ptr<float>());
+  return {knots, first, errors, used_knots(u, occurring, first_place, last_place, centre)};
 }
 
 }  // namespace
@@ -383,16 +481,18 @@ std::tuple<Tensor, Tensor, Tensor> radial_grid(const Tensor& centre, const Tenso
 
 STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
   m.def(
-      "radial_rows(Tensor u, Tensor centre, Tensor width, Tensor weight, Tensor bias, "
-      "Tensor? weight2, Tensor? bias2, bool curvature) -> (Tensor rows, Tensor slope_rows)");
+      "radial_rows(Tensor u, Tensor? used, Tensor centre, Tensor width, Tensor weight, "
+      "Tensor bias, Tensor? weight2, Tensor? bias2, bool curvature) -> "
+      "(Tensor rows, Tensor slope_rows)");
   m.def(
-      "radial_rows_backward(Tensor grad, Tensor u, Tensor centre, Tensor width, Tensor weight, "
-      "Tensor bias, Tensor? weight2, Tensor? bias2) -> "
+      "radial_rows_backward(Tensor grad, Tensor u, Tensor? used, Tensor centre, Tensor width, "
+      "Tensor weight, Tensor bias, Tensor? weight2, Tensor? bias2) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "radial_grid(Tensor centre, Tensor width, Tensor weight, Tensor bias, Tensor? weight2, "
-      "Tensor? bias2, float low, float block, int blocks, int slopes, float tolerance, "
-      "float slack, float share, int most) -> (Tensor u, Tensor first_knot, Tensor errors)");
+      "Tensor? bias2, Tensor? occurring, float first, float last, float low, float block, "
+      "int blocks, int slopes, float tolerance, float slack, float share, int most) -> "
+      "(Tensor u, Tensor first_knot, Tensor errors, Tensor used)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {

@@ -27,12 +27,16 @@ SHAPES = {
 }
 
 
-def rows(*arguments, curvature=False):
-    return torch.ops.collamo_kernels.radial_rows(*arguments, curvature)
+def rows(u, *parameters, used=None, curvature=False):
+    return torch.ops.collamo_kernels.radial_rows(u, used, *parameters, curvature)
 
 
 def grid(*arguments):
-    return torch.ops.collamo_kernels.radial_grid(*arguments)
+    """u, first_knot and errors where nothing is known of the places."""
+    parameters, demands = arguments[:6], arguments[6:]
+    found = torch.ops.collamo_kernels.radial_grid(*parameters, None, 0.0, 0.0, *demands)
+    assert not len(found[3])
+    return found[:3]
 
 
 @pytest.fixture(params=SHAPES)
@@ -56,6 +60,7 @@ def double(tensors):
 
 
 U = torch.linspace(-1, 12, 101)  # three whole tiles and a part of one
+USED = torch.arange(len(U)) % 3 > 0
 
 
 class TestAgainstTheDefinition:
@@ -150,17 +155,22 @@ class TestAgainstTheDefinition:
 
 class TestRegistration:
     def test_rows(self, parameters):
-        opcheck(torch.ops.collamo_kernels.radial_rows.default, (U, *parameters, True))
+        for used in (None, USED):
+            operator = torch.ops.collamo_kernels.radial_rows.default
+            opcheck(operator, (U, used, *parameters, True))
 
     def test_backward(self, parameters):
         grad = torch.randn_like(rows(U, *parameters)[0]).requires_grad_()
         operator = torch.ops.collamo_kernels.radial_rows_backward.default
-        opcheck(operator, (grad, U, *parameters))
+        for used in (None, USED):
+            opcheck(operator, (grad, U, used, *parameters))
 
     def test_grid(self, parameters):
-        arguments = (*(x if x is None else x.detach() for x in parameters), -1.0, 0.5, 26)
+        given = [x if x is None else x.detach() for x in parameters]
         operator = torch.ops.collamo_kernels.radial_grid.default
-        opcheck(operator, (*arguments, 1, 1e-3, 1.0, 0.25, 2**16))
+        for occurring in (None, torch.arange(50) > 20):
+            places = occurring, -1.0, 12.0
+            opcheck(operator, (*given, *places, -1.0, 0.5, 26, 1, 1e-3, 1.0, 0.25, 2**16))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -196,6 +206,33 @@ class TestTable:
         assert ours.errors == pytest.approx(plain.errors, rel=1e-4)
         assert (ours.slope_rows is None) is (plain.slope_rows is None)
 
+    @pytest.mark.parametrize("parts", [1, 7, 4096])
+    def test_is_worked_out_where_distances_occur(self, parts):
+        """And nowhere else, so far as the parts tell."""
+        module, draw = ck.GaussianRadial(4), torch.Generator().manual_seed(0)
+        r = torch.cat([torch.zeros(1), 0.9 + 9 * torch.rand(60, generator=draw) ** 2])
+        occurring = torch.zeros(parts, dtype=torch.bool)
+        occurring[(r / 25 * parts).long()] = True
+        every = module.table(0.0, 25.0, derivative=True)
+        some = module.table(0.0, 25.0, derivative=True, occurring=occurring)
+        assert torch.equal(every.first_knot, some.first_knot)
+        assert torch.equal(every.lookup(r), some.lookup(r))
+        left_out = (some.rows == 0).all(2).all(1)
+        assert torch.equal(every.rows[~left_out], some.rows[~left_out])
+        assert torch.equal(every.slope_rows[~left_out], some.slope_rows[~left_out])
+        assert left_out.float().mean() > {1: -1, 7: 0.01, 4096: 0.7}[parts]
+
+    @pytest.mark.parametrize(
+        ("occurring", "message"),
+        [
+            (torch.ones(5), "occurring must be bool, and not empty"),
+            (torch.ones(0, dtype=torch.bool), "occurring must be bool, and not empty"),
+        ],
+    )
+    def test_bad_places(self, occurring, message):
+        with pytest.raises(ValueError, match=message):
+            ck.GaussianRadial(4).table(0.0, 25.0, occurring=occurring)
+
     @pytest.mark.parametrize("name", ["mu", "sigma", "0.weight", "0.bias", "2.weight", "2.bias"])
     def test_none_where_a_parameter_is_not_a_number(self, name):
         module = ck.GaussianRadial(4)
@@ -225,8 +262,46 @@ def test_knots_without_a_gradient_cost_nothing(parameters):
     used = torch.arange(len(U)) % 3 > 0
     grad[~used] = 0
     backward = torch.ops.collamo_kernels.radial_rows_backward
-    every, some = backward(grad, U, *parameters), backward(grad[used], U[used], *parameters)
-    assert all(torch.equal(a, b) for a, b in zip(every, some, strict=True))
+    some = backward(grad[used], U[used], None, *parameters)
+    for given in (None, used):
+        every = backward(grad, U, given, *parameters)
+        assert all(torch.equal(a, b) for a, b in zip(every, some, strict=True))
+
+
+def test_knots_that_are_not_used(parameters):
+    """They are 0 and have no gradient; the others are what they would be alone."""
+    some, slopes = rows(U, *parameters, used=USED, curvature=True)
+    alone, slopes_alone = rows(U[USED], *parameters, curvature=True)
+    for found, wanted in ((some, alone), (slopes, slopes_alone)):
+        assert torch.equal(found[USED], wanted)
+        assert not found[~USED].any()
+    given = [x for x in parameters if x is not None]
+    grad = torch.randn(some.shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(some, given, grad, retain_graph=True)
+    wanted = torch.autograd.grad(alone, given, grad[USED])
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_second_derivative_knows_the_used_knots(parameters):
+    grad = torch.randn(len(U), 2, 1, generator=torch.Generator().manual_seed(1))
+
+    def second(run, dtype):
+        learned = [x if x is None else x.detach().to(dtype).requires_grad_() for x in parameters]
+        given = [x for x in learned if x is not None]
+        cotangent = grad.to(dtype).expand(-1, -1, given[-1].shape[0])
+        first = torch.autograd.grad(run(*learned), given, cotangent, create_graph=True)
+        total = sum(x.sin().sum() for x in first)
+        return torch.autograd.grad(total, given, allow_unused=True, materialize_grads=True)
+
+    def definition(*parameters):
+        u = U.to(parameters[0].dtype)
+        found = torch.stack(radial_op.derivatives(u, *parameters, order=1), 1)
+        return found * USED[:, None, None]
+
+    ours = second(lambda *parameters: rows(U, *parameters, used=USED)[0], torch.float32)
+    plain, exact = second(definition, torch.float32), second(definition, torch.float64)
+    for result, yardstick, truth in zip(ours, plain, exact, strict=True):
+        assert_accurate(result, yardstick, truth, factor=TABLE_FACTOR)
 
 
 BAD = {
@@ -248,7 +323,7 @@ def test_the_operators_guard_their_memory(message):
         rows(U, *arguments.values())
     grad = torch.zeros(len(U), 2, 2)
     with pytest.raises(ValueError, match=message):
-        torch.ops.collamo_kernels.radial_rows_backward(grad, U, *arguments.values())
+        torch.ops.collamo_kernels.radial_rows_backward(grad, U, None, *arguments.values())
 
 
 CAPABILITIES = ("baseline", "avx2", "avx512")

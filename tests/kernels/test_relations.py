@@ -9,8 +9,11 @@ import torch
 
 import collamo_kernels as ck
 from collamo_kernels.coattention.reference import hop_term
+from collamo_kernels.extension import why_absent
 from collamo_kernels.relations import PackedLayout
 from collamo_kernels.testing import Case, make_inputs, padded_with_garbage, random_graphs
+
+needs_extension = pytest.mark.skipif(why_absent() is not None, reason=str(why_absent()))
 
 
 def a_batch():
@@ -115,6 +118,31 @@ class TestPrepared:
     def test_max_distance_of_two_atoms_is_theirs(self):
         x = torch.tensor([[[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]]])
         assert ck.Relations(coordinates=x).max_distance == pytest.approx(5.0)
+
+    @needs_extension
+    @pytest.mark.parametrize("layout", ["packed", "padded"])
+    def test_occurring_distances(self, packed, layout):
+        """A part is marked where a distance is, give or take its rounding, and nowhere else."""
+        relations = packed if layout == "packed" else padded_with_garbage(packed)
+        found, high = relations.occurring_distances, relations.max_distance
+        places = distances_of(packed).double() / max(high, 1e-3) * len(found)
+        wanted = torch.zeros_like(found)
+        wanted[places.long().clamp(max=len(found) - 1)] = True
+        border = (places - places.round()).abs() < 1e-2  # rounding may go either way there
+        assert (found ^ wanted).sum() <= 2 * (border & (places > 0)).sum()
+        assert found[0]
+        assert found.sum() < len(found) / 2
+
+    @needs_extension
+    def test_occurring_distances_of_nothing(self):
+        x = torch.tensor([[[0.0, 0, 0], [3.0, 0, 4.0]]])
+        assert not ck.Relations(coordinates=x[:0]).occurring_distances.any()
+        none = torch.zeros(1, dtype=torch.bool)
+        assert not ck.Relations(coordinates=x, has_3d=none).occurring_distances.any()
+        garbage = torch.cat([x, x.new_full((1, 2, 3), torch.nan)])
+        has_3d = torch.tensor([True, False])
+        found = ck.Relations(coordinates=garbage, has_3d=has_3d).occurring_distances
+        assert found.nonzero().flatten().tolist() == [0, len(found) - 1]
 
     def test_max_distance_of_nothing(self):
         x = torch.randn(2, 3, 3)
