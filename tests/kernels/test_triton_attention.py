@@ -350,6 +350,26 @@ def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_entries_behind_a_gap_are_zero(monkeypatch):
+    """Whole slices of the hop table that no pair reads, where a chunk ends and within one."""
+    from collamo_kernels.coattention import _triton_launch as launch
+
+    finer = dataclasses.replace(launch.PAIRS, hop_entries=2, chunk=64)
+    monkeypatch.setattr(launch, "PAIRS", finer)
+    hops = torch.tensor([1] * 64 + [20] * 96 + [40] * 32 + [255] * 64, dtype=torch.uint8)
+    relations = ck.Relations(hops=hops, cu_seqlens=torch.tensor([0, 16], dtype=torch.int32))
+    relations, generator = relations.to(DEVICE), torch.Generator().manual_seed(0)
+    q, k, v, cotangent = torch.randn(4, 16, 3, 8, generator=generator).to(DEVICE)
+    hop_bias = torch.randn(3, 64, generator=generator).to(DEVICE).requires_grad_()
+
+    out = ck.coattention(q, k, v, relations=relations, hop_bias=hop_bias, backend="triton")
+    found, read = torch.autograd.grad(out, hop_bias, cotangent)[0].cpu(), torch.zeros(64).bool()
+    read[[1, 20, 40, 63]] = True
+    assert torch.equal(found[:, ~read], torch.zeros(3, 60))
+    assert (found[:, read] != 0).all()
+
+
 class Recorder(TorchDispatchMode):
     """The first call of every operator of ours, and the operators of PyTorch beside them."""
 
