@@ -123,6 +123,8 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         if not modalities or set(modalities) - set(MODALITIES):
             raise ValueError(f"modalities {list(modalities)}: choose one or more of {MODALITIES}")
         rows = [[self.featurize(molecule, modalities) for molecule in row] for row in molecules]
+        for features in (features for row in rows for features in row):
+            _warn_of_nothing(features, modalities)
         return BatchFeature(batch_molecules(rows, self.vocabulary, tuple(modalities)))
 
     def featurize(
@@ -148,6 +150,21 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
                     atoms,
                 )
         return features
+
+
+def _warn_of_nothing(features: MoleculeFeatures, modalities: Sequence[str]) -> None:
+    """Say so where a molecule has none of the modalities asked for."""
+    conformer = features.conformer
+    there = {"1d": features.selfies is not None, "3d": conformer.coordinates is not None}
+    if any(there.get(name, True) for name in modalities):
+        return
+    logger.warning(
+        "%s has none of the modalities %s%s: the model answers without having read it; ask for "
+        "'2d' too, which every molecule has",
+        _short(features.smiles),
+        list(modalities),
+        f" (no conformer: {conformer.reason})" if "3d" in modalities else "",
+    )
 
 
 class CollamoProcessor(ProcessorMixin):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from model_helpers import build
 
+from collamo.chem.conformer import absent_conformer
 from collamo.chem.molecule import parse_molecule
 from collamo.errors import CollamoError, MoleculeError, UsageError
 from collamo.model import CollamoProcessor, MoleculeFeatureExtractor, SelfiesVocabulary
@@ -56,6 +57,17 @@ def test_conformers_are_embedded_only_where_3d_is_asked_for(processor, monkeypat
     assert not batch["has_3d"].any()
     with pytest.raises(AssertionError, match="embedded"):
         processor.feature_extractor([["CCO"]])
+
+
+@pytest.mark.parametrize("modalities", [("3d",), ("1d", "3d"), ("2d", "3d")])
+def test_a_molecule_that_is_not_read_is_named(processor, monkeypatch, caplog, modalities):
+    monkeypatch.setattr(
+        "collamo.model.processing.embed_conformer_limited",
+        lambda *_, **__: absent_conformer("no geometry was found"),
+    )
+    processor.feature_extractor([["CCO"]], modalities=modalities)
+    said = "'CCO' has none of the modalities ['3d'] (no conformer: no geometry was found)"
+    assert (said in caplog.text) is (modalities == ("3d",))
 
 
 @pytest.mark.parametrize("modalities", [(), ("4d",), ("1d", "x")])
