@@ -24,7 +24,7 @@ def gradients(
     """dL/dx and dL/dtable of the sum over edges: the definition of the backward.
 
     ``dL/dx_j = Σ_e grad_i`` over the edges e from j to i, and of `table` over the edges of a kind;
-    with `relu` an edge passes on the channels in which its message is above 0.
+    with `relu` an edge passes on the channels in which its message is above 0 or NaN.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def gradients(
     )
     along = grad.index_select(0, target)  # [E, C]
     if relu:
-        along = torch.where(x.index_select(0, source) + table.index_select(0, kind) > 0, along, 0.0)
+        off = x.index_select(0, source) + table.index_select(0, kind) <= 0  # false of NaN
+        along = along.masked_fill(off, 0.0)
     return (
         torch.zeros_like(x).index_add(0, source, along),
         torch.zeros_like(table).index_add(0, kind, along),

@@ -146,6 +146,20 @@ def test_the_definition_of_the_gradients(relu):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_nan_passes_gradients_on(sum_of):
+    """As through PyTorch's ReLU: a weight behind a message that is no number still learns."""
+    (x, table, *edges), _ = graph(17, 40, 5)
+    x[int(edges[0][0])] = math.nan
+    x.requires_grad_(), table.requires_grad_()
+    cotangent = torch.randn(17, 5)
+    wanted = torch.autograd.grad(reference.neighbour_sum(x, table, *edges), (x, table), cotangent)
+    found = torch.autograd.grad(sum_of(x, table, *edges), (x, table), cotangent)
+    defined = gradients(cotangent, x.detach(), table.detach(), *edges, True)
+    for theirs, *ours in zip(wanted, found, defined, strict=True):
+        for gradient in ours:
+            torch.testing.assert_close(gradient, theirs)
+
+
 def test_second_gradients(serves):
     """The backward is linear in the cotangent: its gradient is the sum with what came back."""
     (x, table, *edges), _ = graph(17, 40, 5)
