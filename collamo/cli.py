@@ -221,6 +221,8 @@ def prepare(
         f"{rows['in']} rows: {rows['ok']} ok, {rows['rejected']} rejected; "
         + ", ".join(f"{count} {name}" for name, count in splits.items())
     )
+    if rows["rejected"]:
+        print(f"note: reasons for the rejected rows: {out / 'rejected.jsonl'}", file=sys.stderr)
     for element, found in manifest.unknown_elements.items():
         print(
             f"note: Uni-Mol's dictionary lacks {element} ({found['atoms']} atoms in "

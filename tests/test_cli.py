@@ -242,9 +242,10 @@ def test_prepare_counts_rows_in_and_out(collamo, tmp_path):
     file = write_csv(tmp_path / "few.csv", [[text] for text in smiles])
     out = tmp_path / "data"
     options = ["--max-reject-rate", "0.5", "--workers", "1", "--time-limit", "1"]
-    code, text, _ = collamo("prepare", file, "--out", out, *options)
+    code, text, notes = collamo("prepare", file, "--out", out, *options)
     assert code == 0
     assert "5 rows: 4 ok, 1 rejected" in text
+    assert str(out / "rejected.jsonl") in notes
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["conformers"] == {"etkdgv3+mmff": 3, "none": 1}  # 300 atoms: too long for 3D
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 
 from collamo.chem.conformer import Conformer
-from collamo.chem.molecule import Molecule
+from collamo.chem.molecule import Molecule, captured_log
 from collamo.chem.motifs import GROUP_NAMES, MOTIFS, count_motifs
 from collamo.data.sources import MeasuredColumn
 
@@ -73,7 +73,8 @@ class Property:
 def _qed(mol: Chem.Mol) -> float:
     """Return QED (Bickerton et al. 2012); NaN for the few molecules it is not defined for."""
     try:
-        return QED.qed(mol)
+        with captured_log():  # it warns of a bare proton, without saying of which molecule
+            return QED.qed(mol)
     except (ValueError, ZeroDivisionError):
         return float("nan")
 
