@@ -24,10 +24,13 @@ from collamo_kernels.relations import PackedLayout, Relations
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
 MAX_ATOMS = 32768  # of a molecule: its pairs are counted in 31 bits
+MAX_BUCKETS = 32768  # of the hop table: a pair's column is held in 15 bits; hops are uint8
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 
-def unsupported(q: Tensor, relations: Relations, **arguments: object) -> str | None:
+def unsupported(
+    q: Tensor, relations: Relations, hop_bias: Tensor | None = None, **arguments: object
+) -> str | None:
     """Return why the Triton attention cannot serve these arguments, or None."""
     if q.device.type != "cuda" and not (INTERPRETED and q.device.type == "cpu"):
         return f"q is on {q.device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
@@ -35,6 +38,8 @@ def unsupported(q: Tensor, relations: Relations, **arguments: object) -> str | N
         return "float64 runs the reference"
     if q.shape[-1] > MAX_WIDTH:
         return f"head width {q.shape[-1]} > {MAX_WIDTH}"
+    if hop_bias is not None and hop_bias.shape[1] > MAX_BUCKETS:
+        return f"a hop table of {hop_bias.shape[1]} columns > {MAX_BUCKETS}"
     longest = relations.max_seqlen if relations.packed else q.shape[2]
     if longest > MAX_ATOMS:
         return f"a molecule of {longest} atoms > {MAX_ATOMS}"

@@ -29,11 +29,11 @@ POINTERS = {
     "*i64": {"pair_start", "seed", "hop_order", "hop_offsets", "cell_order", "segments"},
     "*u8": {"valid", "hops", "hop_keys"},
     "*i32": {
-        *("cu_seqlens", "tiles", "cell", "fits", "known", "first_knot", "pair_types"),
+        *("cu_seqlens", "tiles", "spot", "fits", "known", "first_knot", "pair_types"),
         *("atom_types", "hop_counters", "cell_counters", "layer_counters", "counters"),
     },
     "*fp32": {
-        *("most", "inverse", "hop_bias", "fraction", "coefficients", "phi", "ds_all", "ds"),
+        *("most", "inverse", "hop_bias", "coefficients", "phi", "ds_all", "ds"),
         *("u", "geometry", "rows", "lengths", "hop_parts", "cell_parts", "du", "dx", "du_r"),
         *("coordinates", "distances", "affine", "of_query", "of_key", "parts", "reach", "layers"),
         *("survey", "slope_rows", "knots", "errors", "layer_parts", "of_layers"),

@@ -72,6 +72,17 @@ def hop_column(hop, buckets):
 
 
 @triton.jit
+def spot_of(spot, at):
+    """What `_triton_pairs.locate` found of each pair [i, j]: fraction, cell, and hop column.
+
+    One load of 8 bytes, where three numbers apart take three loads and as many addresses.
+    """
+    two = tl.arange(0, 2)
+    fraction, code = tl.split(tl.load(spot + tl.expand_dims(at * 2, 2) + two))  # [i, j] each
+    return fraction.to(tl.float32, bitcast=True), code & 0xFFFF, code >> 16
+
+
+@triton.jit
 def polynomial(coefficients, cell, x):
     """c₀ + c₁x + c₂x² + c₃x³ of each cell [i, j]: one 16-byte load per pair."""
     four = tl.arange(0, 4)
@@ -83,9 +94,20 @@ def polynomial(coefficients, cell, x):
 
 
 @triton.jit
+def _one_each(place):
+    """Load one number of each pair [i, j].
+
+    As [i, j, 1]: a tile of keys may have the shape [i, j] too, and the compiler gives all loads of
+    one shape one layout, for keys eight columns a thread. What a pair needs would have to cross
+    shared memory.
+    """
+    return tl.reshape(tl.load(tl.expand_dims(place, 2)), place.shape)
+
+
+@triton.jit
 def _terms(
     i, j, inside, n, pair, molecule, head, local, pairs,
-    hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+    hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
     bias, bias_b, bias_h, bias_i, bias_j, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf outside.
@@ -94,27 +116,30 @@ def _terms(
     in ``phi [local, pairs]``. Summed apart and added to the logits once: logits added to term by
     term leave the layout of the matrix product, and softmax then takes ten times the shuffles.
     """
-    at = i[:, None] * n + j[None, :]  # [i, j]
+    # Behind the last atom its own pairs are read: a mask would cost an instruction more for each.
+    at = tl.minimum(i, n - 1)[:, None] * n + tl.minimum(j, n - 1)[None, :]  # [i, j]
     head = head.to(tl.int64)
     terms = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
-    if hops is not None:
-        hop = tl.load(hops + pair + at, mask=inside, other=0).to(tl.int32)
-        terms += tl.load(hop_bias + head * buckets + hop_column(hop, buckets))
-    if cell is not None:
+    if spot is not None:
+        x, c, column = spot_of(spot + 2 * pair, at)
         if tl.load(fits) != 0:
-            c = tl.load(cell + pair + at, mask=inside, other=0)
-            x = tl.load(fraction + pair + at, mask=inside, other=0.0)
-            of_head = coefficients + head * cells * 4
-            terms += tl.where(c < cells, polynomial(of_head, tl.minimum(c, cells - 1), x), 0.0)
+            phi3d = polynomial(coefficients + head * (cells + 1) * 4, c, x)
         else:
-            terms += tl.load(phi + local.to(tl.int64) * pairs + pair + at, mask=inside, other=0.0)
+            phi3d = _one_each(phi + local.to(tl.int64) * pairs + pair + at)
+        terms = phi3d
+        if hop_bias is not None:
+            terms += _one_each(hop_bias + head * buckets + column)
+    elif hops is not None:
+        hop = _one_each(hops + pair + at).to(tl.int32)
+        terms = _one_each(hop_bias + head * buckets + hop_column(hop, buckets))
     if bias is not None:
         if PACKED:
             place = bias + head * bias_h + (pair + at) * bias_j
         else:
             place = bias + molecule.to(tl.int64) * bias_b + head * bias_h
-            place += i.to(tl.int64)[:, None] * bias_i + j.to(tl.int64)[None, :] * bias_j
-        terms += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+            place += tl.minimum(i, n - 1).to(tl.int64)[:, None] * bias_i
+            place += tl.minimum(j, n - 1).to(tl.int64)[None, :] * bias_j
+        terms += _one_each(place).to(tl.float32)
     return tl.where(inside, terms, float("-inf"))
 
 
@@ -141,7 +166,7 @@ def _origin(start, molecule, head, b, h, t, PACKED: tl.constexpr, ALIGN: tl.cons
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def attend(
     q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
-    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
@@ -178,16 +203,16 @@ def attend(
         mask = real[:, None] & (d < HEAD)[None, :]
         key = tl.load(k + columns, mask=mask, other=0.0)  # [j, d]
         value = tl.load(v + columns, mask=mask, other=0.0)
-        s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
-        s += _terms(
-            i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
-            hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+        inside = query[:, None] & real[None, :]
+        terms = _terms(
+            i, j, inside, n, pair, molecule, head, local, pairs,
+            hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
             bias, bias_b, bias_h, bias_i, bias_j, PACKED,
         )  # fmt: skip
-        s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
+        s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms
         larger = tl.maximum(top, tl.max(s, 1))
         shift = tl.where(larger == float("-inf"), 0.0, larger)  # -inf - -inf is NaN
-        p = tl.exp2((s - shift[:, None]) * LOG2E)
+        p = tl.exp2(s * LOG2E - (shift * LOG2E)[:, None])
         if not SINGLE:
             fade = tl.exp2((top - shift) * LOG2E)
             total *= fade
@@ -197,13 +222,15 @@ def attend(
             p = tl.where(_kept(seed, molecule, head, i, j, THRESHOLD), p, 0.0)
         mean += tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
         top = larger
-    some = total > 0  # a row of padding, or one whose every key is excluded, is 0
+    # A row of padding, or one whose every key is excluded, is 0; elsewhere NaN must be seen.
+    total = tl.where(query, total, 0.0)
+    some = total > 0
     one_over = tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0)
-    one_over = tl.where(total == total, one_over, total)  # NaN must be seen
+    one_over = tl.where(total == total, one_over, total)
     place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
     place += i[:, None] * out_t + d[None, :]
     stored = (i < n)[:, None] & (d < HEAD)[None, :]
-    result = mean * (one_over * KEPT)[:, None]
+    result = tl.where(query[:, None], mean * (one_over * KEPT)[:, None], 0.0)
     tl.store(out + place, result.to(out.dtype.element_ty), mask=stored)
     row = (start + i) * heads + head
     tl.store(most + row, tl.where(some, top, 0.0), mask=i < n)
@@ -216,7 +243,7 @@ def _weights(
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
-    p = tl.exp2((s - top[:, None]) * LOG2E) * one_over[:, None]
+    p = tl.exp2(s * LOG2E - (top * LOG2E)[:, None]) * one_over[:, None]
     dp = tl.dot(g, tl.trans(value), input_precision=PRECISION)
     used = p
     if seed is not None:
@@ -245,7 +272,7 @@ def _store_pairs(
 def _tile_weights(
     q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head, local,
     valid,
-    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
     heads, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
     HEAD: tl.constexpr, WIDTH: tl.constexpr,
@@ -261,12 +288,13 @@ def _tile_weights(
     g = tl.load(grad + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
     key = tl.load(k + columns, mask=mask, other=0.0)  # [j, d]
     value = tl.load(v + columns, mask=mask, other=0.0)
-    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale  # [i, j]
-    s += _terms(
-        i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
-        hops, hop_bias, buckets, cell, fraction, coefficients, cells, phi, fits,
+    inside = query[:, None] & real[None, :]
+    terms = _terms(
+        i, j, inside, n, pair, molecule, head, local, pairs,
+        hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
         bias, bias_b, bias_h, bias_i, bias_j, PACKED,
     )  # fmt: skip
+    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms
     s = tl.where(query[:, None], s, float("-inf"))
     row = (start + i) * heads + head
     top = tl.load(most + row, mask=query, other=0.0)
@@ -281,7 +309,7 @@ def _tile_weights(
 def differentiate(
     q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
     cu_seqlens, pair_start, tiles, valid,
-    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
@@ -318,7 +346,7 @@ def differentiate(
         j = tl.where(as_keys, first, next) + tl.arange(0, BLOCK)
         x, g, key, p, used, dp = _tile_weights(
             q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head,
-            local, valid, hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, seed,
+            local, valid, hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
             heads, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
             THRESHOLD, KEPT, PRECISION, PACKED, HEAD, WIDTH,
         )  # fmt: skip

@@ -70,9 +70,8 @@ class Terms:
 
     hops: Tensor | None = None
     hop_bias: Tensor | None = None  # [H, S]
-    cell: Tensor | None = None  # [pairs] int32
-    fraction: Tensor | None = None  # [pairs]
-    coefficients: Tensor | None = None  # [H, C, 4]
+    spot: Tensor | None = None  # [pairs, 2] int32: where a pair is in both tables
+    coefficients: Tensor | None = None  # [H, C + 1, 4]
     fits: Tensor | None = None  # whether the table is fine enough
     exact: on_radial.Function | None = None  # Φ3d where it is not
     u: Tensor | None = None  # [pairs]
@@ -88,7 +87,7 @@ class Terms:
     @property
     def cells(self) -> int:
         """Cells of the radial table."""
-        return 0 if self.coefficients is None else self.coefficients.shape[1]
+        return 0 if self.coefficients is None else self.coefficients.shape[1] - 1
 
     def phi(self, heads: slice) -> Tensor | None:
         """Φ3d ``[heads, pairs]`` of some heads where the table does not fit, else left as it is."""
@@ -209,7 +208,7 @@ def _shared(
     out: Tensor, chosen: configuration.Configuration,
 ) -> dict:  # fmt: skip
     """Arguments of the kernels forward and backward; what is compiled in is in capitals."""
-    names = ("hops", "hop_bias", "cell", "fraction", "coefficients", "fits", "bias", "seed")
+    names = ("hops", "hop_bias", "spot", "coefficients", "fits", "bias", "seed")
     bias = (0, 0, 0, 0)
     if terms.bias is not None:
         bias = terms.bias.stride()
@@ -261,25 +260,26 @@ def _same_strides(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def locate(
     u: Tensor, table: Table, sums: bool, fits: Tensor | None = None,
-    exact: on_radial.Function = on_radial.ABSENT,
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:  # fmt: skip
-    """Cell and fraction ``[pairs]``, coefficients ``[H, C, 4]``, and, for `sums`, segments.
+    exact: on_radial.Function = on_radial.ABSENT, hops: Tensor | None = None,
+    hop_bias: Tensor | None = None,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:  # fmt: skip
+    """Spots ``[pairs, 2]``, coefficients ``[H, C + 1, 4]``, and, for `sums`, segments.
 
     Beside them, of a radial function, what `Terms.phi` gives of the first round of heads.
     """
     cells, heads, pairs = len(table.rows) - 1, table.rows.shape[2], len(u)
-    cell, fraction = u.new_empty(pairs, dtype=torch.int32), torch.empty_like(u)
-    coefficients = u.new_empty((heads, cells, 4))
+    spot = u.new_empty((pairs, 2), dtype=torch.int32)
+    coefficients = u.new_empty((heads, cells + 1, 4))
     segments = u.new_empty((2, cells if sums else 0), dtype=torch.int64)
     group = next(_rounds(heads, pairs, limited=True)).stop
     phi = None if exact.layers is None else u.new_empty((group, pairs))
     radial = on_radial.RADIAL
-    pair_programs, cell_programs = triton.cdiv(pairs, PAIRS.pairs), triton.cdiv(cells, PAIRS.cells)
+    pair_programs, cell_programs = triton.cdiv(pairs, PAIRS.pairs), cells // PAIRS.cells + 1
     exact_programs = 0 if phi is None else on_radial.programs(pairs)
     on_pairs.locate[(pair_programs + cell_programs + exact_programs,)](
-        *(u, table.first_knot, table.geometry, table.rows, table.lengths),
-        *(cell, fraction, coefficients, segments if sums else None),
-        *(fits, exact.layers, phi, pairs, cells),
+        *(u, hops, table.first_knot, table.geometry, table.rows, table.lengths),
+        *(spot, coefficients, segments if sums else None),
+        *(fits, exact.layers, phi, pairs, cells, 0 if hops is None else hop_bias.shape[1]),
         pair_programs=pair_programs,
         cell_programs=cell_programs,
         group=group,
@@ -291,7 +291,7 @@ def locate(
         num_warps=radial.warps,
         **exact.sizes(radial.chunk) | {"heads": heads},
     )
-    return (cell, fraction, coefficients, segments), phi
+    return (spot, coefficients, segments), phi
 
 
 def build(terms: Terms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype) -> Tensor:
@@ -299,7 +299,7 @@ def build(terms: Terms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype
     bias = like.new_empty((heads, pairs), dtype=dtype)
     for some in _rounds(heads, pairs, terms.exact is not None):
         on_pairs.build[(triton.cdiv(pairs, PAIRS.pairs), some.stop - some.start)](
-            *(terms.hops, terms.hop_bias, terms.cell, terms.fraction, terms.coefficients),
+            *(terms.hops, terms.hop_bias, terms.spot, terms.coefficients),
             *(terms.phi(some), terms.fits, bias, some.start, pairs, terms.buckets, terms.cells),
             PAIRS=PAIRS.pairs,
             num_warps=PAIRS.warps,
@@ -359,7 +359,7 @@ def sum_up(
     programs = hop_chunks * columns, cell_chunks * columns
     on_pairs.add_up[(sum(programs) + math.prod(exact.grid),)](
         *(ds, sums.hop_order, sums.hop_keys, sums.hop_offsets, hop_parts, hop_bias),
-        *(sums.cell_order, terms.cell, terms.fraction, cell_parts, sums.segments, lengths, rows),
+        *(sums.cell_order, terms.spot, cell_parts, sums.segments, lengths, rows),
         *(terms.fits, terms.u, of.layers, exact.rows, layers),
         *counters.split(_slices(terms, group)),
         columns=columns,
@@ -389,9 +389,9 @@ def sum_up(
 def slopes(ds: Tensor, terms: Terms, coefficients: Tensor, du: Tensor | None) -> Tensor:
     """du ``[pairs]``: what dL/dlogits of these heads send back to u, on top of `du`."""
     group, pairs = ds.shape
-    out = torch.empty_like(terms.fraction) if du is None else du
+    out = torch.empty_like(terms.u) if du is None else du
     on_pairs.slope[(triton.cdiv(pairs, 128),)](
-        *(ds, terms.cell, terms.fraction, coefficients, terms.fits, out),
+        *(ds, terms.spot, coefficients, terms.fits, out),
         *(pairs, group, terms.cells),
         ADD=du is not None,
         PAIRS=128,

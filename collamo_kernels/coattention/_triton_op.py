@@ -32,7 +32,7 @@ TENSORS = (
     "seed",
 )
 NUMBERS = ("scale", "dropout_p", "longest", "pairs", "gaussians", "hidden")
-LOCATED = ("cell", "fraction", "coefficients", "segments")
+LOCATED = ("spot", "coefficients", "segments")
 RESULTS = ("out", "most", "inverse", *LOCATED)
 
 
@@ -55,13 +55,18 @@ def _batch(a: SimpleNamespace) -> object:
 def _terms(a: SimpleNamespace) -> object:
     from collamo_kernels.coattention import _triton_launch as launch
 
-    found = {"bias": a.bias, "seed": a.seed}
-    if a.hops is not None and a.hop_bias is not None:
-        found |= {"hops": a.hops.contiguous(), "hop_bias": a.hop_bias.contiguous()}
+    found = {"bias": a.bias, "seed": a.seed, **_hops(a)}
     if a.rows is not None:
-        found |= {name: getattr(a, name) for name in (*LOCATED[:3], "fits", "u")}
+        found |= {name: getattr(a, name) for name in (*LOCATED[:2], "fits", "u")}
         found |= {"exact": _function(a), "ready": getattr(a, "phi", None)}
     return launch.Terms(**found)
+
+
+def _hops(a: SimpleNamespace) -> dict[str, Tensor]:
+    """Hops and the table they are looked up in, where both are there."""
+    if a.hops is None or a.hop_bias is None:
+        return {}
+    return {"hops": a.hops.contiguous(), "hop_bias": a.hop_bias.contiguous()}
 
 
 def _table(a: SimpleNamespace, rows: Tensor) -> object:
@@ -97,7 +102,8 @@ def _locate(a: SimpleNamespace, like: Tensor) -> Iterable[Tensor]:
     located, a.phi = [like.new_empty(0) for _ in LOCATED], None
     if a.rows is not None:
         wanted = a.pair_order is not None
-        located, a.phi = launch.locate(a.u, _table(a, a.rows), wanted, a.fits, _function(a))
+        function, hops = _function(a), _hops(a)
+        located, a.phi = launch.locate(a.u, _table(a, a.rows), wanted, a.fits, function, **hops)
     a.__dict__.update(zip(LOCATED, located, strict=True))
     return located
 
@@ -148,7 +154,7 @@ def _table_gradients(
     }
     coefficients = None
     if "u" in wants:
-        (_, _, coefficients, _), _ = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)
+        (_, coefficients, _), _ = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)
     sums = launch.Sums(a.hop_order, a.hop_keys, a.hop_offsets, _order(a, wants), a.segments)
     tables = dict(gradients)
     for number, (heads, ds) in enumerate(rounds):
@@ -172,7 +178,7 @@ def _order(a: SimpleNamespace, wants: set[str]) -> Tensor | None:
     """Pairs sorted by cell; [0] stands for "sort them": u changes with γ and β."""
     if "rows" not in wants or len(a.pair_order) == a.pairs:
         return a.pair_order
-    return a.cell.sort(stable=True).indices
+    return (a.spot[:, 1] & 0xFFFF).sort(stable=True).indices
 
 
 def _given(a, name: str, gradient: Tensor | None, wants: set[str], grad: Tensor) -> Tensor:
@@ -200,9 +206,8 @@ def _fake_located(a: SimpleNamespace, like: Tensor) -> list[Tensor]:
     cells, _, heads = a.rows.shape
     cells = cells - 1
     return [
-        a.u.new_empty(a.u.shape, dtype=torch.int32),
-        torch.empty_like(a.u),
-        a.u.new_empty((heads, cells, 4)),
+        a.u.new_empty((*a.u.shape, 2), dtype=torch.int32),
+        a.u.new_empty((heads, cells + 1, 4)),
         a.u.new_empty((2, 0 if a.pair_order is None else cells), dtype=torch.int64),
     ]
 

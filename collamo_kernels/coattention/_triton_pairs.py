@@ -15,6 +15,7 @@ from collamo_kernels.coattention._triton_kernels import (
     hop_column,
     place_of,
     polynomial,
+    spot_of,
     tile_of,
 )
 from collamo_kernels.coattention._triton_radial import (
@@ -69,9 +70,9 @@ def stretch(
 
 @triton.jit
 def _locate(
-    u, first_knot, geometry, cell, fraction, p, pairs, cells, TABLE_BLOCKS: tl.constexpr
+    u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS: tl.constexpr
 ):  # fmt: skip
-    """Cell of the radial table, and place in it, of the pairs p."""
+    """What `spot_of` reads again of the pairs p."""
     x = tl.load(u + p, mask=p < pairs, other=0.0)
     low = tl.load(geometry)
     # A block's length is a power of two: u / block and what is left of it are exact.
@@ -88,23 +89,29 @@ def _locate(
     f = tl.minimum(tl.maximum(along - c, 0.0), 1.0)
     f = tl.where(known, f, tl.where(far, 0.0, x))  # NaN must be seen
     c = tl.where(known, c, 0.0).to(tl.int32)
-    tl.store(cell + p, tl.where(far, cells, knot + c), mask=p < pairs)
-    tl.store(fraction + p, f, mask=p < pairs)
+    code = tl.where(far, cells, knot + c)
+    if hops is not None:
+        hop = tl.load(hops + p, mask=p < pairs, other=0).to(tl.int32)
+        code |= hop_column(hop, buckets) << 16
+    both = tl.join(f.to(tl.int32, bitcast=True), code)  # [p, 2]
+    tl.store(spot + p[:, None] * 2 + tl.arange(0, 2)[None, :], both, mask=(p < pairs)[:, None])
 
 
 @triton.jit
 def _expand(rows, lengths, coefficients, c, cells, heads, COLUMN: tl.constexpr):
-    """Polynomials of the cells c of all heads."""
+    """Polynomials of the cells c of all heads, and 0 for what has no distance."""
     length = tl.load(lengths + c, mask=c < cells, other=0.0)[:, None]
     for first in range(0, heads, COLUMN):
         h = first + tl.arange(0, COLUMN)
-        mask = (c < cells)[:, None] & (h < heads)[None, :]
+        some = (h < heads)[None, :]
+        mask = (c < cells)[:, None] & some
         row = rows + c[:, None] * (2 * heads) + h[None, :]
         y0 = tl.load(row, mask=mask, other=0.0)  # [c, h]
         s0 = tl.load(row + heads, mask=mask, other=0.0) * length
         rise = tl.load(row + 2 * heads, mask=mask, other=0.0) - y0
         s1 = tl.load(row + 3 * heads, mask=mask, other=0.0) * length
-        place = coefficients + (h[None, :].to(tl.int64) * cells + c[:, None]) * 4
+        place = coefficients + (h[None, :].to(tl.int64) * (cells + 1) + c[:, None]) * 4
+        mask = (c <= cells)[:, None] & some
         tl.store(place, y0, mask=mask)
         tl.store(place + 1, s0, mask=mask)
         tl.store(place + 2, 3 * rise - 2 * s0 - s1, mask=mask)
@@ -113,24 +120,25 @@ def _expand(rows, lengths, coefficients, c, cells, heads, COLUMN: tl.constexpr):
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def locate(
-    u, first_knot, geometry, rows, lengths, cell, fraction, coefficients, segments,
-    fits, layers, phi, pairs, cells, heads, pair_programs, cell_programs, group, count, units,
+    u, hops, first_knot, geometry, rows, lengths, spot, coefficients, segments, fits, layers, phi,
+    pairs, cells, buckets, heads, pair_programs, cell_programs, group, count, units,
     TABLE_BLOCKS: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl.constexpr, COLUMN: tl.constexpr,
     MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
     HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Cell of the radial table, and place in it, of each pair; then the table as polynomials.
+    """Where each pair is in both tables; then the radial table as polynomials.
 
-    A pair without a distance has the cell ``cells``. ``coefficients [H, C, 4]`` are those of the
-    Hermite formula of `RadialTable.lookup` sorted by powers: three multiply-adds and one 16-byte
-    load a pair and head, where the formula takes eleven operations and four loads.
-    ``segments [2, C]`` is set to 0 for `add_up`. Where the table does not fit, further programs
+    ``spot [pairs, 2]`` holds the bits of the fraction of the way through the cell, then the cell
+    (`C`, behind the last, without a distance) and 65,536 times the column of the hop table.
+    ``coefficients [H, C + 1, 4]`` are those of the Hermite formula of `RadialTable.lookup` sorted
+    by powers: three multiply-adds and one 16-byte load a pair and head, where the formula takes
+    eleven operations and four loads. Those of cell `C` are 0. ``segments [2, C]`` is set to 0 for `add_up`. Where the table does not fit, further programs
     write the exact Φ3d of the first heads, ``phi [group, pairs]``.
     """
     program = tl.program_id(0)
     if program < pair_programs:
         p = program.to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-        _locate(u, first_knot, geometry, cell, fraction, p, pairs, cells, TABLE_BLOCKS)
+        _locate(u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS)
     elif program < pair_programs + cell_programs:
         c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
         if segments is not None:
@@ -149,26 +157,27 @@ def locate(
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def build(
-    hops, hop_bias, cell, fraction, coefficients, phi, fits, bias, first_head, pairs, buckets,
-    cells, PAIRS: tl.constexpr,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, first_head, pairs, buckets, cells,
+    PAIRS: tl.constexpr,
 ):  # fmt: skip
     """``bias [H, pairs]`` = Φ2d + Φ3d of a head (axis 1), to be read by several layers."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
     local = tl.program_id(1).to(tl.int64)
     head = first_head + local
     live = p < pairs
+    p = tl.minimum(p, pairs - 1)
     value = tl.zeros((PAIRS, 1), tl.float32)
-    if hops is not None:
-        column = hop_column(tl.load(hops + p, mask=live, other=0).to(tl.int32), buckets)
-        value += tl.load(hop_bias + head * buckets + column)[:, None]
-    if cell is not None:
+    if spot is not None:
+        x, c, column = spot_of(spot, p[:, None])
+        if hop_bias is not None:
+            value += tl.load(hop_bias + head * buckets + column)
         if tl.load(fits) != 0:
-            c = tl.load(cell + p, mask=live, other=0)[:, None]
-            x = tl.load(fraction + p, mask=live, other=0.0)[:, None]
-            found = polynomial(coefficients + head * cells * 4, tl.minimum(c, cells - 1), x)
-            value += tl.where(c < cells, found, 0.0)
+            value += polynomial(coefficients + head * (cells + 1) * 4, c, x)
         else:
-            value += tl.load(phi + local * pairs + p, mask=live, other=0.0)[:, None]
+            value += tl.load(phi + local * pairs + p)[:, None]
+    elif hops is not None:
+        column = hop_column(tl.load(hops + p).to(tl.int32), buckets)
+        value += tl.load(hop_bias + head * buckets + column)[:, None]
     tl.store(bias + head * pairs + p, tl.sum(value, 1).to(bias.dtype.element_ty), mask=live)
 
 
@@ -181,11 +190,11 @@ def _hop_column(keys, t, total, buckets):
 
 
 @triton.jit
-def _cell_column(order, cell, t, total):
-    """Cell of sorted pairs."""
+def _cell_column(order, spot, t, total):
+    """Cell of sorted pairs; -1 where there is none."""
     inside = (t >= 0) & (t < total)
     p = tl.load(order + t, mask=inside, other=0)
-    return tl.where(inside, tl.load(cell + p, mask=inside, other=0), -1)
+    return tl.where(inside, tl.load(spot + 2 * p + 1, mask=inside, other=0) & 0xFFFF, -1)
 
 
 @triton.jit
@@ -220,8 +229,7 @@ def _add_up_hops(
 
 @triton.jit
 def _add_up_cells(
-    ds, order, cell, fraction, parts, segments, chunk, h, group, pairs, cells, size,
-    CHUNK: tl.constexpr,
+    ds, order, spot, parts, segments, chunk, h, group, pairs, cells, size, CHUNK: tl.constexpr
 ):  # fmt: skip
     """Four sums over runs of one cell in a chunk of the pairs sorted by cell.
 
@@ -235,15 +243,15 @@ def _add_up_cells(
     live = t < pairs
     last = (local == CHUNK - 1) | (t == pairs - 1)
     p = tl.load(order + t, mask=live, other=0)
-    s = tl.load(cell + p, mask=live, other=-1)
-    new = s != _cell_column(order, cell, t - 1, pairs)
-    old = s != _cell_column(order, cell, t + 1, pairs)
+    s = _cell_column(order, spot, t, pairs)
+    new = s != _cell_column(order, spot, t - 1, pairs)
+    old = s != _cell_column(order, spot, t + 1, pairs)
     tl.store(segments + s, t, mask=live & new & (s < cells))
     tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
     starts = live & ((local == 0) | new)
     ends = live & (last | old)
     x = _cotangents(ds, p, h, live, group, pairs)
-    f = tl.load(fraction + p, mask=live, other=0.0)[:, None]
+    f = tl.load(spot + 2 * p, mask=live, other=0).to(tl.float32, bitcast=True)[:, None]
     right = f * f * (3.0 - 2.0 * f)
     step = 2 * size * group
     _store_runs(parts, x * (1.0 - right), s, starts, ends, chunk, h, group, size)
@@ -377,7 +385,7 @@ def _finish_cells(
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def add_up(
     ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias,
-    cell_order, cell, fraction, cell_parts, segments, lengths, rows,
+    cell_order, spot, cell_parts, segments, lengths, rows,
     fits, u, layers, layer_parts, of_layers, hop_counters, cell_counters, layer_counters,
     columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
     first_head, programs, slices, count, units, heads, size,
@@ -429,16 +437,16 @@ def add_up(
             h = column * COLUMN + tl.arange(0, COLUMN)
             if tl.load(fits) != 0:
                 _add_up_cells(
-                    ds, cell_order, cell, fraction, cell_parts, segments, chunk, h, group, pairs,
-                    cells, cell_size, CHUNK,
+                    ds, cell_order, spot, cell_parts, segments, chunk, h, group, pairs, cells,
+                    cell_size, CHUNK,
                 )  # fmt: skip
             t = chunk.to(tl.int64) * CHUNK
             end = tl.minimum(t + CHUNK, pairs)
             first, last, earlier, later = _slices(
-                _cell_column(cell_order, cell, t - 1, pairs),
-                _cell_column(cell_order, cell, t, pairs),
-                _cell_column(cell_order, cell, end - 1, pairs),
-                _cell_column(cell_order, cell, end, pairs),
+                _cell_column(cell_order, spot, t - 1, pairs),
+                _cell_column(cell_order, spot, t, pairs),
+                _cell_column(cell_order, spot, end - 1, pairs),
+                _cell_column(cell_order, spot, end, pairs),
                 cells + 1, 1, ENTRIES,
             )  # fmt: skip
             for number in range(first, last + 1):
@@ -467,22 +475,19 @@ def add_up(
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def slope(
-    ds, cell, fraction, coefficients, fits, du, pairs, group, cells,
-    ADD: tl.constexpr, PAIRS: tl.constexpr,
+    ds, spot, coefficients, fits, du, pairs, group, cells, ADD: tl.constexpr, PAIRS: tl.constexpr
 ):  # fmt: skip
     """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    c = tl.load(cell + p, mask=p < pairs, other=0)[:, None]
-    x = tl.load(fraction + p, mask=p < pairs, other=0.0)[:, None]
+    x, c, _ = spot_of(spot, tl.minimum(p, pairs - 1)[:, None])
     total = tl.zeros((PAIRS, 1), tl.float32)
     if ADD:
         total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
     if tl.load(fits) != 0:
         for _ in range(group):
-            value = polynomial(coefficients, tl.minimum(c, cells - 1), x)
             weight = tl.load(ds + p, mask=p < pairs, other=0.0)[:, None]
-            total += tl.where(c < cells, value * weight, 0.0)
-            coefficients += cells * 4
+            total += polynomial(coefficients, c, x) * weight
+            coefficients += (cells + 1) * 4
             ds += pairs
     tl.store(du + p, tl.sum(total, 1), mask=p < pairs)
 

@@ -80,6 +80,8 @@ def why_in_tile(
         return f"{layers} layers < {LEAST_LAYERS} that it takes to repay the building"
     if radial is not None and not _triton.tabulated(radial):
         return "radial is no GaussianRadial; its values at all pairs are a dense bias already"
+    if hop_bias is not None and hop_bias.shape[1] > _triton.MAX_BUCKETS:
+        return f"a hop table of {hop_bias.shape[1]} columns > {_triton.MAX_BUCKETS}"
     heads = radial.num_heads if hop_bias is None else hop_bias.shape[0]
     size = heads * dtype.itemsize * _pairs(relations)
     if size > BUDGET:
