@@ -95,11 +95,13 @@ def attention(
     choose = configuration.forward if forward else configuration.backward
     chosen = chosen or choose(of, width, dtype)
     constants = {"THRESHOLD": 0, "KEPT": 1.0, "PRECISION": "ieee", "PACKED": True, "ALIGN": 8}
-    constants |= {"SINGLE": chosen.single, "BLOCK": chosen.block, "WIDTH": width}
+    constants |= {"SINGLE": chosen.tiles == 1, "BLOCK": chosen.block, "WIDTH": width}
+    constants["LISTED"] = chosen.listed(changes.get("PACKED", True))
     constants["HEAD"] = 3 * width // 4  # as 24 in 32: some of the tile is padding
     constants |= dict.fromkeys(("seed", "bias", "dbias", "valid"))
     name = f"{'forward' if forward else 'backward'} {of} atoms, width {width}, {TYPES[dtype]}"
-    kernel = kernels.attend if forward else kernels.differentiate
+    kernel = kernels.differentiate_tile if chosen.tiles is None else kernels.differentiate
+    kernel = kernels.attend if forward else kernel
     return Program(name, kernel, chosen.num_warps, constants | changes, dtype)
 
 

@@ -1,14 +1,14 @@
 """Tile, warps and stages of every Triton kernel: a fixed table, never tuned at run time.
 
-A bucket is chosen by the largest molecule: 32 and 64 atoms fit one tile, "loop" takes any number in
-tiles of 32. A tile of 128 was compiled and left out: its logits, cells, fractions and coefficients
-are seven times 16,384 numbers where a processor has 65,536 registers, and a thread spilled 216 to
-448 bytes forward, 728 to 1,896 backward.
+A bucket is chosen by the largest molecule: 32 and 64 atoms fit one tile, 128 two tiles a side, and
+"loop" takes any number in tiles of 32. One tile of 128 was compiled and left out: what its pairs
+need does not fit the registers, and a thread spilled 536 bytes and more. In the bucket of 128 the
+backward is one program a molecule and head that goes over both halves; forward, the loop's tiles
+take as few instructions a pair and less padding.
 
-Registers decide the warps. `benchmarks/tune_coattention.py` tells what each choice takes of sm_80
-and sm_90, and how long it lasts where there is a GPU. A molecule in one tile spills nothing on
-sm_90; on sm_80 the backward of a tile of 64 with heads of 64 does, 72 bytes a thread. The loops
-spill at most 48.
+Registers decide the warps: as few as spill nothing on sm_90, because a pair then takes the fewest
+instructions. `benchmarks/tune_coattention.py` tells what each choice takes of sm_80 and sm_90, and
+how long it lasts where there is a GPU. What spills is listed in ``tests/kernels/test_triton.py``.
 """
 
 from __future__ import annotations
@@ -24,22 +24,28 @@ LOOP = "loop"
 
 @dataclass(frozen=True)
 class Configuration:
-    """How a kernel is compiled: atoms a tile, warps, and whether a molecule is one tile."""
+    """How a kernel is compiled: atoms a tile, warps, tiles of a molecule (None: any number)."""
 
     block: int
     num_warps: int
-    single: bool
+    tiles: int | None
+
+    def listed(self, packed: bool) -> bool:
+        """Whether tiles are those of `Relations.tiles`, not the same number for each molecule."""
+        return packed and self.tiles is None
 
 
 def buckets(width: int, dtype: torch.dtype) -> tuple[int | str, ...]:
     """Return the buckets that are compiled for heads padded to `width`."""
-    return (32, LOOP) if dtype == torch.float32 or width == 128 else (32, 64, LOOP)
+    if dtype == torch.float32:
+        return (32, LOOP) if width == 128 else (32, 64, LOOP)
+    return (32, 64, LOOP) if width == 128 else (32, 64, 128, LOOP)
 
 
 def bucket(longest: int, mean: float, width: int, dtype: torch.dtype) -> int | str:
-    """Return the smallest tile that holds the largest molecule, or "loop".
+    """Return the smallest bucket that holds the largest molecule, or "loop".
 
-    One tile of 64 for every molecule is mostly padding where they differ much (real ones have 26
+    A tile of 64 for every molecule is mostly padding where they differ much (real ones have 26
     atoms on average), so it is taken where the mean molecule fills half of its side.
     """
     for size in buckets(width, dtype)[:-1]:
@@ -55,31 +61,36 @@ def padded_width(width: int) -> int:
 
 def forward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
     """Return the configuration of `attend`."""
-    if of == 64:
-        return Configuration(64, 8, True)
-    if of == LOOP and dtype == torch.float32:
-        return _float32_loop(width)
-    wide = 64 if of == 32 else 32  # beyond this the accumulator needs the registers of more warps
-    warps = 2 if width < wide else 4 if width <= wide else 8
-    return Configuration(32, warps, of == 32)
+    if of == 64 and _in_one_tile(width, dtype):
+        return Configuration(64, 8, 1)
+    # Above one tile the loop takes fewer instructions a pair, and pads less, than tiles of 64.
+    if of != 32 and dtype == torch.float32:
+        return Configuration(16, 2 if width < 128 else 4, None)
+    # A tile of 32 rows has work for two warps: of four, two do again what the others do.
+    warps = 2 if width < 128 else 4 if dtype != torch.float32 else 8
+    return Configuration(32, warps, 1 if of == 32 else None)
 
 
 def backward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
-    """Return the configuration of `differentiate` and `differentiate_tiles`."""
+    """Return the configuration of `differentiate` and `differentiate_tile`."""
+    if of == 64 and _in_one_tile(width, dtype):
+        return Configuration(64, 4 if width < 64 else 8, 1)
     if of == 64:
-        return Configuration(64, 8, True)
+        return Configuration(32, 4 if width == 16 else 8, 2)
+    if of == 128:
+        return Configuration(64, 8, 2)
     if of == 32:
-        wide = 32 if dtype == torch.float32 else 64
-        warps = 4 if width < wide else 8 if width < 128 or dtype != torch.float32 else 16
-        return Configuration(32, warps, True)
+        wide = 64 if dtype == torch.float32 else 128
+        return Configuration(32, 2 if width < wide else 4 if width == wide else 16, 1)
     if dtype == torch.float32:
-        return _float32_loop(width)
-    return Configuration(32, 4 if width < 64 else 8, False)
+        # With tiles of 32, Triton 3.6, which unrolls IEEE products, spills up to 432 bytes.
+        return Configuration(16, 2 if width < 128 else 4, None)
+    return Configuration(32, 2 if width < 64 else 4 if width < 128 else 8, None)
 
 
-def _float32_loop(width: int) -> Configuration:
-    # With tiles of 32, Triton 3.6, which unrolls IEEE products, spills up to 432 bytes a thread.
-    return Configuration(16, 4 if width < 64 else 8, False)
+def _in_one_tile(width: int, dtype: torch.dtype) -> bool:
+    """Whether a tile of 64 atoms fits the registers."""
+    return width < 128 and dtype != torch.float32
 
 
 @dataclass(frozen=True)

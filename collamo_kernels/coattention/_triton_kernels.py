@@ -1,8 +1,15 @@
 """The attention's Triton kernels: forward and backward, for molecules of one tile or of many.
 
 The launcher owns shapes and strides: `_triton_launch.py`. What a pair needs is worked out before,
-once for all heads, by `_triton_pairs.locate`: the cell of the radial table and the place in it. The
-attention then reads 16 bytes of coefficients per pair and head.
+once for all heads, by `_triton_pairs.locate`: the column of the hop table, the cell of the radial
+table and the place in it. The attention then reads those 8 bytes, 4 of the one table and 16 of the
+other, per pair and head.
+
+Two rules about the source decide half of a kernel's instructions. What is added to the logits is
+loaded before the product: the compiler spreads layouts from the last load backwards, and rows
+(which are no tiles) take the first that reaches them; the other way round, softmax is worked out
+in the loads' layout too, with ten times the shuffles. And a pair's numbers are loaded as [i, j, 1]
+(`_one_each`).
 
 A molecule's atoms and pairs begin at int64 offsets, because Σ N²·H passes 2³¹ at 65 M pairs of 32
 heads. Inside a molecule offsets are int32: with 64-bit ones the backward of one tile took 238
@@ -41,12 +48,13 @@ def place_of(molecule, cu_seqlens, pair_start, longest, PACKED: tl.constexpr):
 
 
 @triton.jit
-def tile_of(tile, tiles, blocks, PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr):
-    """Molecule of a tile of atoms (-1: none), and the tile's first atom in it."""
-    if SINGLE:
-        molecule = tile
-        first = 0
-    elif PACKED:
+def tile_of(tile, tiles, blocks, LISTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Molecule of a tile of atoms (-1: none), and the tile's first atom in it.
+
+    Molecules have ``blocks`` tiles each, or, where they differ too much for that, those that are
+    ``LISTED``: `Relations.tiles`.
+    """
+    if LISTED:
         entry = tiles + tile // (TILE // BLOCK) * 2
         molecule = tl.load(entry)
         first = tl.load(entry + 1) + tile % (TILE // BLOCK) * BLOCK
@@ -163,6 +171,23 @@ def _origin(start, molecule, head, b, h, t, PACKED: tl.constexpr, ALIGN: tl.cons
     return tl.multiple_of(origin, ALIGN)
 
 
+@triton.jit
+def _rows(x, origin, atom, t, there, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Load the rows [atom, d] of one head; 0 where nobody is ``there``, and behind the head."""
+    d = tl.arange(0, WIDTH)
+    place = x + (origin + atom[:, None] * t + d[None, :])
+    return tl.load(place, mask=there[:, None] & (d < HEAD)[None, :], other=0.0)
+
+
+@triton.jit
+def _store_rows(x, origin, atom, t, n, values, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Store the rows [atom, d] of one head, of the molecule's `n` atoms."""
+    d = tl.arange(0, WIDTH)
+    place = x + (origin + atom[:, None] * t + d[None, :])
+    stored = (atom < n)[:, None] & (d < HEAD)[None, :]
+    tl.store(place, values.to(x.dtype.element_ty), mask=stored)
+
+
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def attend(
     q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
@@ -170,8 +195,8 @@ def attend(
     heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, HEAD: tl.constexpr,
-    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
@@ -181,35 +206,32 @@ def attend(
     """
     local = tl.program_id(0) % group
     head = first_head + local
-    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, PACKED, SINGLE, BLOCK)
+    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, LISTED, BLOCK)
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
     if first >= n:
         return
-    d = tl.arange(0, WIDTH)
+    if SINGLE:
+        first = 0
     i = first + tl.arange(0, BLOCK)
     query = alive(valid, start, i, n)
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
-    rows = origin + i[:, None] * q_t + d[None, :]
-    x = tl.load(q + rows, mask=query[:, None] & (d < HEAD)[None, :], other=0.0)  # [i, d]
+    x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     mean = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, BLOCK if SINGLE else n, BLOCK):
         j = next + tl.arange(0, BLOCK)
         real = alive(valid, start, j, n)
-        columns = origin + j[:, None] * q_t + d[None, :]
-        mask = real[:, None] & (d < HEAD)[None, :]
-        key = tl.load(k + columns, mask=mask, other=0.0)  # [j, d]
-        value = tl.load(v + columns, mask=mask, other=0.0)
-        inside = query[:, None] & real[None, :]
+        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
         terms = _terms(
-            i, j, inside, n, pair, molecule, head, local, pairs,
+            i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
             hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
             bias, bias_b, bias_h, bias_i, bias_j, PACKED,
         )  # fmt: skip
-        s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms
+        s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
         larger = tl.maximum(top, tl.max(s, 1))
         shift = tl.where(larger == float("-inf"), 0.0, larger)  # -inf - -inf is NaN
         p = tl.exp2(s * LOG2E - (shift * LOG2E)[:, None])
@@ -227,11 +249,9 @@ def attend(
     some = total > 0
     one_over = tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0)
     one_over = tl.where(total == total, one_over, total)
-    place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
-    place += i[:, None] * out_t + d[None, :]
-    stored = (i < n)[:, None] & (d < HEAD)[None, :]
     result = tl.where(query[:, None], mean * (one_over * KEPT)[:, None], 0.0)
-    tl.store(out + place, result.to(out.dtype.element_ty), mask=stored)
+    place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    _store_rows(out, place, i, out_t, n, result, HEAD, WIDTH)
     row = (start + i) * heads + head
     tl.store(most + row, tl.where(some, top, 0.0), mask=i < n)
     tl.store(inverse + row, one_over, mask=i < n)
@@ -239,10 +259,22 @@ def attend(
 
 @triton.jit
 def _weights(
-    g, value, s, top, one_over, seed, molecule, head, i, j,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
+    x, g, key, value, most, inverse, i, j, query, real, heads, start, n, pair, molecule, head,
+    local, pairs, hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
+    bias, bias_b, bias_h, bias_i, bias_j, seed, scale,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
+    terms = _terms(
+        i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
+        hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
+        bias, bias_b, bias_h, bias_i, bias_j, PACKED,
+    )  # fmt: skip
+    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
+    s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
+    row = (start + i) * heads + head
+    top = tl.load(most + row, mask=query, other=0.0)  # [i]
+    one_over = tl.load(inverse + row, mask=query, other=0.0)
     p = tl.exp2(s * LOG2E - (top * LOG2E)[:, None]) * one_over[:, None]
     dp = tl.dot(g, tl.trans(value), input_precision=PRECISION)
     used = p
@@ -251,6 +283,13 @@ def _weights(
         used = tl.where(kept, p * KEPT, 0.0)
         dp = tl.where(kept, dp * KEPT, 0.0)
     return p, used, dp
+
+
+@triton.jit
+def _delta(out, g, result, i, t, query, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Σ_d out·dL/dout of the queries [i], which is Σ_j of weight times dL/dweight."""
+    o = _rows(out, result, i, t, query, HEAD, WIDTH)  # [i, d]
+    return tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
 
 
 @triton.jit
@@ -269,40 +308,11 @@ def _store_pairs(
 
 
 @triton.jit
-def _tile_weights(
-    q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head, local,
-    valid,
-    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
-    heads, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Of queries i and keys j: q and dL/dout [i, d], k [j, d], and what `_weights` gives."""
-    d = tl.arange(0, WIDTH)
-    query = alive(valid, start, i, n)
-    real = alive(valid, start, j, n)
-    shown = query[:, None] & (d < HEAD)[None, :]
-    mask = real[:, None] & (d < HEAD)[None, :]
-    columns = origin + j[:, None] * q_t + d[None, :]
-    x = tl.load(q + origin + i[:, None] * q_t + d[None, :], mask=shown, other=0.0)  # [i, d]
-    g = tl.load(grad + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
-    key = tl.load(k + columns, mask=mask, other=0.0)  # [j, d]
-    value = tl.load(v + columns, mask=mask, other=0.0)
-    inside = query[:, None] & real[None, :]
-    terms = _terms(
-        i, j, inside, n, pair, molecule, head, local, pairs,
-        hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
-        bias, bias_b, bias_h, bias_i, bias_j, PACKED,
-    )  # fmt: skip
-    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms
-    s = tl.where(query[:, None], s, float("-inf"))
-    row = (start + i) * heads + head
-    top = tl.load(most + row, mask=query, other=0.0)
-    one_over = tl.load(inverse + row, mask=query, other=0.0)
-    p, used, dp = _weights(
-        g, value, s, top, one_over, seed, molecule, head, i, j, THRESHOLD, KEPT, PRECISION
-    )
-    return x, g, key, p, used, dp
+def _clear(counters, counter_count):
+    """Set the ``counters`` of `_triton_pairs.add_up`, which is launched next, to 0."""
+    if counters is not None:
+        for c in range(tl.program_id(0), counter_count, tl.num_programs(0)):
+            tl.store(counters + c, 0)
 
 
 @triton.jit(do_not_specialize=OF_A_BATCH)
@@ -313,51 +323,114 @@ def differentiate(
     heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr, HEAD: tl.constexpr,
-    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one molecule and head, of `BLOCK` atoms (`SINGLE`) or up to twice as many.
+
+    One program: five products a tile of pairs, and nothing is added to what is in memory. Those of
+    the queries stay in registers until the keys of both halves have passed.
+    """
+    _clear(counters, counter_count)
+    local = tl.program_id(0) % group
+    head = first_head + local
+    molecule = tl.program_id(0) // group
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    if n <= 0:
+        return
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
+    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    atom = tl.arange(0, BLOCK)
+    of_query = tl.zeros((BLOCK, WIDTH), tl.float32)
+    of_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
+    for next in range(0, BLOCK if SINGLE else n, BLOCK):
+        j = next + atom
+        real = alive(valid, start, j, n)
+        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
+        of_key = tl.zeros((BLOCK, WIDTH), tl.float32)
+        of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
+        for half in range(0, BLOCK if SINGLE else n, BLOCK):
+            i = half + atom
+            query = alive(valid, start, i, n)
+            x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+            g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
+            p, used, dp = _weights(
+                x, g, key, value, most, inverse, i, j, query, real, heads, start, n, pair,
+                molecule, head, local, pairs, hops, hop_bias, buckets, spot, coefficients, cells,
+                phi, fits, bias, bias_b, bias_h, bias_i, bias_j, seed, scale,
+                THRESHOLD, KEPT, PRECISION, PACKED,
+            )  # fmt: skip
+            if SINGLE:
+                # From the very p and dp that are used, so that a row of ds adds up to 0.
+                delta = tl.sum(p * dp, 1)
+            else:
+                delta = _delta(out, g, result, i, out_t, query, HEAD, WIDTH)
+            ds = p * (dp - delta[:, None])
+            _store_pairs(
+                ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
+                PACKED,
+            )  # fmt: skip
+            of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
+            of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
+            if half == 0:
+                of_query += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+            else:
+                of_later += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+        _store_rows(dk, result, j, out_t, n, of_key * scale, HEAD, WIDTH)
+        _store_rows(dv, result, j, out_t, n, of_value, HEAD, WIDTH)
+    _store_rows(dq, result, atom, out_t, n, of_query * scale, HEAD, WIDTH)
+    if not SINGLE:
+        _store_rows(dq, result, BLOCK + atom, out_t, n, of_later * scale, HEAD, WIDTH)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def differentiate_tile(
+    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
+    cu_seqlens, pair_start, tiles, valid,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of atoms and a head: as keys (program 0 of axis 1) or as queries.
 
-    Each program owns what it writes. Working the weights out twice, for rows and for columns,
-    takes seven products instead of five; one program for both would have to add to dq in memory,
-    tile after tile. A molecule in a `SINGLE` tile needs but one program, which reads every input
-    once. The ``counters`` of `_triton_pairs.add_up`, which is launched next, are set to 0.
+    For molecules of any size. Each program owns what it writes. Working the weights out twice, for
+    rows and for columns, takes seven products instead of five; one program for both would have to
+    add to dq in memory, tile after tile.
     """
-    if counters is not None:
-        for c in range(tl.program_id(0), counter_count, tl.num_programs(0)):
-            tl.store(counters + c, 0)
+    _clear(counters, counter_count)
     local = tl.program_id(0) % group
     head = first_head + local
-    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, PACKED, SINGLE, BLOCK)
+    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, LISTED, BLOCK)
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
     if first >= n:
         return
-    as_keys = SINGLE or tl.program_id(1) == 0
+    as_keys = tl.program_id(1) == 0
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
-    d = tl.arange(0, WIDTH)
     of_key = tl.zeros((BLOCK, WIDTH), tl.float32)  # of queries in a program for queries
     of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
-    of_query = tl.zeros((BLOCK, WIDTH), tl.float32)
-    for next in range(0, BLOCK if SINGLE else n, BLOCK):
+    for next in range(0, n, BLOCK):
         i = tl.where(as_keys, next, first) + tl.arange(0, BLOCK)
         j = tl.where(as_keys, first, next) + tl.arange(0, BLOCK)
-        x, g, key, p, used, dp = _tile_weights(
-            q, k, v, grad, most, inverse, origin, result, i, j, start, n, pair, molecule, head,
-            local, valid, hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
-            heads, pairs, buckets, cells, scale, q_t, out_t, bias_b, bias_h, bias_i, bias_j,
-            THRESHOLD, KEPT, PRECISION, PACKED, HEAD, WIDTH,
+        query = alive(valid, start, i, n)
+        real = alive(valid, start, j, n)
+        x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+        g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
+        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
+        p, used, dp = _weights(
+            x, g, key, value, most, inverse, i, j, query, real, heads, start, n, pair,
+            molecule, head, local, pairs, hops, hop_bias, buckets, spot, coefficients, cells,
+            phi, fits, bias, bias_b, bias_h, bias_i, bias_j, seed, scale,
+            THRESHOLD, KEPT, PRECISION, PACKED,
         )  # fmt: skip
-        if SINGLE:
-            # delta from the very p and dp that are used, so that a row of ds adds up to 0.
-            delta = tl.sum(p * dp, 1)
-        else:
-            shown = alive(valid, start, i, n)[:, None] & (d < HEAD)[None, :]
-            o = tl.load(out + result + i[:, None] * out_t + d[None, :], mask=shown, other=0.0)
-            delta = tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
-        ds = p * (dp - delta[:, None])
+        ds = p * (dp - _delta(out, g, result, i, out_t, query, HEAD, WIDTH)[:, None])
         if as_keys:
             _store_pairs(
                 ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
@@ -365,18 +438,11 @@ def differentiate(
             )  # fmt: skip
             of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
             of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
-        if SINGLE:
-            of_query += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
-        elif not as_keys:
+        else:
             of_key += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
-    i = first + tl.arange(0, BLOCK)
-    place = result + i[:, None] * out_t + d[None, :]
-    stored = (i < n)[:, None] & (d < HEAD)[None, :]
-    of_key = (of_key * scale).to(dk.dtype.element_ty)
+    atom = first + tl.arange(0, BLOCK)
     if as_keys:
-        tl.store(dk + place, of_key, mask=stored)
-        tl.store(dv + place, of_value.to(dv.dtype.element_ty), mask=stored)
-    if SINGLE:
-        tl.store(dq + place, (of_query * scale).to(dq.dtype.element_ty), mask=stored)
-    elif not as_keys:
-        tl.store(dq + place, of_key, mask=stored)
+        _store_rows(dk, result, atom, out_t, n, of_key * scale, HEAD, WIDTH)
+        _store_rows(dv, result, atom, out_t, n, of_value, HEAD, WIDTH)
+    else:
+        _store_rows(dq, result, atom, out_t, n, of_key * scale, HEAD, WIDTH)

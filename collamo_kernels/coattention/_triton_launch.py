@@ -45,9 +45,9 @@ class Batch:
         """Blocks of `size` atoms of a padded molecule."""
         return triton.cdiv(self.longest, size)
 
-    def tile_count(self, size: int) -> int:
-        """Tiles of `size` atoms of all molecules, at most."""
-        if self.packed:
+    def tile_count(self, size: int, listed: bool) -> int:
+        """Tiles of `size` atoms of all molecules, at most; or, `listed`, those in `tiles`."""
+        if listed:
             return len(self.tiles) * (TILE // size)
         return self.molecules * self.blocks(size)
 
@@ -126,7 +126,7 @@ def forward(
     of, width = _bucket(q, batch)
     chosen = configuration.forward(of, width, q.dtype)
     q, k, v = _same_strides(q, k, v)
-    tiles = batch.molecules if chosen.single else batch.tile_count(chosen.block)
+    tiles = batch.tile_count(chosen.block, chosen.listed(batch.packed))
     shared = _shared(batch, valid, terms, scale, dropout_p, q, out, chosen)
     for heads in _rounds(q.shape[1], batch.pairs, terms.exact is not None):
         count = heads.stop - heads.start
@@ -167,11 +167,14 @@ def backward(
         of, width = _bucket(q, batch)
         chosen = configuration.backward(of, width, q.dtype)
         shared = _shared(batch, valid, terms, scale, dropout_p, q, out, chosen)
-        tiles = batch.molecules if chosen.single else batch.tile_count(chosen.block)
+        tiles = batch.tile_count(chosen.block, chosen.listed(batch.packed))
+        kernel, programs, ways = kernels.differentiate, batch.molecules, 1
+        if chosen.tiles is None:  # a tile's program for keys, and one for queries
+            kernel, programs, ways = kernels.differentiate_tile, tiles, 2
         for heads in _rounds(q.shape[1], batch.pairs, keep or terms.exact is not None):
             count = heads.stop - heads.start
             ds = q.new_empty((count, batch.pairs), dtype=torch.float32) if keep else None
-            kernels.differentiate[(tiles * count, 1 if chosen.single else 2)](
+            kernel[(programs * count, ways)](
                 *(q, k, v, out, most, inverse, grad, dq, dk, dv, ds, dbias, counters),
                 phi=terms.phi(heads),
                 first_head=heads.start,
@@ -233,7 +236,8 @@ def _shared(
         "KEPT": 1 / (1 - dropout_p),
         "PRECISION": "ieee" if exact else "tf32",
         "ALIGN": math.gcd(16, *strides["q"], *strides["out"]),
-        "SINGLE": chosen.single,
+        "LISTED": chosen.listed(batch.packed),
+        "SINGLE": chosen.tiles == 1,
         "HEAD": q.shape[-1],  # its divisors say how wide loads may be
         "WIDTH": configuration.padded_width(q.shape[-1]),
         "num_warps": chosen.num_warps,
@@ -407,7 +411,7 @@ def stretch(
 ) -> Tensor:  # fmt: skip
     """u = γ·r + β ``[pairs]``."""
     u = torch.empty_like(distances)
-    on_pairs.stretch[(batch.tile_count(PAIRS.atoms),)](
+    on_pairs.stretch[(batch.tile_count(PAIRS.atoms, batch.packed),)](
         *(distances, affine, pair_types, atom_types),
         u=u,
         **batch.numbers(PAIRS.atoms),
@@ -427,7 +431,7 @@ def pull(
     if affine is not None:
         du_r = torch.empty_like(du)
         of_query, of_key = du.new_empty((2, batch.atoms, 2)).unbind(0)
-    on_pairs.pull[(batch.tile_count(PAIRS.atoms),)](
+    on_pairs.pull[(batch.tile_count(PAIRS.atoms, batch.packed),)](
         *(coordinates, distances, affine, pair_types, atom_types),
         du=du,
         dx=dx,

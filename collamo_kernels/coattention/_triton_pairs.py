@@ -52,7 +52,7 @@ def stretch(
     PACKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """u = γ_t·r + β_t of each pair; ∞, no distance, stays ∞."""
-    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, False, BLOCK)
+    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, BLOCK)
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
@@ -129,11 +129,12 @@ def locate(
     """Where each pair is in both tables; then the radial table as polynomials.
 
     ``spot [pairs, 2]`` holds the bits of the fraction of the way through the cell, then the cell
-    (`C`, behind the last, without a distance) and 65,536 times the column of the hop table.
+    (`C`, behind the last, without a distance) plus 65,536 times the column of the hop table.
     ``coefficients [H, C + 1, 4]`` are those of the Hermite formula of `RadialTable.lookup` sorted
     by powers: three multiply-adds and one 16-byte load a pair and head, where the formula takes
-    eleven operations and four loads. Those of cell `C` are 0. ``segments [2, C]`` is set to 0 for `add_up`. Where the table does not fit, further programs
-    write the exact Φ3d of the first heads, ``phi [group, pairs]``.
+    eleven operations and four loads. Those of cell `C` are 0. ``segments [2, C]`` is set to 0 for
+    `add_up`. Where the table does not fit, further programs write the exact Φ3d of the first heads,
+    ``phi [group, pairs]``.
     """
     program = tl.program_id(0)
     if program < pair_programs:
@@ -479,7 +480,7 @@ def slope(
 ):  # fmt: skip
     """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    x, c, _ = spot_of(spot, tl.minimum(p, pairs - 1)[:, None])
+    x, c, _column = spot_of(spot, tl.minimum(p, pairs - 1)[:, None])
     total = tl.zeros((PAIRS, 1), tl.float32)
     if ADD:
         total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
@@ -503,7 +504,7 @@ def pull(
     ``of_key [atoms, 2]`` the same over du_ji. Both directions of a pair go to the row that this
     program owns.
     """
-    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, False, BLOCK)
+    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, BLOCK)
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)

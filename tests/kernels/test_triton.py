@@ -15,11 +15,14 @@ HERE = Path(__file__).parent
 CAPABILITIES = 80, 90
 REGISTERS = 255  # of a thread, all there are
 SHARED = 101376  # bytes: two programs on an H100, one on every processor since sm_80
-# Bytes of stack a thread that spill. Which of the looping kernels spill a few depends on Triton's
-# version; what runs in one tile spills nothing, with one exception.
+# Bytes of stack a thread that spill. Which of the kernels with several tiles spill a few depends on
+# Triton's version; what runs in one tile spills nothing, with some exceptions on sm_80.
 LOOP_SPILLS = 48
 SPILLS = {
-    ("backward 64 atoms, width 64, bf16", 80): 72,
+    ("backward 64 atoms, width 16, bf16", 80): 72,
+    ("backward 64 atoms, width 32, bf16", 80): 48,
+    ("backward 64 atoms, width 64, bf16", 80): 24,
+    ("backward 128 atoms, width 64, bf16", 80): 224,  # 152 by Triton 3.9
     # Triton 3.6 only; 3.9 spills nothing here.
     **{("tabulate, mlp", 90): 24, ("evaluate, mlp", 90): 8},
     ("table differentiate, linear", 90): 16,
@@ -64,7 +67,7 @@ def hold_to_limits(program, capability):
     used = program.compile(capability)
     what = f"{program.name} on sm_{capability}: {used}"
     assert used["REG"] <= REGISTERS, what
-    allowed = LOOP_SPILLS if " loop " in program.name else 0
+    allowed = 0 if program.constants.get("SINGLE", True) else LOOP_SPILLS
     assert used["STACK"] <= SPILLS.get((program.name, capability), allowed), what
     assert used["SHARED"] <= SHARED, what
 
@@ -168,13 +171,15 @@ class TestOnGPU:
         from collamo_kernels.coattention import _triton_kernels as kernels
         from collamo_kernels.coattention import _triton_pairs as on_pairs
 
-        ours = kernels.attend, kernels.differentiate, on_pairs.locate, on_pairs.add_up
-        step((20, 45))
+        ours = kernels.attend, kernels.differentiate, kernels.differentiate_tile
+        ours += on_pairs.locate, on_pairs.add_up
+        for sizes in ((20, 5), (20, 45), (128, 127), (70, 1, 2)):  # every bucket
+            step(sizes)
 
         def compiled():
             return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in ours]
 
         before = compiled()
-        for sizes in ((33,), (48, 16, 64), (70, 1, 2), (128, 127)):
+        for sizes in ((31,), (48, 16, 64), (90, 70), (129, 3)):
             step(sizes)
         assert compiled() == before

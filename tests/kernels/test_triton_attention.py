@@ -37,6 +37,7 @@ OWN = (
     Case("one tile of 32", (31, 32), heads=1, width=24),
     Case("one tile of 64", (33, 64), width=10),
     Case("loop", (66, 5), width=40),
+    Case("two tiles of widest heads", (64, 36), heads=1, width=128, distances=False),
     Case("loop of widest heads", (40, 3), width=128, distances=False, bias=True),
     Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
 )
@@ -103,6 +104,30 @@ def test_accuracy(case, dtype, layout):
     yardstick = with_gradients(attend_eagerly, inputs)
     actual = with_gradients(by_triton(layout), inputs)
     assert actual["out"].dtype == dtype
+    assert_all_accurate(actual, yardstick, exact)
+
+
+TWO_TILES = (
+    Case("65 and 127", (65, 127), heads=1, width=24),
+    Case("128 and 40", (128, 40), heads=1, width=8, bias=True, types="atom", head="mlp"),
+)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize(
+    ("case", "knots"),
+    [(TWO_TILES[0], 2048), (TWO_TILES[1], 2048), (Case("exact", (70,), heads=1, width=8), 16)],
+    ids=lambda x: x.name.replace(" ", "-") if isinstance(x, Case) else "",
+)
+def test_two_tiles_in_one_program(case, knots, layout, monkeypatch):
+    """65 to 128 atoms in half precision: a program goes over both halves of keys and queries."""
+    set_knots(monkeypatch, knots)
+    inputs = draw(case, torch.float16)
+    exact = with_gradients(attend, inputs.double())
+    yardstick = with_gradients(attend_eagerly, inputs)
+    with launches() as names:
+        actual = with_gradients(by_triton(layout), inputs)
+    assert "differentiate_tile" not in names
     assert_all_accurate(actual, yardstick, exact)
 
 
@@ -217,6 +242,7 @@ def test_a_module_without_a_table(layout):
 
 DROPPED = (
     Case("one tile", (6, 4), distances=False, bias=True),
+    Case("two tiles", (40, 36), heads=1, width=16, distances=False, bias=True),
     Case("loop", (40, 5), heads=1, width=40, distances=False),
 )
 
