@@ -373,7 +373,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   };
   int64_t floats = 0;
   for (const Piece& piece : plan.pieces) {
-    floats = std::max(floats, kernels_.backward_scratch(call_, task_of(piece, 0, 0)));
+    floats = std::max(floats, kernels_.backward_scratch(call_, gradients, task_of(piece, 0, 0)));
   }
   run_tasks(slots * bundles, radial_rows.floats() + floats, [&](int64_t i, float* memory) {
     const int64_t bundle = i % bundles, slot = i / bundles;

@@ -339,6 +339,26 @@ void write(const Call& call, const Atoms& x, const Molecule& molecule, Heads hea
   write(call, x, molecule, heads, first, last, factors, 0, from);
 }
 
+// Whether the place of every group's heads in x takes [D, W] as they are, atom after atom: sums can
+// be kept there until `turn`.
+bool takes_lanes(const Call& call, const Atoms& x, const Molecule& m) {
+  const bool consecutive = m.atoms == 0 || m.atom[m.atoms - 1] == m.atoms - 1;
+  return x.type == Element::kFloat && x.dim == 1 && x.head == call.dim && call.heads % W == 0 &&
+         consecutive;
+}
+
+// x[atoms, heads] = what is there as [D, W]; `copy` has room for one atom.
+void turn(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads, int64_t first,
+          int64_t last, float* copy) {
+  float* base =
+      static_cast<float*>(x.data) + molecule_offset(call, x, molecule) + heads.first * x.head;
+  for (int64_t i = first; i < last; ++i) {
+    float* atom = base + i * x.atom;
+    std::memcpy(copy, atom, call.dim * W * sizeof(float));
+    write_atom<Element::kFloat>(atom, call, x, heads, broadcast(1), copy);
+  }
+}
+
 // --- distances and table cells ------------------------------------------------------------------
 
 // What a row of pairs (one query, all keys of a tile) needs of the tables. Whole vectors: what is
@@ -954,19 +974,24 @@ class BackwardKernel {
         terms_(call, m_, task.first, keys_, rows_, scratch),
         pairs_(call, gradients, task, terms_) {
     const int64_t dim = call.dim, groups = task.last_group - task.first_group;
-    for (Matrix* x : {&k_, &v_, &dk_, &dv_}) {
-      *x = matrix(scratch.floats(groups * keys_ * dim * W), dim);
-    }
+    for (Matrix* x : {&k_, &v_}) *x = matrix(scratch.floats(groups * keys_ * dim * W), dim);
+    dk_ = sums(gradients.k, scratch), dv_ = sums(gradients.v, scratch);
     for (Matrix* x : {&q_, &grad_, &dq_}) *x = matrix(scratch.floats(rows_ * dim * W), dim);
     for (Matrix* x : {&p_, &ds_}) *x = matrix(scratch.floats(rows_ * keys_ * W), keys_);
-    row_ = scratch.floats(keys_ * W);
+    row_ = scratch.floats(row_vectors(call, keys_) * W);
   }
 
-  static int64_t scratch_floats(const Call& call, const BackwardTask& task) {
+  static int64_t scratch_floats(const Call& call, const Gradients& gradients,
+                                const BackwardTask& task) {
     const int64_t atoms = task.molecule->atoms, keys = task.last - task.first;
     const int64_t rows = tile_rows(atoms, keys), groups = task.last_group - task.first_group;
+    int64_t of_keys = 2;
+    for (const Atoms* x : {&gradients.k, &gradients.v}) {
+      of_keys += !takes_lanes(call, *x, *task.molecule);
+    }
     return PairTerms::floats(atoms, keys, rows) +
-           W * ((4 * groups * keys + 3 * rows) * call.dim + 2 * rows * keys + keys);
+           W * ((of_keys * groups * keys + 3 * rows) * call.dim + 2 * rows * keys +
+                row_vectors(call, keys));
   }
 
   void run() {
@@ -994,8 +1019,27 @@ class BackwardKernel {
   }
 
  private:
+  static int64_t row_vectors(const Call& call, int64_t keys) {
+    return keys > call.dim ? keys : call.dim;
+  }
+
   Matrix of_group(Matrix x, int64_t group) const {
     return from_row(x, (group - task_.first_group) * keys_);
+  }
+
+  // Where dL/dk or dL/dv is added up: x itself where that can be, in memory of its own elsewhere.
+  Matrix sums(const Atoms& x, Scratch& scratch) const {
+    const int64_t groups = task_.last_group - task_.first_group;
+    if (!takes_lanes(call_, x, m_)) {
+      return matrix(scratch.floats(groups * keys_ * call_.dim * W), call_.dim);
+    }
+    float* data = static_cast<float*>(x.data) + molecule_offset(call_, x, m_);
+    return {data + task_.first * x.atom, x.atom, W};
+  }
+
+  Matrix of_group(Matrix sums, const Atoms& x, int64_t group) const {
+    if (!takes_lanes(call_, x, m_)) return of_group(sums, group);
+    return from_column(sums, group * call_.dim);
   }
 
   void run_tile(int64_t group, int64_t first, int64_t last) {
@@ -1005,6 +1049,10 @@ class BackwardKernel {
     read(call_, call_.q, m_, heads, first, last, call_.scale, q_.data);
     read(call_, gradients_.out, m_, heads, first, last, 1, grad_.data);
     if (task_.q) read(call_, call_.out, m_, heads, first, last, 1, dq_.data);
+    if (first == 0) {  // written to three products from here
+      prefetch_atoms(call_, gradients_.k, m_, heads, task_.first, task_.last);
+      prefetch_atoms(call_, gradients_.v, m_, heads, task_.first, task_.last);
+    }
     multiply(p_, q_, transposed(k), rows, dim, keys_, false);
     multiply(ds_, grad_, transposed(v), rows, dim, keys_, false);
     const bool mirrored = pairs_.mirrors(rows);
@@ -1013,8 +1061,9 @@ class BackwardKernel {
       if (!mirrored) pairs_.add_radial(i, heads, ds_.at(i - first, 0), keys_);
     }
     if (mirrored) add_mirrored(heads);
-    multiply(of_group(dv_, group), transposed(p_), grad_, keys_, rows, dim, first > 0);
-    multiply(of_group(dk_, group), transposed(ds_), q_, keys_, rows, dim, first > 0);
+    const Matrix dk = of_group(dk_, gradients_.k, group), dv = of_group(dv_, gradients_.v, group);
+    multiply(dv, transposed(p_), grad_, keys_, rows, dim, first > 0);
+    multiply(dk, transposed(ds_), q_, keys_, rows, dim, first > 0);
     Matrix dq = dq_;
     if (task_.q) {
       const int64_t before = (group - task_.first_group) * m_.atoms + first;
@@ -1069,14 +1118,21 @@ class BackwardKernel {
 
   void write_keys(int64_t group) {
     const Heads heads = heads_of(call_, group);
-    prefetch_atoms(call_, gradients_.k, m_, heads, task_.first, task_.last);
-    prefetch_atoms(call_, gradients_.v, m_, heads, task_.first, task_.last);
-    write(call_, gradients_.k, m_, heads, task_.first, task_.last, 1, of_group(dk_, group).data);
-    write(call_, gradients_.v, m_, heads, task_.first, task_.last, 1, of_group(dv_, group).data);
+    write_sums(gradients_.k, dk_, group);
+    write_sums(gradients_.v, dv_, group);
     if (task_.first > 0) return;
     for (const Atoms* x : {&gradients_.q, &gradients_.k, &gradients_.v}) {
       write_zeros(call_, *x, m_, heads);
     }
+  }
+
+  void write_sums(const Atoms& x, Matrix sums, int64_t group) {
+    const Heads heads = heads_of(call_, group);
+    if (takes_lanes(call_, x, m_)) {
+      return turn(call_, x, m_, heads, task_.first, task_.last, row_);
+    }
+    prefetch_atoms(call_, x, m_, heads, task_.first, task_.last);
+    write(call_, x, m_, heads, task_.first, task_.last, 1, of_group(sums, group).data);
   }
 
   const Call& call_;
@@ -1089,11 +1145,11 @@ class BackwardKernel {
   Matrix k_, v_, dk_, dv_;  // [groups, keys, D]
   Matrix q_, grad_, dq_;    // [rows, D]; q carries the scale; dq holds the result's rows at first
   Matrix p_, ds_;           // [rows, keys]
-  float* row_;              // [keys]: factors of dropout, or sums of mirrored gradients
+  float* row_;  // [keys] of dropout factors or of mirrored gradients' sums, or [D] of an atom
 };
 
-int64_t backward_scratch(const Call& call, const BackwardTask& task) {
-  return BackwardKernel::scratch_floats(call, task);
+int64_t backward_scratch(const Call& call, const Gradients& gradients, const BackwardTask& task) {
+  return BackwardKernel::scratch_floats(call, gradients, task);
 }
 
 void backward(const Call& call, const Gradients& gradients, const BackwardTask& task,

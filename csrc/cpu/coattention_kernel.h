@@ -111,7 +111,7 @@ struct Kernels {
   int64_t (*atoms_row)(int64_t atoms);
   // Floats of scratch memory that a task needs.
   int64_t (*forward_scratch)(const Call&, const ForwardTask&);
-  int64_t (*backward_scratch)(const Call&, const BackwardTask&);
+  int64_t (*backward_scratch)(const Call&, const Gradients&, const BackwardTask&);
 };
 
 }  // namespace collamo::cpu
