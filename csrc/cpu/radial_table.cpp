@@ -147,14 +147,14 @@ class Module {
 
 int64_t tiles_of(int64_t count) { return (count + kRadialTile - 1) / kRadialTile; }
 
-// Runs task(first, count, scratch) for every tile.
+// Runs task(first, count, scratch) for every tile, all of about one size.
 template <typename Task>
 void run_tiles(const RadialModule& module, int64_t count, const Task& task) {
-  run_tasks(tiles_of(count), radial_kernels().scratch_floats(module),
-            [&](int64_t i, float* scratch) {
-              const int64_t first = i * kRadialTile;
-              task(first, std::min(kRadialTile, count - first), scratch);
-            });
+  const int64_t tiles = tiles_of(count);
+  run_tasks(tiles, radial_kernels().scratch_floats(module), [&](int64_t i, float* scratch) {
+    const int64_t first = count * i / tiles;
+    task(first, count * (i + 1) / tiles - first, scratch);
+  });
 }
 
 // Some places out of many, a tile at a time. Rows of a place are copied to and from a tile's: next
@@ -261,8 +261,10 @@ struct Slots {
       weight[i] = next(m.layer[i].out * whole_vectors(m.layer[i].in));
       bias[i] = next(whole_vectors(m.layer[i].out));
     }
-    memory.reset(new Floats(count * floats_, true));
+    memory.reset(new Floats(count * floats_));
   }
+
+  void clear(int64_t slot) const { std::fill_n(memory->get() + slot * floats_, floats_, 0.0f); }
 
   RadialGradients at(int64_t slot) const {
     float* base = memory->get() + slot * floats_;
@@ -274,9 +276,12 @@ struct Slots {
 
   // Adds the others to the first, in order.
   void sum(int64_t count) const {
-    for (int64_t slot = 1; slot < count; ++slot) {
-      for (int64_t i = 0; i < floats_; ++i) memory->get()[i] += memory->get()[slot * floats_ + i];
-    }
+    torch::stable::parallel_for(0, floats_, 4096, [&](int64_t begin, int64_t end) {
+      float* all = memory->get();
+      for (int64_t slot = 1; slot < count; ++slot) {
+        for (int64_t i = begin; i < end; ++i) all[i] += all[slot * floats_ + i];
+      }
+    });
   }
 
   int64_t centre, width, weight[2] = {}, bias[2] = {};
@@ -318,6 +323,7 @@ Six radial_rows_backward(const Tensor& grad, const Tensor& u, const Optional& us
   const Slots own(m, slots);
   run_tasks(slots, floats + kRadialTile * (row + 1), [&](int64_t slot, float* scratch) {
     float *some = scratch + floats, *of_some = some + kRadialTile;
+    own.clear(slot);
     for (int64_t tile = tiles * slot / slots; tile < tiles * (slot + 1) / slots; ++tile) {
       const int64_t count = places.read_tile(tile, some);
       places.read_rows(tile, from, row, of_some);
@@ -389,18 +395,19 @@ double cells_of(const Survey& found, int64_t m, double block, const Demands& dem
 class Occurring {
  public:
   Occurring(const Tensor& parts, double first, double last)
-      : count_(parts.numel()), first_(first), before_(count_ + 1, 0) {
+      : parts_(torch::stable::contiguous(parts)), count_(parts.numel()), first_(first) {
     check(parts.scalar_type() == ScalarType::Bool && count_ >= 1,
           "occurring must be bool, and not empty");
     per_part_ = last > first ? static_cast<double>(count_) / (last - first) : 0;
-    const Tensor kept = torch::stable::contiguous(parts);
-    const bool* part = kept.const_data_ptr<bool>();
-    for (int64_t i = 0; i < count_; ++i) before_[i + 1] = before_[i] + part[i];
   }
 
-  // Whether some u may be in [low, high].
-  bool between(double low, double high) const {
-    return before_[part_of(high, kSlack) + 1] > before_[part_of(low, -kSlack)];
+  // Whether some u may be in [low, high]. Intervals come from left to right.
+  bool between(double low, double high) {
+    const bool* part = parts_.const_data_ptr<bool>();
+    const int64_t end = part_of(high, kSlack) + 1;
+    next_ = std::max(next_, part_of(low, -kSlack));
+    while (next_ < end && !part[next_]) ++next_;
+    return next_ < end;
   }
 
  private:
@@ -412,9 +419,10 @@ class Occurring {
     return static_cast<int64_t>(std::clamp(at, 0.0, static_cast<double>(count_ - 1)));
   }
 
+  Tensor parts_;
   int64_t count_;
   double first_, per_part_;
-  std::vector<int64_t> before_;  // occurring parts before each
+  int64_t next_ = 0;  // none that occurs lies between the last interval's start and this one
 };
 
 // Which of the knots u are next to a place that occurs; none where nothing is known of that.
@@ -423,7 +431,7 @@ Tensor used_knots(const std::vector<float>& u, const Optional& occurring, double
   const auto count = static_cast<int64_t>(u.size());
   Tensor used = torch::stable::new_empty(like, {occurring ? count : 0}, ScalarType::Bool);
   if (!occurring) return used;
-  const Occurring places(*occurring, first, last);
+  Occurring places(*occurring, first, last);
   bool* use = used.mutable_data_ptr<bool>();
   std::fill_n(use, count, false);
   for (int64_t i = 0; i + 1 < count; ++i) {
