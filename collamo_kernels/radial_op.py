@@ -206,13 +206,16 @@ def fake_grid(centre: Tensor, *arguments: Tensor | float | None) -> tuple[Tensor
 def keep_rows(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     """Save the inputs: the backward operator computes the activations anew."""
     *tensors, _ = inputs
+    ctx.set_materialize_grads(False)  # else zeros are made, the size of slope_rows, for nobody
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors)
 
 
-def differentiate(ctx: object, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate(ctx: object, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     """Gradients of the parameters, by the backward operator."""
     u, used, *parameters = ctx.saved_tensors
+    if grad is None:  # a second derivative that has none by the rows
+        return (None,) * (len(parameters) + 3)
     gradients = torch.ops.collamo_kernels.radial_rows_backward(grad, u, used, *parameters)
     given = (g if x is not None else None for x, g in zip(parameters, gradients, strict=True))
     return None, None, *given, None
