@@ -185,16 +185,18 @@ class Relations:
             ``"padded"`` or ``"packed"``: the layout of the result.
         """
         hops = shortest_paths(edge_index, ptr, layout=layout)
+        cu_seqlens = ptr.to(torch.int32)
+        packed = cls(hops if layout == "packed" else None, None, None, has_3d, cu_seqlens)
         if coordinates is not None:
             check_tensors(coordinates=coordinates)
             check_coordinates(coordinates, dims=2)
-            if len(coordinates) != int(ptr[-1]):
+            if len(coordinates) != packed.num_atoms:  # which the device was asked for just once
                 raise ValueError(
-                    f"coordinates has {len(coordinates)} rows, but ptr says {int(ptr[-1])} atoms; "
-                    "give one row per atom of the batch"
+                    f"coordinates has {len(coordinates)} rows, but ptr says {packed.num_atoms} "
+                    "atoms; give one row per atom of the batch"
                 )
-        cu_seqlens = ptr.to(torch.int32)
-        packed = cls(hops if layout == "packed" else None, coordinates, None, has_3d, cu_seqlens)
+            _set(packed, coordinates=coordinates)
+            _check_types(packed)
         return packed if layout == "packed" else replace(packed.padded(), hops=hops)
 
     def __repr__(self) -> str:
@@ -308,7 +310,8 @@ class Relations:
         """Work out now what layers would otherwise wait for, and return self.
 
         For a data loader: `to` and `pin_memory` take along what is prepared, so that a GPU is
-        never asked for a number.
+        never asked for a number. On a GPU itself `max_distance` is left out, which would wait for
+        it: only the attention of a CPU reads that.
 
         Returns
         -------
@@ -320,7 +323,9 @@ class Relations:
         if self.hops is not None:
             _ = self.hop_offsets
         if self.coordinates is not None:
-            _ = self.max_distance, self.distances, self.farthest, self.pairs_by_distance
+            _ = self.distances, self.farthest, self.pairs_by_distance
+            if self.device.type == "cpu":
+                _ = self.max_distance
         return self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Relations:

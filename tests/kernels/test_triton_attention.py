@@ -330,6 +330,49 @@ def test_launches():
     assert {f._opname for f in backward.others} - VIEWS == {"add", "mul", "sgn"}
 
 
+class NoWaiting(TorchDispatchMode):
+    """Fail where the host would wait for a number that is on a GPU: a value, a count of trues."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, kwargs = function._opname, kwargs or {}
+        assert name not in self.waiting, name
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert all(x is None or x.dtype != torch.bool for x in args[1]), "a mask as an index"
+        if name == "repeat_interleave" and "Tensor" in function._overloadname:
+            assert kwargs.get("output_size") is not None, "repeat_interleave of unknown size"
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_layer_never_waits_for_the_device(layout, head):
+    """Nothing was prepared: what a layer needs of its relations is worked out on the way."""
+    inputs = draw(dataclasses.replace(EVERYTHING, head=head))
+    relations, q = inputs.relations, inputs.q
+    if layout == "padded":
+        relations, q = relations.padded(), inputs.layout.pad(q).transpose(1, 2)
+    x = relations.coordinates.detach().requires_grad_()
+    relations, q = dataclasses.replace(relations, coordinates=x), q.detach().requires_grad_()
+    phi = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
+    cotangent = torch.randn_like(q)
+    with NoWaiting():
+        out = ck.coattention(q, q, q, relations=relations, dropout_p=0.1, backend="triton", **phi)
+        out.backward(cotangent)
+        dense = ck.share_bias(relations, layers=9, dtype=torch.float16, **phi)["bias"]
+        dense.backward(torch.ones_like(dense))
+    assert q.grad.abs().sum() > 0
+
+
+def test_preparing_never_waits_for_the_device(monkeypatch):
+    """On a GPU, that is: the CPU's attention wants the largest distance as a number."""
+    relations = dataclasses.replace(draw(EVERYTHING).relations)
+    monkeypatch.setattr(ck.Relations, "device", torch.device("cuda", 0))
+    with NoWaiting():
+        relations.prepare()
+
+
 def test_same_bits_every_time():
     inputs = draw(EVERYTHING)
     first = with_gradients(by_triton(), inputs)
