@@ -188,6 +188,26 @@ def _store_rows(x, origin, atom, t, n, values, HEAD: tl.constexpr, WIDTH: tl.con
     tl.store(place, values.to(x.dtype.element_ty), mask=stored)
 
 
+@triton.jit
+def _exponentials(s, top):
+    """One step of the softmax: exp(s - m) [i, j], m [i], and exp(top - m) for the sums so far.
+
+    m is the largest logit of a row, here or before (``top``).
+    """
+    m = tl.maximum(top, tl.max(s, 1))
+    shift = tl.where(m == float("-inf"), 0.0, m)  # -inf - -inf is NaN
+    p = tl.exp2(s * LOG2E - (shift * LOG2E)[:, None])
+    return p, m, tl.exp2((top - shift) * LOG2E)
+
+
+@triton.jit
+def _reciprocal(total):
+    """1 / Σ of each row; 0 where every key is excluded, and NaN where it is: that must be seen."""
+    some = total > 0
+    one_over = tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0)
+    return tl.where(total == total, one_over, total)
+
+
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def attend(
     q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
@@ -232,28 +252,21 @@ def attend(
             bias, bias_b, bias_h, bias_i, bias_j, PACKED,
         )  # fmt: skip
         s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
-        larger = tl.maximum(top, tl.max(s, 1))
-        shift = tl.where(larger == float("-inf"), 0.0, larger)  # -inf - -inf is NaN
-        p = tl.exp2(s * LOG2E - (shift * LOG2E)[:, None])
+        p, top, fade = _exponentials(s, top)
         if not SINGLE:
-            fade = tl.exp2((top - shift) * LOG2E)
             total *= fade
             mean *= fade[:, None]
         total += tl.sum(p, 1)
         if seed is not None:
             p = tl.where(_kept(seed, molecule, head, i, j, THRESHOLD), p, 0.0)
         mean += tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
-        top = larger
-    # A row of padding, or one whose every key is excluded, is 0; elsewhere NaN must be seen.
     total = tl.where(query, total, 0.0)
-    some = total > 0
-    one_over = tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0)
-    one_over = tl.where(total == total, one_over, total)
+    one_over = _reciprocal(total)
     result = tl.where(query[:, None], mean * (one_over * KEPT)[:, None], 0.0)
     place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
     _store_rows(out, place, i, out_t, n, result, HEAD, WIDTH)
     row = (start + i) * heads + head
-    tl.store(most + row, tl.where(some, top, 0.0), mask=i < n)
+    tl.store(most + row, tl.where(total > 0, top, 0.0), mask=i < n)
     tl.store(inverse + row, one_over, mask=i < n)
 
 

@@ -383,6 +383,60 @@ def _finish_cells(
     tl.store(place + heads, tl.sum(slope, 1), mask=stored)
 
 
+@triton.jit
+def _sum_hops(
+    column, chunk, columns, ds, order, keys, offsets, parts, hop_bias, counters,
+    group, pairs, buckets, size, first_head,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Share of a chunk of pairs in the hop table's gradient, and the slices it completes."""
+    h = column * COLUMN + tl.arange(0, COLUMN)
+    _add_up_hops(ds, order, keys, parts, chunk, h, group, pairs, buckets, size, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK
+    end = tl.minimum(t + CHUNK, pairs)
+    first, last, earlier, later = _slices(
+        _hop_column(keys, t - 1, pairs, buckets),
+        _hop_column(keys, t, pairs, buckets),
+        _hop_column(keys, end - 1, pairs, buckets),
+        _hop_column(keys, end, pairs, buckets),
+        buckets, 0, ENTRIES,
+    )  # fmt: skip
+    for number in range(first, last + 1):
+        if _completes(counters + number * columns + column, number, chunk, earlier, later):
+            s = number * ENTRIES + tl.arange(0, ENTRIES)
+            _finish_hops(
+                parts, offsets, hop_bias, s, h, group, buckets, size, first_head, CHUNK, RUNS
+            )
+
+
+@triton.jit
+def _sum_cells(
+    column, chunk, columns, ds, order, spot, parts, segments, lengths, rows, fits, counters,
+    group, pairs, cells, size, first_head, heads,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """The same for the radial table, whose gradient is 0 where it does not fit."""
+    h = column * COLUMN + tl.arange(0, COLUMN)
+    if tl.load(fits) != 0:
+        _add_up_cells(ds, order, spot, parts, segments, chunk, h, group, pairs, cells, size, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK
+    end = tl.minimum(t + CHUNK, pairs)
+    first, last, earlier, later = _slices(
+        _cell_column(order, spot, t - 1, pairs),
+        _cell_column(order, spot, t, pairs),
+        _cell_column(order, spot, end - 1, pairs),
+        _cell_column(order, spot, end, pairs),
+        cells + 1, 1, ENTRIES,
+    )  # fmt: skip
+    for number in range(first, last + 1):
+        if _completes(counters + number * columns + column, number, chunk, earlier, later):
+            g = number * ENTRIES + tl.arange(0, ENTRIES)
+            _finish_cells(
+                parts, segments, lengths, rows, g, h, group, cells, size, first_head, heads,
+                CHUNK, RUNS,
+            )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=OF_A_BATCH)
 def add_up(
     ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias,
@@ -406,58 +460,21 @@ def add_up(
     program = tl.program_id(0)
     if program < hop_programs:
         if hop_parts is not None:
-            column = program % columns
-            chunk = program // columns
-            h = column * COLUMN + tl.arange(0, COLUMN)
-            _add_up_hops(
-                ds, hop_order, hop_keys, hop_parts, chunk, h, group, pairs, buckets, hop_size,
-                CHUNK,
+            _sum_hops(
+                program % columns, program // columns, columns,
+                ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias, hop_counters,
+                group, pairs, buckets, hop_size, first_head,
+                CHUNK, COLUMN, HOP_ENTRIES, HOP_RUNS,
             )  # fmt: skip
-            t = chunk.to(tl.int64) * CHUNK
-            end = tl.minimum(t + CHUNK, pairs)
-            first, last, earlier, later = _slices(
-                _hop_column(hop_keys, t - 1, pairs, buckets),
-                _hop_column(hop_keys, t, pairs, buckets),
-                _hop_column(hop_keys, end - 1, pairs, buckets),
-                _hop_column(hop_keys, end, pairs, buckets),
-                buckets, 0, HOP_ENTRIES,
-            )  # fmt: skip
-            for number in range(first, last + 1):
-                counter = hop_counters + number * columns + column
-                if _completes(counter, number, chunk, earlier, later):
-                    s = number * HOP_ENTRIES + tl.arange(0, HOP_ENTRIES)
-                    _finish_hops(
-                        hop_parts, hop_offsets, hop_bias, s, h, group, buckets, hop_size,
-                        first_head, CHUNK, HOP_RUNS,
-                    )  # fmt: skip
     elif program < hop_programs + cell_programs:
         if cell_parts is not None:
             program -= hop_programs
-            column = program % columns
-            chunk = program // columns
-            h = column * COLUMN + tl.arange(0, COLUMN)
-            if tl.load(fits) != 0:
-                _add_up_cells(
-                    ds, cell_order, spot, cell_parts, segments, chunk, h, group, pairs, cells,
-                    cell_size, CHUNK,
-                )  # fmt: skip
-            t = chunk.to(tl.int64) * CHUNK
-            end = tl.minimum(t + CHUNK, pairs)
-            first, last, earlier, later = _slices(
-                _cell_column(cell_order, spot, t - 1, pairs),
-                _cell_column(cell_order, spot, t, pairs),
-                _cell_column(cell_order, spot, end - 1, pairs),
-                _cell_column(cell_order, spot, end, pairs),
-                cells + 1, 1, ENTRIES,
+            _sum_cells(
+                program % columns, program // columns, columns,
+                ds, cell_order, spot, cell_parts, segments, lengths, rows, fits, cell_counters,
+                group, pairs, cells, cell_size, first_head, heads,
+                CHUNK, COLUMN, ENTRIES, RUNS,
             )  # fmt: skip
-            for number in range(first, last + 1):
-                counter = cell_counters + number * columns + column
-                if _completes(counter, number, chunk, earlier, later):
-                    g = number * ENTRIES + tl.arange(0, ENTRIES)
-                    _finish_cells(
-                        cell_parts, segments, lengths, rows, g, h, group, cells, cell_size,
-                        first_head, heads, CHUNK, RUNS,
-                    )  # fmt: skip
     else:
         if layer_parts is not None:
             program -= hop_programs + cell_programs
