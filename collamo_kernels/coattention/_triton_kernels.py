@@ -113,17 +113,15 @@ def _one_each(place):
 
 
 @triton.jit
-def _terms(
-    i, j, inside, n, pair, molecule, head, local, pairs,
-    hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
-    bias, bias_b, bias_h, bias_i, bias_j, PACKED: tl.constexpr,
-):  # fmt: skip
+def _terms(i, j, inside, where, added, PACKED: tl.constexpr):
     """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf outside.
 
     Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
     in ``phi [local, pairs]``. Summed apart and added to the logits once: logits added to term by
     term leave the layout of the matrix product, and softmax then takes ten times the shuffles.
     """
+    molecule, head, local, n, pair, pairs = where
+    hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense = added
     # Behind the last atom its own pairs are read: a mask would cost an instruction more for each.
     at = tl.minimum(i, n - 1)[:, None] * n + tl.minimum(j, n - 1)[None, :]  # [i, j]
     head = head.to(tl.int64)
@@ -140,6 +138,7 @@ def _terms(
     elif hops is not None:
         hop = _one_each(hops + pair + at).to(tl.int32)
         terms = _one_each(hop_bias + head * buckets + hop_column(hop, buckets))
+    bias, bias_b, bias_h, bias_i, bias_j = dense
     if bias is not None:
         if PACKED:
             place = bias + head * bias_h + (pair + at) * bias_j
@@ -234,6 +233,9 @@ def attend(
         return
     if SINGLE:
         first = 0
+    where = (molecule, head, local, n, pair, pairs)
+    dense = (bias, bias_b, bias_h, bias_i, bias_j)
+    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
     i = first + tl.arange(0, BLOCK)
     query = alive(valid, start, i, n)
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
@@ -246,11 +248,7 @@ def attend(
         real = alive(valid, start, j, n)
         key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
         value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
-        terms = _terms(
-            i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
-            hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
-            bias, bias_b, bias_h, bias_i, bias_j, PACKED,
-        )  # fmt: skip
+        terms = _terms(i, j, query[:, None] & real[None, :], where, added, PACKED)  # [i, j]
         s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
         p, top, fade = _exponentials(s, top)
         if not SINGLE:
@@ -272,19 +270,15 @@ def attend(
 
 @triton.jit
 def _weights(
-    x, g, key, value, most, inverse, i, j, query, real, heads, start, n, pair, molecule, head,
-    local, pairs, hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
-    bias, bias_b, bias_h, bias_i, bias_j, seed, scale,
+    x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
-    terms = _terms(
-        i, j, query[:, None] & real[None, :], n, pair, molecule, head, local, pairs,
-        hops, hop_bias, buckets, spot, coefficients, cells, phi, fits,
-        bias, bias_b, bias_h, bias_i, bias_j, PACKED,
-    )  # fmt: skip
+    terms = _terms(i, j, query[:, None] & real[None, :], where, added, PACKED)  # [i, j]
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
     s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
+    most, inverse, start, heads = rows
+    molecule, head = where[0], where[1]
     row = (start + i) * heads + head
     top = tl.load(most + row, mask=query, other=0.0)  # [i]
     one_over = tl.load(inverse + row, mask=query, other=0.0)
@@ -306,11 +300,9 @@ def _delta(out, g, result, i, t, query, HEAD: tl.constexpr, WIDTH: tl.constexpr)
 
 
 @triton.jit
-def _store_pairs(
-    ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
-    PACKED: tl.constexpr,
-):  # fmt: skip
+def _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED: tl.constexpr):
     """Write dL/dlogits [i, j]: for the gradients of tables, and as that of the dense bias."""
+    molecule, head, local, n, pair, pairs = where
     at = i[:, None] * n + j[None, :]
     stored = (i < n)[:, None] & (j < n)[None, :]
     if ds_all is not None:
@@ -353,6 +345,10 @@ def differentiate(
         return
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    rows = (most, inverse, start, heads)
+    where = (molecule, head, local, n, pair, pairs)
+    dense = (bias, bias_b, bias_h, bias_i, bias_j)
+    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
     atom = tl.arange(0, BLOCK)
     of_query = tl.zeros((BLOCK, WIDTH), tl.float32)
     of_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
@@ -369,9 +365,7 @@ def differentiate(
             x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
             g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
             p, used, dp = _weights(
-                x, g, key, value, most, inverse, i, j, query, real, heads, start, n, pair,
-                molecule, head, local, pairs, hops, hop_bias, buckets, spot, coefficients, cells,
-                phi, fits, bias, bias_b, bias_h, bias_i, bias_j, seed, scale,
+                x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
                 THRESHOLD, KEPT, PRECISION, PACKED,
             )  # fmt: skip
             if SINGLE:
@@ -380,10 +374,7 @@ def differentiate(
             else:
                 delta = _delta(out, g, result, i, out_t, query, HEAD, WIDTH)
             ds = p * (dp - delta[:, None])
-            _store_pairs(
-                ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
-                PACKED,
-            )  # fmt: skip
+            _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED)
             of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
             of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
             if half == 0:
@@ -426,6 +417,10 @@ def differentiate_tile(
     as_keys = tl.program_id(1) == 0
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    rows = (most, inverse, start, heads)
+    where = (molecule, head, local, n, pair, pairs)
+    dense = (bias, bias_b, bias_h, bias_i, bias_j)
+    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
     of_key = tl.zeros((BLOCK, WIDTH), tl.float32)  # of queries in a program for queries
     of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, n, BLOCK):
@@ -438,17 +433,12 @@ def differentiate_tile(
         key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
         value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
         p, used, dp = _weights(
-            x, g, key, value, most, inverse, i, j, query, real, heads, start, n, pair,
-            molecule, head, local, pairs, hops, hop_bias, buckets, spot, coefficients, cells,
-            phi, fits, bias, bias_b, bias_h, bias_i, bias_j, seed, scale,
+            x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
             THRESHOLD, KEPT, PRECISION, PACKED,
         )  # fmt: skip
         ds = p * (dp - _delta(out, g, result, i, out_t, query, HEAD, WIDTH)[:, None])
         if as_keys:
-            _store_pairs(
-                ds, ds_all, dbias, i, j, n, pair, pairs, molecule, head, local, dbias_b, dbias_h,
-                PACKED,
-            )  # fmt: skip
+            _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED)
             of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
             of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
         else:
