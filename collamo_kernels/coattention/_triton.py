@@ -78,6 +78,8 @@ def coattention(
                 phi = _phi(relations, radial).float()
                 bias = phi if bias is None else bias.float() + phi
     packed = relations.packed
+    if q.stride(-1) != 1:  # the result is laid out as q is, and kernels move whole heads
+        q = q.contiguous()
     return op.attend(
         *(q, k, v),
         bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,

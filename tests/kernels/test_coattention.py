@@ -335,7 +335,7 @@ def test_nan_coordinate_of_a_real_atom_is_seen(packed, coattention_backend, serv
         assert broken.isnan().all()
 
 
-@pytest.mark.parametrize("view", ["transposed", "expanded", "unaligned"])
+@pytest.mark.parametrize("view", ["transposed", "expanded", "unaligned", "scattered"])
 def test_any_strides(view, coattention_backend, serves):
     device = device_of(coattention_backend)
     base = torch.randn(2, 7, 3, 8, device=device)
@@ -343,6 +343,7 @@ def test_any_strides(view, coattention_backend, serves):
         "transposed": lambda: base.transpose(1, 2),
         "expanded": lambda: base[:1, :, :1].transpose(1, 2).expand(2, 3, 7, 8),
         "unaligned": lambda: torch.randn(2 * 3 * 7 * 8 + 1, device=device)[1:].view(2, 3, 7, 8),
+        "scattered": lambda: base.permute(1, 2, 3, 0).contiguous().permute(3, 1, 0, 2),
     }[view]()
     hops = torch.randint(0, 9, (2, 7, 7), dtype=torch.uint8, device=device).transpose(1, 2)
     bias = torch.randn(1, 1, 7, 7, device=device).expand(2, 3, 7, 7)
