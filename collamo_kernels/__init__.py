@@ -8,6 +8,7 @@ from collamo_kernels.backends import BACKENDS, BackendError, explain, use_backen
 from collamo_kernels.coattention import CoAttention, coattention, share_bias
 from collamo_kernels.extension import build_info
 from collamo_kernels.neighbour_sum import neighbour_sum
+from collamo_kernels.pair_bias_attention import pair_bias_attention
 from collamo_kernels.pairwise_distances import pairwise_distances
 from collamo_kernels.radial import GaussianRadial, RadialTable
 from collamo_kernels.radius_graph import radius_graph
@@ -29,6 +30,7 @@ __all__ = [
     "coattention",
     "explain",
     "neighbour_sum",
+    "pair_bias_attention",
     "pairwise_distances",
     "radius_graph",
     "share_bias",

@@ -41,6 +41,11 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
         Backend("cpu", "collamo_kernels.coattention._cpu"),
         Backend("reference", "collamo_kernels.coattention.reference"),
     ),
+    "pair_bias_attention": (
+        Backend("triton", "collamo_kernels.pair_bias_attention._triton"),
+        Backend("cpu", "collamo_kernels.pair_bias_attention._cpu"),
+        Backend("reference", "collamo_kernels.pair_bias_attention.reference"),
+    ),
     "shortest_paths": (
         Backend("cuda", "collamo_kernels.shortest_paths._cuda"),
         Backend("cpu", "collamo_kernels.shortest_paths._cpu"),

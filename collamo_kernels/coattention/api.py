@@ -105,7 +105,7 @@ def checked(
     """Return the arguments by name, or raise a ValueError that names the wrong one."""
     check_tensors(q=q, k=k, v=v, hop_bias=hop_bias, bias=bias)
     relations = checked_relations(relations)
-    _check_qkv(q, k, v, relations.packed)
+    check_qkv(q, k, v, relations.packed)
     _check_relations(q, relations)
     heads = q.shape[1]
     if hop_bias is not None:
@@ -116,8 +116,7 @@ def checked(
         )
     if bias is not None:
         _check_bias(bias, q, relations)
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"dropout_p is {dropout_p}; it must be at least 0 and below 1")
+    check_dropout(dropout_p)
     return {
         "q": q,
         "k": k,
@@ -143,7 +142,14 @@ def checked_relations(relations: Relations | None) -> Relations:
     return relations
 
 
-def _check_qkv(q: Tensor, k: Tensor, v: Tensor, packed: bool) -> None:
+def check_dropout(dropout_p: float) -> None:
+    """Raise a ValueError unless `dropout_p` is a probability below 1."""
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p is {dropout_p}; it must be at least 0 and below 1")
+
+
+def check_qkv(q: Tensor, k: Tensor, v: Tensor, packed: bool) -> None:
+    """Raise a ValueError unless the three fit the layout and each other."""
     if packed and q.dim() != 3:
         raise ValueError(
             f"q has shape {list(q.shape)}; relations are packed, so it must be [T, H, D]"

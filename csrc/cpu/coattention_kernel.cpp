@@ -622,32 +622,19 @@ class PairTerms {
 
 // --- dropout ------------------------------------------------------------------------------------
 
-// 0 or 1/(1 - p) for the pair (i, j) of each head: the first word of Philox4x32-10 (Salmon et al.
-// 2011) with key = seed and counter = (j, i, head, molecule), kept where it is at least p·2³².
-// Atoms are counted by their place in the molecule, so both layouts drop the same weights.
+// 0 or 1/(1 - p) for the pair (i, j) of each head: Philox with key = seed and counter = (j, i,
+// head, molecule), kept where it is at least p·2³². Atoms are counted by their place in the
+// molecule, so both layouts drop the same weights.
 Vec dropout_factor(const Call& call, const Molecule& m, Heads heads, int64_t i, int64_t j) {
-  uint32_t c0[W], c1[W], c2[W], c3[W];
-  for (int64_t h = 0; h < W; ++h) {
-    c0[h] = static_cast<uint32_t>(m.atom[j]);
-    c1[h] = static_cast<uint32_t>(m.atom[i]);
-    c2[h] = static_cast<uint32_t>(heads.first + h);
-    c3[h] = static_cast<uint32_t>(m.number);
-  }
-  uint32_t key0 = static_cast<uint32_t>(call.seed), key1 = static_cast<uint32_t>(call.seed >> 32);
-  for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
-    for (int64_t h = 0; h < W; ++h) {
-      const uint64_t a = uint64_t{0xD2511F53u} * c0[h], b = uint64_t{0xCD9E8D57u} * c2[h];
-      c0[h] = static_cast<uint32_t>(b >> 32) ^ c1[h] ^ key0;
-      c2[h] = static_cast<uint32_t>(a >> 32) ^ c3[h] ^ key1;
-      c1[h] = static_cast<uint32_t>(b);
-      c3[h] = static_cast<uint32_t>(a);
-    }
-  }
+  BitsVec head;
+  for (int h = 0; h < W; ++h) head[h] = static_cast<uint32_t>(heads.first + h);
+  const BitsVec key = BitsVec{} + static_cast<uint32_t>(m.atom[j]);
+  const BitsVec query = BitsVec{} + static_cast<uint32_t>(m.atom[i]);
+  const BitsVec molecule = BitsVec{} + static_cast<uint32_t>(m.number);
   const uint32_t threshold = static_cast<uint32_t>(call.dropout * 4294967296.0);
   const float kept = static_cast<float>(1 / (1 - call.dropout));
-  Vec factor{};
-  for (int64_t h = 0; h < W; ++h) factor[h] = c0[h] >= threshold ? kept : 0.0f;
-  return factor;
+  const BitsVec word = philox(key, query, head, molecule, call.seed);
+  return choose((IntVec)(word >= threshold), broadcast(kept), Vec{});
 }
 
 // A sum of sums of eight terms: one after the other their rounding was four times PyTorch's.

@@ -26,6 +26,7 @@ constexpr int kWidth = COLLAMO_VECTOR_WIDTH;
 typedef float Vec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
 typedef int32_t IntVec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
 typedef uint32_t BitsVec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));  // wraps around
+typedef uint64_t WideVec __attribute__((vector_size(8 * COLLAMO_VECTOR_WIDTH)));
 typedef uint16_t ShortVec __attribute__((vector_size(2 * COLLAMO_VECTOR_WIDTH)));
 
 template <typename V>
@@ -98,6 +99,22 @@ inline ShortVec to_half(Vec x) {
   return __builtin_convertvector(value | sign, ShortVec);
 }
 
+// --- random numbers -----------------------------------------------------------------------------
+
+// The first word of Philox4x32-10 (Salmon et al. 2011) of each lane's counter.
+inline BitsVec philox(BitsVec c0, BitsVec c1, BitsVec c2, BitsVec c3, uint64_t key) {
+  uint32_t key0 = static_cast<uint32_t>(key), key1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
+    const WideVec a = __builtin_convertvector(c0, WideVec) * 0xD2511F53u;
+    const WideVec b = __builtin_convertvector(c2, WideVec) * 0xCD9E8D57u;
+    c0 = __builtin_convertvector(b >> 32, BitsVec) ^ c1 ^ key0;
+    c2 = __builtin_convertvector(a >> 32, BitsVec) ^ c3 ^ key1;
+    c1 = __builtin_convertvector(b, BitsVec);
+    c3 = __builtin_convertvector(a, BitsVec);
+  }
+  return c0;
+}
+
 // --- across lanes
 // ---------------------------------------------------------------------------------
 
@@ -121,6 +138,22 @@ inline Vec exchange(Vec a, Vec b, Lanes<Lane...>) {
   return First ? __builtin_shuffle(a, b, IntVec{(Lane & Step ? Lane - Step + kWidth : Lane)...})
                : __builtin_shuffle(a, b, IntVec{(Lane & Step ? Lane + kWidth : Lane + Step)...});
 #endif
+}
+
+// The largest of all lanes, unless one is NaN.
+template <int Step = kWidth / 2>
+inline float largest_lane(Vec x) {
+  x = larger(x, exchange<Step, false>(x, x, CountLanes<kWidth>::type{}));
+  if constexpr (Step > 1) return largest_lane<Step / 2>(x);
+  return x[0];
+}
+
+// The sum of all lanes, in halves.
+template <int Step = kWidth / 2>
+inline float sum_lanes(Vec x) {
+  x = x + exchange<Step, false>(x, x, CountLanes<kWidth>::type{});
+  if constexpr (Step > 1) return sum_lanes<Step / 2>(x);
+  return x[0];
 }
 
 // Lane i of the result: the sum of all lanes of rows[i].
