@@ -101,9 +101,9 @@ def test_unimol_file_gives_the_official_numbers(shared_golden, name):
     torch.testing.assert_close(representation[real], data["out.encoder_rep"][real], **within(1e-5))
     torch.testing.assert_close(pair[both], data["out.encoder_pair_rep"][both], **within(3e-5))
     names = ["mid.attn_bias_initial", *(f"mid.layer{number}.pair" for number in range(3))]
-    for logits, official in zip([*carried, pair], names, strict=True):
+    for logits, official in zip([*carried, pair[both]], names, strict=True):
         official = data[official].permute(0, 2, 3, 1)[both]
-        torch.testing.assert_close(logits[both], official, **within(3e-5))
+        torch.testing.assert_close(logits, official, **within(3e-5))
 
 
 def within(tolerance):
@@ -111,12 +111,11 @@ def within(tolerance):
 
 
 def note_carried_logits(encoder):
-    """Return a list that calls of `encoder` fill with the bias each layer is given, [B,T,T,H]."""
+    """Return a list that calls of `encoder` fill with the bias each layer is given, [P,H]."""
     found = []
 
     def note(_, arguments):
-        _, bias, blocks, _ = arguments
-        found.append(blocks.pad_pairs(bias, encoder.config.num_heads))
+        found.append(arguments[1].t())
 
     for layer in encoder.encoder.layers:
         layer.self_attn.register_forward_pre_hook(note)

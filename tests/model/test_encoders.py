@@ -16,8 +16,8 @@ from collamo.model.encoders import (
     UniMolEncoder,
     unimol_inputs,
 )
-from collamo.model.encoders import blocks as blocks_module
 from collamo.model.encoders.gin import Edges, equal_atoms, flatten_edges
+from collamo_kernels import use_backend
 from collamo_kernels.testing import assert_accurate
 
 
@@ -109,11 +109,11 @@ def unimol_inputs_of(batch):
     )
 
 
-@pytest.mark.parametrize("step", [1, 4, 16])
-def test_unimol_without_padding_is_the_padded_formula(batch, step, monkeypatch):
-    """Whatever molecules share a block: levels and logits, and the gradients of every weight."""
-    monkeypatch.setattr(blocks_module, "STEP_OF_NARROW", step)
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_unimol_without_padding_is_the_padded_formula(batch, backend):
+    """Levels and logits, and the gradients of every weight."""
     encoder, inputs = small_unimol(), unimol_inputs_of(batch)
+    inputs[0][0, 2] = 0  # padding may be anywhere
     real = inputs[0] != 0
     both = real[:, :, None] & real[:, None, :]
 
@@ -122,8 +122,9 @@ def test_unimol_without_padding_is_the_padded_formula(batch, step, monkeypatch):
         return torch.stack(levels, 1), logits[-1].permute(0, 2, 3, 1)
 
     def ours(encoder, inputs):
-        levels = torch.stack(list(encoder.levels(*inputs).values()), 1)
-        return levels, encoder(*inputs)[1]
+        with use_backend(backend):
+            levels = torch.stack(list(encoder.levels(*inputs).values()), 1)
+            return levels, encoder(*inputs)[1]
 
     def run(function, dtype):
         encoder.to(dtype).zero_grad()
@@ -146,9 +147,7 @@ def test_unimol_without_padding_is_the_padded_formula(batch, step, monkeypatch):
         assert_accurate(value, plain[name], exact[name], factor=factor, name=name)
 
 
-@pytest.mark.parametrize("step", [1, 16])
-def test_unimol_padding_is_zero_and_unread(batch, step, monkeypatch):
-    monkeypatch.setattr(blocks_module, "STEP_OF_NARROW", step)
+def test_unimol_padding_is_zero_and_unread(batch):
     encoder, (tokens, distance, types) = small_unimol(), unimol_inputs_of(batch)
     real = tokens != 0
     both = real[:, :, None] & real[:, None, :]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.errors import UsageError
 from collamo.model.configuration import GinConfig
-from collamo.model.encoders.blocks import frozen_mode
+from collamo.model.encoders.packing import frozen_mode
 from collamo_kernels import neighbour_sum
 
 #: Rows of pretrain-gnns' tables: element (118, one unused, mask), chirality; bond type (4, self

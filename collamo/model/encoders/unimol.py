@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from collamo.chem.features import UNIMOL_ELEMENTS
 from collamo.model.configuration import UniMolConfig
-from collamo.model.encoders.blocks import SizeBlocks, frozen_mode
-from collamo_kernels import coattention, pairwise_distances
+from collamo.model.encoders.packing import Packing, frozen_mode
+from collamo_kernels import Relations, pair_bias_attention, pairwise_distances
 
 #: Lines of Uni-Mol's dict.txt; the id of a token is its line, [MASK] is appended.
 UNIMOL_DICTIONARY = (
@@ -21,9 +21,9 @@ UNIMOL_DICTIONARY = (
 )
 PAD, CLS, SEP, UNK = range(4)
 
-#: Pairs whose Gaussians are worked out at a time: 128 of them in float32 are 2 MiB, which a core
-#: keeps in its cache.
-PAIRS_AT_ONCE = 4096
+#: Gaussians, of all pairs together, that are worked out at a time: in float32 they are 2 MiB, which
+#: a core keeps in its cache.
+GAUSSIANS_AT_ONCE = 2**19
 
 _TOKEN_OF_ELEMENT = torch.full((128,), UNK)
 for _symbol, _number in UNIMOL_ELEMENTS.items():
@@ -81,8 +81,8 @@ class UniMolEncoder(nn.Module):
     attention logits (scaled q·k + bias) on as the bias of the next, so the pair representation
     evolves. Pre-LN, GELU (erf), LayerNorm eps 1e-5.
 
-    Molecules are encoded without their padding, in blocks of equal size (see `SizeBlocks`); the
-    pair representation is float32 in half precision too, because every layer adds to it.
+    Molecules are encoded without their padding, end to end (see `Packing`); the pair representation
+    is float32 in half precision too, because every layer adds to it.
     """
 
     def __init__(self, config: UniMolConfig):
@@ -102,10 +102,9 @@ class UniMolEncoder(nn.Module):
         pair representation [B,T,T,H] float32, the last layer's logits; both zero in padding.
         """
         inputs = src_tokens, src_distance, src_edge_type
-        blocks, levels, pairs = self._encode(*inputs, [self.config.num_layers], with_pairs=True)
-        return blocks.pad(levels[self.config.num_layers]), blocks.pad_pairs(
-            pairs, self.config.num_heads
-        )
+        last = self.config.num_layers
+        packing, levels, pairs = self._encode(*inputs, [last], with_pairs=True)
+        return packing.pad(levels[last]), packing.pad_pairs(pairs)
 
     def levels(
         self,
@@ -121,8 +120,8 @@ class UniMolEncoder(nn.Module):
         """
         numbers = range(self.config.num_layers + 1) if numbers is None else numbers
         inputs = src_tokens, src_distance, src_edge_type
-        blocks, levels, _ = self._encode(*inputs, numbers, with_pairs=False)
-        return {number: blocks.pad(level) for number, level in levels.items()}
+        packing, levels, _ = self._encode(*inputs, numbers, with_pairs=False)
+        return {number: packing.pad(level) for number, level in levels.items()}
 
     def _encode(
         self,
@@ -131,28 +130,21 @@ class UniMolEncoder(nn.Module):
         edge_type: Tensor,
         numbers: Collection[int],
         with_pairs: bool,
-    ) -> tuple[SizeBlocks, dict[int, Tensor], list[Tensor]]:
-        """Return the blocks, the wanted levels [M,C] and, if asked, each block's last logits."""
+    ) -> tuple[Packing, dict[int, Tensor], Tensor | None]:
+        """Return the packing, the wanted levels [M,C] and, if asked, the last logits [H,P]."""
         with frozen_mode(self, distance):
-            blocks = SizeBlocks.of(tokens != PAD, self.config.hidden_size)
-            bias = [
-                self._bias(*block)
-                for block in zip(blocks.pairs(distance), blocks.pairs(edge_type), strict=True)
-            ]
-            x = self.embed_tokens(blocks.pack(tokens))
-            return blocks, *self.encoder(x, bias, blocks, numbers, with_pairs)
+            packing = Packing.of(tokens != PAD)
+            bias = self._bias(packing.pack_pairs(distance), packing.pack_pairs(edge_type))
+            x = self.embed_tokens(packing.pack(tokens))
+            return packing, *self.encoder(x, bias, packing.relations, numbers, with_pairs)
 
     def _bias(self, distance: Tensor, edge_type: Tensor) -> Tensor:
-        """[b,n,n] Å, [b,n,n] → the first layer's bias [b,H,n,n] float32, contiguous."""
-        parts = zip(
-            distance.flatten().split(PAIRS_AT_ONCE),
-            edge_type.flatten().split(PAIRS_AT_ONCE),
-            strict=True,
-        )
+        """[P] Å, [P] → the first layer's bias [H,P] float32, contiguous."""
+        pairs = GAUSSIANS_AT_ONCE // self.config.num_gaussians
         dtype = self.embed_tokens.weight.dtype
+        parts = zip(distance.split(pairs), edge_type.split(pairs), strict=True)
         bias = torch.cat([self.gbf_proj(self.gbf(*part).to(dtype)) for part in parts])
-        bias = bias.to(torch.promote_types(dtype, torch.float32))
-        return bias.view(*distance.shape, -1).permute(0, 3, 1, 2).contiguous()
+        return bias.to(torch.promote_types(dtype, torch.float32)).t().contiguous()
 
 
 class UniMolTransformer(nn.Module):
@@ -168,17 +160,17 @@ class UniMolTransformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        bias: list[Tensor],
-        blocks: SizeBlocks,
+        bias: Tensor,
+        relations: Relations,
         numbers: Collection[int],
         with_pairs: bool,
-    ) -> tuple[dict[int, Tensor], list[Tensor]]:
-        """[M,C] packed tokens, [b,H,n,n] per block → the wanted levels [M,C], the last logits."""
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """[M,C] packed tokens, [H,P] → the wanted levels [M,C], with_pairs also the last logits."""
         x = F.dropout(self.emb_layer_norm(x), self.dropout, self.training)
         levels = {0: x}
         for number, layer in enumerate(self.layers, start=1):
             last = number == len(self.layers)
-            x, bias = layer(x, bias, blocks, carry=with_pairs or not last)
+            x, bias = layer(x, bias, relations, with_logits=with_pairs or not last)
             levels[number] = self.final_layer_norm(x) if last else x
             levels = {key: level for key, level in levels.items() if key in numbers}
         return levels, bias
@@ -197,10 +189,11 @@ class UniMolLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size)
 
     def forward(
-        self, x: Tensor, bias: list[Tensor], blocks: SizeBlocks, carry: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """[M,C], [b,H,n,n] per block → the same shapes; see `UniMolAttention`."""
-        attended, bias = self.self_attn(self.self_attn_layer_norm(x), bias, blocks, carry)
+        self, x: Tensor, bias: Tensor, relations: Relations, with_logits: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """[M,C], [H,P] → the same shapes; see `UniMolAttention`."""
+        normed = self.self_attn_layer_norm(x)
+        attended, bias = self.self_attn(normed, bias, relations, with_logits)
         x = x + F.dropout(attended, self.dropout, self.training)
         hidden = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
         return x + F.dropout(hidden, self.dropout, self.training), bias
@@ -217,32 +210,15 @@ class UniMolAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x: Tensor, bias: list[Tensor], blocks: SizeBlocks, carry: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """[M,C], [b,H,n,n] per block → output [M,C] and, with `carry`, the logits.
-
-        Without `carry` nobody reads them: they are not worked out, and `bias` comes back.
-        """
-        outputs, logits = [], []
+        self, x: Tensor, bias: Tensor, relations: Relations, with_logits: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """[M,C], [H,P] → output [M,C] and the logits [H,P], None without `with_logits`."""
+        qkv = self.in_proj(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         dropout_p = self.dropout if self.training else 0.0
-        for part, pair, relations in zip(
-            blocks.split(self.in_proj(x)), bias, blocks.relations, strict=True
-        ):
-            count, heads, size = pair.shape[:3]
-            qkv = part.view(count, size, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            q, k, v = qkv.contiguous()  # the batched product of a CPU is slow on strided heads
-            out = coattention(q, k, v, bias=pair, relations=relations, dropout_p=dropout_p)
-            outputs.append(out.transpose(1, 2).reshape(count * size, -1))
-            logits.append(_add_logits(pair, q, k) if carry else pair)
-        return self.out_proj(torch.cat(outputs) if outputs else x), logits
-
-
-def _add_logits(bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    """[b,H,n,n] float32 + q·kᵀ/√d of [b,H,n,D]; in place where no gradient will ask for it."""
-    with torch.autocast(bias.device.type, enabled=False):
-        q, k = (x.flatten(0, 1).to(bias.dtype) for x in (q, k))
-        add = Tensor.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
-        return add(bias.flatten(0, 1), q, k.mT, alpha=q.shape[-1] ** -0.5).view_as(bias)
+        out, logits = pair_bias_attention(
+            *qkv, bias, relations, dropout_p=dropout_p, with_logits=with_logits
+        )
+        return self.out_proj(out.flatten(1)), logits
 
 
 class PairGaussians(nn.Module):
