@@ -86,7 +86,7 @@ sanitize: .venv/collamo
 	  $(BIN)/pytest --capture=sys tests/kernels/test_coattention.py tests/kernels/test_coattention_op.py \
 	  tests/kernels/test_radial_op.py tests/kernels/test_relations.py \
 	  tests/kernels/test_shortest_paths.py tests/kernels/test_neighbour_sum.py \
-	  tests/kernels/test_pair_bias_attention.py -k "not compile"
+	  tests/kernels/test_pair_bias_attention.py tests/kernels/test_gaussian_basis.py -k "not compile"
 
 lint: .venv/collamo
 	$(BIN)/ruff check .

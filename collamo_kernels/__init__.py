@@ -7,6 +7,7 @@
 from collamo_kernels.backends import BACKENDS, BackendError, explain, use_backend
 from collamo_kernels.coattention import CoAttention, coattention, share_bias
 from collamo_kernels.extension import build_info
+from collamo_kernels.gaussian_basis import gaussian_basis
 from collamo_kernels.neighbour_sum import neighbour_sum
 from collamo_kernels.pair_bias_attention import pair_bias_attention
 from collamo_kernels.pairwise_distances import pairwise_distances
@@ -29,6 +30,7 @@ __all__ = [
     "build_info",
     "coattention",
     "explain",
+    "gaussian_basis",
     "neighbour_sum",
     "pair_bias_attention",
     "pairwise_distances",

@@ -56,6 +56,10 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
         Backend("cpu", "collamo_kernels.pairwise_distances._cpu"),
         Backend("reference", "collamo_kernels.pairwise_distances.reference"),
     ),
+    "gaussian_basis": (
+        Backend("cpu", "collamo_kernels.gaussian_basis._cpu"),
+        Backend("reference", "collamo_kernels.gaussian_basis.reference"),
+    ),
     "neighbour_sum": (
         Backend("cpu", "collamo_kernels.neighbour_sum._cpu"),
         Backend("reference", "collamo_kernels.neighbour_sum.reference"),

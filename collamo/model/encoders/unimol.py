@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from collamo.chem.features import UNIMOL_ELEMENTS
 from collamo.model.configuration import UniMolConfig
 from collamo.model.encoders.packing import Packing, frozen_mode
-from collamo_kernels import Relations, pair_bias_attention, pairwise_distances
+from collamo_kernels import (
+    Relations,
+    gaussian_basis,
+    pair_bias_attention,
+    pairwise_distances,
+)
 
 #: Lines of Uni-Mol's dict.txt; the id of a token is its line, [MASK] is appended.
 UNIMOL_DICTIONARY = (
@@ -238,10 +243,11 @@ class PairGaussians(nn.Module):
 
     def forward(self, distance: Tensor, pair_type: Tensor) -> Tensor:
         """[…] Å, […] int64 → […,K] float32."""
-        scaled = self.mul(pair_type).float() * distance[..., None] + self.bias(pair_type).float()
-        sigma = self.stds.weight.float().view(-1).abs() + self.min_sigma
-        z = (scaled - self.means.weight.float().view(-1)) / sigma
-        return torch.exp(-0.5 * z * z) / ((2 * torch.pi) ** 0.5 * sigma)
+        pair_type = pair_type.flatten()
+        mul, bias = (table(pair_type).float().squeeze(-1) for table in (self.mul, self.bias))
+        mean, std = (table.weight.float().view(-1) for table in (self.means, self.stds))
+        u = mul * distance.flatten().float() + bias
+        return gaussian_basis(u, mean, std.abs() + self.min_sigma).unflatten(0, distance.shape)
 
 
 class UniformEmbedding(nn.Embedding):

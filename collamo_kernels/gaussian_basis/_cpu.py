@@ -1,0 +1,23 @@
+"""Backend 'cpu': csrc/cpu/gaussian_basis*.cpp, one pass forward and one backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from collamo_kernels.extension import why_absent
+from collamo_kernels.gaussian_basis import op  # noqa: F401  registers gradients
+
+
+def unsupported(u: Tensor, **others: Tensor) -> str | None:
+    """Return why the compiled kernel cannot serve these arguments, or None."""
+    if u.device.type != "cpu":
+        return f"u is on {u.device}; this backend runs on the CPU"
+    if u.dtype != torch.float32:
+        return f"u is {u.dtype}; this backend takes float32, the reference any"
+    return why_absent()
+
+
+def gaussian_basis(u: Tensor, centre: Tensor, width: Tensor) -> Tensor:
+    """Call the operator; arguments as in the reference."""
+    return torch.ops.collamo_kernels.gaussian_basis(u, centre, width)
