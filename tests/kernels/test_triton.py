@@ -55,6 +55,8 @@ def test_in_the_interpreter(triton):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "COLLAMO_TEST_BACKENDS": "triton"}
     files = [HERE / "test_triton_attention.py", HERE / "test_triton_radial.py"]
     files += [f"{HERE}/test_coattention.py::test_any_strides"]
+    names = "by_hand", "batch_is_its_singles", "any_strides"
+    files += [f"{HERE}/test_pair_bias_attention.py::test_{name}" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
