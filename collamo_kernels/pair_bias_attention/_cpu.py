@@ -28,10 +28,14 @@ def pair_bias_attention(
     scale: float,
     dropout_p: float,
     with_logits: bool,
+    in_place: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Call the operator; arguments as in the reference."""
     # Drawn where F.dropout would draw, so torch.manual_seed decides.
     seed = torch.randint(2**63 - 1, (1,)) if dropout_p > 0 else None
-    run = torch.ops.collamo_kernels.pair_bias_attention
-    out, logits = run(q, k, v, bias, relations.cu_seqlens, seed, scale, dropout_p, with_logits)
+    arguments = q, k, v, bias, relations.cu_seqlens, seed, scale, dropout_p
+    operators = torch.ops.collamo_kernels
+    if with_logits and in_place:
+        return operators.pair_bias_attention_(*arguments), bias
+    out, logits = operators.pair_bias_attention(*arguments, with_logits)
     return out, logits if with_logits else None

@@ -23,10 +23,14 @@ def pair_bias_attention(
     scale: float,
     dropout_p: float,
     with_logits: bool,
+    in_place: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """As the reference, without tensors of weights; q·k is worked out twice for the logits."""
     out = _triton.coattention(q, k, v, relations, bias=bias, scale=scale, dropout_p=dropout_p)
-    return out, _logits(q, k, bias, relations, scale) if with_logits else None
+    if not with_logits:
+        return out, None
+    logits = _logits(q, k, bias, relations, scale)
+    return out, bias.copy_(logits) if in_place else logits
 
 
 def _logits(q: Tensor, k: Tensor, bias: Tensor, relations: Relations, scale: float) -> Tensor:

@@ -24,6 +24,7 @@ def pair_bias_attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
     with_logits: bool = True,
+    in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within each molecule, and hand the logits out: a pair representation that evolves.
@@ -53,6 +54,9 @@ def pair_bias_attention(
         Probability that a weight is dropped; the logits are not touched.
     with_logits
         False where nobody reads the logits: they are not written.
+    in_place
+        True writes the logits over `bias`, contiguous, and returns it: no new memory for them.
+        Only where no gradient can be asked for.
     backend
         None takes the best that can serve the input; a name takes that one or raises.
 
@@ -77,7 +81,7 @@ def pair_bias_attention(
     >>> out[:, 0, 0].tolist(), logits.shape
     ([2.0, 2.0, 5.0], torch.Size([1, 5]))
     """
-    arguments = checked(q, k, v, bias, relations, scale, dropout_p, with_logits)
+    arguments = checked(q, k, v, bias, relations, scale, dropout_p, with_logits, in_place)
     return choose("pair_bias_attention", backend, arguments)(**arguments)
 
 
@@ -90,6 +94,7 @@ def checked(
     scale: float | None = None,
     dropout_p: float = 0.0,
     with_logits: bool = True,
+    in_place: bool = False,
 ) -> dict[str, Any]:
     """Return the arguments by name, or raise a ValueError that names the wrong one."""
     check_tensors(q=q, k=k, v=v, bias=bias)
@@ -111,6 +116,10 @@ def checked(
         if x.device != q.device:
             raise ValueError(f"{name} is on {x.device} and q on {q.device}; move them together")
     check_dropout(dropout_p)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias))
+    if in_place and (learns or not bias.is_contiguous()):
+        why = "gradients are asked for" if learns else "bias is not contiguous"
+        raise ValueError(f"in_place is True, but {why}; leave it out")
     return {
         "q": q,
         "k": k,
@@ -120,6 +129,7 @@ def checked(
         "scale": 1 / math.sqrt(q.shape[-1]) if scale is None else scale,
         "dropout_p": dropout_p,
         "with_logits": with_logits,
+        "in_place": in_place,
     }
 
 

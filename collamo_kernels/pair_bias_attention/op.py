@@ -2,7 +2,8 @@
 
 ``pair_bias_attention(q, k, v, bias, cu_seqlens, seed, scale, dropout_p, with_logits) -> (out,
 logits)``, where ``seed [1]`` int64 says which weights dropout drops, and logits without
-`with_logits` are ``[0]``; ``pair_bias_attention_backward(grad, grad_logits, q, k, v, bias,
+`with_logits` are ``[0]``; ``pair_bias_attention_(q, …, dropout_p) -> out`` writes them over `bias`
+and has no gradients; ``pair_bias_attention_backward(grad, grad_logits, q, k, v, bias,
 cu_seqlens, seed, scale, dropout_p) -> (dq, dk, dv, dbias)``. The gradient of the backward, the
 second derivative, is that of the formula in plain PyTorch, at the memory of the reference.
 """
@@ -117,6 +118,7 @@ def register() -> None:
     """Give the operators shapes and gradients."""
     library, name = torch.library, "collamo_kernels::pair_bias_attention"
     library.register_fake(name, fake)
+    library.register_fake(f"{name}_", lambda q, *others: q.new_empty(q.shape))
     library.register_fake(f"{name}_backward", fake_backward)
     library.register_autograd(name, differentiate, setup_context=keep)
     library.register_autograd(f"{name}_backward", differentiate_again, setup_context=keep_backward)

@@ -26,6 +26,7 @@ def pair_bias_attention(
     scale: float,
     dropout_p: float,
     with_logits: bool,
+    in_place: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(scale·QKᵀ + bias) V and the logits; see `collamo_kernels.pair_bias_attention`."""
 
@@ -33,6 +34,8 @@ def pair_bias_attention(
         return F.dropout(weights, dropout_p)
 
     out, logits = formula(q, k, v, bias, relations, scale, drop)
+    if with_logits and in_place:
+        logits = bias.copy_(logits)
     return out, logits if with_logits else None
 
 

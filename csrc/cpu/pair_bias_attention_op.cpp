@@ -98,6 +98,17 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   return {out, logits};
 }
 
+Tensor forward_in_place(const Tensor& q, const Tensor& k, const Tensor& v, Tensor bias,
+                        const Tensor& cu_seqlens, const Optional& seed, double scale,
+                        double dropout_p) {
+  check(bias.is_contiguous(), "bias must be contiguous to be written over");
+  const Arguments given(q, k, v, bias, cu_seqlens, seed, scale, dropout_p);
+  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
+  collamo::cpu::pair_bias_attention(given.call, given.molecules,
+                                    {atoms_of(out, q, ""), bias.mutable_data_ptr<float>()});
+  return out;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const Optional& grad_logits,
                                                     const Tensor& q, const Tensor& k,
                                                     const Tensor& v, const Tensor& bias,
@@ -128,6 +139,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
       "Tensor? seed, float scale, float dropout_p, bool with_logits) "
       "-> (Tensor out, Tensor logits)");
   m.def(
+      "pair_bias_attention_(Tensor q, Tensor k, Tensor v, Tensor(a!) bias, Tensor cu_seqlens, "
+      "Tensor? seed, float scale, float dropout_p) -> Tensor");
+  m.def(
       "pair_bias_attention_backward(Tensor grad, Tensor? grad_logits, Tensor q, Tensor k, "
       "Tensor v, Tensor bias, Tensor cu_seqlens, Tensor? seed, float scale, float dropout_p) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
@@ -135,5 +149,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
   m.impl("pair_bias_attention", TORCH_BOX(&forward));
+  m.impl("pair_bias_attention_", TORCH_BOX(&forward_in_place));
   m.impl("pair_bias_attention_backward", TORCH_BOX(&backward));
 }

@@ -163,6 +163,21 @@ def test_nan_stays_in_its_molecule(attend):
     assert out[1:].isfinite().all()
 
 
+@pytest.mark.parametrize("with_logits", [True, False])
+def test_in_place(with_logits, pair_bias_attention_backend, serves):
+    backend = pair_bias_attention_backend
+    device = device_of(backend)
+    *tensors, relations = inputs((4, 19, 1), heads=3)
+    tensors, relations = [x.to(device) for x in tensors], relations.to(device)
+    options = {"with_logits": with_logits, "backend": backend}
+    wanted = serves(backend, lambda: ck.pair_bias_attention(*tensors, relations, **options))
+    bias, before = tensors[3], tensors[3].clone()
+    out, logits = ck.pair_bias_attention(*tensors, relations, in_place=True, **options)
+    assert torch.equal(out, wanted[0])
+    assert logits is (bias if with_logits else None)
+    assert torch.equal(bias, wanted[1] if with_logits else before)
+
+
 def test_any_strides(attend):
     q, k, v, bias, relations = inputs((4, 19), heads=3)
     wanted = attend(q, k, v, bias, relations)
@@ -299,6 +314,8 @@ class TestOperator:
         shared = (*leaves, ends, seed, 0.3, dropout_p)
         operators = torch.ops.collamo_kernels
         torch.library.opcheck(operators.pair_bias_attention, (*shared, with_logits))
+        in_place = [x.detach().clone() for x in leaves]
+        torch.library.opcheck(operators.pair_bias_attention_, (*in_place, *shared[4:]))
         grad, of_logits = learned((torch.randn(8, 2, 8), torch.randn(2, 34)))
         of_logits = of_logits if with_logits else None
         torch.library.opcheck(operators.pair_bias_attention_backward, (grad, of_logits, *shared))
@@ -371,6 +388,8 @@ class TestOperator:
         ({"relations": ck.Relations()}, "relations must be packed"),
         ({"relations": packed((8, 1))}, "q has 8 atoms, but relations.cu_seqlens ends at 9"),
         ({"dropout_p": 1.0}, "dropout_p is 1.0"),
+        ({"q": torch.zeros(8, 2, 8, requires_grad=True), "in_place": True}, "gradients are asked"),
+        ({"bias": torch.zeros(34, 2).t(), "in_place": True}, "bias is not contiguous; leave it"),
     ],
 )
 def test_wrong_form_is_named(changes, message):

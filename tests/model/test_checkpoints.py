@@ -115,7 +115,7 @@ def note_carried_logits(encoder):
     found = []
 
     def note(_, arguments):
-        found.append(arguments[1].t())
+        found.append(arguments[1].t().clone())
 
     for layer in encoder.encoder.layers:
         layer.self_attn.register_forward_pre_hook(note)

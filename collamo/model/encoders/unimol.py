@@ -220,8 +220,14 @@ class UniMolAttention(nn.Module):
         """[M,C], [H,P] → output [M,C] and the logits [H,P], None without `with_logits`."""
         qkv = self.in_proj(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         dropout_p = self.dropout if self.training else 0.0
+        frozen = not (qkv[0].requires_grad or bias.requires_grad)  # nobody reads the bias again
         out, logits = pair_bias_attention(
-            *qkv, bias, relations, dropout_p=dropout_p, with_logits=with_logits
+            *qkv,
+            bias,
+            relations,
+            dropout_p=dropout_p,
+            with_logits=with_logits,
+            in_place=frozen,
         )
         return self.out_proj(out.flatten(1)), logits
 
