@@ -24,7 +24,7 @@ from collamo_kernels.relations import PackedLayout, Relations
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
 MAX_ATOMS = 32768  # of a molecule: its pairs are counted in 31 bits
-MAX_BUCKETS = 32768  # of the hop table: a pair's column is held in 15 bits; hops are uint8
+MAX_BUCKETS = 16384  # of the hop table: a column has 15 bits, the sign one of them; hops are uint8
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 

@@ -26,10 +26,10 @@ from collamo_kernels.radial import BLOCKS
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 OWN_TYPE = {"q", "k", "v", "out", "grad", "dq", "dk", "dv", "bias", "dbias"}
 POINTERS = {
-    "*i64": {"pair_start", "seed", "hop_order", "hop_offsets", "cell_order", "segments"},
+    "*i64": {"pair_start", "seed", "hop_order", "hop_offsets", "cell_order", "segments", "spot"},
     "*u8": {"valid", "hops", "hop_keys"},
     "*i32": {
-        *("cu_seqlens", "tiles", "spot", "fits", "known", "first_knot", "pair_types"),
+        *("cu_seqlens", "tiles", "fits", "known", "first_knot", "pair_types"),
         *("atom_types", "hop_counters", "cell_counters", "layer_counters", "counters"),
     },
     "*fp32": {

@@ -62,19 +62,20 @@ def padded_width(width: int) -> int:
 def forward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
     """Return the configuration of `attend`."""
     if of == 64 and _in_one_tile(width, dtype):
-        return Configuration(64, 8, 1)
+        return Configuration(64, 4, 1)
     # Above one tile the loop takes fewer instructions a pair, and pads less, than tiles of 64.
     if of != 32 and dtype == torch.float32:
         return Configuration(16, 2 if width < 128 else 4, None)
     # A tile of 32 rows has work for two warps: of four, two do again what the others do.
-    warps = 2 if width < 128 else 4 if dtype != torch.float32 else 8
-    return Configuration(32, warps, 1 if of == 32 else None)
+    if of == 32:
+        return Configuration(32, 8 if width == 128 and dtype == torch.float32 else 2, 1)
+    return Configuration(32, 2 if width < 128 else 4, None)
 
 
 def backward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
     """Return the configuration of `differentiate` and `differentiate_tile`."""
     if of == 64 and _in_one_tile(width, dtype):
-        return Configuration(64, 4 if width < 64 else 8, 1)
+        return Configuration(64, 4, 1)
     if of == 64:
         return Configuration(32, 4 if width == 16 else 8, 2)
     if of == 128:

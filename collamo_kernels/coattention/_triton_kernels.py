@@ -80,22 +80,29 @@ def hop_column(hop, buckets):
 
 
 @triton.jit
-def spot_of(spot, at):
-    """What `_triton_pairs.locate` found of each pair [i, j]: fraction, cell, and hop column.
-
-    One load of 8 bytes, where three numbers apart take three loads and as many addresses.
-    """
-    two = tl.arange(0, 2)
-    fraction, code = tl.split(tl.load(spot + tl.expand_dims(at * 2, 2) + two))  # [i, j] each
-    return fraction.to(tl.float32, bitcast=True), code & 0xFFFF, code >> 16
+def fraction_of(spot):
+    """How far through its cell of the radial table a pair is; `_triton_pairs.locate` says where."""
+    return (spot >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def polynomial(coefficients, cell, x):
-    """c₀ + c₁x + c₂x² + c₃x³ of each cell [i, j]: one 16-byte load per pair."""
-    four = tl.arange(0, 4)
-    c = tl.load(coefficients + tl.expand_dims(cell * 4, 2) + four)  # [i, j, 4]
-    even, odd = tl.split(tl.reshape(c, (cell.shape[0], cell.shape[1], 2, 2)))
+def entry_of(spot):
+    """Where the coefficients of a pair's cell begin, in the radial table of one head."""
+    return spot.to(tl.int32) & 0x1FFFF
+
+
+@triton.jit
+def column_of(spot):
+    """Column of the hop table."""
+    return (spot.to(tl.uint32) >> 17).to(tl.int32)
+
+
+@triton.jit
+def polynomial(coefficients, entry, x):
+    """c₀ + c₁x + c₂x² + c₃x³ of each pair [i, j], from its cell: one 16-byte load."""
+    first = tl.multiple_of(tl.expand_dims(entry, 2), (4, 4, 4))  # so that one load is 16 bytes
+    c = tl.load(coefficients + first + tl.arange(0, 4))  # [i, j, 4]
+    even, odd = tl.split(tl.reshape(c, (entry.shape[0], entry.shape[1], 2, 2)))
     c0, c2 = tl.split(even)
     c1, c3 = tl.split(odd)
     return c0 + x * (c1 + x * (c2 + x * c3))
@@ -113,8 +120,8 @@ def _one_each(place):
 
 
 @triton.jit
-def _terms(i, j, inside, where, added, PACKED: tl.constexpr):
-    """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf outside.
+def _terms(i, j, real, where, added, PACKED: tl.constexpr):
+    """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf where no key is ``real``.
 
     Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
     in ``phi [local, pairs]``. Summed apart and added to the logits once: logits added to term by
@@ -127,14 +134,15 @@ def _terms(i, j, inside, where, added, PACKED: tl.constexpr):
     head = head.to(tl.int64)
     terms = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
     if spot is not None:
-        x, c, column = spot_of(spot + 2 * pair, at)
+        found = _one_each(spot + pair + at)
         if tl.load(fits) != 0:
-            phi3d = polynomial(coefficients + head * (cells + 1) * 4, c, x)
+            of_head = coefficients + head * (cells + 1) * 4
+            phi3d = polynomial(of_head, entry_of(found), fraction_of(found))
         else:
             phi3d = _one_each(phi + local.to(tl.int64) * pairs + pair + at)
         terms = phi3d
         if hop_bias is not None:
-            terms += _one_each(hop_bias + head * buckets + column)
+            terms += _one_each(hop_bias + head * buckets + column_of(found))
     elif hops is not None:
         hop = _one_each(hops + pair + at).to(tl.int32)
         terms = _one_each(hop_bias + head * buckets + hop_column(hop, buckets))
@@ -147,7 +155,7 @@ def _terms(i, j, inside, where, added, PACKED: tl.constexpr):
             place += tl.minimum(i, n - 1).to(tl.int64)[:, None] * bias_i
             place += tl.minimum(j, n - 1).to(tl.int64)[None, :] * bias_j
         terms += _one_each(place).to(tl.float32)
-    return tl.where(inside, terms, float("-inf"))
+    return tl.where(real[None, :], terms, float("-inf"))
 
 
 @triton.jit
@@ -248,7 +256,7 @@ def attend(
         real = alive(valid, start, j, n)
         key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
         value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
-        terms = _terms(i, j, query[:, None] & real[None, :], where, added, PACKED)  # [i, j]
+        terms = _terms(i, j, real, where, added, PACKED)  # [i, j]
         s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
         p, top, fade = _exponentials(s, top)
         if not SINGLE:
@@ -274,7 +282,7 @@ def _weights(
     THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
-    terms = _terms(i, j, query[:, None] & real[None, :], where, added, PACKED)  # [i, j]
+    terms = _terms(i, j, real, where, added, PACKED)  # [i, j]
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
     s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
     most, inverse, start, heads = rows

@@ -70,7 +70,7 @@ class Terms:
 
     hops: Tensor | None = None
     hop_bias: Tensor | None = None  # [H, S]
-    spot: Tensor | None = None  # [pairs, 2] int32: where a pair is in both tables
+    spot: Tensor | None = None  # [pairs] int64: where a pair is in both tables
     coefficients: Tensor | None = None  # [H, C + 1, 4]
     fits: Tensor | None = None  # whether the table is fine enough
     exact: on_radial.Function | None = None  # Φ3d where it is not
@@ -267,12 +267,12 @@ def locate(
     exact: on_radial.Function = on_radial.ABSENT, hops: Tensor | None = None,
     hop_bias: Tensor | None = None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:  # fmt: skip
-    """Spots ``[pairs, 2]``, coefficients ``[H, C + 1, 4]``, and, for `sums`, segments.
+    """Spots ``[pairs]``, coefficients ``[H, C + 1, 4]``, and, for `sums`, segments.
 
     Beside them, of a radial function, what `Terms.phi` gives of the first round of heads.
     """
     cells, heads, pairs = len(table.rows) - 1, table.rows.shape[2], len(u)
-    spot = u.new_empty((pairs, 2), dtype=torch.int32)
+    spot = u.new_empty(pairs, dtype=torch.int64)
     coefficients = u.new_empty((heads, cells + 1, 4))
     segments = u.new_empty((2, cells if sums else 0), dtype=torch.int64)
     group = next(_rounds(heads, pairs, limited=True)).stop

@@ -178,7 +178,7 @@ def _order(a: SimpleNamespace, wants: set[str]) -> Tensor | None:
     """Pairs sorted by cell; [0] stands for "sort them": u changes with γ and β."""
     if "rows" not in wants or len(a.pair_order) == a.pairs:
         return a.pair_order
-    return (a.spot[:, 1] & 0xFFFF).sort(stable=True).indices
+    return (a.spot & 0x1FFFF).sort(stable=True).indices
 
 
 def _given(a, name: str, gradient: Tensor | None, wants: set[str], grad: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def _fake_located(a: SimpleNamespace, like: Tensor) -> list[Tensor]:
     cells, _, heads = a.rows.shape
     cells = cells - 1
     return [
-        a.u.new_empty((*a.u.shape, 2), dtype=torch.int32),
+        a.u.new_empty(a.u.shape, dtype=torch.int64),
         a.u.new_empty((heads, cells + 1, 4)),
         a.u.new_empty((2, 0 if a.pair_order is None else cells), dtype=torch.int64),
     ]

@@ -12,10 +12,12 @@ import triton
 import triton.language as tl
 
 from collamo_kernels.coattention._triton_kernels import (
+    column_of,
+    entry_of,
+    fraction_of,
     hop_column,
     place_of,
     polynomial,
-    spot_of,
     tile_of,
 )
 from collamo_kernels.coattention._triton_radial import (
@@ -72,7 +74,7 @@ def stretch(
 def _locate(
     u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS: tl.constexpr
 ):  # fmt: skip
-    """What `spot_of` reads again of the pairs p."""
+    """Where the pairs p are in both tables."""
     x = tl.load(u + p, mask=p < pairs, other=0.0)
     low = tl.load(geometry)
     # A block's length is a power of two: u / block and what is left of it are exact.
@@ -89,12 +91,12 @@ def _locate(
     f = tl.minimum(tl.maximum(along - c, 0.0), 1.0)
     f = tl.where(known, f, tl.where(far, 0.0, x))  # NaN must be seen
     c = tl.where(known, c, 0.0).to(tl.int32)
-    code = tl.where(far, cells, knot + c)
+    code = 4 * tl.where(far, cells, knot + c)
     if hops is not None:
         hop = tl.load(hops + p, mask=p < pairs, other=0).to(tl.int32)
-        code |= hop_column(hop, buckets) << 16
-    both = tl.join(f.to(tl.int32, bitcast=True), code)  # [p, 2]
-    tl.store(spot + p[:, None] * 2 + tl.arange(0, 2)[None, :], both, mask=(p < pairs)[:, None])
+        code |= hop_column(hop, buckets) << 17
+    found = f.to(tl.int32, bitcast=True).to(tl.int64) << 32 | code.to(tl.int64)
+    tl.store(spot + p, found, mask=p < pairs)
 
 
 @triton.jit
@@ -128,8 +130,9 @@ def locate(
 ):  # fmt: skip
     """Where each pair is in both tables; then the radial table as polynomials.
 
-    ``spot [pairs, 2]`` holds the bits of the fraction of the way through the cell, then the cell
-    (`C`, behind the last, without a distance) plus 65,536 times the column of the hop table.
+    ``spot [pairs]`` holds, from the lowest bit on, 17 bits of four times the cell (`C`, behind the
+    last, without a distance), 15 of the column of the hop table, and 32 of the fraction of the way
+    through the cell (float32): `entry_of`, `column_of`, `fraction_of`.
     ``coefficients [H, C + 1, 4]`` are those of the Hermite formula of `RadialTable.lookup` sorted
     by powers: three multiply-adds and one 16-byte load a pair and head, where the formula takes
     eleven operations and four loads. Those of cell `C` are 0. ``segments [2, C]`` is set to 0 for
@@ -169,11 +172,12 @@ def build(
     p = tl.minimum(p, pairs - 1)
     value = tl.zeros((PAIRS, 1), tl.float32)
     if spot is not None:
-        x, c, column = spot_of(spot, p[:, None])
+        found = tl.load(spot + p)[:, None]
         if hop_bias is not None:
-            value += tl.load(hop_bias + head * buckets + column)
+            value += tl.load(hop_bias + head * buckets + column_of(found))
         if tl.load(fits) != 0:
-            value += polynomial(coefficients + head * (cells + 1) * 4, c, x)
+            of_head = coefficients + head * (cells + 1) * 4
+            value += polynomial(of_head, entry_of(found), fraction_of(found))
         else:
             value += tl.load(phi + local * pairs + p)[:, None]
     elif hops is not None:
@@ -195,7 +199,7 @@ def _cell_column(order, spot, t, total):
     """Cell of sorted pairs; -1 where there is none."""
     inside = (t >= 0) & (t < total)
     p = tl.load(order + t, mask=inside, other=0)
-    return tl.where(inside, tl.load(spot + 2 * p + 1, mask=inside, other=0) & 0xFFFF, -1)
+    return tl.where(inside, entry_of(tl.load(spot + p, mask=inside, other=0)) // 4, -1)
 
 
 @triton.jit
@@ -252,7 +256,7 @@ def _add_up_cells(
     starts = live & ((local == 0) | new)
     ends = live & (last | old)
     x = _cotangents(ds, p, h, live, group, pairs)
-    f = tl.load(spot + 2 * p, mask=live, other=0).to(tl.float32, bitcast=True)[:, None]
+    f = fraction_of(tl.load(spot + p, mask=live, other=0))[:, None]
     right = f * f * (3.0 - 2.0 * f)
     step = 2 * size * group
     _store_runs(parts, x * (1.0 - right), s, starts, ends, chunk, h, group, size)
@@ -497,14 +501,15 @@ def slope(
 ):  # fmt: skip
     """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    x, c, _column = spot_of(spot, tl.minimum(p, pairs - 1)[:, None])
+    found = tl.load(spot + tl.minimum(p, pairs - 1))[:, None]
+    entry, x = entry_of(found), fraction_of(found)
     total = tl.zeros((PAIRS, 1), tl.float32)
     if ADD:
         total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
     if tl.load(fits) != 0:
         for _ in range(group):
             weight = tl.load(ds + p, mask=p < pairs, other=0.0)[:, None]
-            total += polynomial(coefficients, c, x) * weight
+            total += polynomial(coefficients, entry, x) * weight
             coefficients += (cells + 1) * 4
             ds += pairs
     tl.store(du + p, tl.sum(total, 1), mask=p < pairs)

@@ -520,9 +520,9 @@ def test_refusals(change, reason):
 
 def test_refuses_a_hop_table_with_more_columns_than_a_pair_can_name():
     q, hops = torch.zeros(1, 1, 2, 8), torch.zeros(1, 2, 2, dtype=torch.uint8)
-    relations, table = ck.Relations(hops=hops).to(DEVICE), torch.zeros(1, 32769, device=DEVICE)
+    relations, table = ck.Relations(hops=hops).to(DEVICE), torch.zeros(1, 16385, device=DEVICE)
     q = q.to(DEVICE)
-    with pytest.raises(ck.BackendError, match="a hop table of 32769 columns > 32768"):
+    with pytest.raises(ck.BackendError, match="a hop table of 16385 columns > 16384"):
         ck.coattention(q, q, q, relations=relations, hop_bias=table, backend="triton")
     shared = ck.share_bias(relations, layers=9, dtype=torch.float16, hop_bias=table)
     assert shared.keys() == {"hop_bias", "radial"}
