@@ -1,7 +1,12 @@
 """Backends under test: each is a parameter, and one that is required must not be skipped."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from collamo_kernels import build_info
 from collamo_kernels.backends import BACKENDS, BackendError
 from collamo_kernels.testing import required_backends
 
@@ -17,6 +22,32 @@ def serves():
             if backend in required_backends():
                 raise
             pytest.skip(str(refusal))
+
+    return run
+
+
+CAPABILITIES = ("baseline", "avx2", "avx512")
+
+
+@pytest.fixture(params=CAPABILITIES)
+def on_instruction_set(request):
+    """``on_instruction_set(file, selection)``: run tests of a file on the instruction set of the
+    parameter, in a process of its own. -P: of the same build (`make sanitize`).
+    """
+    wider = CAPABILITIES[CAPABILITIES.index(request.param) + 1 :]
+    if build_info()["cpu_capability"] not in wider:
+        pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
+
+    def run(file, selection):
+        command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+        environment = {"COLLAMO_CPU_CAPABILITY": request.param, "COLLAMO_TEST_BACKENDS": "cpu"}
+        done = subprocess.run(
+            [*command, "-k", selection],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-3000:]
 
     return run
 

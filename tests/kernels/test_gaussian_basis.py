@@ -1,9 +1,6 @@
 """Expansion in normal densities and its gradients, on every backend."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -86,23 +83,8 @@ def test_gradcheck():
     assert torch.autograd.gradgradcheck(ck.gaussian_basis, tensors)
 
 
-CAPABILITIES = ("baseline", "avx2", "avx512")
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_instruction_set(capability):
-    """Each narrower one in a process of its own. -P: of the same build (`make sanitize`)."""
-    if CAPABILITIES.index(capability) >= CAPABILITIES.index(ck.build_info()["cpu_capability"]):
-        pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {"COLLAMO_CPU_CAPABILITY": capability, "COLLAMO_TEST_BACKENDS": "cpu"}
-    done = subprocess.run(
-        [*command, "-k", "cpu and accuracy"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_every_instruction_set(on_instruction_set):
+    on_instruction_set(__file__, "cpu and accuracy")
 
 
 @pytest.mark.usefixtures("compiled")

@@ -1,9 +1,5 @@
 """The compiled knots of a radial table: against their definition, registration, bits."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.library import opcheck
@@ -326,15 +322,5 @@ def test_the_operators_guard_their_memory(message):
         torch.ops.collamo_kernels.radial_rows_backward(grad, U, None, *arguments.values())
 
 
-CAPABILITIES = ("baseline", "avx2", "avx512")
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_instruction_set(capability):
-    if CAPABILITIES.index(capability) >= CAPABILITIES.index(ck.build_info()["cpu_capability"]):
-        pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "TestAgainstTheDefinition or large or threads"]
-    environment = os.environ | {"COLLAMO_CPU_CAPABILITY": capability}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_every_instruction_set(on_instruction_set):
+    on_instruction_set(__file__, "TestAgainstTheDefinition or large or threads")
