@@ -80,7 +80,6 @@ def second_derivative(
 ) -> list[Tensor]:
     """Gradients of ``Σ cotangent · gradient`` by grad, grad_logits, q, k, v and bias."""
     relations = Relations(cu_seqlens=cu_seqlens)
-
     sizes = cu_seqlens.diff()
     longest = int(sizes.max()) if len(sizes) else 0
     shape = torch.Size((len(sizes), q.shape[1], longest, longest))

@@ -26,16 +26,19 @@ def serves():
     return run
 
 
-CAPABILITIES = ("baseline", "avx2", "avx512")
+CAPABILITIES = ("baseline", "avx2_narrow", "avx2", "avx512")
+CAPABILITY, ASKED = build_info()["cpu_capability"], os.environ.get("COLLAMO_CPU_CAPABILITY")
+assert ASKED in (None, CAPABILITY), f"COLLAMO_CPU_CAPABILITY={ASKED}, but {CAPABILITY} would run"
 
 
-@pytest.fixture(params=CAPABILITIES)
+@pytest.fixture(params=("baseline", "avx2", "avx512"))
 def on_instruction_set(request):
     """``on_instruction_set(file, selection)``: run tests of a file on the instruction set of the
     parameter, in a process of its own. -P: of the same build (`make sanitize`).
+
+    Only the attention has one of narrow vectors, and asks for it by a parameter of its own.
     """
-    wider = CAPABILITIES[CAPABILITIES.index(request.param) + 1 :]
-    if build_info()["cpu_capability"] not in wider:
+    if CAPABILITY not in CAPABILITIES[CAPABILITIES.index(request.param) + 1 :]:
         pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
 
     def run(file, selection):

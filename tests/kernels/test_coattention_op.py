@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -260,29 +257,13 @@ def test_as_accurate_where_nothing_learns():
         assert_accurate(out, attend_eagerly(inputs), attend(inputs.double()))
 
 
-CAPABILITIES = ("baseline", "avx2_narrow", "avx2", "avx512")
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_instruction_set(capability):
-    """Each narrower one in a process of its own, on the accuracy tests of a few cases.
-
-    -P: of the same build, not the one in the working directory (`make sanitize`).
-    """
-    if CAPABILITIES.index(capability) >= CAPABILITIES.index(ck.build_info()["cpu_capability"]):
-        pytest.skip("the widest runs in every other test, a wider one not at all on this processor")
+@pytest.mark.parametrize(
+    "on_instruction_set", ["baseline", "avx2_narrow", "avx2", "avx512"], indirect=True
+)
+def test_every_instruction_set(on_instruction_set):
+    """On the accuracy tests of a few cases."""
     cases = "around-16 or slim or uni-mol or beyond-256 or dense-bias or atom-types"
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["tests/kernels/test_coattention.py", "-k", f"accuracy and cpu and ({cases})"]
-    environment = os.environ | {"COLLAMO_CPU_CAPABILITY": capability}
-    environment["COLLAMO_TEST_BACKENDS"] = "cpu"
-    tell = "import collamo_kernels as ck; print(ck.build_info()['cpu_capability'])"
-    told = subprocess.run(
-        [sys.executable, "-P", "-c", tell], env=environment, capture_output=True, text=True
-    )
-    assert told.stdout.strip() == capability
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
+    on_instruction_set("tests/kernels/test_coattention.py", f"accuracy and cpu and ({cases})")
 
 
 class TestSecondDerivative:
