@@ -220,7 +220,10 @@ class UniMolAttention(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor, relations: Relations, with_logits: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """[M,C], [H,P] → output [M,C] and the logits [H,P], None without `with_logits`."""
+        """[M,C], [H,P] → output [M,C] and the logits [H,P], None without `with_logits`.
+
+        Where no gradient is asked for, the logits are written over `bias`.
+        """
         qkv = self.in_proj(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         dropout_p = self.dropout if self.training else 0.0
         frozen = not (qkv[0].requires_grad or bias.requires_grad)  # nobody reads the bias again
