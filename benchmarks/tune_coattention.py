@@ -1,4 +1,4 @@
-"""What each choice of warps takes of a GPU, for the table in `_triton_configuration`.
+"""What each choice of warps takes of a GPU, for the table in `configuration`.
 
     python benchmarks/tune_coattention.py > tune.csv
 
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 
 import torch
 
-from collamo_kernels.coattention import _triton_configuration as configuration
-from collamo_kernels.coattention import _triton_launch as launch
-from collamo_kernels.coattention._triton_ahead import TYPES, attention
+from collamo_kernels.coattention.triton import configuration as configuration
+from collamo_kernels.coattention.triton import launch as launch
+from collamo_kernels.coattention.triton.ahead import TYPES, attention
 from collamo_kernels.testing import (
     Case,
     Inputs,

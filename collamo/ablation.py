@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from collamo.errors import UsageError
-from collamo.evaluation.reliance import MODEL
-from collamo.evaluation.report import markdown_table, metric_name, write_whole
+from collamo.evaluation.examine.reliance import MODEL
+from collamo.evaluation.report.page import markdown_table, metric_name
+from collamo.files import write_text
 from collamo.training.recipe import Recipe, load_recipe, read_yaml, split_overrides
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def run_ablation(
     What is finished is not done again, and a training that was cut off goes on from its newest
     whole checkpoint; ``table.md`` is rewritten after every variant. `overrides` are options of
     `collamo train` for all variants; those that say what the model is built from reach the
-    alignment only. The rest is as in `collamo.evaluation.split.evaluate`.
+    alignment only. The rest is as in `collamo.evaluation.examine.split.evaluate`.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def run_ablation(
         plan.examine(asked, batch_size)
         finished = {p.name: p.report() for p in plans[:done]}
         table = _table(ablation, finished)
-        write_whole(out / "table.md", table)
+        write_text(out / "table.md", table)
     return table
 
 
@@ -131,7 +132,7 @@ class _Plan:
         file = self.folder / "settings.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, text + "\n")
+            write_text(file, text + "\n")
         elif json.loads(file.read_text(encoding="utf-8")) != json.loads(text):
             raise UsageError(
                 f"'{self.folder}' was begun with other settings, see {file}; delete it or give "
@@ -154,7 +155,7 @@ class _Plan:
         if (self.folder / "report.json").exists():
             return
         from collamo.data.shards import PreparedData
-        from collamo.evaluation.split import evaluate
+        from collamo.evaluation.examine.split import evaluate
         from collamo.model import load_checkpoint
 
         logger.info("%s: examination", self.name)

@@ -369,7 +369,7 @@ def ask(
         for element in unknown_to_unimol(features.atom_features):
             print(f"note: the 3D encoder reads {element} as [UNK]", file=sys.stderr)
     model, processor = load_model(folder)
-    from collamo.evaluation.answers import answer
+    from collamo.inference.answers import answer
 
     pairs = [(features, question)]
     print(answer(model, processor, pairs, max_new_tokens=max_new_tokens)[0])
@@ -393,7 +393,7 @@ def generate(
     workers: WorkersOption = None,
 ) -> None:
     """Answer a file of questions. Every row comes back; a bad one with its reason."""
-    from collamo.evaluation import question_files as files
+    from collamo.inference import question_files as files
 
     if out is not None:
         files.check_format(out)
@@ -537,7 +537,7 @@ def _entities(spec: str | None, answers: Path, per_minute: float):
     if spec is None:
         yield None
         return
-    from collamo.evaluation.entities import load_extractor
+    from collamo.evaluation.entities.extractor import load_extractor
     from collamo.evaluation.service import Limits
 
     with load_extractor(spec, answers, Limits(per_minute=per_minute)) as extractor:
@@ -569,8 +569,8 @@ def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict
     need_bond_directions(prepared, model.config.gin_config)
     from rich.console import Console
 
-    from collamo.evaluation.split import count_questions, evaluate
-    from collamo.evaluation.split_report import show
+    from collamo.evaluation.examine.split import count_questions, evaluate
+    from collamo.evaluation.examine.split_report import show
 
     total = count_questions(prepared, chosen["split"], chosen["limit"], chosen["reliance"])
     about = {"checkpoint": str(folder), "data": str(data)}
@@ -588,7 +588,7 @@ def _evaluate_split(checkpoint: Path | None, data: Path, out: Path, chosen: dict
 
 
 def _evaluate_predictions(path, task, texts, unit, train_mean, looking, out) -> None:
-    from collamo.evaluation.predictions import TASKS, Options, evaluate_predictions
+    from collamo.evaluation.score.predictions import TASKS, Options, evaluate_predictions
 
     if task is None:
         raise UsageError(f"--predictions needs --task: one of {', '.join(TASKS)}")
@@ -675,9 +675,9 @@ def judge(
 
     The key, if the endpoint wants one, is read from COLLAMO_JUDGE_KEY.
     """
-    from collamo.evaluation.judge import JudgeOptions
-    from collamo.evaluation.judge_files import judge_predictions
-    from collamo.evaluation.judge_rubric import PROMPT, Rubric
+    from collamo.evaluation.judge.files import judge_predictions
+    from collamo.evaluation.judge.model import JudgeOptions
+    from collamo.evaluation.judge.rubric import PROMPT, Rubric
     from collamo.evaluation.service import Limits
 
     for path in filter(None, (predictions, other)):

@@ -7,9 +7,7 @@ user catches the class.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 
 
 class CollamoError(Exception):
@@ -38,22 +36,6 @@ class MissingDependencyError(CollamoError):
 
 class MoleculeError(CollamoError, ValueError):
     """A molecule that cannot be read, or is outside the stated limits (exit code 1)."""
-
-
-@contextmanager
-def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let an OSError inside name `path`, which those of pyarrow and of a full disk do not.
-
-    `temporary`, what is written first, is removed then: on a full disk it is in the way.
-    """
-    try:
-        yield
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ class Backend:
 
 BACKENDS: dict[str, tuple[Backend, ...]] = {
     "coattention": (
-        Backend("triton", "collamo_kernels.coattention._triton"),
+        Backend("triton", "collamo_kernels.coattention.triton.backend"),
         Backend("cpu", "collamo_kernels.coattention._cpu"),
         Backend("reference", "collamo_kernels.coattention.reference"),
     ),

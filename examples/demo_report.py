@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from collamo.chem.draw import draw_molecules
 from collamo.chem.molecule import Molecule
 from collamo.errors import CollamoError, UsageError
-from collamo.evaluation.reliance import MODEL, WRONG_MOLECULE
-from collamo.evaluation.report import markdown_table, write_whole
+from collamo.evaluation.examine.reliance import MODEL, WRONG_MOLECULE
+from collamo.evaluation.report.page import markdown_table
+from collamo.files import write_text
 from collamo.training.callbacks import draw_learning_curve, read_log
 
 STAGES = {
@@ -47,7 +48,7 @@ def main(folder: Path) -> Path:
         )
     )
     path = folder / "report.md"
-    write_whole(path, page(manifest, report, logs, curves))
+    write_text(path, page(manifest, report, logs, curves))
     return path
 
 

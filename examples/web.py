@@ -49,7 +49,7 @@ def answerer(model, processor, seconds: float = 10.0) -> Answerer:
 
     One question at a time: the model's train/eval mode is switched for each.
     """
-    from collamo.evaluation.answers import answer
+    from collamo.inference.answers import answer
 
     lock = Lock()
 

@@ -599,7 +599,7 @@ def test_evaluate_without_reliance_asks_the_two_of_the_verdict(collamo, run, tmp
 
 
 def test_an_evaluation_that_was_cut_off_goes_on(collamo, run, tmp_path, monkeypatch):
-    from collamo.evaluation import answers
+    from collamo.inference import answers
 
     options = ["--checkpoint", run.checkpoint, "--data", run.data, "--limit", "2", "--diagnose"]
     options += ["--max-new-tokens", "4", "--batch-size", "1"]

@@ -9,7 +9,7 @@ import pytest
 from trained import trained
 
 from collamo.errors import MissingDependencyError
-from collamo.evaluation.answers import answer
+from collamo.inference.answers import answer
 from collamo.model import load_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from collamo.data.shards import PreparedData, file_entry, sha256_of, shard_name, write_text
-from collamo.errors import CollamoError, UsageError, writing
+from collamo.data.shards import PreparedData, file_entry, shard_name
+from collamo.errors import CollamoError, UsageError
+from collamo.files import file_sha256, replacing, write_text
 
 FORMAT_VERSION = 1
 ENCODERS = {"2d": "gin", "3d": "unimol"}
@@ -100,16 +100,16 @@ class EncodedOutputs:
         entry, path = self.files.get(name), self.folder / name
         if entry is None or entry["shard_sha256"] != shard_sha256 or not path.is_file():
             return False
-        return path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
+        return (
+            path.stat().st_size == entry["bytes"]
+            and file_sha256(path, remember=True) == entry["sha256"]
+        )
 
     def with_shard(self, shard: int, shard_sha256: str, outputs: np.ndarray) -> EncodedOutputs:
         """Write the outputs [A,L,C] of one shard, then the JSON file; return what there is now."""
         path = self.folder / self.file_name(shard)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with writing(path, temporary):
-            with temporary.open("wb") as file:
-                np.save(file, outputs, allow_pickle=False)
-            os.replace(temporary, path)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, outputs, allow_pickle=False)
         entry = {**file_entry(path, len(outputs)), "shard_sha256": shard_sha256}
         stored = dataclasses.replace(self, files={**self.files, path.name: entry})
         stored.write()

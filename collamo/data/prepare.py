@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -50,15 +50,15 @@ from collamo.data.shards import (
     TASK_SCHEMA,
     Manifest,
     file_entry,
-    sha256_of,
     shard_name,
+    table_writer,
     write_table,
-    write_text,
 )
 from collamo.data.sources import Source, SourceRow, count_rows, open_source
 from collamo.data.splits import scaffold_of, split_by_scaffold
 from collamo.data.tasks import Facts, TaskExample, measure, task_rng, write_tasks
-from collamo.errors import MoleculeError, TooManyRejectedError, UsageError, writing
+from collamo.errors import MoleculeError, TooManyRejectedError, UsageError
+from collamo.files import file_sha256, naming, write_text
 
 # Our choice: 16 molecules per message to a worker keep the overhead below 1 %; a worker hands back
 # what it has after a second, so that one slow molecule does not make its neighbours wait.
@@ -285,7 +285,7 @@ class _Job:
 
     def __init__(self, source: Source, options: Options, out: Path):
         self.source, self.options, self.out = source, options, out
-        self.sha256 = source.sha256()
+        self.sha256 = file_sha256(source.path)
         self.total = count_rows(source, options.limit)
         self.shards = -(-self.total // options.shard_size)
 
@@ -394,7 +394,7 @@ class _Job:
         path = self.out / shard_name(index)
         if content is None or content.get("key") != (key or self.key) or not path.is_file():
             return None
-        return content if sha256_of(path) == content["sha256"] else None
+        return content if file_sha256(path, remember=True) == content["sha256"] else None
 
     def _bring_up_to_date(self, index: int) -> None:
         """Give a shard of format 1 the bond directions that its SMILES tell."""
@@ -430,7 +430,7 @@ class _Job:
         write_table(path, records, MOLECULE_SCHEMA)
         sidecar = {
             "key": self.key,
-            "sha256": sha256_of(path),
+            "sha256": file_sha256(path, remember=True),
             "rows": len(records),
             "rejected": rejected,
         }
@@ -455,26 +455,22 @@ class _Job:
     def _write_tasks(self, splits: dict[int, str], summary: _Summary) -> dict[str, int]:
         """Write the questions of every split; return file → questions."""
         names = {split: f"tasks-{split}.parquet" for split in SPLITS}
-        writers = {
-            split: pq.ParquetWriter(self.out / f".{name}.tmp", TASK_SCHEMA, compression="zstd")
-            for split, name in names.items()
-        }
-        for index in range(self.shards):
-            examples = defaultdict(list)
-            for record in pq.read_table(self.out / shard_name(index)).to_pylist():
-                split = splits[record["row"]]
-                written = self._questions(record)
-                summary.add(record, split, written)
-                examples[split] += written
-            for split, found in examples.items():
-                fields = [dataclasses.asdict(example) for example in found]
-                with writing(self.out / names[split]):
-                    writers[split].write_table(pa.Table.from_pylist(fields, schema=TASK_SCHEMA))
-        for split, name in names.items():
-            temporary = self.out / f".{name}.tmp"
-            with writing(self.out / name, temporary):
-                writers[split].close()
-                os.replace(temporary, self.out / name)
+        with ExitStack() as stack:
+            writers = {
+                split: stack.enter_context(table_writer(self.out / name, TASK_SCHEMA))
+                for split, name in names.items()
+            }
+            for index in range(self.shards):
+                examples = defaultdict(list)
+                for record in pq.read_table(self.out / shard_name(index)).to_pylist():
+                    split = splits[record["row"]]
+                    written = self._questions(record)
+                    summary.add(record, split, written)
+                    examples[split] += written
+                for split, found in examples.items():
+                    fields = [dataclasses.asdict(example) for example in found]
+                    with naming(self.out / names[split]):
+                        writers[split].write_table(pa.Table.from_pylist(fields, schema=TASK_SCHEMA))
         return {name: sum(summary.tasks[split].values()) for split, name in names.items()}
 
     def _questions(self, record: dict) -> list[TaskExample]:

@@ -18,12 +18,10 @@ number of workers.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,8 @@ import pyarrow.parquet as pq
 from collamo.chem.conformer import Conformer
 from collamo.chem.features import MoleculeFeatures
 from collamo.data.tasks import PROPERTIES_2D, PROPERTIES_3D, TaskExample, corpus_line
-from collamo.errors import CollamoError, UsageError, suggest, writing
+from collamo.errors import CollamoError, UsageError, suggest
+from collamo.files import file_sha256, replacing, write_text
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
@@ -289,7 +288,7 @@ class PreparedData:
     def _checked(self, name: str) -> Path:
         self._check_size(name)
         path = self.folder / name
-        if sha256_of(path) != self.manifest.files[name]["sha256"]:
+        if file_sha256(path, remember=True) != self.manifest.files[name]["sha256"]:
             raise CollamoError(
                 f"{path} was altered (its sha256 differs from the manifest); "
                 "run `collamo prepare` again to rebuild it"
@@ -380,35 +379,23 @@ def shard_name(index: int) -> str:
     return f"molecules-{index:05d}.parquet"
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file; remembered while size and modification time stay."""
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def file_entry(path: Path, rows: int) -> dict[str, object]:
     """Return what the manifest says about a file."""
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path), "rows": rows}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path, remember=True), "rows": rows}
 
 
 def write_table(path: Path, records: Iterable[Mapping[str, object]], schema: pa.Schema) -> None:
     """Write records as parquet, whole or not at all."""
     table = pa.Table.from_pylist(list(records), schema=schema)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path, temporary):
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path, temporary):
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Yield a writer of a parquet file that is there, whole, when the block has ended."""
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        yield writer

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -134,11 +133,6 @@ class Source:
             if problem is None and _has_surrogate(text, *columns.values()):
                 problem = ("encoding", "record is not UTF-8; convert the file to UTF-8")
             yield SourceRow(number, text, self._kind(), columns, problem)
-
-    def sha256(self) -> str:
-        """Return the SHA-256 of the file as it lies on disk."""
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _kind(self) -> str:
         if self.format == "sdf":

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from collamo.errors import UsageError
-from collamo.evaluation.judge_files import means
-from collamo.evaluation.judge_rubric import TAKEN
-from collamo.evaluation.predictions import COLUMNS, task_scores
-from collamo.evaluation.scores import SPLIT_COLUMNS, split_scores
+from collamo.evaluation.examine.scores import SPLIT_COLUMNS, split_scores
+from collamo.evaluation.judge.files import means
+from collamo.evaluation.judge.rubric import TAKEN
+from collamo.evaluation.score.predictions import COLUMNS, task_scores
 from collamo.evaluation.statistics import (
     RESAMPLES,
     Estimate,

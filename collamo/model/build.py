@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from collamo.errors import CollamoError, UsageError
+from collamo.files import file_sha256
 from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
 from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
@@ -27,7 +28,6 @@ from collamo.model.processing import (
     MoleculeFeatureExtractor,
     SelfiesVocabulary,
 )
-from collamo.model.weight_files import file_sha256
 
 LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError, suggest
+from collamo.files import file_sha256
 from collamo.model.checksums import verify_checksums
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
@@ -27,7 +28,7 @@ from collamo.model.language_model import (
 )
 from collamo.model.modeling import MOLECULE_PARTS, CollamoForConditionalGeneration
 from collamo.model.processing import CollamoProcessor
-from collamo.model.weight_files import checked_weights, file_sha256, read_weights, write_weights
+from collamo.model.weight_files import checked_weights, read_weights, write_weights
 
 if TYPE_CHECKING:  # at run time inside the function: peft may be what is importing transformers
     from peft import PeftModel

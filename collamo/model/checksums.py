@@ -13,9 +13,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from collamo.data.shards import write_text
 from collamo.errors import CollamoError
-from collamo.model.weight_files import file_sha256
+from collamo.files import file_sha256, write_text
 
 CHECKSUMS = "SHA256SUMS"
 #: What the trainer seals its checkpoints with; it has the digests of their weights too.

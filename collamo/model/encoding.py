@@ -18,11 +18,11 @@ from collamo.data.batch import batch_molecules
 from collamo.data.encoded import DTYPES, ENCODERS, EncodedOutputs, EncodedRows, Encoding, atoms_of
 from collamo.data.shards import PreparedData, shard_name
 from collamo.errors import CollamoError, UsageError
+from collamo.files import file_sha256
 from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import GinConfig, ProjectorConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder, gin_inputs, unimol_inputs
 from collamo.model.projector import spread_levels
-from collamo.model.weight_files import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -99,12 +99,6 @@ def write_weights(weights: Mapping[str, Tensor], file: Path, metadata: Mapping[s
     save_file(dense, file, {"format": "pt", **metadata, _DIGEST: _digest(dense)})
 
 
-def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _digest(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
 
 from collamo.errors import CollamoError
+from collamo.files import file_sha256, flush, write_text
 from collamo.model.checksums import MANIFEST
-from collamo.model.weight_files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +28,13 @@ def write_manifest(folder: Path) -> None:
     reaches the disk."""
     files = {}
     for path in _files(folder):
-        _flush(path)
+        flush(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
             "sha256": file_sha256(path),
         }
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
-    _flush(temporary)
-    os.replace(temporary, folder / MANIFEST)
-    _flush(folder)
+    text = json.dumps({"files": files}, indent=1) + "\n"
+    write_text(folder / MANIFEST, text, durable=True)
 
 
 def verify_manifest(folder: Path) -> str | None:
@@ -114,12 +110,3 @@ def delete_old_checkpoints(newest: Path, keep: int | None, best: str | None = No
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
-def _flush(path: Path) -> None:
-    """Force a file's (or folder's) content to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

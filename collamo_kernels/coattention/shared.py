@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention import _triton
+from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.relations import Relations
 
 # A layer that reads Φ built once takes H·2 bytes a pair from memory; one that looks it up takes 9

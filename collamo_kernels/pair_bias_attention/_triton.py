@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention import _triton
+from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.relations import PackedLayout, Relations
 
 

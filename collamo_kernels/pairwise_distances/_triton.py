@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention._triton import INSTALLED, INTERPRETED
+from collamo_kernels.coattention.triton.backend import INSTALLED, INTERPRETED
 from collamo_kernels.pairwise_distances import op
 
 BLOCK = 32  # atoms by atoms of a tile

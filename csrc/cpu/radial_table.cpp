@@ -1,5 +1,5 @@
 // The operators radial_rows, radial_rows_backward and radial_grid: the knots of a radial table and
-// where they have to be. collamo_kernels/radial_op.py says what the arguments mean.
+// where they have to be. collamo_kernels/radial/op.py says what the arguments mean.
 //
 // Work is cut by the input alone and sums have a fixed order: any number of threads gives the same
 // bits.

@@ -18,10 +18,11 @@ from collamo.chem.conformer import embed_conformer, worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.data.prepare import prepare
-from collamo.data.shards import SPLITS, PreparedData, file_entry, sha256_of
+from collamo.data.shards import SPLITS, PreparedData, file_entry
 from collamo.data.splits import scaffold_of
 from collamo.data.tasks import measure
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
+from collamo.files import file_sha256
 
 MIXED = """smiles,caption,homo
 CCO,Ethanol,-0.25
@@ -225,7 +226,7 @@ def to_format_1(folder, key):
         table = pq.read_table(path).drop_columns("bond_directions")
         pq.write_table(table, path, compression="zstd")
         sidecar = json.loads(path.with_suffix(".json").read_text())
-        sidecar |= {"key": key, "sha256": sha256_of(path)}
+        sidecar |= {"key": key, "sha256": file_sha256(path)}
         path.with_suffix(".json").write_text(json.dumps(sidecar) + "\n")
         for name in (path.name, path.with_suffix(".json").name):
             rows = manifest["files"][name]["rows"]

@@ -3,7 +3,7 @@
 import pytest
 from trained import trained
 
-from collamo.evaluation.answers import answer
+from collamo.inference.answers import answer
 from collamo.model import load_checkpoint
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from collamo.errors import CollamoError
-from collamo.evaluation.baselines import same_size_molecules, wrong_molecules
+from collamo.evaluation.examine.baselines import same_size_molecules, wrong_molecules
 
 IDENTITY = dict(enumerate(["a", "b", "a", "c", "d", "a"]))  # 0, 2 and 5 are the same structure
 SIZES = dict(enumerate([3, 3, 3, 3, 7, 3]))

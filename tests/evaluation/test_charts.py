@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from collamo.evaluation.charts import Curves, Interval, Panel, curves, intervals, stacked
+from collamo.evaluation.report.charts import Curves, Interval, Panel, curves, intervals, stacked
 
 
 def texts(svg):

@@ -3,7 +3,7 @@ import pytest
 from collamo.cli import run
 from collamo.errors import UsageError
 from collamo.evaluation.comparison import compare
-from collamo.evaluation.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.predictions import Options, evaluate_predictions
 
 
 def evaluated(folder, name, guesses, truths, task="motifs", **options):

@@ -11,9 +11,9 @@ from transformers import LlamaForCausalLM
 from collamo.chem.conformer import absent_conformer, embed_conformer
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
-from collamo.evaluation import diagnostics
-from collamo.evaluation.diagnostics import diagnose
-from collamo.evaluation.diagnostics_report import sections
+from collamo.evaluation.examine import diagnostics
+from collamo.evaluation.examine.diagnostics import diagnose
+from collamo.evaluation.examine.diagnostics_report import sections
 from collamo.model import build_model, tiny_llama_config, train_tokenizer
 from collamo.model.projector import CoProjector
 

@@ -8,9 +8,9 @@ from rdkit import Chem
 
 from collamo.chem.motifs import MOTIFS
 from collamo.errors import UsageError
-from collamo.evaluation import entities_offline
-from collamo.evaluation.entities import Caption, PrecomputedEntities, fold, load_extractor
-from collamo.evaluation.entities_offline import OfflineExtractor
+from collamo.evaluation.entities import offline as entities_offline
+from collamo.evaluation.entities.extractor import Caption, PrecomputedEntities, fold, load_extractor
+from collamo.evaluation.entities.offline import OfflineExtractor
 
 VALIDATION = Path(__file__).with_name("entity_captions.jsonl")
 

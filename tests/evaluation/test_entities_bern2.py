@@ -9,8 +9,8 @@ import time
 import pytest
 from fake_service import Reply, fake_service
 
-from collamo.evaluation.entities import Caption, load_extractor
-from collamo.evaluation.entities_bern2 import Bern2Extractor
+from collamo.evaluation.entities.bern2 import Bern2Extractor
+from collamo.evaluation.entities.extractor import Caption, load_extractor
 from collamo.evaluation.service import Limits, ServiceDownError
 
 QUICK = Limits(concurrency=4, attempts=2, timeout=2)
@@ -113,8 +113,8 @@ def test_a_dead_server_ends_the_run_and_says_how_to_go_on(tmp_path):
 
 RUN = """
 import sys
-from collamo.evaluation.entities import Caption
-from collamo.evaluation.entities_bern2 import Bern2Extractor
+from collamo.evaluation.entities.extractor import Caption
+from collamo.evaluation.entities.bern2 import Bern2Extractor
 from collamo.evaluation.service import Limits
 from pathlib import Path
 url, path, count = sys.argv[1:]

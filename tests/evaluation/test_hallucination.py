@@ -9,14 +9,14 @@ from fake_service import Reply, fake_service
 
 from collamo.cli import run
 from collamo.evaluation.comparison import compare
-from collamo.evaluation.entities import load_extractor
-from collamo.evaluation.hallucination import (
+from collamo.evaluation.entities.extractor import load_extractor
+from collamo.evaluation.entities.hallucination import (
     STATUSES,
     hallucination_row,
     hallucination_scores,
     score_hallucination,
 )
-from collamo.evaluation.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.predictions import Options, evaluate_predictions
 from collamo.evaluation.statistics import Sums
 
 

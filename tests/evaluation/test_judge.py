@@ -17,9 +17,9 @@ from collamo.cli import run
 from collamo.errors import UsageError
 from collamo.evaluation import service as service_module
 from collamo.evaluation.comparison import compare
-from collamo.evaluation.judge import JudgeOptions
-from collamo.evaluation.judge_files import judge_predictions
-from collamo.evaluation.judge_rubric import PROMPT, Rubric, read_better, read_object
+from collamo.evaluation.judge.files import judge_predictions
+from collamo.evaluation.judge.model import JudgeOptions
+from collamo.evaluation.judge.rubric import PROMPT, Rubric, read_better, read_object
 from collamo.evaluation.service import Limits, ServiceDownError
 
 CRITERIA = ("correctness", "completeness")

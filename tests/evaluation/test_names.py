@@ -7,8 +7,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.inchi import MolToInchi
 
-from collamo.evaluation.names import opsin_absent, read_names
-from collamo.evaluation.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.names import opsin_absent, read_names
+from collamo.evaluation.score.predictions import Options, evaluate_predictions
 
 COUNT = 250
 

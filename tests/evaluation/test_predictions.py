@@ -9,13 +9,13 @@ import pytest
 
 from collamo.cli import run
 from collamo.errors import MissingDependencyError, UsageError
-from collamo.evaluation.captions import TextScorer, ngram_statistics, text_scores
-from collamo.evaluation.molecules import molecule_row, molecule_scores
-from collamo.evaluation.names import opsin_absent
-from collamo.evaluation.predictions import Options, evaluate_predictions
-from collamo.evaluation.quantities import HARTREE_IN_EV, parse_quantity
+from collamo.evaluation.score.captions import TextScorer, ngram_statistics, text_scores
+from collamo.evaluation.score.molecules import molecule_row, molecule_scores
+from collamo.evaluation.score.names import opsin_absent
+from collamo.evaluation.score.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.quantities import HARTREE_IN_EV, parse_quantity
+from collamo.evaluation.score.tokenisation import load_tokenisation
 from collamo.evaluation.statistics import Sums
-from collamo.evaluation.tokenisation import load_tokenisation
 
 HEADER = "SMILES\tground truth\toutput\n"
 

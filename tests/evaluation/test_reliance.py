@@ -10,8 +10,8 @@ from handmade import count
 from collamo.chem.conformer import absent_conformer, embed_conformer
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
-from collamo.evaluation import reliance
-from collamo.evaluation.reliance import (
+from collamo.evaluation.examine import reliance
+from collamo.evaluation.examine.reliance import (
     ALONE,
     MODEL,
     SAME_SIZE,
@@ -23,7 +23,7 @@ from collamo.evaluation.reliance import (
     make_variants,
     scatter_atoms,
 )
-from collamo.evaluation.transcript import Transcript
+from collamo.evaluation.examine.transcript import Transcript
 
 SMILES = ["CCO", "CCN", "CCC", "C", "c1ccccc1O"]
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from handmade import Example, count, logp
 
-from collamo.evaluation.baselines import TrainStatistics
-from collamo.evaluation.entities import load_extractor
-from collamo.evaluation.scores import (
+from collamo.evaluation.entities.extractor import load_extractor
+from collamo.evaluation.examine.baselines import TrainStatistics
+from collamo.evaluation.examine.scores import (
     SplitJudge,
     count_entities,
     count_statuses,

@@ -9,12 +9,11 @@ import pytest
 from handmade import Example, count, logp
 
 from collamo.errors import UsageError
-from collamo.evaluation.baselines import TrainStatistics
 from collamo.evaluation.comparison import compare
-from collamo.evaluation.predictions import Options, evaluate_predictions
-from collamo.evaluation.reliance import MODEL, SAME_SIZE, WRONG_MOLECULE, Answers
-from collamo.evaluation.scores import SplitJudge
-from collamo.evaluation.split import (
+from collamo.evaluation.examine.baselines import TrainStatistics
+from collamo.evaluation.examine.reliance import MODEL, SAME_SIZE, WRONG_MOLECULE, Answers
+from collamo.evaluation.examine.scores import SplitJudge
+from collamo.evaluation.examine.split import (
     choose_questions,
     examine,
     fixed_answers,
@@ -22,8 +21,9 @@ from collamo.evaluation.split import (
     weights_sha256,
     write_rows,
 )
-from collamo.evaluation.split_report import show, write_split_report
-from collamo.evaluation.verdicts import MOST_COMMON
+from collamo.evaluation.examine.split_report import show, write_split_report
+from collamo.evaluation.examine.verdicts import MOST_COMMON
+from collamo.evaluation.score.predictions import Options, evaluate_predictions
 
 COUNTS = [count(i, i % 3) for i in range(60)]
 VALUES = [logp(i, float(i)) for i in range(60)]

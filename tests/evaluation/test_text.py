@@ -1,6 +1,6 @@
 import pytest
 
-from collamo.evaluation.text import exact_match, normalise, parse_number
+from collamo.evaluation.score.text import exact_match, normalise, parse_number
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from collamo.errors import UsageError
-from collamo.evaluation.transcript import Transcript
+from collamo.evaluation.examine.transcript import Transcript
 
 KEY = {"checkpoint_sha256": "a", "seed": 0}
 

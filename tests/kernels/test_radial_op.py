@@ -5,8 +5,9 @@ import torch
 from torch.library import opcheck
 
 import collamo_kernels as ck
-from collamo_kernels import radial, radial_op
 from collamo_kernels.extension import why_absent
+from collamo_kernels.radial import gaussian as radial
+from collamo_kernels.radial import op as radial_op
 from collamo_kernels.testing import TABLE_FACTOR, assert_accurate, required_backends
 
 ABSENT = why_absent() if "cpu" not in required_backends() else None

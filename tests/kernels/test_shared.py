@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import collamo_kernels as ck
-from collamo_kernels.coattention import _triton, shared
+from collamo_kernels.coattention import shared
+from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.testing import Case, make_inputs
 
 INPUTS = make_inputs(Case("two", (5, 3), width=8))

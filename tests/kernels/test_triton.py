@@ -79,7 +79,7 @@ def hold_to_limits(program, capability):
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_shipped_attention_fits(capability, triton):
     """Hop table and radial table inside, forward and backward, every bucket, width and dtype."""
-    from collamo_kernels.coattention import _triton_ahead as ahead
+    from collamo_kernels.coattention.triton import ahead as ahead
 
     for program in ahead.shipped():
         hold_to_limits(program, capability)
@@ -87,7 +87,7 @@ def test_every_shipped_attention_fits(capability, triton):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_on_pairs_fit(capability, triton):
-    from collamo_kernels.coattention import _triton_ahead as ahead
+    from collamo_kernels.coattention.triton import ahead as ahead
 
     for program in ahead.shipped_on_pairs():
         hold_to_limits(program, capability)
@@ -95,7 +95,7 @@ def test_kernels_on_pairs_fit(capability, triton):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_radial_kernels_fit(capability, triton):
-    from collamo_kernels.coattention import _triton_ahead as ahead
+    from collamo_kernels.coattention.triton import ahead as ahead
 
     for program in ahead.shipped_of_radial():
         hold_to_limits(program, capability)
@@ -105,7 +105,7 @@ def test_radial_kernels_fit(capability, triton):
 @pytest.mark.parametrize("of", [32, "loop"])
 def test_every_term_compiles(of, packed, triton):
     """Padding, dropout, a dense bias and its gradient on top, with TensorFloat-32."""
-    from collamo_kernels.coattention import _triton_ahead as ahead
+    from collamo_kernels.coattention.triton import ahead as ahead
 
     for forward in (True, False):
         program = ahead.attention(
@@ -118,7 +118,7 @@ def test_every_term_compiles(of, packed, triton):
 
 def test_no_number_of_a_batch_is_compiled_in(triton):
     """A new N, or a new number of pairs, must never compile a kernel again."""
-    from collamo_kernels.coattention import _triton_ahead as ahead
+    from collamo_kernels.coattention.triton import ahead as ahead
 
     of_a_model = {"heads", "buckets", "count", "units", "types", "q_t", "out_t"}
     of_a_model |= {"size", "slices", "length"}
@@ -172,8 +172,8 @@ class TestOnGPU:
         assert all(torch.equal(captured[name], eager[name]) for name in eager)
 
     def test_a_new_number_of_atoms_compiles_nothing(self, step):
-        from collamo_kernels.coattention import _triton_kernels as kernels
-        from collamo_kernels.coattention import _triton_pairs as on_pairs
+        from collamo_kernels.coattention.triton import kernels as kernels
+        from collamo_kernels.coattention.triton import pairs as on_pairs
 
         ours = kernels.attend, kernels.differentiate, kernels.differentiate_tile
         ours += on_pairs.locate, on_pairs.add_up

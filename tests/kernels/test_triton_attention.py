@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
-from collamo_kernels.coattention import _triton
 from collamo_kernels.coattention.op import OF_PHI3D, definition
 from collamo_kernels.coattention.reference import hop_term
+from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.radial import FIXED_KNOTS
 from collamo_kernels.testing import (
     CASES,
@@ -63,7 +63,7 @@ def few_programs(monkeypatch):
     set_knots(monkeypatch, 2048)
     if not _triton.INTERPRETED:
         return
-    launch = pytest.importorskip("collamo_kernels.coattention._triton_launch")
+    launch = pytest.importorskip("collamo_kernels.coattention.triton.launch")
     larger = dataclasses.replace(
         *(launch.PAIRS,), cells=1024, entries=1024, runs=2, hop_entries=32, pairs=2048
     )
@@ -157,7 +157,7 @@ def test_the_table_is_read_where_it_fits(monkeypatch):
     inputs = draw(Case("two", (5, 3), width=8))
     assert table_of(inputs).fits == 1
     before = attend(inputs, "packed", backend="triton")
-    op = pytest.importorskip("collamo_kernels.coattention._triton_radial_op")
+    op = pytest.importorskip("collamo_kernels.radial.triton.op")
     tabulate = op.tabulate
 
     def doubled(*arguments):
@@ -279,7 +279,7 @@ def test_dropout_is_the_stream_of_the_definition(case):
 @pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
 def test_heads_in_rounds(knots, monkeypatch):
     """Heads beyond the budget take another round, forward and backward."""
-    from collamo_kernels.coattention import _triton_launch
+    from collamo_kernels.coattention.triton import launch as _triton_launch
 
     set_knots(monkeypatch, knots)
     inputs = draw(Case("three heads", (6, 4), heads=3, width=8, head="mlp"))
@@ -394,7 +394,7 @@ def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
     """Slices that share chunks and chunks that share slices, gaps and heads of two columns."""
     from triton.runtime.interpreter import interpreter_builder
 
-    from collamo_kernels.coattention import _triton_launch as launch
+    from collamo_kernels.coattention.triton import launch as launch
 
     set_knots(monkeypatch, knots)
     finer = {"entries": 64, "hop_entries": 2, "chunk": 64, "runs": 4, "heads": 2}
@@ -422,7 +422,7 @@ def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
 @pytest.mark.usefixtures("unwritten_is_nan")
 def test_entries_behind_a_gap_are_zero(monkeypatch):
     """Whole slices of the hop table that no pair reads, where a chunk ends and within one."""
-    from collamo_kernels.coattention import _triton_launch as launch
+    from collamo_kernels.coattention.triton import launch as launch
 
     finer = dataclasses.replace(launch.PAIRS, hop_entries=2, chunk=64)
     monkeypatch.setattr(launch, "PAIRS", finer)

@@ -7,9 +7,9 @@ import torch
 from torch.library import opcheck
 
 import collamo_kernels as ck
-from collamo_kernels import radial_op
-from collamo_kernels.coattention import _triton
+from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.radial import FIXED_KNOTS, TABLE_TOLERANCE
+from collamo_kernels.radial import op as radial_op
 from collamo_kernels.testing import TABLE_FACTOR, assert_accurate
 
 pytestmark = pytest.mark.skipif(
@@ -79,7 +79,7 @@ def few_programs(monkeypatch):
         monkeypatch.setitem(FIXED_KNOTS, dtype, 2048)
     if not _triton.INTERPRETED:
         return
-    launch = pytest.importorskip("collamo_kernels.coattention._triton_radial_launch")
+    launch = pytest.importorskip("collamo_kernels.radial.triton.launch")
     larger = dataclasses.replace(launch.RADIAL, blocks=64, places=64, entries=4096)
     monkeypatch.setattr(launch, "RADIAL", larger)
 
@@ -91,7 +91,7 @@ def radial(request):
 
 
 def tabulate(radial, dtype=torch.float32, derivative=False, terms=1, reach=REACH):
-    from collamo_kernels.coattention._triton_radial_op import tabulate
+    from collamo_kernels.radial.triton.op import tabulate
 
     affine = None
     if radial.pair_types is not None:
@@ -180,7 +180,7 @@ def test_gradients(radial):
 
 
 def tabulate_parameters(parameters, radial):
-    from collamo_kernels.coattention._triton_radial_op import Table
+    from collamo_kernels.radial.triton.op import Table
 
     hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
     sizes = radial.num_gaussians, hidden, radial.num_heads

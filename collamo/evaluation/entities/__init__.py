@@ -1,0 +1,1 @@
+"""Chemical entities that captions name, and those that they make up."""

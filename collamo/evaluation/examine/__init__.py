@@ -1,0 +1,1 @@
+"""`collamo evaluate`: a checkpoint before the questions of a split."""

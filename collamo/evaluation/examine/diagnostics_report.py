@@ -1,0 +1,150 @@
+"""The diagnosis as sections of a report, with its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from collamo.chem.draw import draw_weights_svg
+from collamo.chem.molecule import Molecule
+from collamo.evaluation.examine.diagnostics import THRESHOLDS, Curve, Diagnosis, diagnose
+from collamo.evaluation.report.charts import RULE, Curves, curves, stacked
+from collamo.evaluation.report.page import Picture, Section
+
+DRAWN = 6  # molecules
+DRAWN_ATOMS = 40  # at most: more are too small to see
+COLOURS = {"1D": "#0b5cad", "2D": "#c4501b", "3D": "#2a7d3f", "nothing (zero key)": RULE}
+
+
+def diagnosis(model, processor, features: Mapping[int, object], seed: int):
+    """Return (JSON, sections) of `diagnose` on the molecules of an evaluation."""
+    molecules = list(features.values())
+    found = diagnose(model, processor, molecules, seed)
+    return found.to_json(), sections(found, molecules)
+
+
+def sections(found: Diagnosis, molecules: Sequence) -> list[Section]:
+    """Return the diagnosis: findings, pictures, tables."""
+    points = [f"{'✓' if one.ok else '✗'} {one.sentence}" for one in found.findings]
+    text = (
+        f"Seen while the projector read {found.molecules} molecules. What counts as flat, dead, "
+        "alike or ignored is our choice, and said in each line: the paper names the failures, not "
+        "the limits."
+    )
+    pictures = [_atoms(found, molecules), _soft(found), _phi(found.curves)]
+    parts = [
+        Section("What its attention looks at", text, points),
+        Section("Pictures", pictures=[p for p in pictures if p is not None], sub=True),
+        *_phi_tables(found),
+        _layer_table(found),
+    ]
+    return [part for part in parts if part.points or part.rows or part.pictures]
+
+
+def _atoms(found: Diagnosis, molecules: Sequence) -> Picture | None:
+    """Draw what the soft tokens look at on the first molecules of the sample that fit."""
+    drawn, weights, legends = [], [], []
+    for index, of in found.atoms.items():
+        features = molecules[index]
+        if len(drawn) < 2 * DRAWN and len(of) == 2 and 2 <= features.num_atoms <= DRAWN_ATOMS:
+            for modality, values in of.items():
+                drawn.append(Molecule.from_smiles(features.smiles))
+                weights.append(values)
+                legends.append(f"{modality.upper()}: highest {values.max():.1f} times the mean")
+    if not drawn:
+        return None
+    text = (
+        "Attention of the last layer's soft tokens to the atoms, mean over tokens and heads, by "
+        "the view the atom is read in: white none, full colour three times the mean or more. The "
+        "first molecules of the sample, not chosen. SELFIES tokens (1D) are no atoms and not drawn."
+    )
+    return Picture("attention", draw_weights_svg(drawn, weights, legends, columns=4), text)
+
+
+def _soft(found: Diagnosis) -> Picture | None:
+    layer = found.layers[-1]
+    if not layer.shares:
+        return None
+    rows = {f"soft token {i}": shares for i, shares in enumerate(layer.shares, 1)}
+    text = (
+        "Where each soft token of the last layer looks, mean over heads and molecules. “nothing” "
+        "is the zero key, which lets a token count: the more there is to see, the less goes there."
+    )
+    return Picture("soft_tokens", stacked(rows, COLOURS, "attention of the soft tokens"), text)
+
+
+def _phi(found: Sequence[Curve]) -> Picture | None:
+    """Draw the first Φ there is: the shared one, or the first layer's."""
+    charts = []
+    for one in found[:1]:
+        if one.phi2d is not None:
+            lines = {f"head {i}": row for i, row in enumerate(_centred(one.phi2d), 1)}
+            charts.append(Curves(f"Φ2d of {one.where}", "bonds", range(len(one.phi2d[0])), lines))
+        if one.phi3d is not None:
+            lines = {f"head {i}": row for i, row in enumerate(_centred(one.phi3d), 1)}
+            charts.append(Curves(f"Φ3d of {one.where}", "distance [Å]", one.distances, lines))
+    if not charts:
+        return None
+    text = (
+        "What the attention adds to the logit of two atoms, by head; each curve is moved to mean "
+        "0, because softmax ignores a constant."
+    )
+    return Picture("phi", curves(charts), text)
+
+
+def _centred(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    table = np.nan_to_num(np.array(rows))
+    return (table - table.mean(1, keepdims=True)).tolist()
+
+
+def _phi_tables(found: Diagnosis) -> list[Section]:
+    spreads = [
+        [one.where, name, *(f"{value:.2f}" for value in getattr(one, field))]
+        for one in found.phi
+        for name, field in (("Φ2d", "phi2d"), ("Φ3d", "phi3d"))
+        if getattr(one, field) is not None
+    ]
+    heads = max((len(row) - 2 for row in spreads), default=0)
+    gaussians = [
+        [
+            *(one.where, str(one.count), f"{one.smallest_sigma:.3f}", str(one.narrow)),
+            *(f"{one.dead:.0%}", "yes" if one.finite else "NO"),
+        ]
+        for one in found.gaussians
+    ]
+    narrow = f"narrower than {THRESHOLDS['narrow']} Å"
+    return [
+        Section(
+            "Spread of Φ over pairs of atoms [logits]",
+            header=["where", "", *(f"head {i + 1}" for i in range(heads))],
+            rows=spreads,
+            sub=True,
+        ),
+        Section(
+            "Gaussians of Φ3d",
+            header=["where", "number", "smallest width [Å]", narrow, "dead", "finite"],
+            rows=gaussians,
+            sub=True,
+        ),
+    ]
+
+
+def _layer_table(found: Diagnosis) -> Section:
+    rows = [
+        [
+            str(layer.layer),
+            *(_cell(layer.entropy[m]) for m in ("1d", "2d", "3d")),
+            *(_cell(v) for v in (layer.likeness, layer.soft_entropy, layer.soft_likeness)),
+            *(f"{share:.0%}" for share in np.mean(layer.shares, axis=0)),
+        ]
+        for layer in found.layers
+        if layer.shares
+    ]
+    header = ["layer", "entropy 1D", "2D", "3D", "likeness 2D–3D", "entropy of soft tokens"]
+    header += ["their likeness", *(f"to {name}" for name in COLOURS)]
+    return Section("Attention by layer", header=header, rows=rows, sub=True)
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,187 @@
+"""Does the model read the molecule? The same questions with less of it, or with another one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from collamo.evaluation.examine.baselines import same_size_molecules, wrong_molecules
+from collamo.evaluation.examine.transcript import Transcript
+from collamo.inference.answers import ALL_MODALITIES, answer
+
+MODEL = "CoLLaMo"
+WRONG_MOLECULE = "wrong molecule"
+SAME_SIZE = "same-size molecule"
+SCATTERED = "scattered atoms"
+WITHOUT = {f"without {m}": tuple(o for o in ALL_MODALITIES if o != m) for m in ALL_MODALITIES}
+ALONE = {f"{m} only": (m,) for m in ALL_MODALITIES}
+# Å³ of the ball for each atom with its hydrogens: a molecule's volume grows by about as much.
+VOLUME_PER_ATOM = 18.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to ask: `modalities` that may be seen, and other `molecules` in the place of some."""
+
+    name: str
+    modalities: tuple[str, ...] = ALL_MODALITIES
+    molecules: Mapping[int, object] = field(default_factory=dict)
+
+
+def make_variants(
+    features: Mapping[int, object], identity: Mapping[int, str], seed: int, reliance: bool
+) -> tuple[list[Variant], dict[str, int]]:
+    """Return the ways to ask, and the counts of the pairing by size.
+
+    The model and the wrong molecule (a baseline, drawn from all) always. With `reliance`: each
+    modality removed, each alone (the paper's Table 7 has 1D alone), another molecule of the same
+    size, and atoms scattered at random.
+
+    Parameters
+    ----------
+    features
+        Row → `MoleculeFeatures` of the molecules that are asked about.
+    identity
+        Row → canonical SMILES; a duplicate is not another molecule.
+    """
+    rows = list(features)
+    wrong = wrong_molecules(rows, identity, seed)
+    variants = [
+        Variant(MODEL),
+        Variant(WRONG_MOLECULE, molecules={row: features[other] for row, other in wrong.items()}),
+    ]
+    if not reliance:
+        return variants, {}
+    sizes = {row: f.num_atoms for row, f in features.items()}
+    alike = same_size_molecules(rows, identity, sizes, seed)
+    moved = {
+        row: scatter_atoms(f, f"{seed} {identity[row]}")
+        for row, f in features.items()
+        if f.conformer.coordinates is not None and f.num_atoms > 1
+    }
+    variants += [
+        Variant(SAME_SIZE, molecules={row: features[other] for row, other in alike.items()}),
+        *(Variant(name, modalities) for name, modalities in WITHOUT.items()),
+        *(Variant(name, modalities) for name, modalities in ALONE.items()),
+        Variant(SCATTERED, molecules=moved),
+    ]
+    gaps = [abs(sizes[row] - sizes[other]) for row, other in alike.items()]
+    counts = {
+        "molecules": len(gaps),
+        "same_size": gaps.count(0),
+        "nearest_size": len(gaps) - gaps.count(0),
+        "largest_difference": max(gaps),
+    }
+    return variants, counts
+
+
+def count_variants(reliance: bool) -> int:
+    """Return how many variants `make_variants` makes."""
+    return 2 + (len(WITHOUT) + len(ALONE) + 2 if reliance else 0)
+
+
+def scatter_atoms(features, key: str):
+    """Return the features with every atom placed anew, at random in a ball.
+
+    The ball's volume is `VOLUME_PER_ATOM` Å³ times the number of atoms, so nothing of the conformer
+    is left, neither shape nor size; hence no rotation or other change of it matters. The places are
+    a function of `key` and the number of atoms.
+    """
+    count = features.num_atoms
+    rng = np.random.default_rng(random.Random(key).getrandbits(64))
+    direction = rng.normal(size=(count, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    radius = (3 * count * VOLUME_PER_ATOM / (4 * np.pi)) ** (1 / 3)
+    places = direction * (radius * rng.random((count, 1)) ** (1 / 3))
+    conformer = replace(features.conformer, coordinates=places.astype(np.float32))
+    return replace(features, conformer=conformer)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of one variant, None where it was not asked, and the questions whose input it
+    left as it was."""
+
+    texts: list[str | None]
+    unchanged: frozenset[int] = frozenset()
+
+
+def answer_variants(
+    model,
+    processor,
+    examples: Sequence,
+    features: Mapping[int, object],
+    variants: Sequence[Variant],
+    transcript: Transcript,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 128,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, Answers]:
+    """Return the answers to `examples` by variant; the first variant is the model as it is.
+
+    A question is not asked (None) where the molecule has none of the modalities that the variant
+    may see and the model reads. Where the variant changes nothing (no conformer to remove), the
+    model's answer stands. What the transcript has is not asked again.
+    """
+    found: dict[str, Answers] = {}
+    for variant in variants:
+        asked, unchanged = [], set()
+        for index, example in enumerate(examples):
+            own = features[example.molecule]
+            shown = variant.molecules.get(example.molecule, own)
+            seen = seen_modalities(shown, variant.modalities, model.config.modalities)
+            everything = seen_modalities(own, ALL_MODALITIES, model.config.modalities)
+            if found and shown is own and seen == everything:
+                unchanged.add(index)
+            elif seen:
+                asked.append((index, shown, example.question))
+        texts = _ask(
+            model, processor, asked, variant, transcript, batch_size, max_new_tokens, progress
+        )
+        if unchanged:
+            texts |= {index: found[variants[0].name].texts[index] for index in unchanged}
+            if progress is not None:
+                progress(variant.name, len(unchanged))
+        found[variant.name] = Answers(
+            [texts.get(i) for i in range(len(examples))], frozenset(unchanged)
+        )
+    return found
+
+
+def _ask(
+    model, processor, asked, variant, transcript, batch_size, max_new_tokens, progress
+) -> dict[int, str]:
+    """Return question → answer of what is asked, from the transcript or the model."""
+    kept = transcript.answers[variant.name]
+    left = [each for each in asked if each[0] not in kept]
+    if progress is not None:
+        progress(variant.name, len(asked) - len(left))
+    answer(
+        model,
+        processor,
+        [(molecule, question) for _, molecule, question in left],
+        modalities=variant.modalities,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        progress=None if progress is None else partial(progress, variant.name),
+        keep=lambda batch: transcript.add(
+            variant.name, {left[place][0]: text for place, text in batch.items()}
+        ),
+    )
+    return {index: kept[index] for index, *_ in asked}
+
+
+def seen_modalities(features, allowed: Sequence[str], read: Sequence[str]) -> frozenset[str]:
+    """Return which modalities the molecule has, a variant allows and the model reads; every
+    molecule has its graph."""
+    absent = set()
+    if features.selfies is None:
+        absent.add("1d")
+    if features.conformer.coordinates is None:
+        absent.add("3d")
+    return (frozenset(allowed) & frozenset(read)) - absent

@@ -1,0 +1,1 @@
+"""`collamo judge`: captions before a language model."""

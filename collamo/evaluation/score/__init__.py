@@ -1,0 +1,1 @@
+"""`collamo score`: a file of predictions against references."""

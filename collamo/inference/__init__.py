@@ -1,0 +1,1 @@
+"""Answers of a trained model: to one question, to a file of them."""

@@ -1,0 +1,190 @@
+"""Backend 'triton': the attention on a GPU, or in Triton's interpreter on the CPU (for tests).
+
+Triton is imported by the first call that needs it. Φ3d of a `GaussianRadial` is read from its
+table, or worked out at every pair where the table would be too coarse; any other module, and one
+that inherits from it and computes something else, is evaluated at every pair by PyTorch and handed
+over as a dense bias.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collamo_kernels.coattention._cpu import typed
+from collamo_kernels.radial import GaussianRadial
+from collamo_kernels.relations import PackedLayout, Relations
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+MAX_WIDTH = 128  # of a head: the widest tile
+MAX_ATOMS = 32768  # of a molecule: its pairs are counted in 31 bits
+MAX_BUCKETS = 16384  # of the hop table: a column has 15 bits, the sign one of them; hops are uint8
+INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def unsupported(
+    q: Tensor, relations: Relations, hop_bias: Tensor | None = None, **arguments: object
+) -> str | None:
+    """Return why the Triton attention cannot serve these arguments, or None."""
+    if q.device.type != "cuda" and not (INTERPRETED and q.device.type == "cpu"):
+        return f"q is on {q.device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
+    if q.dtype == torch.float64:
+        return "float64 runs the reference"
+    if q.shape[-1] > MAX_WIDTH:
+        return f"head width {q.shape[-1]} > {MAX_WIDTH}"
+    if hop_bias is not None and hop_bias.shape[1] > MAX_BUCKETS:
+        return f"a hop table of {hop_bias.shape[1]} columns > {MAX_BUCKETS}"
+    longest = relations.max_seqlen if relations.packed else q.shape[2]
+    if longest > MAX_ATOMS:
+        return f"a molecule of {longest} atoms > {MAX_ATOMS}"
+    if not INSTALLED:
+        return "Triton is not installed; run: pip install triton"
+    if INTERPRETED and q.dtype == torch.bfloat16:
+        return "bfloat16 needs a GPU: Triton's interpreter has no such numbers"
+    return None
+
+
+def coattention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    relations: Relations,
+    hop_bias: Tensor | None = None,
+    radial: Callable | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V; arguments as in `collamo_kernels.coattention`.
+
+    In float16 and bfloat16 the weights are rounded to that type before they meet V, and dL/dlogits
+    before they meet Q and K, as tensor cores want them; all sums are float32. In float32 the matrix
+    products are IEEE, or TensorFloat-32 after ``torch.set_float32_matmul_precision("high")``.
+    """
+    from collamo_kernels.coattention.triton import op as op
+
+    phi3d: dict[str, Any] = {}
+    if radial is not None and relations.coordinates is not None:
+        with torch.autocast(q.device.type, enabled=False):
+            if tabulated(radial):
+                phi3d = _radial_arguments(q.dtype, q.shape[1], relations, radial)
+            else:
+                phi = _phi(relations, radial).float()
+                bias = phi if bias is None else bias.float() + phi
+    packed = relations.packed
+    if q.stride(-1) != 1:  # the result is laid out as q is, and kernels move whole heads
+        q = q.contiguous()
+    return op.attend(
+        *(q, k, v),
+        bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
+        valid=relations.valid,
+        cu_seqlens=relations.cu_seqlens,
+        pair_start=relations.pair_start if packed else None,
+        tiles=relations.tiles if packed else None,
+        scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
+        dropout_p=dropout_p,
+        # Drawn on the device, so that nobody waits for the number.
+        seed=torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None,
+        longest=relations.max_seqlen if packed else q.shape[2],
+        pairs=relations.num_pairs if packed else q.shape[0] * q.shape[2] ** 2,
+        **_hop_arguments(relations, hop_bias),
+        **phi3d,
+    )
+
+
+def tabulated(radial: Callable) -> bool:
+    """Whether the kernels know the formula of a radial function: no class or layer changed it."""
+    return isinstance(radial, GaussianRadial) and radial.is_standard()
+
+
+def pair_bias(
+    relations: Relations,
+    hop_bias: Tensor | None,
+    radial: GaussianRadial | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Φ2d + Φ3d of every pair in `dtype`, as `coattention` takes a dense bias."""
+    from collamo_kernels.coattention.triton import op as op
+
+    like = relations.hops if relations.coordinates is None else relations.coordinates
+    phi3d: dict[str, Any] = {}
+    if radial is not None and relations.coordinates is not None:
+        with torch.autocast(like.device.type, enabled=False):
+            phi3d = _radial_arguments(dtype, radial.num_heads, relations, radial)
+    molecules, n = like.shape[:2] if not relations.packed else (0, 0)
+    pairs = relations.num_pairs if relations.packed else molecules * n * n
+    bias = op.build_bias(dtype, pairs=pairs, **_hop_arguments(relations, hop_bias), **phi3d)
+    return bias if relations.packed else bias.view(-1, molecules, n, n).transpose(0, 1)
+
+
+def _hop_arguments(relations: Relations, hop_bias: Tensor | None) -> dict[str, Any]:
+    """Φ2d as the operators take it; the order of pairs where the table gets a gradient."""
+    if hop_bias is None or relations.hops is None:
+        return {}
+    found = {"hop_bias": hop_bias.float(), "hops": relations.hops}
+    if hop_bias.requires_grad:
+        by_hops = relations.pairs_by_hops
+        found |= {"hop_order": by_hops.order, "hop_keys": by_hops.keys}
+        found["hop_offsets"] = relations.hop_offsets
+    return found
+
+
+def _radial_arguments(
+    dtype: torch.dtype, heads: int, relations: Relations, radial: GaussianRadial
+) -> dict[str, Any]:
+    """Φ3d as the operator takes it: u of each pair, a table, and its parameters for when it fails.
+
+    Nothing is asked of the device: whether the table fits stands there, and the kernels look.
+    """
+    from collamo_kernels.radial.triton.op import tabulate
+
+    if radial.num_heads != heads:
+        raise ValueError(f"radial has {radial.num_heads} heads, but q has {heads}")
+    types = typed(relations, radial)
+    affine, learned = None, relations.coordinates.requires_grad
+    if types:
+        affine = torch.stack([radial.gamma, radial.beta], 1).float()
+        learned = learned or affine.requires_grad
+    u = relations.distances
+    if learned or types:
+        packed = relations.packed
+        u = torch.ops.collamo_kernels.radial_argument(
+            *(relations.coordinates.float(), affine, u),
+            *(types.get(name) for name in ("pair_types", "atom_types")),
+            relations.cu_seqlens,
+            relations.pair_start if packed else None,
+            relations.tiles if packed else None,
+            relations.max_seqlen if packed else relations.coordinates.shape[1],
+        )
+    derivative = learned and torch.is_grad_enabled()
+    terms = 2 if "atom_types" in types else 1  # rows of γ and β that are added
+    table = tabulate(radial, relations.farthest, affine, terms, dtype, derivative)
+    order = None
+    if table.rows.requires_grad:
+        order = u.new_empty(0, dtype=torch.int64) if types else relations.pairs_by_distance.order
+    names = "rows", "first_knot", "geometry", "lengths", "fits", "layers"
+    return {
+        "u": u,
+        "pair_order": order,
+        "slope_rows": table.slope_rows if derivative else None,
+        "gaussians": table.sizes[0],
+        "hidden": table.sizes[1],
+        **{name: getattr(table, name) for name in names},
+    }
+
+
+def _phi(relations: Relations, radial: Callable) -> Tensor:
+    """Φ3d of every pair from the module itself, in the layout of a dense bias."""
+    from collamo_kernels.coattention.reference import radial_term
+
+    dense = radial_term(relations.padded(), radial)  # [B, H, N, N]
+    if not relations.packed:
+        return dense
+    layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+    return layout.pack_pairs(dense.permute(0, 2, 3, 1)).t()

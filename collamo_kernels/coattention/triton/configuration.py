@@ -1,0 +1,131 @@
+"""Tile, warps and stages of every Triton kernel: a fixed table, never tuned at run time.
+
+A bucket is chosen by the largest molecule: 32 and 64 atoms fit one tile, 128 two tiles a side, and
+"loop" takes any number in tiles of 32. One tile of 128 was compiled and left out: what its pairs
+need does not fit the registers, and a thread spilled 536 bytes and more. In the bucket of 128 the
+backward is one program a molecule and head that goes over both halves; forward, the loop's tiles
+take as few instructions a pair and less padding.
+
+Registers decide the warps: as few as spill nothing on sm_90, because a pair then takes the fewest
+instructions. `benchmarks/tune_coattention.py` tells what each choice takes of sm_80 and sm_90, and
+how long it lasts where there is a GPU. What spills is listed in ``tests/kernels/test_triton.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+WIDTHS = (16, 32, 64, 128)  # a head is padded to one of these inside the tile
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LOOP = "loop"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a kernel is compiled: atoms a tile, warps, tiles of a molecule (None: any number)."""
+
+    block: int
+    num_warps: int
+    tiles: int | None
+
+    def listed(self, packed: bool) -> bool:
+        """Whether tiles are those of `Relations.tiles`, not the same number for each molecule."""
+        return packed and self.tiles is None
+
+
+def buckets(width: int, dtype: torch.dtype) -> tuple[int | str, ...]:
+    """Return the buckets that are compiled for heads padded to `width`."""
+    if dtype == torch.float32:
+        return (32, LOOP) if width == 128 else (32, 64, LOOP)
+    return (32, 64, LOOP) if width == 128 else (32, 64, 128, LOOP)
+
+
+def bucket(longest: int, mean: float, width: int, dtype: torch.dtype) -> int | str:
+    """Return the smallest bucket that holds the largest molecule, or "loop".
+
+    A tile of 64 for every molecule is mostly padding where they differ much (real ones have 26
+    atoms on average), so it is taken where the mean molecule fills half of its side.
+    """
+    for size in buckets(width, dtype)[:-1]:
+        if longest <= size:
+            return size if size == 32 or 2 * mean >= size else LOOP
+    return LOOP
+
+
+def padded_width(width: int) -> int:
+    """Return the width of a head inside the tile."""
+    return next(size for size in WIDTHS if width <= size)
+
+
+def forward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
+    """Return the configuration of `attend`."""
+    if of == 64 and _in_one_tile(width, dtype):
+        return Configuration(64, 4, 1)
+    # Above one tile the loop takes fewer instructions a pair, and pads less, than tiles of 64.
+    if of != 32 and dtype == torch.float32:
+        return Configuration(16, 2 if width < 128 else 4, None)
+    # A tile of 32 rows has work for two warps: of four, two do again what the others do.
+    if of == 32:
+        return Configuration(32, 8 if width == 128 and dtype == torch.float32 else 2, 1)
+    return Configuration(32, 2 if width < 128 else 4, None)
+
+
+def backward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
+    """Return the configuration of `differentiate` and `differentiate_tile`."""
+    if of == 64 and _in_one_tile(width, dtype):
+        return Configuration(64, 4, 1)
+    if of == 64:
+        return Configuration(32, 4 if width == 16 else 8, 2)
+    if of == 128:
+        return Configuration(64, 8, 2)
+    if of == 32:
+        wide = 64 if dtype == torch.float32 else 128
+        return Configuration(32, 2 if width < wide else 4 if width == wide else 16, 1)
+    if dtype == torch.float32:
+        # With tiles of 32, Triton 3.6, which unrolls IEEE products, spills up to 432 bytes.
+        return Configuration(16, 2 if width < 128 else 4, None)
+    return Configuration(32, 2 if width < 64 else 4 if width < 128 else 8, None)
+
+
+def _in_one_tile(width: int, dtype: torch.dtype) -> bool:
+    """Whether a tile of 64 atoms fits the registers."""
+    return width < 128 and dtype != torch.float32
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Blocks of the kernels on pairs (`pairs`)."""
+
+    atoms: int = 32  # a side of a block of pairs of one molecule
+    atoms_warps: int = 8  # with 4, `pull` spills 24 bytes on sm_80
+    pairs: int = 512  # of `locate`
+    cells: int = 32  # of the table that a program of `locate` turns into polynomials
+    heads: int = 8
+    chunk: int = 256  # sorted pairs that `add_up` sums at a time
+    entries: int = 16  # rows of the radial table that the last program to have a share sums
+    runs: int = 4  # at a time
+    hop_entries: int = 4  # columns of the hop table likewise: few, of many pairs each
+    hop_runs: int = 32
+    warps: int = 4
+
+
+@dataclass(frozen=True)
+class Radial:
+    """Blocks of the radial function (`radial.triton.kernels`)."""
+
+    blocks: int = 1  # of a table's range that a program of `survey` looks at
+    places: int = 16  # knots or pairs at a time
+    chunk: int = 64  # Gaussians at a time
+    table_chunk: int = 32  # of the table's gradient: with 64 a thread spills 32 bytes
+    slice: int = 32  # units of the first layer at a time
+    programs: int = 512  # at most, of what goes over all pairs
+    parts: int = 32  # at most, whatever the GPU: sums are the same bits everywhere
+    entries: int = 128  # of a gradient that a program of `collect` adds up
+    warps: int = 8
+    survey_warps: int = 4
+
+
+PAIRS = Pairs()
+RADIAL = Radial()

@@ -1,0 +1,459 @@
+"""The attention's Triton kernels: forward and backward, for molecules of one tile or of many.
+
+The launcher owns shapes and strides: `launch.py`. What a pair needs is worked out before,
+once for all heads, by `pairs.locate`: the column of the hop table, the cell of the radial
+table and the place in it. The attention then reads those 8 bytes, 4 of the one table and 16 of the
+other, per pair and head.
+
+Two rules about the source decide half of a kernel's instructions. What is added to the logits is
+loaded before the product: the compiler spreads layouts from the last load backwards, and rows
+(which are no tiles) take the first that reaches them; the other way round, softmax is worked out
+in the loads' layout too, with ten times the shuffles. And a pair's numbers are loaded as [i, j, 1]
+(`_one_each`).
+
+A molecule's atoms and pairs begin at int64 offsets, because Σ N²·H passes 2³¹ at 65 M pairs of 32
+heads. Inside a molecule offsets are int32: with 64-bit ones the backward of one tile took 238
+registers, not 182. A pointer that is None takes its term out of the compiled kernel. No number that
+changes with the batch is specialised, so that a new N never compiles anything.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+TILE = tl.constexpr(32)  # atoms an entry of `Relations.tiles` stands for
+
+# Numbers of a batch: what may change from step to step. Strides over atoms (q_t, out_t) do not.
+OF_A_BATCH = (
+    *("longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
+    *("q_b", "q_h", "out_b", "out_h"),
+    *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
+)
+
+
+@triton.jit
+def place_of(molecule, cu_seqlens, pair_start, longest, PACKED: tl.constexpr):
+    """First atom of a molecule, its number of atoms, and its first pair."""
+    if PACKED:
+        start = tl.load(cu_seqlens + molecule).to(tl.int64)
+        n = tl.load(cu_seqlens + molecule + 1) - tl.load(cu_seqlens + molecule)
+        pair = tl.load(pair_start + molecule)
+    else:
+        start = molecule.to(tl.int64) * longest
+        n = longest
+        pair = start * longest
+    return start, n, pair
+
+
+@triton.jit
+def tile_of(tile, tiles, blocks, LISTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Molecule of a tile of atoms (-1: none), and the tile's first atom in it.
+
+    Molecules have ``blocks`` tiles each, or, where they differ too much for that, those that are
+    ``LISTED``: `Relations.tiles`.
+    """
+    if LISTED:
+        entry = tiles + tile // (TILE // BLOCK) * 2
+        molecule = tl.load(entry)
+        first = tl.load(entry + 1) + tile % (TILE // BLOCK) * BLOCK
+    else:
+        molecule = tile // blocks
+        first = tile % blocks * BLOCK
+    return molecule, first
+
+
+@triton.jit
+def alive(valid, start, i, n):
+    """Whether the atoms i of a molecule are there and real."""
+    there = i < n
+    if valid is not None:
+        there = tl.load(valid + start + i, mask=there, other=0) != 0
+    return there
+
+
+@triton.jit
+def hop_column(hop, buckets):
+    """Column of a hop table: the last is for 255, unreachable; 256, padding, is behind it."""
+    return tl.where(hop >= 255, buckets + hop - 256, tl.minimum(hop, buckets - 2))
+
+
+@triton.jit
+def fraction_of(spot):
+    """How far through its cell of the radial table a pair is; `pairs.locate` says where."""
+    return (spot >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def entry_of(spot):
+    """Where the coefficients of a pair's cell begin, in the radial table of one head."""
+    return spot.to(tl.int32) & 0x1FFFF
+
+
+@triton.jit
+def column_of(spot):
+    """Column of the hop table."""
+    return (spot.to(tl.uint32) >> 17).to(tl.int32)
+
+
+@triton.jit
+def polynomial(coefficients, entry, x):
+    """c₀ + c₁x + c₂x² + c₃x³ of each pair [i, j], from its cell: one 16-byte load."""
+    first = tl.multiple_of(tl.expand_dims(entry, 2), (4, 4, 4))  # so that one load is 16 bytes
+    c = tl.load(coefficients + first + tl.arange(0, 4))  # [i, j, 4]
+    even, odd = tl.split(tl.reshape(c, (entry.shape[0], entry.shape[1], 2, 2)))
+    c0, c2 = tl.split(even)
+    c1, c3 = tl.split(odd)
+    return c0 + x * (c1 + x * (c2 + x * c3))
+
+
+@triton.jit
+def _one_each(place):
+    """Load one number of each pair [i, j].
+
+    As [i, j, 1]: a tile of keys may have the shape [i, j] too, and the compiler gives all loads of
+    one shape one layout, for keys eight columns a thread. What a pair needs would have to cross
+    shared memory.
+    """
+    return tl.reshape(tl.load(tl.expand_dims(place, 2)), place.shape)
+
+
+@triton.jit
+def _terms(i, j, real, where, added, PACKED: tl.constexpr):
+    """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf where no key is ``real``.
+
+    Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
+    in ``phi [local, pairs]``. Summed apart and added to the logits once: logits added to term by
+    term leave the layout of the matrix product, and softmax then takes ten times the shuffles.
+    """
+    molecule, head, local, n, pair, pairs = where
+    hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense = added
+    # Behind the last atom its own pairs are read: a mask would cost an instruction more for each.
+    at = tl.minimum(i, n - 1)[:, None] * n + tl.minimum(j, n - 1)[None, :]  # [i, j]
+    head = head.to(tl.int64)
+    terms = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
+    if spot is not None:
+        found = _one_each(spot + pair + at)
+        if tl.load(fits) != 0:
+            of_head = coefficients + head * (cells + 1) * 4
+            phi3d = polynomial(of_head, entry_of(found), fraction_of(found))
+        else:
+            phi3d = _one_each(phi + local.to(tl.int64) * pairs + pair + at)
+        terms = phi3d
+        if hop_bias is not None:
+            terms += _one_each(hop_bias + head * buckets + column_of(found))
+    elif hops is not None:
+        hop = _one_each(hops + pair + at).to(tl.int32)
+        terms = _one_each(hop_bias + head * buckets + hop_column(hop, buckets))
+    bias, bias_b, bias_h, bias_i, bias_j = dense
+    if bias is not None:
+        if PACKED:
+            place = bias + head * bias_h + (pair + at) * bias_j
+        else:
+            place = bias + molecule.to(tl.int64) * bias_b + head * bias_h
+            place += tl.minimum(i, n - 1).to(tl.int64)[:, None] * bias_i
+            place += tl.minimum(j, n - 1).to(tl.int64)[None, :] * bias_j
+        terms += _one_each(place).to(tl.float32)
+    return tl.where(real[None, :], terms, float("-inf"))
+
+
+@triton.jit
+def _kept(seed, molecule, head, i, j, THRESHOLD: tl.constexpr):
+    """Which weights dropout keeps: the stream that `op.dropout_factors` defines."""
+    zero = tl.zeros((i.shape[0], j.shape[0]), tl.int32)
+    word, _, _, _ = tl.philox(
+        tl.load(seed), zero + j[None, :], zero + i[:, None], zero + head, zero + molecule
+    )
+    return word.to(tl.uint32, bitcast=True).to(tl.int64) >= THRESHOLD
+
+
+@triton.jit
+def _origin(start, molecule, head, b, h, t, PACKED: tl.constexpr, ALIGN: tl.constexpr):
+    """Where a molecule's rows of one head begin; ALIGN is what strides have in common."""
+    if PACKED:
+        origin = start * t + head.to(tl.int64) * h
+    else:
+        origin = molecule.to(tl.int64) * b + head.to(tl.int64) * h
+    return tl.multiple_of(origin, ALIGN)
+
+
+@triton.jit
+def _rows(x, origin, atom, t, there, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Load the rows [atom, d] of one head; 0 where nobody is ``there``, and behind the head."""
+    d = tl.arange(0, WIDTH)
+    place = x + (origin + atom[:, None] * t + d[None, :])
+    return tl.load(place, mask=there[:, None] & (d < HEAD)[None, :], other=0.0)
+
+
+@triton.jit
+def _store_rows(x, origin, atom, t, n, values, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Store the rows [atom, d] of one head, of the molecule's `n` atoms."""
+    d = tl.arange(0, WIDTH)
+    place = x + (origin + atom[:, None] * t + d[None, :])
+    stored = (atom < n)[:, None] & (d < HEAD)[None, :]
+    tl.store(place, values.to(x.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def _exponentials(s, top):
+    """One step of the softmax: exp(s - m) [i, j], m [i], and exp(top - m) for the sums so far.
+
+    m is the largest logit of a row, here or before (``top``).
+    """
+    m = tl.maximum(top, tl.max(s, 1))
+    shift = tl.where(m == float("-inf"), 0.0, m)  # -inf - -inf is NaN
+    p = tl.exp2(s * LOG2E - (shift * LOG2E)[:, None])
+    return p, m, tl.exp2((top - shift) * LOG2E)
+
+
+@triton.jit
+def _reciprocal(total):
+    """1 / Σ of each row; 0 where every key is excluded, and NaN where it is: that must be seen."""
+    some = total > 0
+    one_over = tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0)
+    return tl.where(total == total, one_over, total)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def attend(
+    q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
+
+    ``most`` and ``inverse`` ``[atoms, H]`` are the largest logit of a row and 1 / Σ exp(s - most).
+    Together they give the weights again without the rounding of log Σ exp, which is larger than
+    all else in them.
+    """
+    local = tl.program_id(0) % group
+    head = first_head + local
+    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, LISTED, BLOCK)
+    if molecule < 0:
+        return
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    if first >= n:
+        return
+    if SINGLE:
+        first = 0
+    where = (molecule, head, local, n, pair, pairs)
+    dense = (bias, bias_b, bias_h, bias_i, bias_j)
+    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
+    i = first + tl.arange(0, BLOCK)
+    query = alive(valid, start, i, n)
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
+    x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+    top = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    mean = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for next in range(0, BLOCK if SINGLE else n, BLOCK):
+        j = next + tl.arange(0, BLOCK)
+        real = alive(valid, start, j, n)
+        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
+        terms = _terms(i, j, real, where, added, PACKED)  # [i, j]
+        s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
+        p, top, fade = _exponentials(s, top)
+        if not SINGLE:
+            total *= fade
+            mean *= fade[:, None]
+        total += tl.sum(p, 1)
+        if seed is not None:
+            p = tl.where(_kept(seed, molecule, head, i, j, THRESHOLD), p, 0.0)
+        mean += tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
+    total = tl.where(query, total, 0.0)
+    one_over = _reciprocal(total)
+    result = tl.where(query[:, None], mean * (one_over * KEPT)[:, None], 0.0)
+    place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    _store_rows(out, place, i, out_t, n, result, HEAD, WIDTH)
+    row = (start + i) * heads + head
+    tl.store(most + row, tl.where(total > 0, top, 0.0), mask=i < n)
+    tl.store(inverse + row, one_over, mask=i < n)
+
+
+@triton.jit
+def _weights(
+    x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
+    terms = _terms(i, j, real, where, added, PACKED)  # [i, j]
+    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
+    s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
+    most, inverse, start, heads = rows
+    molecule, head = where[0], where[1]
+    row = (start + i) * heads + head
+    top = tl.load(most + row, mask=query, other=0.0)  # [i]
+    one_over = tl.load(inverse + row, mask=query, other=0.0)
+    p = tl.exp2(s * LOG2E - (top * LOG2E)[:, None]) * one_over[:, None]
+    dp = tl.dot(g, tl.trans(value), input_precision=PRECISION)
+    used = p
+    if seed is not None:
+        kept = _kept(seed, molecule, head, i, j, THRESHOLD)
+        used = tl.where(kept, p * KEPT, 0.0)
+        dp = tl.where(kept, dp * KEPT, 0.0)
+    return p, used, dp
+
+
+@triton.jit
+def _delta(out, g, result, i, t, query, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Σ_d out·dL/dout of the queries [i], which is Σ_j of weight times dL/dweight."""
+    o = _rows(out, result, i, t, query, HEAD, WIDTH)  # [i, d]
+    return tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
+
+
+@triton.jit
+def _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED: tl.constexpr):
+    """Write dL/dlogits [i, j]: for the gradients of tables, and as that of the dense bias."""
+    molecule, head, local, n, pair, pairs = where
+    at = i[:, None] * n + j[None, :]
+    stored = (i < n)[:, None] & (j < n)[None, :]
+    if ds_all is not None:
+        tl.store(ds_all + local.to(tl.int64) * pairs + pair + at, ds, mask=stored)
+    if dbias is not None:
+        dbias += (pair if PACKED else molecule.to(tl.int64) * dbias_b) + head.to(tl.int64) * dbias_h
+        tl.store(dbias + at, ds.to(dbias.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def _clear(counters, counter_count):
+    """Set the ``counters`` of `pairs.add_up`, which is launched next, to 0."""
+    if counters is not None:
+        for c in range(tl.program_id(0), counter_count, tl.num_programs(0)):
+            tl.store(counters + c, 0)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def differentiate(
+    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
+    cu_seqlens, pair_start, tiles, valid,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one molecule and head, of `BLOCK` atoms (`SINGLE`) or up to twice as many.
+
+    One program: five products a tile of pairs, and nothing is added to what is in memory. Those of
+    the queries stay in registers until the keys of both halves have passed.
+    """
+    _clear(counters, counter_count)
+    local = tl.program_id(0) % group
+    head = first_head + local
+    molecule = tl.program_id(0) // group
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    if n <= 0:
+        return
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
+    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    rows = (most, inverse, start, heads)
+    where = (molecule, head, local, n, pair, pairs)
+    dense = (bias, bias_b, bias_h, bias_i, bias_j)
+    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
+    atom = tl.arange(0, BLOCK)
+    of_query = tl.zeros((BLOCK, WIDTH), tl.float32)
+    of_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
+    for next in range(0, BLOCK if SINGLE else n, BLOCK):
+        j = next + atom
+        real = alive(valid, start, j, n)
+        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
+        of_key = tl.zeros((BLOCK, WIDTH), tl.float32)
+        of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
+        for half in range(0, BLOCK if SINGLE else n, BLOCK):
+            i = half + atom
+            query = alive(valid, start, i, n)
+            x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+            g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
+            p, used, dp = _weights(
+                x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
+                THRESHOLD, KEPT, PRECISION, PACKED,
+            )  # fmt: skip
+            if SINGLE:
+                # From the very p and dp that are used, so that a row of ds adds up to 0.
+                delta = tl.sum(p * dp, 1)
+            else:
+                delta = _delta(out, g, result, i, out_t, query, HEAD, WIDTH)
+            ds = p * (dp - delta[:, None])
+            _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED)
+            of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
+            of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
+            if half == 0:
+                of_query += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+            else:
+                of_later += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+        _store_rows(dk, result, j, out_t, n, of_key * scale, HEAD, WIDTH)
+        _store_rows(dv, result, j, out_t, n, of_value, HEAD, WIDTH)
+    _store_rows(dq, result, atom, out_t, n, of_query * scale, HEAD, WIDTH)
+    if not SINGLE:
+        _store_rows(dq, result, BLOCK + atom, out_t, n, of_later * scale, HEAD, WIDTH)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def differentiate_tile(
+    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
+    cu_seqlens, pair_start, tiles, valid,
+    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
+    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
+    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one tile of atoms and a head: as keys (program 0 of axis 1) or as queries.
+
+    For molecules of any size. Each program owns what it writes. Working the weights out twice, for
+    rows and for columns, takes seven products instead of five; one program for both would have to
+    add to dq in memory, tile after tile.
+    """
+    _clear(counters, counter_count)
+    local = tl.program_id(0) % group
+    head = first_head + local
+    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, LISTED, BLOCK)
+    if molecule < 0:
+        return
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    if first >= n:
+        return
+    as_keys = tl.program_id(1) == 0
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
+    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
+    rows = (most, inverse, start, heads)
+    where = (molecule, head, local, n, pair, pairs)
+    dense = (bias, bias_b, bias_h, bias_i, bias_j)
+    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
+    of_key = tl.zeros((BLOCK, WIDTH), tl.float32)  # of queries in a program for queries
+    of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for next in range(0, n, BLOCK):
+        i = tl.where(as_keys, next, first) + tl.arange(0, BLOCK)
+        j = tl.where(as_keys, first, next) + tl.arange(0, BLOCK)
+        query = alive(valid, start, i, n)
+        real = alive(valid, start, j, n)
+        x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+        g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
+        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
+        p, used, dp = _weights(
+            x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
+            THRESHOLD, KEPT, PRECISION, PACKED,
+        )  # fmt: skip
+        ds = p * (dp - _delta(out, g, result, i, out_t, query, HEAD, WIDTH)[:, None])
+        if as_keys:
+            _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED)
+            of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
+            of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
+        else:
+            of_key += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+    atom = first + tl.arange(0, BLOCK)
+    if as_keys:
+        _store_rows(dk, result, atom, out_t, n, of_key * scale, HEAD, WIDTH)
+        _store_rows(dv, result, atom, out_t, n, of_value, HEAD, WIDTH)
+    else:
+        _store_rows(dq, result, atom, out_t, n, of_key * scale, HEAD, WIDTH)

@@ -1,0 +1,581 @@
+"""Triton kernels on the pairs of a batch: the radial table, and the gradients of both tables.
+
+A table's gradient is a sum over the pairs that share an entry. The pairs are sorted by entry, once
+per batch, and cut into chunks. `add_up` sums inside a chunk; the program that ends last of those
+that have a share in a slice of the table then sums over the chunks. Which program that is differs
+from run to run, what it adds and in which order does not: the same bits every time.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from collamo_kernels.coattention.triton.kernels import (
+    column_of,
+    entry_of,
+    fraction_of,
+    hop_column,
+    place_of,
+    polynomial,
+    tile_of,
+)
+from collamo_kernels.radial.triton.kernels import (
+    add_parts,
+    arrive,
+    evaluate_from,
+    finish_parts,
+)
+
+OF_A_BATCH = (
+    *("longest", "blocks", "pairs", "cells", "group", "first_head", "pair_programs"),
+    *("columns", "hop_programs", "cell_programs", "hop_size", "cell_size", "programs"),
+)
+
+
+@triton.jit
+def _affine(affine, pair_types, atom_types, start, pair, i, j, n, offset: tl.constexpr):
+    """γ (offset 0) or β (offset 1) of each pair [i, j]."""
+    there = (i < n)[:, None] & (j < n)[None, :]
+    if pair_types is not None:
+        kind = tl.load(pair_types + pair + i[:, None] * n + j[None, :], mask=there, other=0)
+        value = tl.load(affine + 2 * kind + offset)
+    else:
+        query = tl.load(atom_types + (start + i) * 2, mask=i < n, other=0)
+        key = tl.load(atom_types + (start + j) * 2 + 1, mask=j < n, other=0)
+        of_query = tl.load(affine + 2 * query + offset)
+        value = of_query[:, None] + tl.load(affine + 2 * key + offset)[None, :]
+    return value
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def stretch(
+    distances, affine, pair_types, atom_types, cu_seqlens, pair_start, tiles, u, longest, blocks,
+    PACKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """u = γ_t·r + β_t of each pair; ∞, no distance, stays ∞."""
+    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, BLOCK)
+    if molecule < 0:
+        return
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    i = first + tl.arange(0, BLOCK)
+    for next in range(0, n, BLOCK):
+        j = next + tl.arange(0, BLOCK)
+        place = pair + i[:, None] * n + j[None, :]
+        stored = (i < n)[:, None] & (j < n)[None, :]
+        r = tl.load(distances + place, mask=stored, other=0.0)
+        gamma = _affine(affine, pair_types, atom_types, start, pair, i, j, n, 0)
+        beta = _affine(affine, pair_types, atom_types, start, pair, i, j, n, 1)
+        far = r == float("inf")
+        tl.store(u + place, tl.where(far, r, gamma * r + beta), mask=stored)
+
+
+@triton.jit
+def _locate(
+    u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS: tl.constexpr
+):  # fmt: skip
+    """Where the pairs p are in both tables."""
+    x = tl.load(u + p, mask=p < pairs, other=0.0)
+    low = tl.load(geometry)
+    # A block's length is a power of two: u / block and what is left of it are exact.
+    at = x * tl.load(geometry + 1)
+    far = x == float("inf")
+    known = (x == x) & (far == 0)
+    number = tl.minimum(tl.maximum(tl.floor(at) - low, 0.0), TABLE_BLOCKS - 1.0)
+    number = tl.where(known, number, 0.0)
+    block = number.to(tl.int32)
+    knot = tl.load(first_knot + block)
+    count = (tl.load(first_knot + block + 1) - knot).to(tl.float32)
+    along = (at - (number + low)) * count
+    c = tl.minimum(tl.maximum(tl.floor(along), 0.0), count - 1.0)
+    f = tl.minimum(tl.maximum(along - c, 0.0), 1.0)
+    f = tl.where(known, f, tl.where(far, 0.0, x))  # NaN must be seen
+    c = tl.where(known, c, 0.0).to(tl.int32)
+    code = 4 * tl.where(far, cells, knot + c)
+    if hops is not None:
+        hop = tl.load(hops + p, mask=p < pairs, other=0).to(tl.int32)
+        code |= hop_column(hop, buckets) << 17
+    found = f.to(tl.int32, bitcast=True).to(tl.int64) << 32 | code.to(tl.int64)
+    tl.store(spot + p, found, mask=p < pairs)
+
+
+@triton.jit
+def _expand(rows, lengths, coefficients, c, cells, heads, COLUMN: tl.constexpr):
+    """Polynomials of the cells c of all heads, and 0 for what has no distance."""
+    length = tl.load(lengths + c, mask=c < cells, other=0.0)[:, None]
+    for first in range(0, heads, COLUMN):
+        h = first + tl.arange(0, COLUMN)
+        some = (h < heads)[None, :]
+        mask = (c < cells)[:, None] & some
+        row = rows + c[:, None] * (2 * heads) + h[None, :]
+        y0 = tl.load(row, mask=mask, other=0.0)  # [c, h]
+        s0 = tl.load(row + heads, mask=mask, other=0.0) * length
+        rise = tl.load(row + 2 * heads, mask=mask, other=0.0) - y0
+        s1 = tl.load(row + 3 * heads, mask=mask, other=0.0) * length
+        place = coefficients + (h[None, :].to(tl.int64) * (cells + 1) + c[:, None]) * 4
+        mask = (c <= cells)[:, None] & some
+        tl.store(place, y0, mask=mask)
+        tl.store(place + 1, s0, mask=mask)
+        tl.store(place + 2, 3 * rise - 2 * s0 - s1, mask=mask)
+        tl.store(place + 3, s0 + s1 - 2 * rise, mask=mask)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def locate(
+    u, hops, first_knot, geometry, rows, lengths, spot, coefficients, segments, fits, layers, phi,
+    pairs, cells, buckets, heads, pair_programs, cell_programs, group, count, units,
+    TABLE_BLOCKS: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl.constexpr, COLUMN: tl.constexpr,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """Where each pair is in both tables; then the radial table as polynomials.
+
+    ``spot [pairs]`` holds, from the lowest bit on, 17 bits of four times the cell (`C`, behind the
+    last, without a distance), 15 of the column of the hop table, and 32 of the fraction of the way
+    through the cell (float32): `entry_of`, `column_of`, `fraction_of`.
+    ``coefficients [H, C + 1, 4]`` are those of the Hermite formula of `RadialTable.lookup` sorted
+    by powers: three multiply-adds and one 16-byte load a pair and head, where the formula takes
+    eleven operations and four loads. Those of cell `C` are 0. ``segments [2, C]`` is set to 0 for
+    `add_up`. Where the table does not fit, further programs write the exact Φ3d of the first heads,
+    ``phi [group, pairs]``.
+    """
+    program = tl.program_id(0)
+    if program < pair_programs:
+        p = program.to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+        _locate(u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS)
+    elif program < pair_programs + cell_programs:
+        c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
+        if segments is not None:
+            zero = tl.zeros((CELLS,), tl.int64)
+            tl.store(segments + c, zero, mask=c < cells)
+            tl.store(segments + cells + c, zero, mask=c < cells)
+        _expand(rows, lengths, coefficients, c, cells, heads, COLUMN)
+    else:
+        if phi is not None and tl.load(fits) == 0:
+            before = pair_programs + cell_programs
+            evaluate_from(
+                program - before, tl.num_programs(0) - before, u, layers, phi, pairs, 0, group,
+                count, units, heads, MLP, PLACES, CHUNK, SLICE, HEADS,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def build(
+    hops, hop_bias, spot, coefficients, phi, fits, bias, first_head, pairs, buckets, cells,
+    PAIRS: tl.constexpr,
+):  # fmt: skip
+    """``bias [H, pairs]`` = Φ2d + Φ3d of a head (axis 1), to be read by several layers."""
+    p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    local = tl.program_id(1).to(tl.int64)
+    head = first_head + local
+    live = p < pairs
+    p = tl.minimum(p, pairs - 1)
+    value = tl.zeros((PAIRS, 1), tl.float32)
+    if spot is not None:
+        found = tl.load(spot + p)[:, None]
+        if hop_bias is not None:
+            value += tl.load(hop_bias + head * buckets + column_of(found))
+        if tl.load(fits) != 0:
+            of_head = coefficients + head * (cells + 1) * 4
+            value += polynomial(of_head, entry_of(found), fraction_of(found))
+        else:
+            value += tl.load(phi + local * pairs + p)[:, None]
+    elif hops is not None:
+        column = hop_column(tl.load(hops + p).to(tl.int32), buckets)
+        value += tl.load(hop_bias + head * buckets + column)[:, None]
+    tl.store(bias + head * pairs + p, tl.sum(value, 1).to(bias.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _hop_column(keys, t, total, buckets):
+    """Column of the hop table of sorted pairs; ``buckets``, none, behind the last real pair."""
+    inside = (t >= 0) & (t < total)
+    hop = tl.load(keys + t, mask=inside, other=0).to(tl.int32)
+    return tl.where(inside, hop_column(hop, buckets), -1)
+
+
+@triton.jit
+def _cell_column(order, spot, t, total):
+    """Cell of sorted pairs; -1 where there is none."""
+    inside = (t >= 0) & (t < total)
+    p = tl.load(order + t, mask=inside, other=0)
+    return tl.where(inside, entry_of(tl.load(spot + p, mask=inside, other=0)) // 4, -1)
+
+
+@triton.jit
+def _store_runs(parts, x, s, starts, ends, chunk, c, group, size):
+    """Sums of x [t, h] before the beginning and up to the end of each run of one segment s.
+
+    A run's number, s + chunk, belongs to no other run: both rise along the sorted pairs.
+    """
+    running = tl.cumsum(x, 0)
+    place = parts + (s + chunk).to(tl.int64)[:, None] * group + c[None, :]
+    some = (c < group)[None, :]
+    tl.store(place, running - x, mask=starts[:, None] & some)
+    tl.store(place + size * group, running, mask=ends[:, None] & some)
+
+
+@triton.jit
+def _add_up_hops(
+    ds, order, keys, parts, chunk, h, group, pairs, buckets, size, CHUNK: tl.constexpr
+):  # fmt: skip
+    """Sums over runs of one column of the hop table in a chunk of the pairs sorted by hops."""
+    local = tl.arange(0, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK + local
+    live = t < pairs
+    last = (local == CHUNK - 1) | (t == pairs - 1)
+    p = tl.load(order + t, mask=live, other=0)
+    s = _hop_column(keys, t, pairs, buckets)
+    starts = live & ((local == 0) | (s != _hop_column(keys, t - 1, pairs, buckets)))
+    ends = live & (last | (s != _hop_column(keys, t + 1, pairs, buckets)))
+    x = _cotangents(ds, p, h, live, group, pairs)
+    _store_runs(parts, x, s, starts, ends, chunk, h, group, size)
+
+
+@triton.jit
+def _add_up_cells(
+    ds, order, spot, parts, segments, chunk, h, group, pairs, cells, size, CHUNK: tl.constexpr
+):  # fmt: skip
+    """Four sums over runs of one cell in a chunk of the pairs sorted by cell.
+
+    The weights are those of value and slope at the cell's two ends. (Sums of powers of the
+    fraction, combined later, cancel: they had 2.4 times the error.) Where each cell's pairs begin
+    and end is stored beside them, by the programs of all heads alike: one that later reads it has
+    waited for those of its own heads only.
+    """
+    local = tl.arange(0, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK + local
+    live = t < pairs
+    last = (local == CHUNK - 1) | (t == pairs - 1)
+    p = tl.load(order + t, mask=live, other=0)
+    s = _cell_column(order, spot, t, pairs)
+    new = s != _cell_column(order, spot, t - 1, pairs)
+    old = s != _cell_column(order, spot, t + 1, pairs)
+    tl.store(segments + s, t, mask=live & new & (s < cells))
+    tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
+    starts = live & ((local == 0) | new)
+    ends = live & (last | old)
+    x = _cotangents(ds, p, h, live, group, pairs)
+    f = fraction_of(tl.load(spot + p, mask=live, other=0))[:, None]
+    right = f * f * (3.0 - 2.0 * f)
+    step = 2 * size * group
+    _store_runs(parts, x * (1.0 - right), s, starts, ends, chunk, h, group, size)
+    weight = f * (1.0 - f) * (1.0 - f)
+    _store_runs(parts + step, x * weight, s, starts, ends, chunk, h, group, size)
+    _store_runs(parts + 2 * step, x * right, s, starts, ends, chunk, h, group, size)
+    weight = -f * f * (1.0 - f)
+    _store_runs(parts + 3 * step, x * weight, s, starts, ends, chunk, h, group, size)
+
+
+@triton.jit
+def _cotangents(ds, p, h, live, group, pairs):
+    """dL/dlogits of sorted pairs ``[t, h]`` from ``ds [h, pairs]``."""
+    place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
+    mask = live[:, None] & (h < group)[None, :]
+    return tl.load(place, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _first_entry(before, s, REACH: tl.constexpr):
+    """First entry of a table that a chunk sees to, whose first pair has the segment s.
+
+    A segment's pairs are summed into its own entry and the `REACH` ones after it. Entries that no
+    pair has a share in belong to the chunk behind the gap; ``before`` is the segment of the pair
+    before the chunk, -1 for none.
+    """
+    behind_gap = tl.where(before < 0, 0, tl.minimum(before + REACH + 1, s))
+    return tl.where(s == before, s, behind_gap)
+
+
+@triton.jit
+def _slices(before, begin, end, after, entries, REACH: tl.constexpr, ENTRIES: tl.constexpr):
+    """Slices of `ENTRIES` entries of a table that a chunk of sorted pairs sees to.
+
+    That is the first and the last; then the last of the chunk before, and the first of the chunk
+    after. ``begin`` and ``end`` are the segments of the chunk's first and last pair, ``before`` and
+    ``after`` of its neighbours, -1 where there is none.
+    """
+    top = entries - 1
+    first = tl.minimum(_first_entry(before, begin, REACH), top) // ENTRIES
+    last = tl.where(after < 0, top, tl.minimum(end + REACH, top)) // ENTRIES
+    earlier = tl.where(before < 0, -1, tl.minimum(before + REACH, top) // ENTRIES)
+    later = tl.minimum(_first_entry(end, after, REACH), top) // ENTRIES
+    return first, last, earlier, tl.where(after < 0, top // ENTRIES + 1, later)
+
+
+@triton.jit
+def _completes(counter, number, chunk, earlier, later):
+    """Whether this chunk is the last to arrive of those that see to the slice `number`.
+
+    Those are the chunks a, a+1, …, b. Nobody knows how many before all have looked, so each adds 1,
+    a adds a on top, and b takes b + 1 off. The counter is 0 again when all have come and never
+    before: without b it is above 0; with b but not a at most b - a - (b + 1) < 0; with both it is
+    minus the number of those who are missing.
+    """
+    step = 1 + tl.where(number > earlier, chunk, 0) - tl.where(number < later, chunk + 1, 0)
+    return arrive(counter, step, 0)
+
+
+@triton.jit
+def _runs(parts, s, begin, end, done, h, group, size, CHUNK: tl.constexpr, RUNS: tl.constexpr):
+    """Sums [s, run, h] of `RUNS` runs, after the first `done`, of segments from begin to end."""
+    t = done + tl.arange(0, RUNS)
+    live = t[None, :] < _chunks(begin, end, CHUNK)[:, None]
+    live = live[:, :, None] & (h < group)[None, None, :]
+    run = ((s + begin // CHUNK)[:, None] + t[None, :])[:, :, None]
+    place = parts + run * group + h[None, None, :]
+    after = tl.load(place + size * group, mask=live, other=0.0, cache_modifier=".cg")
+    return after - tl.load(place, mask=live, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def _chunks(begin, end, CHUNK: tl.constexpr):
+    """In how many chunks the sorted pairs from begin to end lie."""
+    return tl.where(end > begin, (end - 1) // CHUNK - begin // CHUNK + 1, 0)
+
+
+@triton.jit
+def _finish_hops(
+    parts, offsets, hop_bias, s, h, group, buckets, size, first_head,
+    CHUNK: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the columns s of the hop table."""
+    ordinary = s < buckets - 1
+    begin = tl.where(ordinary, tl.minimum(s, 255), 255)
+    end = tl.where(s < buckets - 2, tl.minimum(s + 1, 255), tl.where(ordinary, 255, 256))
+    begin = tl.load(offsets + begin)
+    end = tl.where(s < buckets, tl.load(offsets + end), begin)
+    total = tl.zeros((s.shape[0], RUNS, h.shape[0]), tl.float32)
+    for done in range(0, tl.max(_chunks(begin, end, CHUNK), 0), RUNS):
+        total += _runs(parts, s, begin, end, done, h, group, size, CHUNK, RUNS)
+    place = hop_bias + (first_head + h)[None, :] * buckets + s[:, None]
+    tl.store(place, tl.sum(total, 1), mask=(s < buckets)[:, None] & (h < group)[None, :])
+
+
+@triton.jit
+def _segment(segments, lengths, c, cells):
+    """Where the sorted pairs of the cells c begin and end, and the cells' lengths."""
+    known = (c >= 0) & (c < cells)
+    begin = tl.load(segments + c, mask=known, other=0, cache_modifier=".cg")
+    end = tl.load(segments + cells + c, mask=known, other=0, cache_modifier=".cg")
+    return begin, end, tl.load(lengths + c, mask=known, other=0.0)
+
+
+@triton.jit
+def _finish_cells(
+    parts, segments, lengths, rows, g, h, group, cells, size, first_head, heads,
+    CHUNK: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the rows g of the radial table, from the cells on both sides of knot g."""
+    step = 2 * size * group
+    right, right_end, right_length = _segment(segments, lengths, g, cells)
+    left, left_end, left_length = _segment(segments, lengths, g - 1, cells)
+    value = tl.zeros((g.shape[0], RUNS, h.shape[0]), tl.float32)
+    slope = value
+    chunks = tl.maximum(_chunks(right, right_end, CHUNK), _chunks(left, left_end, CHUNK))
+    for done in range(0, tl.max(chunks, 0), RUNS):
+        value += _runs(parts, g, right, right_end, done, h, group, size, CHUNK, RUNS)
+        x = _runs(parts + step, g, right, right_end, done, h, group, size, CHUNK, RUNS)
+        slope += x * right_length[:, None, None]
+        of_end = parts + 2 * step
+        value += _runs(of_end, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
+        x = _runs(of_end + step, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
+        slope += x * left_length[:, None, None]
+    place = rows + g[:, None] * (2 * heads) + (first_head + h)[None, :]
+    stored = (g <= cells)[:, None] & (h < group)[None, :]
+    tl.store(place, tl.sum(value, 1), mask=stored)
+    tl.store(place + heads, tl.sum(slope, 1), mask=stored)
+
+
+@triton.jit
+def _sum_hops(
+    column, chunk, columns, ds, order, keys, offsets, parts, hop_bias, counters,
+    group, pairs, buckets, size, first_head,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """Share of a chunk of pairs in the hop table's gradient, and the slices it completes."""
+    h = column * COLUMN + tl.arange(0, COLUMN)
+    _add_up_hops(ds, order, keys, parts, chunk, h, group, pairs, buckets, size, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK
+    end = tl.minimum(t + CHUNK, pairs)
+    first, last, earlier, later = _slices(
+        _hop_column(keys, t - 1, pairs, buckets),
+        _hop_column(keys, t, pairs, buckets),
+        _hop_column(keys, end - 1, pairs, buckets),
+        _hop_column(keys, end, pairs, buckets),
+        buckets, 0, ENTRIES,
+    )  # fmt: skip
+    for number in range(first, last + 1):
+        if _completes(counters + number * columns + column, number, chunk, earlier, later):
+            s = number * ENTRIES + tl.arange(0, ENTRIES)
+            _finish_hops(
+                parts, offsets, hop_bias, s, h, group, buckets, size, first_head, CHUNK, RUNS
+            )
+
+
+@triton.jit
+def _sum_cells(
+    column, chunk, columns, ds, order, spot, parts, segments, lengths, rows, fits, counters,
+    group, pairs, cells, size, first_head, heads,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr,
+):  # fmt: skip
+    """The same for the radial table, whose gradient is 0 where it does not fit."""
+    h = column * COLUMN + tl.arange(0, COLUMN)
+    if tl.load(fits) != 0:
+        _add_up_cells(ds, order, spot, parts, segments, chunk, h, group, pairs, cells, size, CHUNK)
+    t = chunk.to(tl.int64) * CHUNK
+    end = tl.minimum(t + CHUNK, pairs)
+    first, last, earlier, later = _slices(
+        _cell_column(order, spot, t - 1, pairs),
+        _cell_column(order, spot, t, pairs),
+        _cell_column(order, spot, end - 1, pairs),
+        _cell_column(order, spot, end, pairs),
+        cells + 1, 1, ENTRIES,
+    )  # fmt: skip
+    for number in range(first, last + 1):
+        if _completes(counters + number * columns + column, number, chunk, earlier, later):
+            g = number * ENTRIES + tl.arange(0, ENTRIES)
+            _finish_cells(
+                parts, segments, lengths, rows, g, h, group, cells, size, first_head, heads,
+                CHUNK, RUNS,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def add_up(
+    ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias,
+    cell_order, spot, cell_parts, segments, lengths, rows,
+    fits, u, layers, layer_parts, of_layers, hop_counters, cell_counters, layer_counters,
+    columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
+    first_head, programs, slices, count, units, heads, size,
+    CHUNK: tl.constexpr, COLUMN: tl.constexpr, HOP_ENTRIES: tl.constexpr, HOP_RUNS: tl.constexpr,
+    ENTRIES: tl.constexpr, RUNS: tl.constexpr, ADD: tl.constexpr, MLP: tl.constexpr,
+    PLACES: tl.constexpr, GAUSSIANS: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the hop table ``[H, S]``, of the radial table's rows ``[C + 1, 2, H]``, and of
+    the radial function's parameters, added to what they are if `ADD`, from dL/dlogits ``ds [group,
+    pairs]``.
+
+    First come programs for the hop table, a chunk of pairs and `COLUMN` heads each, then likewise
+    for the radial table; the last are for the exact Φ3d: `add_parts`. Of those two kinds, one
+    writes 0 or returns at once: whether the table fits stands on the device. The counters of all
+    slices are 0, by the launch before.
+    """
+    program = tl.program_id(0)
+    if program < hop_programs:
+        if hop_parts is not None:
+            _sum_hops(
+                program % columns, program // columns, columns,
+                ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias, hop_counters,
+                group, pairs, buckets, hop_size, first_head,
+                CHUNK, COLUMN, HOP_ENTRIES, HOP_RUNS,
+            )  # fmt: skip
+    elif program < hop_programs + cell_programs:
+        if cell_parts is not None:
+            program -= hop_programs
+            _sum_cells(
+                program % columns, program // columns, columns,
+                ds, cell_order, spot, cell_parts, segments, lengths, rows, fits, cell_counters,
+                group, pairs, cells, cell_size, first_head, heads,
+                CHUNK, COLUMN, ENTRIES, RUNS,
+            )  # fmt: skip
+    else:
+        if layer_parts is not None:
+            program -= hop_programs + cell_programs
+            rest = program // programs
+            add_parts(
+                program % programs, rest % slices, rest // slices, programs, slices,
+                ds, u, fits, layers, layer_parts, pairs, first_head, group, count, units, heads,
+                size, False, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
+            )  # fmt: skip
+            finish_parts(
+                program % programs, rest % slices, rest // slices, programs, slices,
+                layer_counters, layer_parts, fits, of_layers, pairs, count, units, heads, size,
+                ADD, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def slope(
+    ds, spot, coefficients, fits, du, pairs, group, cells, ADD: tl.constexpr, PAIRS: tl.constexpr
+):  # fmt: skip
+    """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
+    p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    found = tl.load(spot + tl.minimum(p, pairs - 1))[:, None]
+    entry, x = entry_of(found), fraction_of(found)
+    total = tl.zeros((PAIRS, 1), tl.float32)
+    if ADD:
+        total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
+    if tl.load(fits) != 0:
+        for _ in range(group):
+            weight = tl.load(ds + p, mask=p < pairs, other=0.0)[:, None]
+            total += polynomial(coefficients, entry, x) * weight
+            coefficients += (cells + 1) * 4
+            ds += pairs
+    tl.store(du + p, tl.sum(total, 1), mask=p < pairs)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def pull(
+    coordinates, distances, affine, pair_types, atom_types, cu_seqlens, pair_start, tiles,
+    du, dx, du_r, of_query, of_key, longest, blocks, PACKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """From du of each pair to its atoms: gradients of coordinates, and the sums that γ, β need.
+
+    ``du_r [pairs]`` is du·r; ``of_query [atoms, 2]`` holds Σ_j of du_ij·r and of du_ij, and
+    ``of_key [atoms, 2]`` the same over du_ji. Both directions of a pair go to the row that this
+    program owns.
+    """
+    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, BLOCK)
+    if molecule < 0:
+        return
+    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    i = first + tl.arange(0, BLOCK)
+    xi, yi, zi = _positions(coordinates, start, i, n)
+    dx0 = tl.zeros((BLOCK,), tl.float32)
+    dx1, dx2, query_r, query, key_r, key = dx0, dx0, dx0, dx0, dx0, dx0
+    for next in range(0, n, BLOCK):
+        j = next + tl.arange(0, BLOCK)
+        stored = (i < n)[:, None] & (j < n)[None, :]
+        place = pair + i[:, None] * n + j[None, :]
+        back = pair + j[None, :] * n + i[:, None]
+        r = tl.load(distances + place, mask=stored, other=float("inf"))
+        there = r != float("inf")
+        r = tl.where(there, r, 0.0)
+        forth = tl.load(du + place, mask=there, other=0.0)
+        away = tl.load(du + back, mask=there, other=0.0)
+        if affine is not None:
+            tl.store(du_r + place, forth * r, mask=stored)
+            query_r += tl.sum(forth * r, 1)
+            query += tl.sum(forth, 1)
+            key_r += tl.sum(away * r, 1)
+            key += tl.sum(away, 1)
+            forth *= _affine(affine, pair_types, atom_types, start, pair, i, j, n, 0)
+            turned = _affine(affine, pair_types, atom_types, start, pair, j, i, n, 0)
+            away *= tl.trans(turned)
+        xj, yj, zj = _positions(coordinates, start, j, n)
+        away = tl.where(r > 0, (forth + away) / tl.where(r > 0, r, 1.0), 0.0)
+        # Where there is no distance the coordinates may be anything: 0 · NaN is NaN.
+        dx0 += tl.sum(tl.where(there, away * (xi[:, None] - xj[None, :]), 0.0), 1)
+        dx1 += tl.sum(tl.where(there, away * (yi[:, None] - yj[None, :]), 0.0), 1)
+        dx2 += tl.sum(tl.where(there, away * (zi[:, None] - zj[None, :]), 0.0), 1)
+    stored = i < n
+    place = dx + (start + i) * 3
+    tl.store(place, dx0, mask=stored)
+    tl.store(place + 1, dx1, mask=stored)
+    tl.store(place + 2, dx2, mask=stored)
+    if affine is not None:
+        tl.store(of_query + (start + i) * 2, query_r, mask=stored)
+        tl.store(of_query + (start + i) * 2 + 1, query, mask=stored)
+        tl.store(of_key + (start + i) * 2, key_r, mask=stored)
+        tl.store(of_key + (start + i) * 2 + 1, key, mask=stored)
+
+
+@triton.jit
+def _positions(coordinates, start, i, n):
+    """x, y, z of atoms."""
+    place = coordinates + (start + i) * 3
+    x = tl.load(place, mask=i < n, other=0.0)
+    y = tl.load(place + 1, mask=i < n, other=0.0)
+    z = tl.load(place + 2, mask=i < n, other=0.0)
+    return x, y, z

@@ -1,0 +1,1 @@
+"""The radial function's Triton kernels."""

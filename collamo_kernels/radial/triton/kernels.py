@@ -1,0 +1,662 @@
+"""Triton kernels of a radial function: its table, and the exact Φ3d where a table is too coarse.
+
+`layers` is one tensor with the parameters of `radial.op` one after the other: centre and width
+``[K]``, weight ``[J, K]``, bias ``[J]`` and, of an MLP head (J hidden units, `MLP`), weight2
+``[H, J]``, bias2 ``[H]``. Of a linear head J = H. `reach` is how far molecules go, [] Å.
+
+Gaussians are taken `CHUNK` and units of the first layer `SLICE` at a time, so that any number of
+them fits the registers. Programs write sums of their own, which `collect`, or the program that ends
+last, adds up in order: no atomics on floats, the same bits every time.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+OF_A_BATCH = ("pairs", "first_head", "group", "programs")
+ROOT_HALF = tl.constexpr(0.7071067811865476)
+BELL = tl.constexpr(0.3989422804014327)  # 1/√(2π)
+# As `radial.op` has them: of GELU's derivatives, and where a Gaussian's turn back.
+GELU_1, GELU_2 = tl.constexpr(1.1290), tl.constexpr(0.7979)
+GELU_3, GELU_4, GELU_5 = tl.constexpr(0.7788), tl.constexpr(1.5958), tl.constexpr(2.8426)
+MOST_CELLS = tl.constexpr(65536)  # of a block: more than any table has, and 128 of them an int32
+
+
+@triton.jit
+def arrive(counter, step, complete):
+    """Whether this program is the last to arrive at an int32 counter, which then is `complete`.
+
+    It may then read what any program stored before it arrived. No thread passes the barrier before
+    all have stored; the addition, one thread's, releases those stores to the GPU and acquires what
+    earlier additions to the counter released; its result reaches the other threads behind a second
+    barrier. Reads go to the L2 cache (``.cg``): L1 belongs to one processor. Nobody waits, so
+    programs may run in any order, and one after another. The counter is an integer: in whichever
+    order programs arrive, one finds it complete, and what that one adds up has an order of its own.
+    """
+    tl.debug_barrier()
+    return tl.atomic_add(counter, step, sem="acq_rel", scope="gpu") + step == complete
+
+
+@triton.jit
+def _matrix(weight, row, column, rows, columns):
+    """[row, column] of a matrix stored row by row, 0 outside."""
+    mask = (row < rows)[:, None] & (column < columns)[None, :]
+    return tl.load(weight + row[:, None] * columns + column[None, :], mask=mask, other=0.0)
+
+
+# --- the function and its derivatives -------------------------------------------------------------
+
+
+@triton.jit
+def _bells(u, layers, k, count):
+    """z, ψ ``[p, k]`` and 1/s ``[k]``; ψ is 0 beyond the last Gaussian and where u is ∞."""
+    there = k < count
+    width = tl.load(layers + count + k, mask=there, other=1.0)
+    z = (u[:, None] - tl.load(layers + k, mask=there, other=0.0)[None, :]) / width[None, :]
+    far = (u == float("inf"))[:, None] | (there == 0)[None, :]
+    z = tl.where(far, 0.0, z)
+    return z, tl.where(far, 0.0, tl.exp(-0.5 * z * z)), 1.0 / width
+
+
+@triton.jit
+def _first_layer(
+    u, layers, j, count, units, ORDERS: tl.constexpr, CHUNK: tl.constexpr
+):  # fmt: skip
+    """W ψ + b of the units j and its first ORDERS - 1 derivatives by u, ``[p, j]`` each."""
+    a0 = tl.zeros((u.shape[0], j.shape[0]), tl.float32)
+    a1 = a0
+    a2 = a0
+    for begin in range(0, count, CHUNK):
+        k = begin + tl.arange(0, CHUNK)
+        z, psi, inverse = _bells(u, layers, k, count)
+        weight = tl.trans(_matrix(layers + 2 * count, j, k, units, count))  # [k, j]
+        a0 += tl.dot(psi, weight, input_precision="ieee")
+        if ORDERS > 1:
+            a1 += tl.dot(-z * inverse[None, :] * psi, weight, input_precision="ieee")
+        if ORDERS > 2:
+            bent = (z * z - 1.0) * (inverse * inverse)[None, :] * psi
+            a2 += tl.dot(bent, weight, input_precision="ieee")
+    bias = tl.load(layers + 2 * count + units * count + j, mask=j < units, other=0.0)
+    return a0 + bias[None, :], a1, a2
+
+
+@triton.jit
+def _gelu(a):
+    """The normal distribution Φ(a), GELU'(a) and GELU''(a)."""
+    below = 0.5 * (1.0 + tl.erf(a * ROOT_HALF))
+    bell = BELL * tl.exp(-0.5 * a * a)
+    return below, below + a * bell, (2.0 - a * a) * bell
+
+
+@triton.jit
+def _function(
+    u, layers, h, count, units, heads,
+    ORDERS: tl.constexpr, MLP: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+):  # fmt: skip
+    """Φ3d of the heads h and its first ORDERS - 1 derivatives by u, ``[p, h]`` each."""
+    if MLP:
+        last = layers + 2 * count + units * count + units
+        y0 = tl.zeros((u.shape[0], h.shape[0]), tl.float32)
+        y0 += tl.load(last + heads * units + h, mask=h < heads, other=0.0)[None, :]
+        y1 = tl.zeros((u.shape[0], h.shape[0]), tl.float32)
+        y2 = y1
+        for begin in range(0, units, SLICE):
+            j = begin + tl.arange(0, SLICE)
+            a0, a1, a2 = _first_layer(u, layers, j, count, units, ORDERS, CHUNK)
+            below, slope, curvature = _gelu(a0)
+            weight = tl.trans(_matrix(last, h, j, heads, units))  # [j, h]
+            y0 += tl.dot(a0 * below, weight, input_precision="ieee")
+            if ORDERS > 1:
+                y1 += tl.dot(slope * a1, weight, input_precision="ieee")
+            if ORDERS > 2:
+                bent = slope * a2 + curvature * a1 * a1
+                y2 += tl.dot(bent, weight, input_precision="ieee")
+    else:
+        y0, y1, y2 = _first_layer(u, layers, h, count, units, ORDERS, CHUNK)
+    return y0, y1, y2
+
+
+# --- how fine a table must be ---------------------------------------------------------------------
+
+
+@triton.jit
+def _up_to_a_power_of_two(x):
+    """The least power of two that is not below x ≥ 1, by its bits; at most `MOST_CELLS`."""
+    bits = (tl.where(x < MOST_CELLS, x, 1.0).to(tl.int32, bitcast=True) + 0x7FFFFF) >> 23
+    return tl.where(x < MOST_CELLS, 1 << (bits - 127), MOST_CELLS)
+
+
+@triton.jit
+def _grid(reach, affine, types, TERMS: tl.constexpr):
+    """Number of the first block, the length of a block (a power of two), and whether u is finite.
+
+    u is γ·r + β, r from 0 to reach; or r itself. See `radial._blocks_on_device`.
+    """
+    high = tl.load(reach)
+    low = 0.0 * high
+    if affine is not None:
+        far = high
+        t = tl.arange(0, 128)
+        least = tl.full((128,), float("inf"), tl.float32)
+        most = tl.full((128,), float("-inf"), tl.float32)
+        for begin in range(0, types, 128):
+            there = begin + t < types
+            gamma = tl.load(affine + 2 * (begin + t), mask=there, other=0.0)
+            beta = tl.load(affine + 2 * (begin + t) + 1, mask=there, other=0.0)
+            end = gamma * far + beta
+            least = tl.minimum(least, tl.where(there, tl.minimum(beta, end), float("inf")))
+            most = tl.maximum(most, tl.where(there, tl.maximum(beta, end), float("-inf")))
+        low = TERMS * tl.min(least, 0)
+        high = TERMS * tl.max(most, 0)
+    finite = (tl.abs(low) < 1e30) & (tl.abs(high) < 1e30)
+    span = tl.where(finite, high - low, 1.0)
+    bits = tl.math.div_rn(tl.maximum(span, 1e-3), 127.0).to(tl.int32, bitcast=True)
+    block = (((bits >> 23) + 1) << 23).to(tl.float32, bitcast=True)
+    return tl.floor(tl.where(finite, low, 0.0) / block), block, finite
+
+
+@triton.jit
+def _turned(bound, z, place: tl.constexpr, peak: tl.constexpr):
+    return tl.maximum(bound, tl.where(z < place, peak, 0.0))
+
+
+@triton.jit
+def _bell_bounds(z, inverse):
+    """`radial.op._bell_derivative_bounds` of the orders 1 to 5, in units of u."""
+    q = z * z
+    bell = tl.exp(-0.5 * q)
+    first = _turned(z * bell, z, 1.0, 0.60654)
+    second = _turned(tl.abs(q - 1.0) * bell, z, 1.73206, 0.44627)
+    third = _turned(tl.abs((q - 3.0) * z) * bell, z, 0.74197, 1.38012)
+    third = _turned(third, z, 2.33442, 0.37490)
+    fourth = _turned(tl.abs((q - 6.0) * q + 3.0) * bell, z, 1.35563, 1.85488)
+    fourth = _turned(fourth, z, 2.85698, 0.34873)
+    fifth = _turned(tl.abs(((q - 10.0) * q + 15.0) * z) * bell, z, 0.61671, 5.78306)
+    fifth = _turned(fifth, z, 1.88918, 2.52212)
+    fifth = _turned(fifth, z, 3.32426, 0.35248)
+    two = inverse * inverse
+    three, four = two * inverse, two * two
+    return first * inverse, second * two, third * three, fourth * four, fifth * two * three
+
+
+@triton.jit
+def _product(x, weight):
+    """``Σ_k x [m, k] · weight [j, k]``, few m at a time."""
+    return tl.sum(x[:, None, :] * weight[None, :, :], 2)
+
+
+@triton.jit
+def _largest(x):
+    """Over axis 1; ∞ where there is a NaN, which must be seen."""
+    return tl.max(tl.where(x == x, tl.abs(x), float("inf")), 1)
+
+
+@triton.jit
+def _first_bounds(
+    centre, block, layers, j, count, units,
+    MLP: tl.constexpr, SLOPES: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Wψ + b of the units j at some centres and its derivative ``[m, j]``; bounds of five more.
+
+    The last result is the largest bound of ``|ψ⁗|``, ``[m]``. What is not needed is 0.
+    """
+    a0 = tl.zeros((centre.shape[0], j.shape[0]), tl.float32)
+    a1, b1, b2, b3, b4, b5 = a0, a0, a0, a0, a0, a0
+    gaussian = tl.zeros((centre.shape[0],), tl.float32)
+    for begin in range(0, count, CHUNK):
+        k = begin + tl.arange(0, CHUNK)
+        z, psi, inverse = _bells(centre, layers, k, count)
+        weight = _matrix(layers + 2 * count, j, k, units, count)  # [j, k]
+        a0 += _product(psi, weight)
+        if SLOPES:
+            a1 += _product(-z * inverse[None, :] * psi, weight)
+        weight = tl.abs(weight)  # 0 beyond the last Gaussian, and so is every product
+        away = tl.abs(z) - 0.5 * block * inverse[None, :]
+        away = tl.where(away > 0.0, away, tl.where(away == away, 0.0, away))  # NaN stays
+        x1, x2, x3, x4, x5 = _bell_bounds(away, inverse[None, :])
+        b4 += _product(x4, weight)
+        if SLOPES:
+            b5 += _product(x5, weight)
+        if MLP:
+            b1 += _product(x1, weight)
+            b2 += _product(x2, weight)
+            b3 += _product(x3, weight)
+        gaussian = tl.maximum(gaussian, _largest(tl.where((k < count)[None, :], x4, 0.0)))
+    bias = tl.load(layers + 2 * count + units * count + j, mask=j < units, other=0.0)
+    return a0 + bias[None, :], a1, b1, b2, b3, b4, b5, gaussian
+
+
+@triton.jit
+def _gelu_bounds(b1, b2, b3, b4, b5):
+    """`radial.op._gelu_chain_bounds` of the orders 4 and 5."""
+    q = b1 * b1
+    fourth = GELU_1 * b4 + GELU_2 * (3.0 * b2 * b2 + 4.0 * b1 * b3)
+    fourth += q * (6.0 * GELU_3 * b2 + GELU_4 * q)
+    fifth = GELU_1 * b5 + GELU_2 * (10.0 * b2 * b3 + 5.0 * b1 * b4)
+    fifth += GELU_3 * (15.0 * b1 * b2 * b2 + 10.0 * q * b3)
+    return fourth, fifth + q * b1 * (10.0 * GELU_4 * b2 + GELU_5 * q)
+
+
+@triton.jit
+def survey(
+    reach, affine, layers, survey, types, count, units, heads,
+    TERMS: tl.constexpr, MLP: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr,
+    PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """What `radial.op.derivative_bounds` says of `PLACES` blocks of u, and Φ3d at their centres.
+
+    ``survey [5, TABLE_BLOCKS]``: the largest ``|Φ⁗|`` and, for `SLOPES`, ``|Φ⁽⁵⁾|`` that the
+    parameters allow, ``|ψ⁗|`` likewise, and ``|Φ|``, ``|Φ'|`` of the centre.
+    """
+    first, block, _finite = _grid(reach, affine, types, TERMS)
+    m = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    centre = (first + m.to(tl.float32) + 0.5) * block
+    h = tl.arange(0, HEADS)
+    y0 = tl.zeros((PLACES, HEADS), tl.float32)
+    y1, bound4, bound5 = y0, y0, y0
+    top4 = tl.zeros((PLACES,), tl.float32)
+    top5, top0, top1, gaussian = top4, top4, top4, top4
+    last = layers + 2 * count + units * count + units
+    if MLP:
+        y0 += tl.load(last + heads * units + h, mask=h < heads, other=0.0)[None, :]
+    for begin in range(0, units, SLICE):
+        j = begin + tl.arange(0, SLICE)
+        a0, a1, b1, b2, b3, b4, b5, gaussian = _first_bounds(
+            centre, block, layers, j, count, units, MLP, SLOPES, CHUNK
+        )
+        if MLP:
+            below, slope, _curvature = _gelu(a0)
+            weight = _matrix(last, h, j, heads, units)  # [h, j]
+            y0 += _product(a0 * below, weight)
+            y1 += _product(slope * a1, weight)
+            fourth, fifth = _gelu_bounds(b1, b2, b3, b4, b5)
+            bound4 += _product(fourth, tl.abs(weight))
+            bound5 += _product(fifth, tl.abs(weight))
+        else:
+            top4 = tl.maximum(top4, _largest(b4))
+            top5 = tl.maximum(top5, _largest(b5))
+            top0 = tl.maximum(top0, _largest(a0))
+            top1 = tl.maximum(top1, _largest(a1))
+    if MLP:
+        top4, top5, top0, top1 = _largest(bound4), _largest(bound5), _largest(y0), _largest(y1)
+    if SLOPES == 0:
+        top5 = tl.zeros((PLACES,), tl.float32)
+    tl.store(survey + m, top4)
+    tl.store(survey + TABLE_BLOCKS + m, top5)
+    tl.store(survey + 2 * TABLE_BLOCKS + m, gaussian)
+    tl.store(survey + 3 * TABLE_BLOCKS + m, top0)
+    tl.store(survey + 4 * TABLE_BLOCKS + m, top1)
+
+
+@triton.jit
+def _cells(survey, block, finite, size, limit, slack, share, TABLE_BLOCKS: tl.constexpr):
+    """Cells of each block, 1 where they would be too many, whether they are not, and the errors.
+
+    As `GaussianRadial._cells` has it; `limit` is 384 times the tolerance.
+    """
+    m = tl.arange(0, TABLE_BLOCKS)
+    bound4 = tl.load(survey + m)
+    bound5 = tl.load(survey + TABLE_BLOCKS + m)
+    scale0 = tl.maximum(tl.max(tl.load(survey + 3 * TABLE_BLOCKS + m), 0), 1.0) * slack
+    scale1 = tl.maximum(tl.max(tl.load(survey + 4 * TABLE_BLOCKS + m), 0), 1.0) * slack
+    worst = tl.maximum(bound4 / scale0, bound5 / scale1)
+    worst = tl.maximum(worst, tl.load(survey + 2 * TABLE_BLOCKS + m) / share)
+    worst = tl.where(scale0 + scale1 < float("inf"), worst, float("inf"))  # a NaN somewhere
+    cells = _up_to_a_power_of_two(tl.maximum(tl.sqrt(tl.sqrt(worst / limit)) * block, 1.0))
+    fits = finite & (tl.sum(cells, 0) < size)
+    h = block / cells
+    h = h * h
+    error0 = tl.max(bound4 * h * h, 0) / 384.0
+    error1 = tl.max(bound5 * h * h, 0) / 384.0
+    return tl.where(fits, cells, 1), fits, error0, error1
+
+
+@triton.jit
+def tabulate(
+    reach, affine, layers, survey, rows, slope_rows, knots, lengths, first_knot, geometry, fits,
+    errors, types, size, count, units, heads, limit, slack, share,
+    TERMS: tl.constexpr, MLP: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr,
+    PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """`PLACES` rows of a `RadialTable` of fixed size; what is one number in it, by program 0.
+
+    Rows to spare are 0, and their knots are the end of the grid.
+    """
+    first, block, finite = _grid(reach, affine, types, TERMS)
+    cells, enough, error0, error1 = _cells(
+        survey, block, finite, size, limit, slack, share, TABLE_BLOCKS
+    )
+    after = tl.cumsum(cells, 0)
+    total = tl.sum(cells, 0)
+    m = tl.arange(0, TABLE_BLOCKS)
+    if tl.program_id(0) == 0:
+        tl.store(first_knot + 1 + m, after)
+        tl.store(first_knot, 0)
+        tl.store(geometry, first)
+        tl.store(geometry + 1, 1.0 / block)
+        tl.store(fits, enough.to(tl.int32))
+        tl.store(errors, error0)
+        if SLOPES:
+            tl.store(errors + 1, error1)
+    g = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    before = after - cells
+    inside = (g[:, None] >= before[None, :]) & (g[:, None] < after[None, :])  # [g, m]
+    start = tl.sum(tl.where(inside, m[None, :], 0), 1)
+    along = g - tl.sum(tl.where(inside, before[None, :], 0), 1)
+    number = tl.maximum(tl.sum(tl.where(inside, cells[None, :], 0), 1), 1)
+    length = block / number.to(tl.float32)
+    u = (first + start.to(tl.float32)) * block + along.to(tl.float32) * length
+    u = tl.where(g < total, u, (first + TABLE_BLOCKS) * block)
+    tl.store(knots + g, u, mask=g < size)
+    tl.store(lengths + g, length, mask=g < size)
+    h = tl.arange(0, HEADS)
+    y0 = tl.zeros((PLACES, HEADS), tl.float32)
+    y1, y2 = y0, y0
+    if tl.program_id(0) * PLACES <= total:
+        y0, y1, y2 = _function(
+            u, layers, h, count, units, heads, 3 if SLOPES else 2, MLP, CHUNK, SLICE
+        )
+        used = (g <= total)[:, None]
+        y0 = tl.where(used, y0, 0.0)
+        y1 = tl.where(used, y1, 0.0)
+        y2 = tl.where(used, y2, 0.0)
+    place = g[:, None] * (2 * heads) + h[None, :]
+    mask = (g < size)[:, None] & (h < heads)[None, :]
+    tl.store(rows + place, y0, mask=mask)
+    tl.store(rows + place + heads, y1, mask=mask)
+    if SLOPES:
+        tl.store(slope_rows + place, y1, mask=mask)
+        tl.store(slope_rows + place + heads, y2, mask=mask)
+
+
+# --- the exact function at every pair -------------------------------------------------------------
+
+
+@triton.jit
+def evaluate_from(
+    program, programs, u, layers, phi, pairs, first_head, group, count, units, heads,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """Every `programs`-th tile of ``phi [group, pairs]``: see `evaluate`."""
+    h = tl.arange(0, HEADS)
+    local = h - first_head
+    for start in range(program * PLACES, pairs, programs * PLACES):
+        p = start + tl.arange(0, PLACES)
+        x = tl.load(u + p, mask=p < pairs, other=float("inf"))
+        y, _slope, _curvature = _function(x, layers, h, count, units, heads, 1, MLP, CHUNK, SLICE)
+        y = tl.where((x == float("inf"))[:, None], 0.0, y)
+        place = phi + local[None, :].to(tl.int64) * pairs + p[:, None]
+        tl.store(place, y, mask=(p < pairs)[:, None] & ((local >= 0) & (local < group))[None, :])
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def evaluate(
+    u, fits, layers, phi, pairs, first_head, group, count, units, heads,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """``phi [group, pairs]`` = Φ3d of the heads from `first_head` on; 0 where u = ∞.
+
+    Where the table fits, which stands on the device, nothing is written.
+    """
+    if tl.load(fits) == 0:
+        evaluate_from(
+            tl.program_id(0), tl.num_programs(0), u, layers, phi, pairs, first_head, group,
+            count, units, heads, MLP, PLACES, CHUNK, SLICE, HEADS,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def pull_back(
+    ds, u, fits, layers, du, pairs, first_head, group, count, units, heads,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """``du[p] += Σ_h ds[h, p]·dΦ3d_h/du`` over the same heads, likewise."""
+    if tl.load(fits) != 0:
+        return
+    h = tl.arange(0, HEADS)
+    local = h - first_head
+    for start in range(tl.program_id(0) * PLACES, pairs, tl.num_programs(0) * PLACES):
+        p = start + tl.arange(0, PLACES)
+        x = tl.load(u + p, mask=p < pairs, other=float("inf"))
+        _y, slope, _curvature = _function(x, layers, h, count, units, heads, 2, MLP, CHUNK, SLICE)
+        shown = (x != float("inf"))[:, None] & ((local >= 0) & (local < group))[None, :]
+        place = ds + local[None, :].to(tl.int64) * pairs + p[:, None]
+        g = tl.load(place, mask=shown, other=0.0).to(tl.float32)
+        before = tl.load(du + p, mask=p < pairs, other=0.0)
+        tl.store(du + p, before + tl.sum(g * slope, 1), mask=p < pairs)
+
+
+# --- gradients of the parameters ------------------------------------------------------------------
+
+
+@triton.jit
+def _places(known, pairs, TABLE: tl.constexpr):
+    """How many of the u count: the knots of a table that are used; all where no table fits."""
+    if TABLE:
+        places = tl.minimum(tl.load(known) + 1, pairs)  # the last of `first_knot`
+    else:
+        places = tl.where(tl.load(known) != 0, 0, pairs)
+    return places
+
+
+@triton.jit
+def _through_head(
+    x, g0, g1, layers, h, j, of_weight, of_bias, count, units, heads,
+    TABLE: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Cotangents of the first layer and its slope ``[p, j]``; the last layer's gradients so far."""
+    last = layers + 2 * count + units * count + units
+    a0, a1, _a2 = _first_layer(x, layers, j, count, units, 2 if TABLE else 1, CHUNK)
+    below, slope, curvature = _gelu(a0)
+    weight = _matrix(last, h, j, heads, units)  # [h, j]
+    of_bias += tl.sum(g0, 0)
+    of_weight += tl.dot(tl.trans(g0), a0 * below, input_precision="ieee")
+    da0 = tl.dot(g0, weight, input_precision="ieee") * slope
+    da1 = da0
+    if TABLE:
+        of_weight += tl.dot(tl.trans(g1), slope * a1, input_precision="ieee")
+        da1 = tl.dot(g1, weight, input_precision="ieee")
+        da0 += da1 * curvature * a1
+        da1 *= slope
+    return da0, da1, of_weight, of_bias
+
+
+@triton.jit
+def _through_bells(
+    x, da0, da1, layers, j, k, of_centre, of_width, of_weight, count, units, TABLE: tl.constexpr
+):  # fmt: skip
+    """Gradients so far of the Gaussians, times their widths, and of the first layer's weight."""
+    z, psi, inverse = _bells(x, layers, k, count)
+    weight = _matrix(layers + 2 * count, j, k, units, count)  # [j, k]
+    of_weight += tl.dot(tl.trans(da0), psi, input_precision="ieee")
+    dz = -tl.dot(da0, weight, input_precision="ieee") * psi * z
+    if TABLE:
+        steep = -z * inverse[None, :] * psi
+        of_weight += tl.dot(tl.trans(da1), steep, input_precision="ieee")
+        g1 = tl.dot(da1, weight, input_precision="ieee") * inverse[None, :] * psi
+        dz += (z * z - 1.0) * g1
+        of_width += tl.sum(g1 * z, 0)
+    of_centre -= tl.sum(dz, 0)
+    of_width -= tl.sum(dz * z, 0)
+    return of_centre, of_width, of_weight
+
+
+@triton.jit
+def add_parts(
+    program, part, chunk, programs, slices,
+    grad, u, known, layers, parts, pairs, first_head, group, count, units, heads, size,
+    TABLE: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr,
+    SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of `layers` from every `programs`-th tile of places, a row of ``parts`` each.
+
+    Cotangents are ``grad [places, 2, H]`` of a table's values and slopes (`TABLE`), or ``[group,
+    pairs]`` of the exact Φ3d of some heads. A program takes `SLICE` units of the first layer (its
+    `part` of `slices`) and `CHUNK` Gaussians; all it does is linear in that share. A row is like
+    `layers`, but dμ and ds have a line per slice, ``[2, slices, K]``.
+    """
+    places = _places(known, pairs, TABLE)
+    if program * PLACES < places:
+        h = tl.arange(0, HEADS)
+        j = part * SLICE + tl.arange(0, SLICE)
+        k = chunk * CHUNK + tl.arange(0, CHUNK)
+        of_centre = tl.zeros((CHUNK,), tl.float32)
+        of_width = of_centre
+        of_weight = tl.zeros((SLICE, CHUNK), tl.float32)
+        of_bias = tl.zeros((SLICE,), tl.float32)
+        of_last = tl.zeros((HEADS, SLICE), tl.float32)
+        of_last_bias = tl.zeros((HEADS,), tl.float32)
+        for start in range(program * PLACES, places, programs * PLACES):
+            p = start + tl.arange(0, PLACES)
+            x = tl.load(u + p, mask=p < places, other=float("inf"))
+            shown = (x != float("inf"))[:, None]
+            out = h if MLP else j
+            da0, da1 = _cotangents(grad, p, out, shown, pairs, first_head, group, heads, TABLE)
+            if MLP:
+                da0, da1, of_last, of_last_bias = _through_head(
+                    x, da0, da1, layers, h, j, of_last, of_last_bias, count, units, heads,
+                    TABLE, CHUNK,
+                )  # fmt: skip
+            of_bias += tl.sum(da0, 0)
+            of_centre, of_width, of_weight = _through_bells(
+                x, da0, da1, layers, j, k, of_centre, of_width, of_weight, count, units, TABLE
+            )
+        row = parts + program.to(tl.int64) * size
+        inverse = 1.0 / tl.load(layers + count + k, mask=k < count, other=1.0)
+        tl.store(row + part * count + k, of_centre * inverse, mask=k < count)
+        tl.store(row + (slices + part) * count + k, of_width * inverse, mask=k < count)
+        row += 2 * slices * count
+        _store_matrix(row, of_weight, j, k, units, count)
+        if chunk == 0:
+            row += units * count
+            tl.store(row + j, of_bias, mask=j < units)
+            if MLP:
+                _store_matrix(row + units, of_last, h, j, heads, units)
+                if part == 0:
+                    row += units + heads * units
+                    tl.store(row + h, of_last_bias, mask=h < heads)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def differentiate(
+    grad, u, known, layers, parts, pairs, count, units, heads, size,
+    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """`add_parts` of a table: tiles of knots, slices of units, chunks of Gaussians."""
+    add_parts(
+        tl.program_id(0), tl.program_id(1), tl.program_id(2),
+        tl.num_programs(0), tl.num_programs(1),
+        grad, u, known, layers, parts, pairs, 0, heads, count, units, heads, size,
+        True, MLP, PLACES, CHUNK, SLICE, HEADS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _store_matrix(to, x, row, column, rows, columns):
+    """Write x [row, column] into a matrix stored row by row."""
+    mask = (row < rows)[:, None] & (column < columns)[None, :]
+    tl.store(to + row[:, None] * columns + column[None, :], x, mask=mask)
+
+
+@triton.jit
+def _cotangents(
+    grad, p, h, shown, pairs, first_head, group, heads, TABLE: tl.constexpr
+):  # fmt: skip
+    """dL/dvalue and, of a table, dL/dslope ``[p, h]``; 0 of heads that are not there."""
+    if TABLE:
+        mask = shown & (h < heads)[None, :]
+        place = grad + p[:, None] * (2 * heads) + h[None, :]
+        g0 = tl.load(place, mask=mask, other=0.0)
+        g1 = tl.load(place + heads, mask=mask, other=0.0)
+    else:
+        local = h - first_head
+        mask = shown & ((local >= 0) & (local < group))[None, :]
+        place = grad + local[None, :].to(tl.int64) * pairs + p[:, None]
+        g0 = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+        g1 = g0
+    return g0, g1
+
+
+@triton.jit
+def _sum_rows(to, place, parts, first, mask, rows, size, lines, line, ADD: tl.constexpr):
+    """``to[place]`` (+)= the sum over rows of ``parts[first]``, `size` apart, of so many lines."""
+    total = tl.zeros(place.shape, tl.float32)
+    if ADD:
+        total = tl.load(to + place, mask=mask, other=0.0)
+    for _ in range(0, rows):
+        for number in range(0, lines):
+            x = parts + number * line + first
+            total += tl.load(x, mask=mask, other=0.0, cache_modifier=".cg")
+        parts += size
+    tl.store(to + place, total, mask=mask)
+
+
+@triton.jit
+def finish_parts(
+    program, part, chunk, programs, slices,
+    counters, parts, known, out, pairs, count, units, heads, size,
+    ADD: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr,
+    SLICE: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """``out``, in the order of `layers`, (+)= the sum of the rows of `add_parts`.
+
+    By whichever programs end last: ``counters [chunks, slices + 1]`` has one for the weights of a
+    chunk of Gaussians and a slice of units, and, behind those of a chunk, one for its μ and s,
+    which all slices have a share in. Where the table fits there are no rows: the first program of
+    each writes 0.
+    """
+    rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, False), PLACES))
+    turns = tl.maximum(rows, 1)
+    if program < turns:
+        h = tl.arange(0, HEADS)
+        j = part * SLICE + tl.arange(0, SLICE)
+        k = chunk * CHUNK + tl.arange(0, CHUNK)
+        counters += chunk * (slices + 1)
+        if arrive(counters + part, 1, turns):
+            to = out + 2 * count
+            row = parts + 2 * slices * count
+            place = j[:, None] * count + k[None, :]
+            mask = (j < units)[:, None] & (k < count)[None, :]
+            _sum_rows(to, place, row, place, mask, rows, size, 1, 0, ADD)
+            if chunk == 0:
+                to += units * count
+                row += units * count
+                _sum_rows(to, j, row, j, j < units, rows, size, 1, 0, ADD)
+                if MLP:
+                    last = units + h[:, None] * units + j[None, :]
+                    some = (h < heads)[:, None] & (j < units)[None, :]
+                    _sum_rows(to, last, row, last, some, rows, size, 1, 0, ADD)
+                    if part == 0:
+                        bias = units + heads * units + h
+                        _sum_rows(to, bias, row, bias, h < heads, rows, size, 1, 0, ADD)
+        if arrive(counters + slices, 1, turns * slices):
+            of = tl.arange(0, 2)[:, None]  # μ, s
+            both = of * count + k[None, :]
+            first = of * slices * count + k[None, :]
+            there = (of < 2) & (k < count)[None, :]
+            _sum_rows(out, both, parts, first, there, rows, size, slices, count, ADD)
+
+
+@triton.jit(do_not_specialize=OF_A_BATCH)
+def collect(
+    parts, known, out, pairs, programs, slices, count, size, length,
+    PLACES: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """``out [length]``, in the order of `layers`: the sum of a table's rows of `add_parts`."""
+    e = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
+    per_slice = e < 2 * count
+    lines = tl.where(tl.program_id(0) * ENTRIES < 2 * count, slices, 1)
+    total = tl.zeros((ENTRIES,), tl.float32)
+    for _ in range(0, tl.minimum(programs, tl.cdiv(_places(known, pairs, True), PLACES))):
+        for part in range(0, lines):
+            place = (e // count * slices + part) * count + e % count
+            place = tl.where(per_slice, place, e + 2 * count * (slices - 1))
+            mask = (e < length) & (per_slice | (part == 0))
+            total += tl.load(parts + place, mask=mask, other=0.0)
+        parts += size
+    tl.store(out + e, total, mask=e < length)
