@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-quantization test-oldest bench gpu-build gpu-test gpu-bench sanitize lint clean
+.PHONY: demo test test-fast test-quantization test-oldest bench gpu-build gpu-test gpu-bench sanitize lint clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -29,6 +29,10 @@ demo: .venv/collamo
 
 test: .venv/collamo
 	$(BIN)/python -m pytest
+
+# Three minutes on two cores: without the tests marked as slow.
+test-fast: .venv/collamo
+	$(BIN)/python -m pytest -m "not slow"
 
 # bitsandbytes lies apart from .venv: once it is found, every command that needs peft imports it as well.
 BITSANDBYTES := build/bitsandbytes

@@ -18,7 +18,7 @@ except ImportError:
     Chem = None
 
 STORED = Path(__file__).parent / "data" / "nci.npz"  # by make_molecules.py, which describes it
-PUBCHEM = Path(os.environ.get("COLLAMO_SHARED", Path(__file__).parents[2] / "shared"))
+TEST_DATA = os.environ.get("COLLAMO_TEST_DATA")
 LARGEST = 100  # atoms
 
 
@@ -65,11 +65,11 @@ def stored(count: int) -> Batch:
 def read(count: int) -> tuple[str, list[Chem.Mol]]:
     """Return the name of the set and its first `count` molecules of 1 to 100 atoms.
 
-    PubChem (``shared/data/pubchem_3k.jsonl`` beside the repository) where it is there, else the
-    NCI molecules that come with RDKit.
+    PubChem (``data/pubchem_3k.jsonl`` in the folder that COLLAMO_TEST_DATA names) where that is
+    set, else the NCI molecules that come with RDKit.
     """
-    pubchem = PUBCHEM / "data" / "pubchem_3k.jsonl"
-    if pubchem.exists():
+    if TEST_DATA:
+        pubchem = Path(TEST_DATA) / "data" / "pubchem_3k.jsonl"
         name, lines = "pubchem", (json.loads(line)["smiles"] for line in pubchem.open())
     else:
         nci = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"

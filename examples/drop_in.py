@@ -1,6 +1,6 @@
 """Put CoAttention where a transformer has nn.MultiheadAttention, and see what it is worth.
 
-    python examples/drop_in.py --data ../shared/data/gdb1k.sdf
+    python examples/drop_in.py --data gdb1k.sdf
 
 Two regressors, equal but for it, learn what adds up over atoms: ``<data>_atomization_energy.csv``
 [kcal/mol] beside the SDF or, without data, the molar refractivity [cm³/mol] of RDKit's molecules.
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 import collamo_kernels as ck
 
-DATA = Path(__file__).resolve().parents[2] / "shared/data/gdb1k.sdf"
 WIDTH, HEADS, FEED, LAYERS, BATCH = 64, 8, 128, 3, 32
 
 
@@ -126,7 +125,7 @@ def train(model: Regressor, examples: list[tuple], steps: int) -> float:
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Train both, print and return the mean absolute errors on the last fifth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=DATA if DATA.exists() else None, help="SDF")
+    parser.add_argument("--data", type=Path, help="SDF")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--molecules", type=int, default=1000, help="of RDKit's, without data")
     given = parser.parse_args(arguments)

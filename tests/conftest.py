@@ -1,4 +1,4 @@
-"""What every test gets: no network, a fixed seed, the way to real data beside the repository."""
+"""What every test gets: no network, a fixed seed, the way to the larger test data."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+TEST_DATA = os.environ.get("COLLAMO_TEST_DATA")
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +20,11 @@ def _seed():
 
 
 def _folder(name: str) -> Path:
-    folder = SHARED / name
+    if not TEST_DATA:
+        pytest.skip(f"COLLAMO_TEST_DATA is not set: it names the folder that holds {name}/")
+    folder = Path(TEST_DATA).resolve() / name
     if not folder.is_dir():
-        pytest.skip(f"needs the folder ../shared/{name} beside the repository")
+        pytest.fail(f"COLLAMO_TEST_DATA is {TEST_DATA}, but there is no folder {folder}")
     return folder
 
 

@@ -16,9 +16,7 @@ def drop_in():
     return runpy.run_path(str(EXAMPLE))
 
 
-def test_molecules_of_rdkit(drop_in, monkeypatch, capsys):
-    nowhere = Path("/nowhere.sdf")
-    monkeypatch.setitem(drop_in["main"].__globals__, "DATA", nowhere)
+def test_molecules_of_rdkit(drop_in, capsys):
     errors = drop_in["main"](["--molecules", "40", "--steps", "12"])
     printed = capsys.readouterr().out
     assert set(errors) == {"mean", "nn.MultiheadAttention", "CoAttention"}

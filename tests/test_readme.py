@@ -10,7 +10,3 @@ def test_the_first_example_runs(capsys):
     hops, y, out = capsys.readouterr().out.strip().split(" torch.Size(")
     assert hops.startswith("tensor([0, 1, 2, 2, 3]")
     assert (y, out) == ("[1, 13, 64])", "[1, 8, 13, 8])")
-
-
-def test_it_fits_on_three_screens():
-    assert len(README.splitlines()) <= 150
