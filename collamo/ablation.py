@@ -6,28 +6,31 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from collamo.errors import UsageError
 from collamo.evaluation.examine.reliance import MODEL
 from collamo.evaluation.report.page import markdown_table, metric_name
 from collamo.files import write_text
-from collamo.training.recipe import Recipe, load_recipe, read_yaml, split_overrides
+from collamo.schema import CONFIG, checked, read_yaml
+from collamo.training.recipe import Recipe, load_recipe, split_overrides
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Ablation:
     """A set of variants of one training, read from YAML by `load_ablation`."""
 
     title: str
     """What is compared, and which table of the paper it repeats."""
-    stages: tuple[Path, Path]
+    stages: Annotated[tuple[Path, ...], Field(min_length=2, max_length=2)]
     """Recipes of the alignment and of the tuning."""
-    variants: dict[str, dict[str, Any]]
+    variants: dict[Annotated[str, Field(coerce_numbers_to_str=True)], dict[str, Any]]
     """Name → options of the alignment, such as ``model.projector_config.phi2d: false``."""
     shown: tuple[str, ...] = (MODEL,)
     """Whose scores the table has: the model's, or with "1d only" those it reaches without the rest
@@ -44,25 +47,9 @@ def load_ablation(path: str | Path) -> Ablation:
         `collamo train` takes.
     """
     path = Path(path)
-    values = read_yaml(path)
-    known = [field.name for field in dataclasses.fields(Ablation)]
-    unknown = sorted(values.keys() - set(known))
-    if unknown or not {"title", "stages", "variants"} <= values.keys():
-        raise UsageError(
-            f"ablation {path} has the keys {', '.join(values)}; it needs title, stages and "
-            "variants, and may have shown"
-        )
-    stages, variants = values["stages"], values["variants"]
-    if not isinstance(stages, list) or len(stages) != 2:
-        raise UsageError(f"ablation {path}: stages names two recipes, alignment and tuning")
-    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
-        raise UsageError(f"ablation {path}: variants are names with `option: value` lines")
-    return Ablation(
-        values["title"],
-        tuple(path.parent / stage for stage in stages),
-        {str(name): dict(options) for name, options in variants.items()},
-        tuple(values.get("shown", (MODEL,))),
-    )
+    ablation = checked(Ablation, read_yaml(path, "ablation"), str(path))
+    stages = tuple(path.parent / stage for stage in ablation.stages)
+    return dataclasses.replace(ablation, stages=stages)
 
 
 def run_ablation(
@@ -89,7 +76,7 @@ def run_ablation(
         For settings that differ from those a variant under `out` was begun with.
     """
     plans = [
-        _Plan.of(ablation, number, name, out, overrides)
+        _Variant.of(ablation, number, name, out, overrides)
         for number, name in enumerate(ablation.variants)
     ]
     asked = {"split": split, "limit": limit, "max_new_tokens": max_new_tokens, "seed": seed}
@@ -105,8 +92,8 @@ def run_ablation(
     return table
 
 
-@dataclass(frozen=True)
-class _Plan:
+@dataclasses.dataclass(frozen=True)
+class _Variant:
     """One variant: its folder and its two recipes."""
 
     name: str

@@ -67,7 +67,7 @@ def test_a_table_is_made_and_nothing_is_done_twice(small, capsys):
 
 def test_other_settings_are_refused(small, capsys):
     arguments, out = small
-    plan = ablation._Plan.of(load_ablation(arguments[0]), 0, "both", out, arguments[7:])
+    plan = ablation._Variant.of(load_ablation(arguments[0]), 0, "both", out, arguments[7:])
     plan.begin({"split": "test"})
     plan.begin({"split": "test"})
     assert cli.run(["ablate", *arguments, "--learning_rate", "0.5"]) == 2
@@ -77,10 +77,16 @@ def test_other_settings_are_refused(small, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("title: x", "needs title, stages and variants"),
-        ("{title: x, stages: [a], variants: {a: {}}}", "names two recipes"),
-        ("{title: x, stages: [a, b], variants: [a]}", "variants are names"),
-        ("{title: x, stages: [a, b], variants: {}, shwon: []}", "may have shown"),
+        ("title: x", "wrong.yaml: missing key 'stages', 'variants'"),
+        (
+            "{title: x, stages: [a], variants: {a: {}}}",
+            r"stages: expected a list of 2, got \['a'\]",
+        ),
+        ("{title: x, stages: [a, b], variants: [a]}", "variants: expected `key: value` lines, got"),
+        (
+            "{title: x, stages: [a, b], variants: {}, shwon: []}",
+            r"unknown key 'shwon' \(did you mean 'shown'\?\)",
+        ),
     ],
 )
 def test_wrong_files(tmp_path, text, message):
@@ -88,3 +94,8 @@ def test_wrong_files(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         load_ablation(path)
+
+
+def test_a_file_that_is_not_there_is_called_an_ablation(tmp_path):
+    with pytest.raises(UsageError, match=r"ablation .*nowhere.yaml does not exist"):
+        load_ablation(tmp_path / "nowhere.yaml")

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = ("errors", "files", "chem", "data", "model", "training", "inference", "evaluation", "cli")
+LAYERS = (
+    *("errors", "files", "schema", "chem", "data", "model", "training", "inference"),
+    *("evaluation", "cli"),
+)
 # The command line's companions: `doctor` looks at the installation, `ablation` trains and asks.
 SAME_LAYER = {"doctor": "cli", "ablation": "cli", "__main__": "cli"}
 

@@ -3,52 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
+from functools import reduce
+from operator import or_
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from pydantic.dataclasses import dataclass
 
 from collamo.errors import UsageError, suggest
+from collamo.schema import CONFIG, Number, Whole, checked, read_yaml
 
 Stage = Literal["language_model", "align", "tune"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class LoraRecipe:
     """Low-rank adapters of the language model in stage `tune`.
 
     The paper does not state its values; these are the ones of its predecessor LLaMo.
     """
 
-    rank: int = 8
+    rank: Whole = 8
     """Rank r of each update."""
-    alpha: int = 32
+    alpha: Whole = 32
     """The update is scaled by alpha / rank."""
-    dropout: float = 0.05
+    dropout: Number = 0.05
     """Dropout in front of each update."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers of the language model that get one, by the last part of their name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class TaskRecipe:
     """Which questions are trained on."""
 
     names: tuple[str, ...] | None = None
     """Tasks to use, such as motif_count or caption; null: all the prepared data has."""
-    shares: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, Number] = field(default_factory=dict)
     """Task → share of its questions, drawn anew for each molecule in each epoch, that may be asked;
     1 where a task is not named. Our way to keep long answers from drowning short ones."""
-    per_molecule: int = 4
+    per_molecule: Whole = 4
     """Questions drawn anew for each molecule in each epoch and asked in one dialogue (our choice:
     the molecule is encoded once for all of them, and not learned by heart through its hundred)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Recipe:
     """One training stage."""
 
@@ -87,11 +91,11 @@ class Recipe:
     encoded: bool = True
     """Whether encoders that do not train are skipped where `data` has their outputs (`collamo
     prepare --encode`). Outputs of other weights than the model's are an error; false runs them."""
-    facts_weight: float = 0.0
+    facts_weight: Number = 0.0
     """Weight of an auxiliary loss in `align`: a linear head reads the computed facts of a molecule
     off its soft tokens, and is dropped at the end. Ours, for encoders that start untrained; 0: no
     such loss."""
-    projector_learning_rate: float | None = None
+    projector_learning_rate: Number | None = None
     """Learning rate of the projector where it is not that of the rest; null:
     training.learning_rate. Ours: fresh LoRA weights bear ten times the rate of a projector that is
     already aligned."""
@@ -103,9 +107,9 @@ class Recipe:
     """False: every operation of collamo_kernels by its definition in plain PyTorch, to compare."""
     group_by_length: bool = True
     """Batch questions of similar length together: less padding, the same examples."""
-    block: int = 256
+    block: Whole = 256
     """Tokens per training block in stage language_model (our choice: longer than our captions)."""
-    dialogues: int = 4
+    dialogues: Whole = 4
     """Dialogues per molecule in stage language_model: some of its facts, then questions about them
     in the chat template, at the very place the soft tokens will take. Our choice: a model that has
     never looked anything up in its context cannot be aligned frozen. 0: plain lines alone."""
@@ -167,10 +171,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Examples
     --------
-    >>> load_recipe("configs/stage1.yaml", ["--learning_rate", "1e-4"]).training["learning_rate"]
-    # doctest: +SKIP 0.0001
+    >>> recipe = load_recipe("configs/stage1.yaml", ["--learning_rate", "1e-4"])
+    >>> recipe.training["learning_rate"]
+    0.0001
     """
-    values = read_yaml(Path(path))
+    values = read_yaml(Path(path), "recipe")
     for name, text in _pairs(overrides):
         _assign(values, _resolve(name), _yaml_value(text, f"--{name}"))
     return parse_recipe(values, str(path))
@@ -178,31 +183,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Return the checked `Recipe` of a nested mapping; `where` names its source in errors."""
-    recipe = _build(Recipe, values, where)
+    recipe = checked(Recipe, values, where)
     training = {
         name: _training_value(name, value, where) for name, value in recipe.training.items()
     }
     recipe = dataclasses.replace(recipe, training=training)
     _check_stage(recipe, where)
     return recipe
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the `key: value` lines of a recipe; UsageError where it has none."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UsageError(f"recipe {path} does not exist{suggest(str(path), siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        advice = "; indent with spaces, not tabs" if "'\\t'" in str(error) else ""
-        reason = " ".join(str(error).split())
-        raise UsageError(f"recipe {path} is not YAML: {reason}{advice}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"recipe {path} holds no `key: value` lines")
-    return values
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -266,99 +253,9 @@ def _yaml_value(text: str, where: str) -> Any:
         raise UsageError(f"{where}: cannot read the value {text!r}") from None
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
-    """Return the dataclass `cls` from a mapping, every key known and every value of its type."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: expected `key: value` lines, got {values!r}")
-    hints = get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise UsageError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
-    ]
-    if missing:
-        raise UsageError(f"{where}: missing key {', '.join(map(repr, missing))}")
-    return cls(**{k: coerce(v, hints[k], f"{where}: {k}") for k, v in values.items()})
-
-
-def coerce(value: Any, hint: Any, where: str) -> Any:
-    """Return `value` as the type `hint`, or raise UsageError naming `where`.
-
-    Never guesses: a number is not text, 1.5 is no integer, "yes" no truth value. ``1e-4`` is a
-    number though YAML 1.1 calls it text.
-    """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _coerce_union(value, arguments, where)
-    if origin is Literal:
-        if value not in arguments:
-            choices = ", ".join(map(str, arguments))
-            raise UsageError(
-                f"{where}: {value!r} is none of {choices}{suggest(str(value), arguments)}"
-            )
-        return value
-    if origin in (tuple, list):
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise UsageError(f"{where}: expected a list, got {value!r}")
-        return origin(coerce(item, arguments[0], where) for item in value)
-    if origin is dict or hint is dict:
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where}: expected `key: value` lines, got {value!r}")
-        of = arguments[1] if arguments else Any
-        return {key: coerce(item, of, f"{where}: {key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    return _coerce_scalar(value, hint, where)
-
-
-def _coerce_union(value: Any, choices: Sequence[Any], where: str) -> Any:
-    if value is None and type(None) in choices:
-        return None
-    enums = [c for c in choices if isinstance(c, type) and issubclass(c, Enum)]
-    problems = []
-    # TrainingArguments says `SchedulerType | str`: any text would pass, and fail hours later.
-    for choice in enums or choices:
-        if choice is not type(None):
-            try:
-                return coerce(value, choice, where)
-            except UsageError as error:
-                problems.append(error)
-    raise problems[0]
-
-
-def _coerce_scalar(value: Any, hint: type, where: str) -> Any:
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        # YAML 1.1 reads a bare `no` as false, and "no" is what save_strategy calls never.
-        value = "no" if value is False else value
-        try:
-            return hint(value).value
-        except ValueError:
-            known = [member.value for member in hint]
-            raise UsageError(
-                f"{where}: {value!r} is none of {', '.join(known)}{suggest(str(value), known)}"
-            ) from None
-    if hint is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    elif type(value) is hint or hint not in (int, float, bool, str):
-        return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    raise UsageError(f"{where}: expected {names[hint]}, got {value!r}")
-
-
 def _training_value(name: str, value: Any, where: str) -> Any:
     from transformers import TrainingArguments
 
-    hints = get_type_hints(TrainingArguments)
     known = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
     if name in _RESERVED:
         raise UsageError(f"{where}: training.{name} cannot be set: {_RESERVED[name]}")
@@ -366,7 +263,21 @@ def _training_value(name: str, value: Any, where: str) -> Any:
         raise UsageError(f"{where}: training.{name} is now called {_RENAMED[name]}")
     if name not in known:
         raise UsageError(f"{where}: unknown key 'training.{name}'{suggest(name, known)}")
-    return coerce(value, hints[name], f"{where}: training.{name}")
+    return _checked_field(
+        value, get_type_hints(TrainingArguments)[name], f"{where}: training.{name}"
+    )
+
+
+def _checked_field(value: Any, hint: Any, place: str) -> Any:
+    """Return the value of a field of TrainingArguments; that of an enumeration as text."""
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for choice in choices:
+        # The hint is `SchedulerType | str`: any text would pass, and fail hours later.
+        if isinstance(choice, type) and issubclass(choice, Enum):
+            # YAML 1.1 reads a bare `no` as false, and "no" is what save_strategy calls never.
+            return checked(choice, "no" if value is False else value, place).value
+    strict = {int: Whole, float: Number}
+    return checked(reduce(or_, (strict.get(choice, choice) for choice in choices)), value, place)
 
 
 def _check_stage(recipe: Recipe, where: str) -> None:
