@@ -157,10 +157,9 @@ def graph_batch(count: int = BATCH) -> tuple[str, tuple[Tensor, Tensor, Tensor]]
     """Features, edges and bond features of the molecules as one flattened graph."""
     name, mols = molecules.read(count)
     rows = [[featurize(Molecule.from_mol(mol), absent_conformer("not read"))] for mol in mols]
-    batch = {key: x.flatten(0, 1) for key, x in batch_molecules(rows, {}).items()}
-    valid = batch["atom_valid"]
-    edges = flatten_edges(batch["edge_index"], batch["edge_features"], valid)
-    return name, (batch["atom_features"][valid], *edges)
+    batch = batch_molecules(rows, {}).flat()
+    edges = flatten_edges(batch.edge_index, batch.edge_features, batch.atom_valid)
+    return name, (batch.atom_features[batch.atom_valid], *edges)
 
 
 def check_gin(answer: list[Tensor], graph: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -21,7 +21,6 @@ from collamo.model.configuration import (
     UniMolConfig,
 )
 from collamo.model.modeling import (
-    MOLECULE_INPUTS,
     CollamoForConditionalGeneration,
     CollamoModel,
     CollamoPreTrainedModel,
@@ -34,7 +33,6 @@ from collamo.model.processing import (
 from collamo.model.tiny import tiny_llama_config, train_tokenizer
 
 __all__ = [
-    "MOLECULE_INPUTS",
     "CollamoConfig",
     "CollamoForConditionalGeneration",
     "CollamoModel",

@@ -21,7 +21,7 @@ from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
 from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import GinConfig, ProjectorConfig
-from collamo.model.encoders import GinEncoder, UniMolEncoder, gin_inputs, unimol_inputs
+from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.model.projector import spread_levels
 
 logger = logging.getLogger(__name__)
@@ -221,18 +221,7 @@ def encode_molecules(
     molecules: list[MoleculeFeatures], encoder: UniMolEncoder | GinEncoder, numbers: list[int]
 ) -> Iterator[Tensor]:
     """Yield of each molecule the levels of these numbers, [N,L,C]."""
-    batch = batch_molecules([[molecule] for molecule in molecules], {})
-    batch = {name: x.flatten(0, 1) for name, x in batch.items()}
-    features, valid = batch["atom_features"], batch["atom_valid"]
-    if isinstance(encoder, GinEncoder):
-        features, bonds = gin_inputs(
-            encoder.config.flavour, features, batch["edge_features"], batch.get("bond_directions")
-        )
-        levels = encoder.levels(features, batch["edge_index"], bonds, valid, numbers)
-    else:
-        inputs = unimol_inputs(features[..., 0] + 1, batch["coordinates"], valid)
-        levels = encoder.levels(*inputs, numbers)
-        levels = {number: level[:, 1:-1] for number, level in levels.items()}
+    levels = encoder.encode(batch_molecules([[one] for one in molecules], {}).flat(), numbers)
     stacked = torch.stack([levels[number] for number in numbers], dim=2)  # [B, N, L, C]
     for row, molecule in enumerate(molecules):
         yield stacked[row, : molecule.num_atoms]

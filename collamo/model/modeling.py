@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,43 +17,19 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from collamo.data.batch import MOLECULE_TENSORS, MoleculeBatch
 from collamo.model.card import model_card
 from collamo.model.checksums import verify_checksums, write_checksums
 from collamo.model.configuration import MODALITIES, CollamoConfig
-from collamo.model.encoders import (
-    GinEncoder,
-    SelfiesEncoder,
-    UniMolEncoder,
-    gin_inputs,
-    unimol_inputs,
-)
+from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder
 from collamo.model.encoders.gin import GinConv
 from collamo.model.encoders.unimol import UniformEmbedding
 from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, drop_modalities
 from collamo_kernels import CoAttention, GaussianRadial
 
-#: Molecule tensors of the batch, all [R,M,…]: R prompts, M molecules per prompt, batch first, so
-#: that beam search can repeat rows.
-MOLECULE_INPUTS = (
-    "selfies_ids",
-    "atom_features",
-    "atom_valid",
-    "edge_index",
-    "edge_features",
-    "hops",
-    "coordinates",
-    "has_1d",
-    "has_2d",
-    "has_3d",
-    "molecule_valid",
-)
-#: Molecule tensors that may be left out: bond directions [R,M,E], which only a GIN of pretrain-gnns
-#: reads, and what frozen encoders say, [R,M,N,L,C], in place of running them; L levels in the order
-#: of `CoProjector.levels_read`.
-OPTIONAL_INPUTS = ("bond_directions", "encoded_2d", "encoded_3d")
-
-#: Parts of `CollamoModel` beside the language model.
-MOLECULE_PARTS = ("selfies_encoder", "graph_encoder", "conformer_encoder", "mol_projector")
+#: Parts of `CollamoModel` beside the language model: an encoder per modality, and the projector.
+ENCODERS = {"1d": "selfies_encoder", "2d": "graph_encoder", "3d": "conformer_encoder"}
+MOLECULE_PARTS = (*ENCODERS.values(), "mol_projector")
 
 #: What transformers calls the keys and values of earlier tokens: "cache" from 5.24 on,
 #: "past_key_values" before.
@@ -197,28 +172,11 @@ class CollamoModel(CollamoPreTrainedModel):
             encoder.train(mode and any(p.requires_grad for p in encoder.parameters()))
         return self
 
-    def get_molecule_features(
-        self,
-        selfies_ids: Tensor,
-        atom_features: Tensor,
-        atom_valid: Tensor,
-        edge_index: Tensor,
-        edge_features: Tensor,
-        hops: Tensor,
-        coordinates: Tensor,
-        has_1d: Tensor,
-        has_2d: Tensor,
-        has_3d: Tensor,
-        molecule_valid: Tensor,
-        bond_directions: Tensor | None = None,
-        encoded_2d: Tensor | None = None,
-        encoded_3d: Tensor | None = None,
-    ) -> Tensor:
+    def get_molecule_features(self, molecules: MoleculeBatch) -> Tensor:
         """Encode molecules to soft tokens.
 
-        Every tensor is [R,M,…] as `collamo.data.batch_molecules` makes them. In training, present
-        modalities are dropped at random. `encoded_2d` and `encoded_3d` take the place of running
-        the encoder, which then gets no gradient. A GIN of pretrain-gnns reads `bond_directions`.
+        In training, present modalities are dropped at random. Stored outputs of an encoder take the
+        place of running it; it then gets no gradient.
 
         Returns
         -------
@@ -226,71 +184,30 @@ class CollamoModel(CollamoPreTrainedModel):
             [R,M,b,D] in the language model's width; exactly zero where `molecule_valid` is False,
             and for a molecule with none of ``config.modalities``.
         """
-        shape = molecule_valid.shape
-        present = torch.stack([has_1d, has_2d, has_3d], -1) & molecule_valid[..., None]
+        shape, molecules = molecules.molecule_valid.shape, molecules.flat()
         read = [m in self.config.modalities for m in MODALITIES]
-        present = present.flatten(0, 1) & torch.tensor(read, device=present.device)
+        present = molecules.present & torch.tensor(read, device=molecules.present.device)
         dropout = self.config.projector_config.modality_dropout
         if self.training and dropout > 0:
             present = drop_modalities(present, dropout)
-        one_d, two_d, three_d = present.unbind(1)
-        selfies_ids, atom_valid = selfies_ids.flatten(0, 1), atom_valid.flatten(0, 1)
-        valid = {
-            "1d": (selfies_ids != 0) & one_d[:, None],
-            "2d": atom_valid & two_d[:, None],
-            "3d": atom_valid & three_d[:, None],
-        }
-        atom_features = atom_features.flatten(0, 1)
-        bonds = edge_features, bond_directions
-        bonds = [x if x is None else x.flatten(0, 1) for x in bonds]
-        coordinates = coordinates.flatten(0, 1).float()
-        levels = {
-            "1d": {0: self.selfies_encoder(selfies_ids, valid["1d"])},
-            "2d": self._stored_levels("2d", encoded_2d)
-            or self._graph_levels(atom_features, edge_index.flatten(0, 1), bonds, valid["2d"]),
-            "3d": self._stored_levels("3d", encoded_3d)
-            or self._conformer_levels(atom_features, coordinates, valid["3d"]),
-        }
-        # A dropped 2D must not leak through the relation: one value throughout says nothing.
-        hops = torch.where(two_d[:, None, None], hops.flatten(0, 1), 255)
-        soft = self.mol_projector(levels, valid, hops.to(torch.uint8), coordinates, present)
-        return soft.unflatten(0, shape)
+        molecules = molecules.narrowed_to(present)
+        levels = {m: self._levels(m, molecules) for m in MODALITIES}
+        return self.mol_projector(levels, molecules).unflatten(0, shape)
 
-    def _stored_levels(self, modality: str, encoded: Tensor | None) -> dict[int, Tensor] | None:
-        """Levels [B,N,C] by number out of [R,M,N,L,C]; ValueError where they do not fit."""
-        if encoded is None:
-            return None
+    def _levels(self, modality: str, molecules: MoleculeBatch) -> dict[int, Tensor]:
+        """Levels [B,T,C] by number that the projector reads: stored, or of the encoder."""
+        encoder = getattr(self, ENCODERS[modality])
         numbers = self.mol_projector.levels_read(modality)
-        part = self.config.gin_config if modality == "2d" else self.config.unimol_config
-        if list(encoded.shape[3:]) != [len(numbers), part.hidden_size]:
+        stored = molecules.stored_outputs(modality)
+        if stored is None:
+            return encoder.encode(molecules, numbers)
+        if list(stored.shape[2:]) != [len(numbers), encoder.config.hidden_size]:
             raise ValueError(
-                f"encoded_{modality} has shape {list(encoded.shape)}; its last two must be "
-                f"{[len(numbers), part.hidden_size]}: levels {numbers} and channels"
+                f"encoded_{modality} has shape {list(stored.shape)}; its last two must be "
+                f"{[len(numbers), encoder.config.hidden_size]}: levels {numbers} and channels"
             )
-        levels = encoded.flatten(0, 1).to(self.selfies_encoder.norm.weight.dtype).unbind(2)
+        levels = stored.to(self.selfies_encoder.norm.weight.dtype).unbind(2)
         return dict(zip(numbers, levels, strict=True))
-
-    def _graph_levels(
-        self,
-        atom_features: Tensor,
-        edge_index: Tensor,
-        bonds: Sequence[Tensor | None],
-        valid: Tensor,
-    ) -> dict[int, Tensor]:
-        """GIN's levels of the atoms, each [B,N,C]; `bonds`: OGB's features, and directions."""
-        x, edge_attr = gin_inputs(self.config.gin_config.flavour, atom_features, *bonds)
-        numbers = self.mol_projector.levels_read("2d")
-        return self.graph_encoder.levels(x, edge_index, edge_attr, valid, numbers)
-
-    def _conformer_levels(
-        self, atom_features: Tensor, coordinates: Tensor, valid: Tensor
-    ) -> dict[int, Tensor]:
-        """Uni-Mol's levels of the atoms alone, without [CLS] and [SEP]: each [B,N,C]."""
-        # OGB's first feature is the atomic number counted from 0; its last class is "other".
-        inputs = unimol_inputs(atom_features[..., 0] + 1, coordinates, valid)
-        numbers = self.mol_projector.levels_read("3d")
-        levels = self.conformer_encoder.levels(*inputs, numbers)
-        return {number: level[:, 1:-1] for number, level in levels.items()}
 
     @can_return_tuple
     def forward(
@@ -301,27 +218,13 @@ class CollamoModel(CollamoPreTrainedModel):
         past_key_values: Cache | None = None,
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
-        selfies_ids: Tensor | None = None,
-        atom_features: Tensor | None = None,
-        atom_valid: Tensor | None = None,
-        edge_index: Tensor | None = None,
-        edge_features: Tensor | None = None,
-        hops: Tensor | None = None,
-        coordinates: Tensor | None = None,
-        has_1d: Tensor | None = None,
-        has_2d: Tensor | None = None,
-        has_3d: Tensor | None = None,
-        molecule_valid: Tensor | None = None,
-        bond_directions: Tensor | None = None,
-        encoded_2d: Tensor | None = None,
-        encoded_3d: Tensor | None = None,
+        molecules: MoleculeBatch | None = None,
         **kwargs,
     ) -> CollamoModelOutputWithPast:
         """Splice the molecules into the prompt and run the language model.
 
-        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; all molecule tensors (but for
-        the `OPTIONAL_INPUTS`) or none; `cache` and `past_key_values` are two names of one thing
-        (see `CACHE`).
+        Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; `cache` and `past_key_values`
+        are two names of one thing (see `CACHE`).
 
         Raises
         ------
@@ -331,22 +234,14 @@ class CollamoModel(CollamoPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        molecules = (
-            *(selfies_ids, atom_features, atom_valid, edge_index, edge_features, hops),
-            *(coordinates, has_1d, has_2d, has_3d, molecule_valid),
-        )
-        missing = [n for n, x in zip(MOLECULE_INPUTS, molecules, strict=True) if x is None]
-        if 0 < len(missing) < len(MOLECULE_INPUTS):
-            raise ValueError(f"molecule tensors are missing: {', '.join(missing)}")
         cache = past_key_values if cache is None else cache
         ids, embeds = input_ids, inputs_embeds
         if embeds is None:
             embeds = self.get_input_embeddings()(ids)
         soft = None
-        if not missing:
-            optional = bond_directions, encoded_2d, encoded_3d
-            soft = self.get_molecule_features(*molecules, *optional)
-            embeds = self._spliced(ids, embeds, soft, molecule_valid)
+        if molecules is not None:
+            soft = self.get_molecule_features(molecules)
+            embeds = self._spliced(ids, embeds, soft, molecules.molecule_valid)
         elif cache is None or int(cache.get_seq_length()) == 0:
             self._refuse_unfilled(ids, embeds)
         outputs = self.language_model(
@@ -456,9 +351,9 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             card.write_text(model_card(self.config), encoding="utf-8")
             write_checksums(save_directory)
 
-    def get_molecule_features(self, **molecules: Tensor) -> Tensor:
+    def get_molecule_features(self, molecules: MoleculeBatch) -> Tensor:
         """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""
-        return self.model.get_molecule_features(**molecules)
+        return self.model.get_molecule_features(molecules)
 
     @can_return_tuple
     def forward(
@@ -490,11 +385,30 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
     ) -> CollamoCausalLMOutputWithPast:
         """Predict the next token at every position.
 
-        Molecule tensors as in `CollamoModel.forward`; `labels` [R,T] int64, -100 = not scored;
+        Molecule tensors as `MoleculeBatch` has them, by name, because `generate` passes on only
+        what it finds in this signature; `labels` [R,T] int64, -100 = not scored;
         `logits_to_keep`: number of last positions to compute logits for, 0 = all, or an index.
         With `skip_logits` the loss is computed from the scored positions alone and no logits are
         returned: of a dialogue, one token in six is scored.
         """
+        molecules = MoleculeBatch.from_tensors(
+            {
+                "selfies_ids": selfies_ids,
+                "atom_features": atom_features,
+                "atom_valid": atom_valid,
+                "edge_index": edge_index,
+                "edge_features": edge_features,
+                "hops": hops,
+                "coordinates": coordinates,
+                "has_1d": has_1d,
+                "has_2d": has_2d,
+                "has_3d": has_3d,
+                "molecule_valid": molecule_valid,
+                "bond_directions": bond_directions,
+                "encoded_2d": encoded_2d,
+                "encoded_3d": encoded_3d,
+            }
+        )
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -502,20 +416,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             cache=cache,
             inputs_embeds=inputs_embeds,
-            selfies_ids=selfies_ids,
-            atom_features=atom_features,
-            atom_valid=atom_valid,
-            edge_index=edge_index,
-            edge_features=edge_features,
-            hops=hops,
-            coordinates=coordinates,
-            has_1d=has_1d,
-            has_2d=has_2d,
-            has_3d=has_3d,
-            molecule_valid=molecule_valid,
-            bond_directions=bond_directions,
-            encoded_2d=encoded_2d,
-            encoded_3d=encoded_3d,
+            molecules=molecules,
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -545,8 +446,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         transformers drops only tensors named in a list of its own after the prefill.
         """
         if not is_first_iteration and kwargs.get("use_cache", True):
-            names = (*MOLECULE_INPUTS, *OPTIONAL_INPUTS)
-            kwargs = {key: value for key, value in kwargs.items() if key not in names}
+            kwargs = {key: x for key, x in kwargs.items() if key not in MOLECULE_TENSORS}
         return super().prepare_inputs_for_generation(
             input_ids,
             attention_mask=attention_mask,

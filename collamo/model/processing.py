@@ -11,10 +11,9 @@ from transformers import BatchFeature, FeatureExtractionMixin, ProcessorMixin
 from collamo.chem.conformer import absent_conformer, embed_conformer_limited
 from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
 from collamo.chem.molecule import Molecule, parse_molecule
-from collamo.data.batch import batch_molecules
+from collamo.data.batch import REQUIRED_TENSORS, MoleculeBatch, batch_molecules
 from collamo.errors import UsageError
 from collamo.model.configuration import MODALITIES
-from collamo.model.modeling import MOLECULE_INPUTS
 from collamo.model.tiny import MOL_TOKEN
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         RDKit can hang for minutes on cages and macrocycles.
     """
 
-    model_input_names = list(MOLECULE_INPUTS)  # noqa: RUF012
+    model_input_names = list(REQUIRED_TENSORS)  # noqa: RUF012
 
     def __init__(
         self,
@@ -108,7 +107,15 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         molecules: Sequence[Sequence[MoleculeLike]],
         modalities: Sequence[str] = MODALITIES,
     ) -> BatchFeature:
-        """Featurize and pad: R prompts with up to M molecules each → tensors [R,M,…].
+        """Featurize and pad: the tensors of `batch`, by name."""
+        return BatchFeature(self.batch(molecules, modalities).tensors())
+
+    def batch(
+        self,
+        molecules: Sequence[Sequence[MoleculeLike]],
+        modalities: Sequence[str] = MODALITIES,
+    ) -> MoleculeBatch:
+        """Featurize and pad R prompts with up to M molecules each.
 
         Strings are parsed and their conformers embedded; a molecule that was featurized before
         keeps what it has.
@@ -125,7 +132,7 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         rows = [[self.featurize(molecule, modalities) for molecule in row] for row in molecules]
         for features in (features for row in rows for features in row):
             _warn_of_nothing(features, modalities)
-        return BatchFeature(batch_molecules(rows, self.vocabulary, tuple(modalities)))
+        return batch_molecules(rows, self.vocabulary, tuple(modalities))
 
     def featurize(
         self, molecule: MoleculeLike, modalities: Sequence[str] = MODALITIES
@@ -384,7 +391,7 @@ class CollamoProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of everything the model takes from here."""
-        return ["input_ids", "attention_mask", *MOLECULE_INPUTS]
+        return ["input_ids", "attention_mask", *REQUIRED_TENSORS]
 
     def _render(self, conversations: Sequence, chat_template: str | None = None, **kwargs):
         """Render through the tokenizer; its template sees plain strings with `<mol>`."""

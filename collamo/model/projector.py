@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES, ProjectorConfig
 from collamo_kernels import CoAttention, GaussianRadial, Relations, share_bias
 
@@ -63,12 +64,7 @@ class CoProjector(nn.Module):
         )
 
     def forward(
-        self,
-        levels: Mapping[str, Mapping[int, Tensor]],
-        valid: Mapping[str, Tensor],
-        hops: Tensor,
-        coordinates: Tensor,
-        present: Tensor,
+        self, levels: Mapping[str, Mapping[int, Tensor]], molecules: MoleculeBatch
     ) -> Tensor:
         """Turn encoder levels into soft tokens.
 
@@ -76,34 +72,30 @@ class CoProjector(nn.Module):
         ----------
         levels
             Per modality the encoder's levels by number, each [B,T_m,C_m]: those of `levels_read`.
-        valid
-            Per modality [B,T_m] bool, True = real token; all False where the modality is absent.
-        hops
-            [B,N,N] uint8 bonds; one value throughout (255) where 2D is absent. That adds the same
-            number to every logit of a row, which softmax ignores: exactly no Φ2d.
-        coordinates
-            [B,N,3] float32 Å, read where 3D is present only.
-        present
-            [B,3] bool, 1D, 2D and 3D present.
+        molecules
+            The flat batch they are of. A modality that is not `present` is not read. Hops have one
+            value throughout (255) where 2D is absent: that adds the same number to every logit of a
+            row, which softmax ignores, so exactly no Φ2d.
 
         Returns
         -------
         Tensor
             [B,b,text_width]; zero for a molecule without any modality.
         """
+        present, valid = molecules.present, {m: molecules.valid(m) for m in MODALITIES}
         text, atoms = RealTokens.of(valid["1d"]), RealTokens.of(valid["2d"] | valid["3d"])
         tokens = {"1d": text, "2d": atoms, "3d": atoms}
         real = {m: tokens[m].pack(valid[m]) for m in MODALITIES}
         pairs = Relations(
-            hops=atoms.pack_pairs(hops),
-            coordinates=atoms.pack(coordinates),
+            hops=atoms.pack_pairs(molecules.hops),
+            coordinates=atoms.pack(molecules.coordinates.float()),
             has_3d=present[:, 2],
             cu_seqlens=atoms.cu_seqlens,
         )
         relations = {m: replace(pairs, valid=real[m]) for m in ("2d", "3d")}
         relations["1d"] = Relations(cu_seqlens=text.cu_seqlens)
         phi = self._shared_phi(pairs)
-        z = {m: torch.zeros((), device=hops.device) for m in MODALITIES}
+        z = {m: torch.zeros((), device=present.device) for m in MODALITIES}
         place, reach = self._reach(tokens, real)
         p = self.queries(present)
         for i, layer in enumerate(self.layers):

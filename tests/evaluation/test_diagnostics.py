@@ -181,12 +181,12 @@ def test_a_view_that_is_ignored_is_told(molecules):
 def test_every_kind_of_model_is_looked_into_and_left_as_it_was(molecules, options):
     model, processor = built(**options)
     model.train()
-    inputs = processor.feature_extractor([[molecules[0]]], ("1d", "2d", "3d"))
-    before = model.eval().get_molecule_features(**inputs)
+    inputs = processor.feature_extractor.batch([[molecules[0]]])
+    before = model.eval().get_molecule_features(inputs)
     model.train()
     found = diagnose(model, processor, molecules)
     assert model.training
-    assert torch.equal(model.eval().get_molecule_features(**inputs), before)
+    assert torch.equal(model.eval().get_molecule_features(inputs), before)
     assert found.molecules == 5
     shared = options.get("share_relation_bias", True)
     assert len(found.phi) == (0 if options.get("collaboration") is False else 1 if shared else 4)

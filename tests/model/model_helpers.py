@@ -5,7 +5,8 @@ import copy
 import torch
 from transformers import LlamaForCausalLM
 
-from collamo.model import MOLECULE_INPUTS, build_model, tiny_llama_config, train_tokenizer
+from collamo.data.batch import MoleculeBatch
+from collamo.model import build_model, tiny_llama_config, train_tokenizer
 
 SMALL = {
     "selfies_config.hidden_size": 24,
@@ -45,9 +46,9 @@ def build(tokenizer, overrides=None, **llama):
     return build_model((llm, copy.deepcopy(tokenizer)), flat, preset="tiny")
 
 
-def molecules_of(batch):
-    """The molecule tensors of a batch."""
-    return {name: batch[name] for name in MOLECULE_INPUTS}
+def molecules_of(inputs):
+    """The molecules among a model's inputs."""
+    return MoleculeBatch.from_tensors(inputs)
 
 
 def foreign_tokenizer():

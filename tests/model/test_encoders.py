@@ -34,13 +34,12 @@ def small_gin(**options):
 
 @pytest.fixture
 def batch(features):
-    tensors = batch_molecules([[m] for m in features.values()], {})
-    return {name: tensor.flatten(0, 1) for name, tensor in tensors.items()}
+    return batch_molecules([[m] for m in features.values()], {}).flat()
 
 
 def gin_inputs(batch):
     names = ("atom_features", "edge_index", "edge_features", "atom_valid")
-    return tuple(batch[name].clone() for name in names)
+    return tuple(getattr(batch, name).clone() for name in names)
 
 
 # --- official outputs ------------------------------------------------------------------------
@@ -104,9 +103,7 @@ def test_centroid_is_where_cls_and_sep_sit():
 
 
 def unimol_inputs_of(batch):
-    return unimol_inputs(
-        batch["atom_features"][..., 0] + 1, batch["coordinates"], batch["atom_valid"]
-    )
+    return unimol_inputs(batch.atomic_numbers, batch.coordinates, batch.atom_valid)
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
@@ -223,11 +220,11 @@ def rotated(coordinates):
 
 def test_unimol_does_not_see_rotation_and_translation(batch):
     encoder = small_unimol()
-    atomic, valid = batch["atom_features"][..., 0] + 1, batch["atom_valid"]
+    atomic, valid = batch.atomic_numbers, batch.atom_valid
     with torch.no_grad():
-        here, _ = encoder(*unimol_inputs(atomic, batch["coordinates"], valid))
-        there, _ = encoder(*unimol_inputs(atomic, rotated(batch["coordinates"]), valid))
-        moved = batch["coordinates"] * 1.1
+        here, _ = encoder(*unimol_inputs(atomic, batch.coordinates, valid))
+        there, _ = encoder(*unimol_inputs(atomic, rotated(batch.coordinates), valid))
+        moved = batch.coordinates * 1.1
         other, _ = encoder(*unimol_inputs(atomic, moved, valid))
     # Distances after the move differ by float32 rounding of ~10 Å, 1e-6; 1e-4 is the promise.
     assert (here - there)[:, 1:-1][valid].abs().max() <= 1e-4
@@ -235,9 +232,9 @@ def test_unimol_does_not_see_rotation_and_translation(batch):
 
 
 def test_unimol_absent_conformers_stay_finite(batch):
-    valid = torch.zeros_like(batch["atom_valid"])
-    places = torch.full_like(batch["coordinates"], torch.nan)
-    inputs = unimol_inputs(batch["atom_features"][..., 0] + 1, places, valid)
+    valid = torch.zeros_like(batch.atom_valid)
+    places = torch.full_like(batch.coordinates, torch.nan)
+    inputs = unimol_inputs(batch.atomic_numbers, places, valid)
     representation, pair = small_unimol()(*inputs)
     assert representation.isfinite().all()
     assert pair.isfinite().all()
@@ -275,7 +272,7 @@ def test_frozen_encoders_leave_tensors_that_autograd_can_save(batch, make):
     assert head.weight.grad.abs().sum() > 0
     if isinstance(encoder, GinEncoder):
         graph = (
-            batch["atom_features"][0],
+            batch.atom_features[0],
             torch.zeros(2, 0, dtype=torch.long),
             torch.zeros(0, 3).long(),
         )
@@ -309,17 +306,15 @@ def test_gin_batch_statistics_do_not_see_padding(features):
     statistics = []
     for batch in (alone, beside):
         encoder = small_gin().train()
-        flat = {name: tensor.flatten(0, 1)[:1] for name, tensor in batch.items()}
-        encoder.levels(*gin_inputs(flat))
+        encoder.levels(*(tensor[:1] for tensor in gin_inputs(batch.flat())))
         statistics.append(encoder.batch_norms[0].running_mean)
     assert torch.equal(*statistics)
 
 
 @pytest.mark.parametrize("atoms", [0, 1])
 def test_gin_trains_on_a_single_atom_and_on_none(features, atoms):
-    batch = batch_molecules([[features["C"]]], {})
-    flat = {name: tensor.flatten(0, 1) for name, tensor in batch.items()}
-    flat["atom_valid"][:] = bool(atoms)
+    flat = batch_molecules([[features["C"]]], {}).flat()
+    flat.atom_valid[:] = bool(atoms)
     encoder = small_gin().train()
     out = encoder.levels(*gin_inputs(flat))[3]
     out.sum().backward()
@@ -329,7 +324,7 @@ def test_gin_trains_on_a_single_atom_and_on_none(features, atoms):
 
 def test_gin_permutation(features):
     batch = batch_molecules([[features["CC(=O)Oc1ccccc1C(=O)O"]]], {})
-    atoms, edges, bonds, valid = gin_inputs({n: t.flatten(0, 1) for n, t in batch.items()})
+    atoms, edges, bonds, valid = gin_inputs(batch.flat())
     order = torch.randperm(atoms.shape[1])
     place = order.argsort()
     encoder = small_gin()

@@ -91,16 +91,16 @@ def test_a_batch_carries_them_only_if_every_molecule_does(folder, weights):
     data = opened(folder, _2d=stored["2d"], _3d=stored["3d"])
     rows = [[data.features(1), data.features(9)], [data.features(4)]]
     batch = batch_molecules(rows, {})
-    assert batch["encoded_2d"].shape == (2, 2, 3, 1, 16)
-    assert batch["encoded_2d"].dtype == torch.float16
-    assert torch.equal(batch["encoded_2d"][0, 0], torch.tensor(data.features(1).encoded["2d"]))
-    assert not batch["encoded_2d"][1, 0, 2:].any()
-    assert not batch["encoded_2d"][1, 1].any()
-    assert "encoded_3d" not in batch_molecules(rows, {}, ("1d", "2d"))
+    assert batch.encoded_2d.shape == (2, 2, 3, 1, 16)
+    assert batch.encoded_2d.dtype == torch.float16
+    assert torch.equal(batch.encoded_2d[0, 0], torch.tensor(data.features(1).encoded["2d"]))
+    assert not batch.encoded_2d[1, 0, 2:].any()
+    assert not batch.encoded_2d[1, 1].any()
+    assert batch_molecules(rows, {}, ("1d", "2d")).encoded_3d is None
     plain = PreparedData.open(folder).features(6)
     mixed = batch_molecules([*rows, [plain]], {})
-    assert "encoded_2d" not in mixed
-    assert "encoded_3d" not in mixed
+    assert mixed.encoded_2d is None
+    assert mixed.encoded_3d is None
 
 
 def test_a_killed_run_goes_on(folder, weights, monkeypatch):

@@ -6,7 +6,8 @@ from model_helpers import build, molecules_of
 from transformers import AttentionInterface, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from collamo.model import MOLECULE_INPUTS, CollamoForConditionalGeneration, CollamoModel
+from collamo.data.batch import MOLECULE_TENSORS
+from collamo.model import CollamoForConditionalGeneration, CollamoModel
 from collamo.model.checksums import write_checksums
 from collamo.model.modeling import CACHE
 
@@ -170,7 +171,7 @@ def test_modality_dropout_is_for_training_only(tokenizer, processor, inputs):
     model, _ = build(tokenizer, {"projector_config.modality_dropout": 1.0})
     seen = []
     model.model.mol_projector.register_forward_hook(
-        lambda module, args, out: seen.append(args[-1]), always_call=True
+        lambda module, args, out: seen.append(args[-1].present), always_call=True
     )
     model.train()(**inputs)
     assert torch.equal(seen[-1].sum(1), torch.ones(len(seen[-1]), dtype=torch.long))
@@ -239,7 +240,7 @@ def embedded(model, inputs):
     """The same prompts as embeddings, with the molecules yet to be spliced in, and without."""
     rest = {name: t for name, t in inputs.items() if name != "input_ids"}
     embeds = model.get_input_embeddings()(inputs["input_ids"])
-    soft = model.get_molecule_features(**molecules_of(inputs))
+    soft = model.get_molecule_features(molecules_of(inputs))
     where = inputs["input_ids"] == model.config.mol_token_id
     merged = embeds.masked_scatter(where[..., None], soft[inputs["molecule_valid"]])
     yield {**rest, "inputs_embeds": embeds}
@@ -515,5 +516,8 @@ def test_custom_attention_needs_its_mask_too(tokenizer, inputs):
 def test_names_the_forward_takes():
     import inspect
 
-    for kind in (CollamoModel, CollamoForConditionalGeneration):
-        assert set(MOLECULE_INPUTS) <= set(inspect.signature(kind.forward).parameters)
+    outermost = inspect.signature(CollamoForConditionalGeneration.forward).parameters
+    assert set(MOLECULE_TENSORS) <= set(outermost)
+    inner = inspect.signature(CollamoModel.forward).parameters
+    assert "molecules" in inner
+    assert not set(MOLECULE_TENSORS) & set(inner)

@@ -63,9 +63,9 @@ def official(smiles):
 
 def ours(smiles):
     batch = batch_molecules([[featurize(parse_molecule(smiles), absent_conformer("2D"))]], {})
-    tensors = (batch[name] for name in ("atom_features", "edge_features", "bond_directions"))
+    tensors = batch.atom_features, batch.edge_features, batch.bond_directions
     x, edge_attr = gin_inputs("pretrain-gnns", *tensors)
-    return [part[0, 0].tolist() for part in (x, batch["edge_index"], edge_attr)]
+    return [part[0, 0].tolist() for part in (x, batch.edge_index, edge_attr)]
 
 
 def test_inputs_are_the_official_ones(shared_golden):

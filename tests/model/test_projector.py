@@ -1,8 +1,10 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 
+from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES, ProjectorConfig
 from collamo.model.projector import (
     CoProjector,
@@ -35,22 +37,22 @@ def case(present=(True, True, True), atoms=5, tokens=4, batch=2, seed=0):
         m: tuple(torch.randn(batch, length[m], WIDTHS[m], generator=g) for _ in range(LEVELS[m]))
         for m in MODALITIES
     }
-    valid = {
-        m: (torch.arange(length[m]) < length[m] - 1) & present[:, i, None]
-        for i, m in enumerate(MODALITIES)
-    }
     chain = (torch.arange(atoms)[:, None] - torch.arange(atoms)).abs().to(torch.uint8)
     hops = chain.expand(batch, -1, -1).clone()
     hops[:, -1], hops[:, :, -1] = 255, 255
     hops[~present[:, 1]] = 255
-    coordinates = torch.randn(batch, atoms, 3, generator=g)
-    return {
-        "levels": levels,
-        "valid": valid,
-        "hops": hops,
-        "coordinates": coordinates,
-        "present": present,
-    }
+    molecules = MoleculeBatch(
+        selfies_ids=(torch.arange(tokens) < tokens - 1).long().expand(batch, -1),
+        atom_features=torch.zeros(batch, atoms, 9, dtype=torch.long),
+        atom_valid=(torch.arange(atoms) < atoms - 1).expand(batch, -1),
+        edge_index=torch.empty(batch, 0, 2, dtype=torch.long),
+        edge_features=torch.empty(batch, 0, 3, dtype=torch.long),
+        hops=hops,
+        coordinates=torch.randn(batch, atoms, 3, generator=g),
+        **{f"has_{m}": present[:, i] for i, m in enumerate(MODALITIES)},
+        molecule_valid=torch.ones(batch, dtype=torch.bool),
+    )
+    return levels, molecules
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -60,8 +62,7 @@ def test_every_parameter_gets_gradient(share, multi_level, zero_attention):
     model = projector(
         share_relation_bias=share, multi_level=multi_level, zero_attention=zero_attention
     )
-    inputs = case()
-    out = model(**inputs)
+    out = model(*case())
     assert out.shape == (2, 3, 12)
     (out * torch.randn_like(out)).sum().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -82,22 +83,22 @@ def _is_inert(name, zero_attention):
 def test_absent_modalities_are_not_read(present):
     """Encoder garbage, hops and coordinates of an absent modality change no bit."""
     model = projector()
-    inputs, other = case(present), case(present)
+    levels, molecules = case(present)
     for i, m in enumerate(MODALITIES):
         if not present[i]:
-            other["levels"][m][-1].fill_(torch.nan)
-            other["levels"][m][0].fill_(torch.nan)
+            levels[m][-1].fill_(torch.nan)
+            levels[m][0].fill_(torch.nan)
     if not present[2]:
-        other["coordinates"].fill_(torch.nan)
-    out = model(**inputs)
+        molecules.coordinates.fill_(torch.nan)
+    out = model(*case(present))
     assert out.isfinite().all()
-    assert torch.equal(out, model(**other))
+    assert torch.equal(out, model(levels, molecules))
 
 
 @pytest.mark.parametrize("present", SUBSETS)
 def test_every_subset_gives_its_own_tokens(present):
     model = projector()
-    full, part = model(**case()), model(**case(present))
+    full, part = model(*case()), model(*case(present))
     assert part.isfinite().all()
     assert (part == full).all() == all(present)
 
@@ -115,21 +116,21 @@ def test_absent_2d_adds_no_hop_bias():
     """One hop value throughout is no Φ2d: the table's values do not matter, nor get gradient."""
     model = projector()
     inputs = case((True, False, True))
-    before = model(**inputs)
+    before = model(*inputs)
     with torch.no_grad():
         model.relation_bias.hop_bias.mul_(100).add_(1)
-    after = model(**inputs)
+    after = model(*inputs)
     # The constant is added to float32 logits, so it costs their last bits: 1e-5 of values near 1.
     torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
     after.sum().backward()
     assert model.relation_bias.hop_bias.grad.abs().max() < 1e-6
-    assert not torch.allclose(model(**case()), before, atol=1e-2)  # with 2D it does matter
+    assert not torch.allclose(model(*case()), before, atol=1e-2)  # with 2D it does matter
 
 
 def test_absent_3d_adds_no_distance_bias():
     model = projector()
     inputs = case((True, True, False))
-    model(**inputs).sum().backward()
+    model(*inputs).sum().backward()
     assert all(not p.grad.any() for p in model.relation_bias.radial.parameters())
 
 
@@ -137,7 +138,7 @@ def test_absent_3d_adds_no_distance_bias():
 def test_a_padding_molecule_is_zero_forward_and_backward(zero_attention):
     model = projector(zero_attention=zero_attention)
     inputs = case((False, False, False))
-    out = model(**inputs)
+    out = model(*inputs)
     assert torch.equal(out, torch.zeros_like(out))
     out.sum().backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -145,14 +146,14 @@ def test_a_padding_molecule_is_zero_forward_and_backward(zero_attention):
 
 
 def test_garbage_in_padding_changes_nothing():
-    model, inputs, other = projector(), case(), case()
+    model, (levels, molecules) = projector(), case()
     for m in MODALITIES:
-        for level in other["levels"][m]:
+        for level in levels[m]:
             level[:, -1] = torch.nan
-    other["coordinates"][:, -1] = torch.nan
-    other["hops"][:, -1] = 3
-    other["hops"][:, :, -1] = 7
-    assert torch.equal(model(**inputs), model(**other))
+    molecules.coordinates[:, -1] = torch.nan
+    molecules.hops[:, -1] = 3
+    molecules.hops[:, :, -1] = 7
+    assert torch.equal(model(*case()), model(levels, molecules))
 
 
 def test_no_layer_works_on_padding():
@@ -165,7 +166,7 @@ def test_no_layer_works_on_padding():
     for name, module in model.layers[1].named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(count(name))
-    model(**case())
+    model(*case())
     wanted = {"branches.1d": 6, "branches.2d": 8, "branches.3d": 8, "gather": 6}
     wanted = {name: wanted[name.rsplit(".", 2)[0]] for name in rows}
     wanted |= {f"gather.attention.{name}": 6 + 8 + 8 for name in ("key", "value")}
@@ -174,30 +175,31 @@ def test_no_layer_works_on_padding():
 
 
 def test_rotation_translation_and_permutation_of_atoms():
-    model, inputs = projector(), case(atoms=7)
-    before = model(**inputs)
+    model, (levels, molecules) = projector(), case(atoms=7)
+    before = model(levels, molecules)
     turn, _ = torch.linalg.qr(torch.randn(3, 3))
-    moved = {**inputs, "coordinates": inputs["coordinates"] @ turn.T + 3}
-    torch.testing.assert_close(before, model(**moved), atol=1e-4, rtol=0)
+    moved = replace(molecules, coordinates=molecules.coordinates @ turn.T + 3)
+    torch.testing.assert_close(before, model(levels, moved), atol=1e-4, rtol=0)
     order = torch.randperm(7)
-    shuffled = {
-        **inputs,
-        "levels": {
-            m: tuple(level if m == "1d" else level[:, order] for level in inputs["levels"][m])
-            for m in MODALITIES
-        },
-        "valid": {m: v if m == "1d" else v[:, order] for m, v in inputs["valid"].items()},
-        "hops": inputs["hops"][:, order][:, :, order],
-        "coordinates": inputs["coordinates"][:, order],
+    levels = {
+        m: tuple(level if m == "1d" else level[:, order] for level in levels[m]) for m in MODALITIES
     }
-    torch.testing.assert_close(before, model(**shuffled), atol=1e-4, rtol=0)
+    shuffled = replace(
+        molecules,
+        atom_valid=molecules.atom_valid[:, order],
+        hops=molecules.hops[:, order][:, :, order],
+        coordinates=molecules.coordinates[:, order],
+    )
+    torch.testing.assert_close(before, model(levels, shuffled), atol=1e-4, rtol=0)
 
 
 def test_distance_and_hops_matter():
-    model, inputs = projector(), case()
-    before = model(**inputs)
-    assert not torch.equal(before, model(**{**inputs, "coordinates": 2 * inputs["coordinates"]}))
-    assert not torch.equal(before, model(**{**inputs, "hops": inputs["hops"].clamp(max=1)}))
+    model, (levels, molecules) = projector(), case()
+    before = model(levels, molecules)
+    moved = replace(molecules, coordinates=2 * molecules.coordinates)
+    assert not torch.equal(before, model(levels, moved))
+    nearer = replace(molecules, hops=molecules.hops.clamp(max=1))
+    assert not torch.equal(before, model(levels, nearer))
 
 
 def packed(tokens):
@@ -258,10 +260,10 @@ ABLATIONS = ({"phi2d": False}, {"phi3d": False}, {"collaboration": False})
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_what_an_ablation_leaves_out_is_not_read(ablation, share):
-    model, inputs = projector(share_relation_bias=share, **ablation), case()
-    before = model(**inputs)
-    other_hops = model(**{**inputs, "hops": inputs["hops"].clamp(max=1)})
-    moved = model(**{**inputs, "coordinates": 2 * inputs["coordinates"]})
+    model, (levels, molecules) = projector(share_relation_bias=share, **ablation), case()
+    before = model(levels, molecules)
+    other_hops = model(levels, replace(molecules, hops=molecules.hops.clamp(max=1)))
+    moved = model(levels, replace(molecules, coordinates=2 * molecules.coordinates))
     assert torch.equal(before, other_hops) == ("phi3d" not in ablation)
     assert torch.equal(before, moved) == ("phi2d" not in ablation)
     (before * torch.randn_like(before)).sum().backward()
@@ -272,12 +274,12 @@ def test_what_an_ablation_leaves_out_is_not_read(ablation, share):
 @pytest.mark.parametrize("zero_attention", [True, False])
 def test_without_collaboration_a_query_reads_one_modality(zero_attention):
     model = projector(collaboration=False, num_query_tokens=7, zero_attention=zero_attention)
-    before, of_query = model(**case()), [0, 0, 0, 1, 1, 2, 2]
+    before, of_query = model(*case()), [0, 0, 0, 1, 1, 2, 2]
     for i, m in enumerate(MODALITIES):
-        other = case()
-        for level in other["levels"][m]:
+        levels, molecules = case()
+        for level in levels[m]:
             level.neg_()
-        changed = (model(**other) != before).any(-1)
+        changed = (model(levels, molecules) != before).any(-1)
         assert changed.tolist() == [[k == i for k in of_query]] * 2
 
 

@@ -1,16 +1,16 @@
 """The whole 3D branch, from coordinates to soft tokens: what it must not see, and odd molecules."""
 
+import dataclasses
 import logging
 
 import numpy as np
 import pytest
 import torch
-from model_helpers import molecules_of
 
 from collamo.chem.conformer import Conformer
 from collamo.chem.features import featurize, unknown_to_unimol
 from collamo.chem.molecule import parse_molecule
-from collamo.data.batch import batch_molecules
+from collamo.data.batch import MoleculeBatch, batch_molecules
 
 ODD = {
     "single atom": "C",
@@ -37,31 +37,32 @@ def batch():
 
 @torch.no_grad()
 def soft_tokens(model, batch):
-    return model.get_molecule_features(**molecules_of(batch))
+    return model.get_molecule_features(batch)
 
 
 def test_rotation_and_translation(model, batch):
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
-    moved = {**batch, "coordinates": batch["coordinates"] @ turn.T + torch.tensor([9.0, -4, 7])}
+    places = batch.coordinates @ turn.T + torch.tensor([9.0, -4, 7])
+    moved = dataclasses.replace(batch, coordinates=places)
     before, after = soft_tokens(model, batch), soft_tokens(model, moved)
     error = (before - after).abs().amax((1, 2, 3))
     assert (error <= 1e-4).all()
-    stretched = {**batch, "coordinates": batch["coordinates"] * 1.5}
+    stretched = dataclasses.replace(batch, coordinates=batch.coordinates * 1.5)
     change = (before - soft_tokens(model, stretched)).abs().amax((1, 2, 3))
-    alone = batch["atom_valid"][:, 0].sum(1) == 1
+    alone = batch.atom_valid[:, 0].sum(1) == 1
     assert (change[~alone] > 10 * error[~alone]).all()  # of 300 atoms every pair says little
     assert (change[alone] == 0).all()
 
 
 def test_atom_permutation(model, batch):
     before = soft_tokens(model, batch)
-    shuffled = {name: x.clone() for name, x in batch.items()}
-    for row, valid in enumerate(batch["atom_valid"][:, 0]):
+    shuffled = {name: x.clone() for name, x in batch.tensors().items()}
+    for row, valid in enumerate(batch.atom_valid[:, 0]):
         order = torch.randperm(int(valid.sum()), generator=torch.Generator().manual_seed(row))
         for name in ("coordinates", "atom_features"):
-            shuffled[name][row, 0, : len(order)] = batch[name][row, 0, order]
-    assert not torch.equal(shuffled["coordinates"], batch["coordinates"])
-    assert (before - soft_tokens(model, shuffled)).abs().max() <= 1e-4
+            shuffled[name][row, 0, : len(order)] = getattr(batch, name)[row, 0, order]
+    assert not torch.equal(shuffled["coordinates"], batch.coordinates)
+    assert (before - soft_tokens(model, MoleculeBatch(**shuffled))).abs().max() <= 1e-4
 
 
 def test_a_batch_is_its_singles(model, batch):

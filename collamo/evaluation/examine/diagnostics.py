@@ -7,7 +7,7 @@ where a number becomes a warning are our choices; the thresholds stand in `THRES
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES
 from collamo.model.projector import CoProjector
 from collamo_kernels import Relations
@@ -158,7 +159,7 @@ def diagnose(model, processor, features: Sequence, seed: int = 0) -> Diagnosis:
         inputs = [_inputs(model, processor, features[index]) for index in order]
         projector = _projector(model, inputs[0])
         seen = [_look(model, projector, one) for one in inputs]
-        relations = [_relations(one) for one in inputs]
+        relations = [one.relations() for one in inputs]
     finally:
         model.train(training)
     biases = list(_biases(projector))
@@ -177,12 +178,11 @@ def diagnose(model, processor, features: Sequence, seed: int = 0) -> Diagnosis:
     )
 
 
-def _inputs(model, processor, features) -> dict[str, Tensor]:
-    batch = processor.feature_extractor([[features]], MODALITIES)
-    return {name: x.to(model.device) for name, x in batch.items()}
+def _inputs(model, processor, features) -> MoleculeBatch:
+    return processor.feature_extractor.batch([[features]], MODALITIES).to(model.device)
 
 
-def _projector(model, inputs: Mapping[str, Tensor]) -> CoProjector:
+def _projector(model, inputs: MoleculeBatch) -> CoProjector:
     """Return the projector that is used: a model with an adapter holds the one before it too."""
     used: list[CoProjector] = []
     hooks = [
@@ -190,17 +190,17 @@ def _projector(model, inputs: Mapping[str, Tensor]) -> CoProjector:
         for module in model.modules()
         if isinstance(module, CoProjector)
     ]
-    model.get_molecule_features(**inputs)
+    model.get_molecule_features(inputs)
     for hook in hooks:
         hook.remove()
     return used[0]
 
 
-def _look(model, projector: CoProjector, inputs: Mapping[str, Tensor]) -> _Seen:
-    present = {m: bool(inputs[f"has_{m}"]) and m in model.config.modalities for m in MODALITIES}
-    found = _Seen({m for m in MODALITIES if present[m]}, {}, [], [])
+def _look(model, projector: CoProjector, inputs: MoleculeBatch) -> _Seen:
+    present = zip(MODALITIES, inputs.present.flatten().tolist(), strict=True)
+    found = _Seen({m for m, there in present if there and m in model.config.modalities}, {}, [], [])
     with _watched(projector, found):
-        model.get_molecule_features(**inputs)
+        model.get_molecule_features(inputs)
     return found
 
 
@@ -234,13 +234,6 @@ def _watched(projector: CoProjector, found: _Seen) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _relations(inputs: Mapping[str, Tensor]) -> Relations:
-    """Return the relations of the one molecule, as both branches of atoms get them."""
-    names = ("hops", "coordinates", "atom_valid", "has_3d")
-    hops, coordinates, valid, has_3d = (inputs[name].flatten(0, 1) for name in names)
-    return Relations(hops=hops, coordinates=coordinates, valid=valid, has_3d=has_3d)
 
 
 def _biases(projector: CoProjector) -> Iterator[tuple[str, Tensor | None, torch.nn.Module | None]]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from collamo.data.batch import MoleculeBatch
 from collamo.errors import UsageError
 from collamo.model.configuration import GinConfig
 from collamo.model.encoders.packing import frozen_mode
@@ -98,6 +99,18 @@ class GinEncoder(nn.Module):
             AtomBatchNorm(config.hidden_size) for _ in range(config.num_layers)
         )
 
+    def encode(
+        self, molecules: MoleculeBatch, numbers: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Return the levels of these numbers (None: all) of flat `molecules`: see `levels`."""
+        x, edge_attr = gin_inputs(
+            self.config.flavour,
+            molecules.atom_features,
+            molecules.edge_features,
+            molecules.bond_directions,
+        )
+        return self.levels(x, molecules.edge_index, edge_attr, molecules.valid("2d"), numbers)
+
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> list[Tensor]:
         """Encode the atoms of one graph, which may hold many molecules (as in torch-geometric).
 
@@ -147,7 +160,7 @@ class GinEncoder(nn.Module):
         valid
             [B,N] bool, True = real atom. Edges that touch another atom are ignored.
         numbers
-            The wanted levels; None wants all.
+            Levels to return; None returns all.
 
         Returns
         -------

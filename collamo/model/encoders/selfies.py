@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
+from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import SelfiesEncoderConfig
 
 
@@ -32,3 +35,9 @@ class SelfiesEncoder(nn.Module):
         position = torch.arange(selfies_ids.shape[1], device=selfies_ids.device).clamp(max=last)
         z = self.norm(self.token_embedding(selfies_ids) + self.position_embedding(position))
         return torch.where(valid[..., None], self.dropout(z), 0.0)
+
+    def encode(
+        self, molecules: MoleculeBatch, numbers: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Return the one level of the tokens of flat `molecules`: 0, [B,L,C]."""
+        return {0: self(molecules.selfies_ids, molecules.valid("1d"))}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from collamo.chem.features import UNIMOL_ELEMENTS
+from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import UniMolConfig
 from collamo.model.encoders.packing import Packing, frozen_mode
 from collamo_kernels import (
@@ -98,6 +99,18 @@ class UniMolEncoder(nn.Module):
         self.gbf = PairGaussians(config.num_gaussians, config.vocab_size**2, config.min_sigma)
         self.gbf_proj = GaussianHead(config.num_gaussians, config.num_heads)
 
+    def encode(
+        self, molecules: MoleculeBatch, numbers: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Return the levels of these numbers (None: all) of the atoms alone, each [B,N,C].
+
+        [CLS] and [SEP], which `levels` has too, fall away.
+        """
+        inputs = unimol_inputs(
+            molecules.atomic_numbers, molecules.coordinates, molecules.valid("3d")
+        )
+        return {number: level[:, 1:-1] for number, level in self.levels(*inputs, numbers).items()}
+
     def forward(
         self, src_tokens: Tensor, src_distance: Tensor, src_edge_type: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -121,7 +134,7 @@ class UniMolEncoder(nn.Module):
         """Return levels by number, each [B,T,C], zero in padding.
 
         Level 0 is the embedding, level l the output of layer l, the last one normalised. `numbers`
-        are the wanted ones, None wants all. The last pair representation is not worked out.
+        are the ones to return, None returns all. The last pair representation is not worked out.
         """
         numbers = range(self.config.num_layers + 1) if numbers is None else numbers
         inputs = src_tokens, src_distance, src_edge_type
@@ -136,7 +149,7 @@ class UniMolEncoder(nn.Module):
         numbers: Collection[int],
         with_pairs: bool,
     ) -> tuple[Packing, dict[int, Tensor], Tensor | None]:
-        """Return the packing, the wanted levels [M,C] and, if asked, the last logits [H,P]."""
+        """Return the packing, levels [M,C] by number and, if asked, the last logits [H,P]."""
         with frozen_mode(self, distance):
             packing = Packing.of(tokens != PAD)
             bias = self._bias(packing.pack_pairs(distance), packing.pack_pairs(edge_type))
@@ -170,7 +183,7 @@ class UniMolTransformer(nn.Module):
         numbers: Collection[int],
         with_pairs: bool,
     ) -> tuple[dict[int, Tensor], Tensor | None]:
-        """[M,C] packed tokens, [H,P] → the wanted levels [M,C], with_pairs also the last logits."""
+        """[M,C] tokens, [H,P] → the levels [M,C] of `numbers`, and the last logits if asked."""
         x = F.dropout(self.emb_layer_norm(x), self.dropout, self.training)
         levels = {0: x}
         for number, layer in enumerate(self.layers, start=1):
