@@ -23,7 +23,7 @@ step "$BIN/collamo" train configs/tiny_lm.yaml --data "$DEMO/data" --output "$DE
 step "$BIN/collamo" train configs/stage1.yaml --data "$DEMO/data" --output "$DEMO/stage1" --llm "$DEMO/tiny_lm/final"
 step "$BIN/collamo" train configs/stage2.yaml --data "$DEMO/data" --output "$DEMO/stage2" --init_from "$DEMO/stage1/final"
 # The longest caption of the test split has 69 tokens.
-step "$BIN/collamo" evaluate --checkpoint "$DEMO/stage2/final" --data "$DEMO/data" --split test \
+step "$BIN/collamo" evaluate "$DEMO/stage2/final" --data "$DEMO/data" --split test \
   --limit 1000 --max-new-tokens 72 --diagnose --out "$DEMO/evaluation"
 step "$BIN/python" examples/demo_report.py "$DEMO"
 

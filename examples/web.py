@@ -18,8 +18,8 @@ from collamo.chem.conformer import embed_conformer_limited
 from collamo.chem.draw import draw_molecules_svg
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
-from collamo.cli import find_checkpoint
 from collamo.errors import CollamoError, MissingDependencyError
+from collamo.inference.checkpoint import find_checkpoint
 
 EXAMPLES = [
     ["CC(=O)Oc1ccccc1C(=O)O", "How many rings does it have?"],

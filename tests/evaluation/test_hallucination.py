@@ -206,12 +206,12 @@ def test_entities_from_a_service(tmp_path, monkeypatch, capsys):
         return {"annotations": words}
 
     with fake_service(answer) as server:
-        arguments = ["--predictions", str(path), "--task", "captions", "--tokenizer", "whitespace"]
+        arguments = [str(path), "--task", "captions", "--tokenizer", "whitespace"]
         arguments += ["--entities", f"bern2:{server.url}", "--out", str(tmp_path / "out")]
         arguments += ["--entities-per-minute", "6000"]
-        assert run(["evaluate", *arguments]) == 0
+        assert run(["score", *arguments]) == 0
         assert len(server.bodies) == 3
-        assert run(["evaluate", *arguments]) == 0
+        assert run(["score", *arguments]) == 0
         assert len(server.bodies) == 4  # only the failed one again
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["scores"]["charm"] == 0.5
@@ -241,22 +241,22 @@ def test_no_network_unless_asked(tmp_path, monkeypatch):
 def test_usage_errors(tmp_path, task, entities, part, capsys):
     path = tmp_path / "rows.tsv"
     path.write_text("ground truth\toutput\n1\t1\n")
-    arguments = ["--predictions", str(path), "--task", task, "--tokenizer", "whitespace"]
+    arguments = [str(path), "--task", task, "--tokenizer", "whitespace"]
     arguments += ["--entities", entities, "--out", str(tmp_path / "out")]
-    assert run(["evaluate", *arguments]) == 2
+    assert run(["score", *arguments]) == 2
     assert part in capsys.readouterr().err
 
 
 def test_options_without_effect_are_refused(tmp_path, capsys):
     path = tmp_path / "rows.tsv"
     path.write_text("ground truth\toutput\nx\tx\n")
-    arguments = ["evaluate", "--predictions", str(path), "--task", "captions"]
+    arguments = ["score", str(path), "--task", "captions"]
     arguments += ["--tokenizer", "whitespace", "--out", str(tmp_path / "out")]
     assert run([*arguments, "--entities", "offline", "--entities-per-minute", "5"]) == 2
     assert run([*arguments, "--entities-answers", "x.jsonl"]) == 2
     assert "only with --entities bern2:URL" in capsys.readouterr().err
     assert run(["evaluate", "--entities", f"file:{path}"]) == 2
-    assert "only with --predictions" in capsys.readouterr().err
+    assert "only with `collamo score`" in capsys.readouterr().err
 
 
 def test_the_statuses_are_those_that_are_counted():

@@ -41,10 +41,10 @@ def tsv(folder, *rows, header=HEADER):
 
 
 def test_published_caption_scores(shared_data, tmp_path, capsys):
-    arguments = ["--predictions", f"{shared_data}/molt5_small_captions.tsv", "--task", "captions"]
+    arguments = [f"{shared_data}/molt5_small_captions.tsv", "--task", "captions"]
     arguments += ["--tokenizer", f"scibert:{shared_data}/scibert_vocab.txt"]
     arguments += ["--wordnet", f"{shared_data}/wordnet.zip", "--out", str(tmp_path)]
-    assert run(["evaluate", *arguments]) == 0
+    assert run(["score", *arguments]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     published = {"bleu2": 0.5315, "bleu4": 0.4449, "rouge1": 0.6210, "rouge2": 0.4699}
     published |= {"rougeL": 0.5639, "meteor": 0.5575}
@@ -369,19 +369,19 @@ def test_the_pictures_are_in_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--predictions", "{file}"], "needs --task"),
-        (["--predictions", "{file}", "--task", "caption"], "did you mean 'captions'?"),
-        (["--predictions", "{file}", "--task", "captions"], "needs --tokenizer"),
-        (["--predictions", "nowhere.tsv", "--task", "motifs"], "no such file"),
-        (["--task", "captions"], "--task: only with --predictions"),
-        (["--predictions", "{file}", "--limit", "3"], "--limit: only without --predictions"),
-        (["--predictions", "{file}", "--task", "property", "--train-mean", "x"], "no number"),
+        (["{file}"], "Missing option '--task'"),
+        (["{file}", "--task", "caption"], "did you mean 'captions'?"),
+        (["{file}", "--task", "captions"], "needs --tokenizer"),
+        (["nowhere.tsv", "--task", "motifs"], "no such file"),
+        (["--task", "captions"], "Missing argument"),
+        (["{file}", "--task", "captions", "--limit", "3"], "No such option: --limit"),
+        (["{file}", "--task", "property", "--train-mean", "x"], "no number"),
     ],
 )
 def test_usage_errors(tmp_path, arguments, part, capsys):
     file = tsv(tmp_path, ("a", "a"))
     arguments = [argument.format(file=file) for argument in arguments]
-    assert run(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert run(["score", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert part in capsys.readouterr().err
 
 

@@ -1,0 +1,127 @@
+"""The command line: a file per command, imported when the command is called.
+
+Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
+code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
+Ctrl-C. The command files import nothing heavy at their top: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from collamo.errors import CollamoError
+
+#: Errors of writing that mean there is no room: disk, quota, largest file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: Each is a file of this folder with a function of that name; the order is that of ``--help``.
+COMMANDS = (
+    *("prepare", "convert", "train", "merge", "ask", "generate"),
+    *("evaluate", "score", "compare", "judge", "ablate", "doctor"),
+)
+
+
+class CommandGroup(TyperGroup):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx, cmd_name) -> TyperCommand | None:
+        """Import a command; None where there is none of that name."""
+        # A misspelt name imports them all: Typer suggests one of those it knows.
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.add_command(getattr(importlib.import_module(f"collamo.cli.{name}"), name))
+        return super().get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    name="collamo",
+    cls=CommandGroup,
+    help="Relation-aware molecular language models: prepare data, train, ask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", is_eager=True)
+    ] = False,
+) -> None:
+    """Relation-aware molecular language models: prepare data, train, ask."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("collamo").setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    import warnings
+
+    # A command-line user cannot act on FutureWarnings.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code. ``--debug`` shows the traceback of an error."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > end]
+    try:
+        result = app(args=arguments, prog_name="collamo", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`collamo doctor | head`); nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _fail(*_explain(error))
+    code = result if isinstance(result, int) else 0
+    return _fail("interrupted", 130) if code == 130 else code
+
+
+def _fail(message: str, code: int) -> int:
+    # One line, whatever the message holds.
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return (message, exit code) for any exception that reached the top."""
+    if isinstance(error, CollamoError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # typer's own: unknown option, missing argument
+        return error.format_message(), 2
+    if isinstance(error, typer.Abort):
+        return "aborted", 130
+    if isinstance(error, ModuleNotFoundError):
+        return f"package {error.name!r} is not installed; `collamo doctor` says what it gives", 4
+    if isinstance(error, OSError) and error.errno in FULL:
+        return (
+            f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}; make "
+            "room and run the same command again",
+            1,
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'input/output'}: {error.strerror}", 1
+    return f"{type(error).__name__}: {error} (--debug shows where)", 1

@@ -1,0 +1,37 @@
+"""What commands show on the terminal beside their data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; yields a function that takes how many more are done.
+
+    `total` None: it is not known how many there are.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def count_line(counts: Mapping[str, int]) -> str:
+    """Return counts in words, without those of nothing.
+
+    >>> count_line({"rows": 3, "empty": 0, "scored": 3})
+    '3 rows, 3 scored'
+    """
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def quiet_transformers() -> None:
+    """Keep the progress bars of transformers, which name no file, off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

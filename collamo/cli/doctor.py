@@ -1,0 +1,60 @@
+"""``collamo doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collamo.cli.command import command
+from collamo.errors import MissingDependencyError, UsageError
+
+
+@command(
+    open_ended=True,
+    epilog="With --plan the options of `collamo train` hold: --llm NAME_OR_PATH, --unimol PATH, "
+    "--gin PATH.",
+)
+def doctor(
+    context: typer.Context,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Recipe: say what it trains, the memory it takes, and where it fits."),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Of --plan: h100, a100-40gb … or GiB. Default: the one here."),
+    ] = None,
+) -> None:
+    """Say what is installed, what is missing, and what each missing piece would give."""
+    if plan is not None:
+        from collamo.cli.plan import show_plan
+
+        show_plan(plan, gpu, context.args)
+        return
+    if gpu is not None:
+        raise UsageError("--gpu: only with --plan RECIPE")
+    if context.args:
+        raise UsageError(f"{context.args[0]}: only with --plan RECIPE")
+    _show_installation()
+
+
+def _show_installation() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from collamo.doctor import about, examine, healthy
+
+    checks = examine()
+    table = Table(title=about(), title_justify="left")
+    for column in ("", "what", "found", "gives", "to get it"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        mark = "ok" if check.found else "MISSING" if check.required else "–"
+        fix = "" if check.found else check.fix
+        table.add_row(mark, check.name, check.found or "–", check.gives, fix)
+    Console(markup=False).print(table)  # the brackets of 'collamo[train]' are no markup
+    if not healthy(checks):
+        missing = [c.name for c in checks if c.required and not c.found]
+        raise MissingDependencyError(f"required packages are missing: {', '.join(missing)}")

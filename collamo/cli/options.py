@@ -1,0 +1,51 @@
+"""Options that more than one command has, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collamo.errors import UsageError, suggest
+
+SPLITS = ("train", "validation", "test")
+#: Where a checkpoint comes from when none is named; see `collamo.inference.checkpoint`.
+DEFAULT_CHECKPOINT = "Default: COLLAMO_CHECKPOINT, else the newest in demo/."
+
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}")
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Questions answered together.")]
+TokensOption = Annotated[int, typer.Option(min=1, help="Longest answer [tokens].")]
+TimeOption = Annotated[
+    float, typer.Option(min=0.1, help="Longest time for one conformer [s]; then 3D is left out.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes. Default: one per processor.")
+]
+SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many questions per task, drawn with the seed."),
+]
+WordnetOption = Annotated[
+    Path | None, typer.Option(help="Folder or zip of WordNet 3.0, for METEOR. Never downloaded.")
+]
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that there is not, with a UsageError."""
+    if split not in SPLITS:
+        raise UsageError(
+            f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"
+        )
+
+
+def comma_separated(text: str) -> list[str]:
+    """Return the parts of a list written with commas.
+
+    >>> comma_separated("gap, mu,")
+    ['gap', 'mu']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,124 @@
+"""``collamo prepare``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collamo.cli.command import command
+from collamo.cli.console import progress
+from collamo.cli.options import TimeOption, WorkersOption, comma_separated
+from collamo.errors import UsageError
+
+
+@command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(help="nci (inside RDKit) or a CSV, TSV, JSONL, SMI or SDF file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    conformers: Annotated[bool, typer.Option(help="Embed conformers where none is given.")] = True,
+    force_field_steps: Annotated[
+        int, typer.Option(min=0, help="Longest minimisation of a conformer [steps].")
+    ] = 200,
+    seed: Annotated[int, typer.Option(help="Of conformers, splits and questions.")] = 0,
+    workers: WorkersOption = None,
+    time_limit: TimeOption = 30.0,
+    memory_limit: Annotated[
+        float, typer.Option(min=0.01, help="Most memory of a worker [GiB]; only on Linux.")
+    ] = 4.0,
+    max_reject_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Rejected share of rows that is too much.")
+    ] = 0.05,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
+    smiles_column: Annotated[
+        str | None, typer.Option(help="Column of the molecules, where it is not recognised.")
+    ] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Column of given captions.")] = None,
+    iupac_column: Annotated[str | None, typer.Option(help="Column of IUPAC names.")] = None,
+    measured_columns: Annotated[
+        str, typer.Option(help="Numeric columns, by commas; logS:log mol/L adds a unit.")
+    ] = "",
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode",
+            help="Store what frozen encoders say of each molecule; training then skips them.",
+        ),
+    ] = False,
+    unimol: Annotated[
+        Path | None,
+        typer.Option(help="Of --encode: Uni-Mol weights for 3D, the ones training will be given."),
+    ] = None,
+    gin: Annotated[
+        Path | None, typer.Option(help="Of --encode: GIN weights for 2D, likewise.")
+    ] = None,
+    encode_layers: Annotated[
+        int, typer.Option(min=1, help="Of --encode: the projector's num_layers; sets the levels.")
+    ] = 5,
+    encode_dtype: Annotated[
+        str, typer.Option(help="Of --encode: float16, or float32 at twice the size.")
+    ] = "float16",
+) -> None:
+    """Turn a source of molecules into shards, splits and questions."""
+    if encode and unimol is None and gin is None:
+        raise UsageError("--encode needs weights: give --unimol FILE, --gin FILE or both")
+    if not encode and (unimol or gin):
+        raise UsageError("--unimol and --gin are of --encode; add it")
+    from collamo.data.prepare import prepare as prepare_source
+
+    manifest = prepare_source(
+        source,
+        out,
+        conformers=conformers,
+        force_field_steps=force_field_steps,
+        seed=seed,
+        workers=workers,
+        time_limit=time_limit,
+        memory_limit=memory_limit,
+        max_reject_rate=max_reject_rate,
+        limit=limit,
+        shard_size=shard_size,
+        smiles_column=smiles_column,
+        caption_column=caption_column,
+        iupac_column=iupac_column,
+        measured_columns=tuple(comma_separated(measured_columns)),
+    )
+    rows, splits = manifest.rows, manifest.splits
+    print(
+        f"{rows['in']} rows: {rows['ok']} ok, {rows['rejected']} rejected; "
+        + ", ".join(f"{count} {name}" for name, count in splits.items())
+    )
+    if rows["rejected"]:
+        print(f"note: reasons for the rejected rows: {out / 'rejected.jsonl'}", file=sys.stderr)
+    for element, counts in manifest.unknown_elements.items():
+        print(
+            f"note: Uni-Mol's dictionary lacks {element} ({counts['atoms']} atoms in "
+            f"{counts['molecules']} molecules): the 3D encoder reads it as [UNK]",
+            file=sys.stderr,
+        )
+    if encode:
+        _encode(out, rows["ok"], unimol, gin, encode_layers, encode_dtype)
+
+
+def _encode(
+    out: Path, molecules: int, unimol: Path | None, gin: Path | None, layers: int, dtype: str
+) -> None:
+    from collamo.model.encoding import encode_prepared
+
+    passes = (unimol is not None) + (gin is not None)
+    with progress("encoding", passes * molecules) as advance:
+        stored = encode_prepared(
+            out, unimol=unimol, gin=gin, layers=layers, dtype=dtype, progress=advance
+        )
+    for modality, outputs in stored.items():
+        encoding = outputs.encoding
+        levels = ", ".join(map(str, encoding.levels))
+        print(
+            f"{modality}: levels {levels} of {encoding.channels} channels in {encoding.dtype}, "
+            f"{outputs.size / 2**20:.1f} MiB, weights {encoding.weights[:12]}"
+        )

@@ -1,0 +1,74 @@
+"""``collamo score``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collamo.cli.command import command
+from collamo.cli.console import count_line, progress
+from collamo.cli.entities import (
+    EntitiesAnswersOption,
+    EntitiesLimitOption,
+    EntitiesOption,
+    open_entities,
+)
+from collamo.cli.options import WordnetOption, comma_separated
+from collamo.errors import UsageError
+
+
+@command()
+def score(
+    file: Annotated[
+        Path, typer.Argument(help="TSV, CSV or JSONL of predictions and what they should be.")
+    ],
+    task: Annotated[str, typer.Option(help="captions, molecules, iupac, motifs or property.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("scores"),
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of captions and iupac, which need one: scibert:VOCAB_PATH, llm:FOLDER_OR_NAME, "
+            "13a or whitespace."
+        ),
+    ] = None,
+    wordnet: WordnetOption = None,
+    unit: Annotated[
+        str | None, typer.Option(help="An energy is also reported in Hartree and eV.")
+    ] = None,
+    train_mean: Annotated[
+        str, typer.Option(help="For answers without a number: 1.5, or gap=0.25,mu=2.7.")
+    ] = "",
+    entities: EntitiesOption = None,
+    entities_answers: EntitiesAnswersOption = None,
+    entities_per_minute: EntitiesLimitOption = None,
+) -> None:
+    """Score a file of predictions by the published metrics of its task."""
+    from collamo.evaluation.score.predictions import Options, evaluate_predictions
+
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    means = dict(_train_mean(part) for part in comma_separated(train_mean))
+    extractor = open_entities(entities, entities_answers, entities_per_minute, out)
+    with progress("rows", None) as advance, extractor as opened:
+        options = Options(task, tokenizer, wordnet, unit, means, opened)
+        report = evaluate_predictions(file, options, out, progress=advance)
+    for name, value in report["scores"].items():
+        if not isinstance(value, dict):
+            print(f"{name}\t{value:.4f}")
+    print(count_line(report["counts"]), file=sys.stderr)
+    if "entity_counts" in report:
+        print(f"entities: {count_line(report['entity_counts'])}", file=sys.stderr)
+    for name, reason in report["manifest"]["absent"].items():
+        print(f"note: no {name}: {reason}", file=sys.stderr)
+    print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)
+
+
+def _train_mean(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--train-mean {text!r} is no number; write 1.5 or name=1.5") from None

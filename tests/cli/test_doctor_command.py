@@ -1,0 +1,40 @@
+"""`collamo doctor` on good and bad input: exit code, one clear line, nothing lost."""
+
+
+def test_doctor_names_what_is_there_and_what_is_missing(collamo):
+    code, out, err = collamo("doctor")
+    assert (code, err) == (0, "")
+    for name in ("torch", "rdkit", "peft", "compiled kernels", "C++ compiler", "CUDA GPU"):
+        assert name in out
+    assert "collamo[" in out.replace("\n", "") or "–" not in out
+
+
+def test_doctor_says_why_there_are_no_compiled_kernels(collamo, monkeypatch):
+    import collamo_kernels
+
+    absent = {"extension": False, "why_absent": "the build failed: no such header; apt install it"}
+    monkeypatch.setattr(collamo_kernels, "build_info", lambda: absent)
+    code, out, _ = collamo("doctor")
+    assert code == 0
+    row = " ".join(out[out.index("compiled kernels") : out.index("C++ compiler")].split())
+    assert "the build" in row
+    assert "such header" in row
+
+    def broken():
+        raise OSError("undefined symbol")
+
+    monkeypatch.setattr(collamo_kernels, "build_info", broken)
+    code, out, _ = collamo("doctor")
+    assert code == 0
+    assert "undefined" in out[out.index("compiled kernels") : out.index("C++ compiler")]
+
+
+def test_doctor_fails_where_something_required_is_missing(collamo, monkeypatch):
+    from collamo import doctor
+
+    checks = [doctor.Check("peft", None, "LoRA", "pip install peft", required=True)]
+    monkeypatch.setattr(doctor, "examine", lambda: checks)
+    code, out, err = collamo("doctor")
+    assert code == 4
+    assert "MISSING" in out
+    assert "required packages are missing: peft" in err

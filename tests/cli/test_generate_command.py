@@ -1,0 +1,85 @@
+"""`collamo generate` on good and bad input: exit code, one clear line, nothing lost."""
+
+import csv
+import json
+
+import pytest
+from command_line import BAD_SMILES, assert_fails, write_csv
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+QUESTION = "How many rings does it have?"
+
+
+def test_generate_returns_every_row(collamo, run, tmp_path):
+    rows = [["CCO", QUESTION, "1"], ["c1ccccc1", QUESTION, "2"]]
+    rows += [[smiles, QUESTION, "bad"] for smiles in BAD_SMILES]
+    rows += [["CCO", "", "bad"], ["CCO", "a <mol> b", "bad"], ["CCO", "why " * 5000, "bad"]]
+    rows += [["CCO", QUESTION, "3"]]
+    file = write_csv(tmp_path / "q.csv", rows, header=("smiles", "question", "answer"))
+    out = tmp_path / "deep" / "a.csv"
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "8", "--out", out]
+    code, text, err = collamo("generate", file, *options)
+    assert code == 0, err
+    assert text == ""
+    assert f"{len(rows)} rows: 3 answered, {len(rows) - 3} with errors" in err
+    with open(out, newline="", encoding="utf-8") as opened:
+        found = list(csv.DictReader(opened))
+    assert [f["row"] for f in found] == [str(i) for i in range(1, len(rows) + 1)]
+    for (smiles, question, mark), row in zip(rows, found, strict=True):
+        assert (row["smiles"], row["question"]) == (smiles, question)
+        assert row["input_answer"] == mark  # a column of the user's is never overwritten
+        assert row["status"] == ("error" if mark == "bad" else "ok")
+        assert bool(row["reason"]) == (mark == "bad")
+    assert found[0]["answer"] == found[-1]["answer"]
+
+
+def test_generate_gives_the_same_bytes_with_any_number_of_workers(collamo, run, tmp_path):
+    smiles = ["C" * 20, "CCO", "C1CC", "c1ccccc1", "CCO", "", "C" * 300, "C[C@H](N)C(=O)O"]
+    file = write_csv(tmp_path / "q.csv", [[s, QUESTION] for s in smiles], ("smiles", "question"))
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "4", "--time-limit", "1"]
+    one = collamo("generate", file, *options, "--workers", "1")
+    assert one[0] == 0
+    assert one == collamo("generate", file, *options, "--workers", "3")
+    rows = [json.loads(line) for line in one[1].splitlines()]
+    assert [r["smiles"] for r in rows] == smiles
+    assert [i for i, r in enumerate(rows) if r["status"] == "error"] == [2, 5]
+    assert rows[2]["reason"].startswith("row 3: SMILES 'C1CC' has an unclosed ring")
+    assert rows[6]["reason"] == "answered without 3D: no geometry within 1 s"
+
+
+def test_generate_jsonl_on_stdout(collamo, run, tmp_path):
+    file = tmp_path / "q.jsonl"
+    lines = [
+        {"molecule": "CCO", "q": QUESTION, "id": 7},
+        {"molecule": 3, "q": QUESTION},
+        {"molecule": "CC\ud800", "q": QUESTION},
+    ]
+    text = "\n".join([json.dumps(lines[0]), "{broken", *map(json.dumps, lines[1:])])
+    file.write_text(text + "\n")
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "8"]
+    columns = ["--smiles-column", "molecule", "--question-column", "q"]
+    code, out, err = collamo("generate", file, *options, *columns)
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["status"] for r in rows] == ["ok", "error", "error", "error"]
+    assert rows[0]["id"] == 7
+    assert "not a JSON object" in rows[1]["reason"]
+
+
+def test_generate_from_no_file_or_the_wrong_one_is_exit_2(collamo, tmp_path):
+    assert_fails(collamo("generate", "nowhere.csv"), 2, "nowhere.csv", "No such file")
+    assert_fails(collamo("generate", "q.parquet"), 2, ".csv, .tsv, .jsonl")
+    file = write_csv(tmp_path / "q.csv", [["CCO", QUESTION]], header=("smilse", "question"))
+    assert_fails(collamo("generate", file), 2, "no column 'smiles'", "did you mean 'smilse'?")
+    assert_fails(collamo("generate", file, "--out", "a.xlsx"), 2, "a.xlsx")
+    file.write_text("")
+    assert_fails(collamo("generate", file), 2, "has no rows; it needs smiles and question")
+    file.write_text('smiles,question\nCCO,"open\nCCN,hi\n')
+    assert_fails(collamo("generate", file), 2, "record of line 2 is never closed")
+
+
+def test_generate_without_weights_is_exit_4(collamo, tmp_path):
+    file = write_csv(tmp_path / "q.csv", [["CCO", QUESTION]], header=("smiles", "question"))
+    assert_fails(collamo("generate", file), 4, "no trained weights")
