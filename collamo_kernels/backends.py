@@ -1,9 +1,10 @@
 """The one place that chooses an implementation, and says why the others were not taken.
 
-Every operation has one row per implementation in `BACKENDS`, best first. A row names a module that
-holds a function with the operation's name and a function ``unsupported(**arguments)`` that
-returns the reason why it cannot serve these arguments, or None. A module imports an optional
-package when a call needs it, so that it costs nothing until somebody wants it.
+Every operation has one row per implementation in `BACKENDS`, best first. A row names a module with
+two functions of a checked call, such as `CoattentionCall`: ``unsupported(call)`` returns the
+reason why the implementation cannot serve it, or None, and ``run(call)`` computes the result. A
+module imports an optional package when a call needs it, so that it costs nothing until somebody
+wants it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+Call = TypeVar("Call")
 
 
 class BackendError(RuntimeError):
@@ -100,8 +103,8 @@ def use_backend(name: str | None) -> Iterator[None]:
         _default = before
 
 
-def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
-    """Return the function that runs `op` on `arguments`.
+def choose(op: str, backend: str | None, call: Call) -> Callable[[Call], Any]:
+    """Return the function that runs `op` on `call`.
 
     Parameters
     ----------
@@ -110,8 +113,8 @@ def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
     backend
         None takes the best that can serve the input, or what `use_backend` says; a name takes that
         one or raises.
-    arguments
-        The operation's checked arguments, by name.
+    call
+        The operation's arguments, checked: what its ``api.checked`` returns.
 
     Raises
     ------
@@ -123,9 +126,9 @@ def choose(op: str, backend: str | None, arguments: dict[str, Any]) -> Callable:
     refused = []
     for candidate in _candidates(op, _default if backend is None else backend):
         module = candidate.load()
-        reason = module.unsupported(**arguments)
+        reason = module.unsupported(call)
         if reason is None:
-            return getattr(module, op)
+            return module.run
         refused.append(f"backend '{candidate.name}': {reason}")
     raise BackendError("; ".join(refused))
 
@@ -149,10 +152,10 @@ def explain(op: str | Callable, *args: Any, **kwargs: Any) -> str:
     arguments = dict(bound.arguments)
     named = arguments.pop("backend")
     named = _default if named is None else named
-    arguments = api.checked(**arguments)
+    call = api.checked(**arguments)
     lines, taken = [name], False
     for candidate in _candidates(name, named):
-        reason = candidate.load().unsupported(**arguments)
+        reason = candidate.load().unsupported(call)
         verdict = reason or ("could also serve it" if taken else "takes it")
         taken = taken or reason is None
         lines.append(f"  {candidate.name:<12} {verdict}")

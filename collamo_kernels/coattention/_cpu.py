@@ -17,14 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collamo_kernels.coattention import op
+from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.coattention.reference import _call_radial, _pairs_with_distance, _types
 from collamo_kernels.extension import why_absent
 from collamo_kernels.pairwise_distances.reference import pairwise_distances
 from collamo_kernels.relations import Relations
 
 
-def unsupported(q: Tensor, **arguments: object) -> str | None:
-    """Return why the compiled attention cannot serve these arguments, or None."""
+def unsupported(call: CoattentionCall) -> str | None:
+    """Return why the compiled attention cannot serve the call, or None."""
+    q = call.q
     if q.device.type != "cpu":
         return f"q is on {q.device}; this backend runs on the CPU"
     if q.dtype == torch.float64:
@@ -32,33 +34,24 @@ def unsupported(q: Tensor, **arguments: object) -> str | None:
     return why_absent()
 
 
-def coattention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    relations: Relations,
-    hop_bias: Tensor | None = None,
-    radial: Callable | None = None,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-) -> Tensor:
-    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V; arguments as in `collamo_kernels.coattention`."""
+def run(call: CoattentionCall) -> Tensor:
+    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V."""
+    q, relations, hop_bias, bias = call.q, call.relations, call.hop_bias, call.bias
     phi3d: dict[str, Any] = {}
-    if radial is not None and relations.coordinates is not None:
+    if call.radial is not None and relations.coordinates is not None:
         with torch.autocast("cpu", enabled=False):
-            phi3d = _radial_arguments(q, relations, radial)
+            phi3d = _radial_arguments(q, relations, call.radial)
     return op.attend(
-        *(q, k, v),
+        *(q, call.k, call.v),
         hop_bias=None if hop_bias is None else hop_bias.float(),
         bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
         hops=relations.hops,
         valid=relations.valid,
         cu_seqlens=relations.cu_seqlens,
-        scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
-        dropout_p=dropout_p,
+        scale=1 / math.sqrt(q.shape[-1]) if call.scale is None else call.scale,
+        dropout_p=call.dropout_p,
         # Drawn where F.dropout would draw, so torch.manual_seed decides.
-        seed=torch.randint(2**63 - 1, (1,)) if dropout_p > 0 else None,
+        seed=torch.randint(2**63 - 1, (1,)) if call.dropout_p > 0 else None,
         **phi3d,
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from collamo_kernels.backends import choose
 from collamo_kernels.checks import check_tensors
+from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.relations import Relations
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -87,8 +87,8 @@ def coattention(
     Source: CoLLaMo, arXiv 2601.12256; Graphormer (Ying et al. 2021) for Φ2d, Transformer-M (Luo
     et al. 2022) for the sum.
     """
-    arguments = checked(q, k, v, relations, hop_bias, radial, bias, scale, dropout_p)
-    return choose("coattention", backend, arguments)(**arguments)
+    call = checked(q, k, v, relations, hop_bias, radial, bias, scale, dropout_p)
+    return choose("coattention", backend, call)(call)
 
 
 def checked(
@@ -101,8 +101,8 @@ def checked(
     bias: Tensor | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
-) -> dict[str, Any]:
-    """Return the arguments by name, or raise a ValueError that names the wrong one."""
+) -> CoattentionCall:
+    """Return the call, or raise a ValueError that names the wrong argument."""
     check_tensors(q=q, k=k, v=v, hop_bias=hop_bias, bias=bias)
     relations = checked_relations(relations)
     check_qkv(q, k, v, relations.packed)
@@ -117,17 +117,7 @@ def checked(
     if bias is not None:
         _check_bias(bias, q, relations)
     check_dropout(dropout_p)
-    return {
-        "q": q,
-        "k": k,
-        "v": v,
-        "relations": relations,
-        "hop_bias": hop_bias,
-        "radial": radial,
-        "bias": bias,
-        "scale": scale,
-        "dropout_p": dropout_p,
-    }
+    return CoattentionCall(q, k, v, relations, hop_bias, radial, bias, scale, dropout_p)
 
 
 def checked_relations(relations: Relations | None) -> Relations:

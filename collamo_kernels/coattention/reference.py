@@ -8,42 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.pairwise_distances.reference import pairwise_distances
 from collamo_kernels.relations import PackedLayout, Relations
 
 
-def unsupported(**arguments: object) -> str | None:
+def unsupported(call: CoattentionCall) -> str | None:
     """Return None: the definition serves every input that fits in memory."""
     return None
 
 
-def coattention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    relations: Relations,
-    hop_bias: Tensor | None = None,
-    radial: Callable | None = None,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-) -> Tensor:
+def run(call: CoattentionCall) -> Tensor:
     """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V; see `collamo_kernels.coattention`."""
+    relations, bias = call.relations, call.bias
     if relations.packed:
         layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
-        q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (layout.pad(x).transpose(1, 2) for x in (call.q, call.k, call.v))
         bias = None if bias is None else layout.pad_pairs(bias.t()).permute(0, 3, 1, 2)
-        out = coattention(q, k, v, relations.padded(), hop_bias, radial, bias, scale, dropout_p)
-        return layout.pack(out.transpose(1, 2))
+        padded = replace(call, q=q, k=k, v=v, relations=relations.padded(), bias=bias)
+        return layout.pack(run(padded).transpose(1, 2))
+    q, k, v = call.q, call.k, call.v
     with torch.autocast(q.device.type, enabled=False):
-        weights = attention_weights(q, k, relations, hop_bias, radial, bias, scale)
+        weights = attention_weights(q, k, relations, call.hop_bias, call.radial, bias, call.scale)
         values = _real(v.to(weights.dtype), relations.valid)
-        return (F.dropout(weights, dropout_p) @ values).to(q.dtype)
+        return (F.dropout(weights, call.dropout_p) @ values).to(q.dtype)
 
 
 def attention_weights(

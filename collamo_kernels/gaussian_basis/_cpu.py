@@ -7,10 +7,12 @@ from torch import Tensor
 
 from collamo_kernels.extension import why_absent
 from collamo_kernels.gaussian_basis import op  # noqa: F401  registers gradients
+from collamo_kernels.gaussian_basis.call import GaussianBasisCall
 
 
-def unsupported(u: Tensor, **others: Tensor) -> str | None:
-    """Return why the compiled kernel cannot serve these arguments, or None."""
+def unsupported(call: GaussianBasisCall) -> str | None:
+    """Return why the compiled kernel cannot serve the call, or None."""
+    u = call.u
     if u.device.type != "cpu":
         return f"u is on {u.device}; this backend runs on the CPU"
     if u.dtype != torch.float32:
@@ -18,6 +20,6 @@ def unsupported(u: Tensor, **others: Tensor) -> str | None:
     return why_absent()
 
 
-def gaussian_basis(u: Tensor, centre: Tensor, width: Tensor) -> Tensor:
-    """Call the operator; arguments as in the reference."""
-    return torch.ops.collamo_kernels.gaussian_basis(u, centre, width)
+def run(call: GaussianBasisCall) -> Tensor:
+    """Call the operator."""
+    return torch.ops.collamo_kernels.gaussian_basis(call.u, call.centre, call.width)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from collamo_kernels.backends import choose
 from collamo_kernels.checks import check_tensors
+from collamo_kernels.gaussian_basis.call import GaussianBasisCall
 
 
 def gaussian_basis(
@@ -46,12 +47,12 @@ def gaussian_basis(
     >>> gaussian_basis(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([2.0]))
     tensor([[0.1995]])
     """
-    arguments = checked(u, centre, width)
-    return choose("gaussian_basis", backend, arguments)(**arguments)
+    call = checked(u, centre, width)
+    return choose("gaussian_basis", backend, call)(call)
 
 
-def checked(u: Tensor, centre: Tensor, width: Tensor) -> dict[str, Tensor]:
-    """Return the arguments by name, or raise a ValueError that names the wrong one."""
+def checked(u: Tensor, centre: Tensor, width: Tensor) -> GaussianBasisCall:
+    """Return the call, or raise a ValueError that names the wrong argument."""
     arguments = {"u": u, "centre": centre, "width": width}
     check_tensors(**arguments)
     for name, x in arguments.items():
@@ -68,4 +69,4 @@ def checked(u: Tensor, centre: Tensor, width: Tensor) -> dict[str, Tensor]:
         raise ValueError(
             f"width has shape {list(width.shape)}; it must be that of centre, {list(centre.shape)}"
         )
-    return arguments
+    return GaussianBasisCall(u, centre, width)

@@ -7,10 +7,17 @@ import math
 import torch
 from torch import Tensor
 
+from collamo_kernels.gaussian_basis.call import GaussianBasisCall
 
-def unsupported(**arguments: object) -> str | None:
+
+def unsupported(call: GaussianBasisCall) -> str | None:
     """Return None: the definition serves every input."""
     return None
+
+
+def run(call: GaussianBasisCall) -> Tensor:
+    """Compute the definition."""
+    return gaussian_basis(call.u, call.centre, call.width)
 
 
 def gaussian_basis(u: Tensor, centre: Tensor, width: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from collamo_kernels.backends import choose
 from collamo_kernels.checks import check_tensors
+from collamo_kernels.neighbour_sum.call import NeighbourSumCall
 
 
 def neighbour_sum(
@@ -76,8 +75,8 @@ def neighbour_sum(
     tensor([[2.],
             [0.]])
     """
-    arguments = checked(x, table, source, kind, ptr, receiver, scale, relu)
-    return choose("neighbour_sum", backend, arguments)(**arguments)
+    call = checked(x, table, source, kind, ptr, receiver, scale, relu)
+    return choose("neighbour_sum", backend, call)(call)
 
 
 def checked(
@@ -89,8 +88,8 @@ def checked(
     receiver: Tensor | None = None,
     scale: Tensor | None = None,
     relu: bool = True,
-) -> dict[str, Any]:
-    """Return the arguments by name, or raise a ValueError that names the wrong one."""
+) -> NeighbourSumCall:
+    """Return the call, or raise a ValueError that names the wrong argument."""
     rows = {"x": x, "table": table}
     numbers = {"source": source, "kind": kind, "ptr": ptr, "receiver": receiver}
     check_tensors(**rows, **numbers, scale=scale)
@@ -111,7 +110,7 @@ def checked(
     for name, value in {**rows, **numbers, "scale": scale}.items():
         if value is not None and value.device != x.device:
             raise ValueError(f"{name} is on {value.device} and x on {x.device}; move them together")
-    return {**rows, **numbers, "scale": scale, "relu": relu}
+    return NeighbourSumCall(x, table, source, kind, ptr, receiver, scale, relu)
 
 
 def _check_lengths(

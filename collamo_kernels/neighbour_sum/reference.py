@@ -6,10 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from collamo_kernels.neighbour_sum.call import NeighbourSumCall
 
-def unsupported(**arguments: object) -> str | None:
+
+def unsupported(call: NeighbourSumCall) -> str | None:
     """Return None: the definition serves every input."""
     return None
+
+
+def run(call: NeighbourSumCall) -> Tensor:
+    """Compute the definition."""
+    edges = call.source, call.kind, call.ptr
+    return neighbour_sum(call.x, call.table, *edges, call.receiver, call.scale, call.relu)
 
 
 def neighbour_sum(

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from collamo_kernels.extension import why_absent
 from collamo_kernels.pair_bias_attention import op  # noqa: F401  registers gradients
-from collamo_kernels.relations import Relations
+from collamo_kernels.pair_bias_attention.call import PairBiasCall
 
 
-def unsupported(q: Tensor, **arguments: object) -> str | None:
-    """Return why the compiled kernel cannot serve these arguments, or None."""
+def unsupported(call: PairBiasCall) -> str | None:
+    """Return why the compiled kernel cannot serve the call, or None."""
+    q = call.q
     if q.device.type != "cpu":
         return f"q is on {q.device}; this backend runs on the CPU"
     if q.dtype not in (torch.float32, torch.bfloat16):
@@ -19,23 +20,14 @@ def unsupported(q: Tensor, **arguments: object) -> str | None:
     return why_absent()
 
 
-def pair_bias_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    relations: Relations,
-    scale: float,
-    dropout_p: float,
-    with_logits: bool,
-    in_place: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Call the operator; arguments as in the reference."""
+def run(call: PairBiasCall) -> tuple[Tensor, Tensor | None]:
+    """Call the operator."""
     # Drawn where F.dropout would draw, so torch.manual_seed decides.
-    seed = torch.randint(2**63 - 1, (1,)) if dropout_p > 0 else None
-    arguments = q, k, v, bias, relations.cu_seqlens, seed, scale, dropout_p
+    seed = torch.randint(2**63 - 1, (1,)) if call.dropout_p > 0 else None
+    tensors = call.q, call.k, call.v, call.bias, call.relations.cu_seqlens, seed
+    arguments = *tensors, call.scale, call.dropout_p
     operators = torch.ops.collamo_kernels
-    if with_logits and in_place:
-        return operators.pair_bias_attention_(*arguments), bias
-    out, logits = operators.pair_bias_attention(*arguments, with_logits)
-    return out, logits if with_logits else None
+    if call.with_logits and call.in_place:
+        return operators.pair_bias_attention_(*arguments), call.bias
+    out, logits = operators.pair_bias_attention(*arguments, call.with_logits)
+    return out, logits if call.with_logits else None

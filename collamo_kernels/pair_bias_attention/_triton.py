@@ -5,36 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.coattention.triton import backend as _triton
-from collamo_kernels.relations import PackedLayout, Relations
+from collamo_kernels.pair_bias_attention.call import PairBiasCall
+from collamo_kernels.relations import PackedLayout
 
 
-def unsupported(q: Tensor, relations: Relations, **arguments: object) -> str | None:
-    """Return why the Triton attention cannot serve these arguments, or None."""
-    return _triton.unsupported(q, relations)
+def unsupported(call: PairBiasCall) -> str | None:
+    """Return why the Triton attention cannot serve the call, or None."""
+    return _triton.unsupported(_attention(call))
 
 
-def pair_bias_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    relations: Relations,
-    scale: float,
-    dropout_p: float,
-    with_logits: bool,
-    in_place: bool,
-) -> tuple[Tensor, Tensor | None]:
+def run(call: PairBiasCall) -> tuple[Tensor, Tensor | None]:
     """As the reference, without tensors of weights; q·k is worked out twice for the logits."""
-    out = _triton.coattention(q, k, v, relations, bias=bias, scale=scale, dropout_p=dropout_p)
-    if not with_logits:
+    out = _triton.run(_attention(call))
+    if not call.with_logits:
         return out, None
-    logits = _logits(q, k, bias, relations, scale)
-    return out, bias.copy_(logits) if in_place else logits
+    logits = _logits(call)
+    return out, call.bias.copy_(logits) if call.in_place else logits
 
 
-def _logits(q: Tensor, k: Tensor, bias: Tensor, relations: Relations, scale: float) -> Tensor:
-    layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
-    with torch.autocast(q.device.type, enabled=False):
-        q, k = (layout.pad(x.to(bias.dtype)).transpose(1, 2) for x in (q, k))  # [B, H, N, D]
-        return bias + layout.pack_pairs((scale * q @ k.mT).permute(0, 2, 3, 1)).t()
+def _attention(call: PairBiasCall) -> CoattentionCall:
+    return CoattentionCall(
+        *(call.q, call.k, call.v, call.relations),
+        bias=call.bias,
+        scale=call.scale,
+        dropout_p=call.dropout_p,
+    )
+
+
+def _logits(call: PairBiasCall) -> Tensor:
+    layout, bias = PackedLayout(call.relations.cu_seqlens, call.relations.max_seqlen), call.bias
+    with torch.autocast(bias.device.type, enabled=False):
+        q, k = (layout.pad(x.to(bias.dtype)).transpose(1, 2) for x in (call.q, call.k))
+        products = call.scale * q @ k.mT  # [B, H, i, j]
+        return bias + layout.pack_pairs(products.permute(0, 2, 3, 1)).t()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from collamo_kernels.backends import choose
 from collamo_kernels.checks import check_tensors
 from collamo_kernels.coattention.api import check_dropout, check_qkv
+from collamo_kernels.pair_bias_attention.call import PairBiasCall
 from collamo_kernels.relations import Relations
 
 
@@ -81,8 +81,8 @@ def pair_bias_attention(
     >>> out[:, 0, 0].tolist(), logits.shape
     ([2.0, 2.0, 5.0], torch.Size([1, 5]))
     """
-    arguments = checked(q, k, v, bias, relations, scale, dropout_p, with_logits, in_place)
-    return choose("pair_bias_attention", backend, arguments)(**arguments)
+    call = checked(q, k, v, bias, relations, scale, dropout_p, with_logits, in_place)
+    return choose("pair_bias_attention", backend, call)(call)
 
 
 def checked(
@@ -95,8 +95,8 @@ def checked(
     dropout_p: float = 0.0,
     with_logits: bool = True,
     in_place: bool = False,
-) -> dict[str, Any]:
-    """Return the arguments by name, or raise a ValueError that names the wrong one."""
+) -> PairBiasCall:
+    """Return the call, or raise a ValueError that names the wrong argument."""
     check_tensors(q=q, k=k, v=v, bias=bias)
     _check_relations(relations)
     check_qkv(q, k, v, packed=True)
@@ -109,9 +109,9 @@ def checked(
         raise ValueError(
             f"bias has shape {list(bias.shape)}; it must be [H, P] = {[heads, relations.num_pairs]}"
         )
-    wanted = torch.promote_types(q.dtype, torch.float32)
-    if bias.dtype != wanted:
-        raise ValueError(f"bias is {bias.dtype}; with q in {q.dtype} it must be {wanted}")
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if bias.dtype != wide:
+        raise ValueError(f"bias is {bias.dtype}; with q in {q.dtype} it must be {wide}")
     for name, x in (("bias", bias), ("relations.cu_seqlens", relations.cu_seqlens)):
         if x.device != q.device:
             raise ValueError(f"{name} is on {x.device} and q on {q.device}; move them together")
@@ -120,17 +120,8 @@ def checked(
     if in_place and (learns or not bias.is_contiguous()):
         why = "gradients are asked for" if learns else "bias is not contiguous"
         raise ValueError(f"in_place is True, but {why}; leave it out")
-    return {
-        "q": q,
-        "k": k,
-        "v": v,
-        "bias": bias,
-        "relations": relations,
-        "scale": 1 / math.sqrt(q.shape[-1]) if scale is None else scale,
-        "dropout_p": dropout_p,
-        "with_logits": with_logits,
-        "in_place": in_place,
-    }
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return PairBiasCall(q, k, v, bias, relations, scale, dropout_p, with_logits, in_place)
 
 
 def _check_relations(relations: Relations) -> None:

@@ -9,34 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collamo_kernels.pair_bias_attention.call import PairBiasCall
 from collamo_kernels.relations import Relations
 
 
-def unsupported(**arguments: object) -> str | None:
+def unsupported(call: PairBiasCall) -> str | None:
     """Return None: the definition serves every input that fits in memory."""
     return None
 
 
-def pair_bias_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    relations: Relations,
-    scale: float,
-    dropout_p: float,
-    with_logits: bool,
-    in_place: bool,
-) -> tuple[Tensor, Tensor | None]:
+def run(call: PairBiasCall) -> tuple[Tensor, Tensor | None]:
     """softmax(scale·QKᵀ + bias) V and the logits; see `collamo_kernels.pair_bias_attention`."""
 
     def drop(weights: Tensor, molecule: int) -> Tensor:
-        return F.dropout(weights, dropout_p)
+        return F.dropout(weights, call.dropout_p)
 
-    out, logits = formula(q, k, v, bias, relations, scale, drop)
-    if with_logits and in_place:
-        logits = bias.copy_(logits)
-    return out, logits if with_logits else None
+    inputs = call.q, call.k, call.v, call.bias
+    out, logits = formula(*inputs, call.relations, call.scale, drop)
+    if call.with_logits and call.in_place:
+        logits = call.bias.copy_(logits)
+    return out, logits if call.with_logits else None
 
 
 def formula(

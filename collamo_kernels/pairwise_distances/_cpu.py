@@ -7,10 +7,12 @@ from torch import Tensor
 
 from collamo_kernels.extension import why_absent
 from collamo_kernels.pairwise_distances import op  # noqa: F401  registers gradients
+from collamo_kernels.pairwise_distances.call import DistancesCall
 
 
-def unsupported(coordinates: Tensor, valid: Tensor | None = None) -> str | None:
-    """Return why the compiled kernel cannot serve these arguments, or None."""
+def unsupported(call: DistancesCall) -> str | None:
+    """Return why the compiled kernel cannot serve the call, or None."""
+    coordinates = call.coordinates
     if coordinates.device.type != "cpu":
         return f"coordinates is on {coordinates.device}; this backend runs on the CPU"
     if coordinates.dtype == torch.float64:
@@ -18,6 +20,6 @@ def unsupported(coordinates: Tensor, valid: Tensor | None = None) -> str | None:
     return why_absent()
 
 
-def pairwise_distances(coordinates: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Call the operator; arguments as in the reference."""
-    return torch.ops.collamo_kernels.pairwise_distances(coordinates, valid)
+def run(call: DistancesCall) -> Tensor:
+    """Call the operator."""
+    return torch.ops.collamo_kernels.pairwise_distances(call.coordinates, call.valid)

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from collamo_kernels.coattention.triton.backend import INSTALLED, INTERPRETED
 from collamo_kernels.pairwise_distances import op
+from collamo_kernels.pairwise_distances.call import DistancesCall
 
 BLOCK = 32  # atoms by atoms of a tile
 NUM_WARPS = 4
 
 
-def unsupported(coordinates: Tensor, valid: Tensor | None = None) -> str | None:
-    """Return why the Triton kernels cannot serve these arguments, or None."""
+def unsupported(call: DistancesCall) -> str | None:
+    """Return why the Triton kernels cannot serve the call, or None."""
+    coordinates = call.coordinates
     device = coordinates.device
     if device.type != "cuda" and not (INTERPRETED and device.type == "cpu"):
         return f"coordinates is on {device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
@@ -27,9 +29,9 @@ def unsupported(coordinates: Tensor, valid: Tensor | None = None) -> str | None:
     return None
 
 
-def pairwise_distances(coordinates: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Call the operator; arguments as in the reference."""
-    return torch.ops.collamo_kernels.pairwise_distances_triton(coordinates, valid)
+def run(call: DistancesCall) -> Tensor:
+    """Call the operator."""
+    return torch.ops.collamo_kernels.pairwise_distances_triton(call.coordinates, call.valid)
 
 
 def run_forward(coordinates: Tensor, valid: Tensor | None) -> Tensor:

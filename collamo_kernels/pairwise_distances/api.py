@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from collamo_kernels.backends import choose
 from collamo_kernels.checks import check_tensors
+from collamo_kernels.pairwise_distances.call import DistancesCall
 
 
 def pairwise_distances(
@@ -43,12 +42,12 @@ def pairwise_distances(
     tensor([[[0., 5.],
              [5., 0.]]])
     """
-    arguments = checked(coordinates, valid)
-    return choose("pairwise_distances", backend, arguments)(**arguments)
+    call = checked(coordinates, valid)
+    return choose("pairwise_distances", backend, call)(call)
 
 
-def checked(coordinates: Tensor, valid: Tensor | None = None) -> dict[str, Any]:
-    """Return the arguments by name, or raise a ValueError that names the wrong one."""
+def checked(coordinates: Tensor, valid: Tensor | None = None) -> DistancesCall:
+    """Return the call, or raise a ValueError that names the wrong argument."""
     # Imported here: relations.py itself computes distances through this operation.
     from collamo_kernels.relations import check_coordinates, check_valid
 
@@ -56,4 +55,4 @@ def checked(coordinates: Tensor, valid: Tensor | None = None) -> dict[str, Any]:
     check_coordinates(coordinates, dims=3)
     if valid is not None:
         check_valid(valid, tuple(coordinates.shape[:2]), coordinates.device)
-    return {"coordinates": coordinates, "valid": valid}
+    return DistancesCall(coordinates, valid)

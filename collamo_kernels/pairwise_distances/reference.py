@@ -5,10 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from collamo_kernels.pairwise_distances.call import DistancesCall
 
-def unsupported(**arguments: object) -> str | None:
+
+def unsupported(call: DistancesCall) -> str | None:
     """Return None: the definition serves every input."""
     return None
+
+
+def run(call: DistancesCall) -> Tensor:
+    """Compute the definition."""
+    return pairwise_distances(call.coordinates, call.valid)
 
 
 def pairwise_distances(coordinates: Tensor, valid: Tensor | None = None) -> Tensor:

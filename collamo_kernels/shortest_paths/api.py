@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from collamo_kernels.backends import choose
+from collamo_kernels.shortest_paths.call import ShortestPathsCall
 from collamo_kernels.shortest_paths.checks import check_form
 
 
@@ -69,14 +68,14 @@ def shortest_paths(
     >>> shortest_paths(*ethanol_and_methane, layout="packed")
     tensor([0, 1, 2, 1, 0, 1, 2, 1, 0, 0], dtype=torch.uint8)
     """
-    arguments = checked(edge_index, ptr, layout, max_atoms)
-    return choose("shortest_paths", backend, arguments)(**arguments)
+    call = checked(edge_index, ptr, layout, max_atoms)
+    return choose("shortest_paths", backend, call)(call)
 
 
 def checked(
     edge_index: Tensor, ptr: Tensor, layout: str = "padded", max_atoms: int | None = None
-) -> dict[str, Any]:
-    """Return what the implementations take, or raise a ValueError that names the wrong one.
+) -> ShortestPathsCall:
+    """Return the call, or raise a ValueError that names the wrong argument.
 
     The data are not looked at: each implementation checks them in its own way, and calls
     `checks.check_contents` where it needs the words for what is wrong.
@@ -90,5 +89,4 @@ def checked(
         raise ValueError(
             "torch.compile must know the size of the result: give max_atoms, with layout='padded'"
         )
-    packed = layout == "packed"
-    return {"edge_index": edge_index, "ptr": ptr, "packed": packed, "size": max_atoms}
+    return ShortestPathsCall(edge_index, ptr, layout == "packed", max_atoms)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from collamo_kernels.checks import check_tensors
+from collamo_kernels.shortest_paths.call import ShortestPathsCall
 from collamo_kernels.shortest_paths.constants import MAX_ATOMS
 
 
@@ -28,17 +29,17 @@ def check_form(edge_index: Tensor, ptr: Tensor) -> None:
         )
 
 
-def check_contents(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
+def check_contents(call: ShortestPathsCall) -> Tensor:
     """Look at the data: `ptr` rises from 0, no molecule is too large, no edge leaves its own.
 
     Returns the atoms of each molecule.
     """
-    sizes = _checked_sizes(ptr)
-    _check_edges(edge_index, ptr)
+    sizes = _checked_sizes(call.ptr)
+    _check_edges(call.edge_index, call.ptr)
     largest = int(sizes.max()) if len(sizes) else 0
-    if not packed and size is not None and not largest <= size <= MAX_ATOMS:
+    if not call.packed and call.size is not None and not largest <= call.size <= MAX_ATOMS:
         raise ValueError(
-            f"max_atoms is {size}; the largest molecule of the batch has {largest} atoms and "
+            f"max_atoms is {call.size}; the largest molecule of the batch has {largest} atoms and "
             f"the limit is {MAX_ATOMS}"
         )
     return sizes

@@ -5,30 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from collamo_kernels.shortest_paths.call import ShortestPathsCall
 from collamo_kernels.shortest_paths.checks import check_contents
 from collamo_kernels.shortest_paths.constants import LONGEST, UNREACHABLE
 
 
-def unsupported(**arguments: object) -> str | None:
+def unsupported(call: ShortestPathsCall) -> str | None:
     """Return None: the definition serves every input that fits in memory."""
     return None
 
 
-def shortest_paths(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
-    """Return the hops of every pair; see `collamo_kernels.shortest_paths`.
-
-    `size` is N, the padded number of atoms, or, packed, the number of pairs ``Σ N_b²``; None is as
-    many as there are.
-    """
-    sizes = check_contents(edge_index, ptr, packed, size)
-    if packed:
+def run(call: ShortestPathsCall) -> Tensor:
+    """Return the hops of every pair; see `collamo_kernels.shortest_paths`."""
+    sizes = check_contents(call)
+    edge_index, ptr = call.edge_index, call.ptr
+    if call.packed:
         blocks = [
             _search(_adjacency(edge_index, start, stop)).flatten()
             for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)
         ]
         return torch.cat(blocks) if blocks else _unreachable(0, like=edge_index)
     largest = int(sizes.max()) if len(sizes) else 0
-    hops = _unreachable(len(sizes), *[largest if size is None else size] * 2, like=edge_index)
+    n = largest if call.size is None else call.size
+    hops = _unreachable(len(sizes), n, n, like=edge_index)
     for molecule, (start, stop) in enumerate(zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)):
         atoms = stop - start
         hops[molecule, :atoms, :atoms] = _search(_adjacency(edge_index, start, stop))

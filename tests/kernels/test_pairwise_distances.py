@@ -11,6 +11,7 @@ import torch
 import collamo_kernels as ck
 from collamo_kernels.pairwise_distances import reference
 from collamo_kernels.pairwise_distances._triton import BLOCK, NUM_WARPS
+from collamo_kernels.pairwise_distances.call import DistancesCall
 from collamo_kernels.testing import assert_accurate, device_of, required_backends
 
 
@@ -253,9 +254,10 @@ def test_float64_runs_the_reference(backend):
         dtype = torch.float64
 
     module = {"cpu": _cpu, "triton": _triton}[backend]
-    assert module.unsupported(OnItsDevice) == "float64 runs the reference"
+    call = DistancesCall(OnItsDevice, None)
+    assert module.unsupported(call) == "float64 runs the reference"
     OnItsDevice.device = torch.device("meta")
-    assert "coordinates is on meta; this backend runs on" in module.unsupported(OnItsDevice)
+    assert "coordinates is on meta; this backend runs on" in module.unsupported(call)
 
 
 # --- Triton without a GPU -------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """Hop counts: by hand, against SciPy, networkx and the official Graphormer matrices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import collamo_kernels as ck
 from collamo_kernels.extension import why_absent
+from collamo_kernels.shortest_paths.call import ShortestPathsCall
 from collamo_kernels.shortest_paths.op import sort_pairs
 from collamo_kernels.testing import device_of, random_graphs
 
@@ -378,12 +381,13 @@ def test_backends_refuse_another_device(monkeypatch):
     from collamo_kernels.shortest_paths import _cpu, _cuda
 
     meta = torch.zeros(2, 0, dtype=torch.int64, device="meta")
-    assert "runs on the CPU" in _cpu.unsupported(edge_index=meta)
-    assert "on meta; this backend runs on a GPU" in _cuda.unsupported(edge_index=meta)
+    call = ShortestPathsCall(meta, torch.zeros(1, device="meta"), False, None)
+    assert "runs on the CPU" in _cpu.unsupported(call)
+    assert "on meta; this backend runs on a GPU" in _cuda.unsupported(call)
 
     class OnGPU:
         device = torch.device("cuda")
 
     monkeypatch.setattr(_cuda, "why_absent", lambda: None)
     monkeypatch.setattr(_cuda, "build_info", lambda: {"cuda": False})
-    assert "built without CUDA" in _cuda.unsupported(edge_index=OnGPU)
+    assert "built without CUDA" in _cuda.unsupported(replace(call, edge_index=OnGPU))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from collamo_kernels.coattention._cpu import typed
+from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import PackedLayout, Relations
 
@@ -28,10 +29,9 @@ MAX_BUCKETS = 16384  # of the hop table: a column has 15 bits, the sign one of t
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 
-def unsupported(
-    q: Tensor, relations: Relations, hop_bias: Tensor | None = None, **arguments: object
-) -> str | None:
-    """Return why the Triton attention cannot serve these arguments, or None."""
+def unsupported(call: CoattentionCall) -> str | None:
+    """Return why the Triton attention cannot serve the call, or None."""
+    q, relations, hop_bias = call.q, call.relations, call.hop_bias
     if q.device.type != "cuda" and not (INTERPRETED and q.device.type == "cpu"):
         return f"q is on {q.device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
     if q.dtype == torch.float64:
@@ -50,18 +50,8 @@ def unsupported(
     return None
 
 
-def coattention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    relations: Relations,
-    hop_bias: Tensor | None = None,
-    radial: Callable | None = None,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-) -> Tensor:
-    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V; arguments as in `collamo_kernels.coattention`.
+def run(call: CoattentionCall) -> Tensor:
+    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V.
 
     In float16 and bfloat16 the weights are rounded to that type before they meet V, and dL/dlogits
     before they meet Q and K, as tensor cores want them; all sums are float32. In float32 the matrix
@@ -69,6 +59,7 @@ def coattention(
     """
     from collamo_kernels.coattention.triton import op as op
 
+    q, relations, radial, bias = call.q, call.relations, call.radial, call.bias
     phi3d: dict[str, Any] = {}
     if radial is not None and relations.coordinates is not None:
         with torch.autocast(q.device.type, enabled=False):
@@ -81,19 +72,19 @@ def coattention(
     if q.stride(-1) != 1:  # the result is laid out as q is, and kernels move whole heads
         q = q.contiguous()
     return op.attend(
-        *(q, k, v),
+        *(q, call.k, call.v),
         bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
         valid=relations.valid,
         cu_seqlens=relations.cu_seqlens,
         pair_start=relations.pair_start if packed else None,
         tiles=relations.tiles if packed else None,
-        scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
-        dropout_p=dropout_p,
+        scale=1 / math.sqrt(q.shape[-1]) if call.scale is None else call.scale,
+        dropout_p=call.dropout_p,
         # Drawn on the device, so that nobody waits for the number.
-        seed=torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None,
+        seed=torch.randint(2**63 - 1, (1,), device=q.device) if call.dropout_p > 0 else None,
         longest=relations.max_seqlen if packed else q.shape[2],
         pairs=relations.num_pairs if packed else q.shape[0] * q.shape[2] ** 2,
-        **_hop_arguments(relations, hop_bias),
+        **_hop_arguments(relations, call.hop_bias),
         **phi3d,
     )
 
