@@ -91,8 +91,7 @@ class MoleculeFeatures:
     conformer
         Coordinates in Å with their provenance, or their absence with the reason.
     bond_directions
-        uint8 ``[E]``: 1 up ("/"), 2 down ("\\"), else 0; see `bond_directions`. None for data
-        prepared before format 2.
+        uint8 ``[E]``: 1 up ("/"), 2 down ("\\"), else 0; see `bond_directions`.
     encoded
         "2d" or "3d" → ``[N, L, C]``: L levels of what a frozen encoder says, where that is stored.
     """
@@ -103,7 +102,7 @@ class MoleculeFeatures:
     edge_index: np.ndarray
     edge_features: np.ndarray
     conformer: Conformer
-    bond_directions: np.ndarray | None = None
+    bond_directions: np.ndarray
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property

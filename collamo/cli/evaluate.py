@@ -80,10 +80,8 @@ def evaluate(
     from collamo.evaluation.examine.split import evaluate as evaluate_split
     from collamo.evaluation.examine.split_report import show
     from collamo.model import load_checkpoint
-    from collamo.model.encoding import need_bond_directions
 
     model, processor = load_checkpoint(folder)
-    need_bond_directions(prepared, model.config.gin_config)
     total = count_questions(prepared, split, limit, reliance)
     with progress("answers", total) as advance, extractor as opened:
         report = evaluate_split(

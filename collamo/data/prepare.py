@@ -1,9 +1,8 @@
 """`prepare`: from a source of molecules to a folder of shards, in parallel, resumable.
 
 A shard of `shard_size` records is the unit of work: it is written whole, with the sha256 that a
-resumed run checks. Shards of format 1 get the bond directions they lack and keep the rest. Workers
-are processes that may be killed; a molecule that hangs or crashes one costs its own conformer or,
-at worst, its own row.
+resumed run checks. Workers are processes that may be killed; a molecule that hangs or crashes one
+costs its own conformer or, at worst, its own row.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from collamo.chem.conformer import (
     usable_processors,
     worker_context,
 )
-from collamo.chem.features import bond_directions, featurize, unknown_to_unimol
+from collamo.chem.features import featurize, unknown_to_unimol
 from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
 from collamo.data.shards import (
@@ -292,15 +291,7 @@ class _Job:
     @cached_property
     def key(self) -> str:
         """What a shard was made from; shards with another key are not ours."""
-        return self._key(FORMAT_VERSION)
-
-    @cached_property
-    def old_key(self) -> str:
-        """The same of a shard of format 1, which is brought up to date."""
-        return self._key()
-
-    def _key(self, *format_version: int) -> str:
-        made_from = [self.sha256, self._options(), _versions(), MOTIFS, *format_version]
+        made_from = [self.sha256, self._options(), _versions(), MOTIFS, FORMAT_VERSION]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def start(self) -> None:
@@ -312,7 +303,7 @@ class _Job:
         self.out.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.out.glob("molecules-*.json")):
             content = _read_json(path)
-            if content is not None and content.get("key") not in (self.key, self.old_key):
+            if content is not None and content.get("key") != self.key:
                 raise UsageError(
                     f"{self.out} holds a preparation of another source, other options or other "
                     "library versions; choose another folder or delete this one"
@@ -323,8 +314,6 @@ class _Job:
     ) -> None:
         """Write every shard, or of `shards` every one, that is not there yet."""
         wanted = [index for index in range(self.shards) if shards is None or index in shards]
-        for index in wanted:
-            self._bring_up_to_date(index)
         missing = {index for index in wanted if self._done(index) is None}
         kept = [index for index in wanted if index not in missing]
         advance(sum(self._size(index) for index in kept))
@@ -388,26 +377,13 @@ class _Job:
     def _size(self, index: int) -> int:
         return min(self.options.shard_size, self.total - index * self.options.shard_size)
 
-    def _done(self, index: int, key: str | None = None) -> dict | None:
-        """Return the sidecar of a shard that is there, ours (of this `key`) and unaltered."""
+    def _done(self, index: int) -> dict | None:
+        """Return the sidecar of a shard that is there, ours and unaltered."""
         content = _read_json(self.out / _sidecar(index))
         path = self.out / shard_name(index)
-        if content is None or content.get("key") != (key or self.key) or not path.is_file():
+        if content is None or content.get("key") != self.key or not path.is_file():
             return None
         return content if file_sha256(path, remember=True) == content["sha256"] else None
-
-    def _bring_up_to_date(self, index: int) -> None:
-        """Give a shard of format 1 the bond directions that its SMILES tell."""
-        sidecar = self._done(index, self.old_key)
-        if sidecar is None:
-            return
-        path = self.out / shard_name(index)
-        records = pq.read_table(path, schema=MOLECULE_SCHEMA).to_pylist()
-        for record in records:
-            mol = Molecule.from_smiles(record["smiles"]).mol
-            edges = np.array(record["edge_index"], dtype=np.int32).reshape(2, -1)
-            record["bond_directions"] = bond_directions(mol, edges)
-        self._write_files(index, records, sidecar["rejected"])
 
     def _write_shard(self, index: int, outcomes: list[tuple[SourceRow, Outcome]]) -> None:
         """Write the shard, then its sidecar: a shard without one is done again."""
@@ -423,9 +399,6 @@ class _Job:
             for row, outcome in outcomes
             if outcome.record is None
         ]
-        self._write_files(index, records, rejected)
-
-    def _write_files(self, index: int, records: list[dict], rejected: list[dict]) -> None:
         path = self.out / shard_name(index)
         write_table(path, records, MOLECULE_SCHEMA)
         sidecar = {

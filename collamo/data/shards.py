@@ -36,9 +36,7 @@ from collamo.files import file_sha256, replacing, write_text
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
-#: Format 1 had no bond directions. It is read all the same, and `prepare` brings it up to date.
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
 FACT_COLUMNS = ("motifs", "properties", "geometry")
 NUMBERS = (*(entry.target for entry in PROPERTIES_2D), *PROPERTIES_3D)
 
@@ -54,7 +52,7 @@ MOLECULE_SCHEMA = pa.schema(
         ("atom_features", pa.list_(pa.uint8())),  # [N, 9] row-major
         ("edge_index", pa.list_(pa.int32())),  # [2, E] row-major
         ("edge_features", pa.list_(pa.uint8())),  # [E, 3] row-major
-        ("bond_directions", pa.list_(pa.uint8())),  # [E]; not in format 1
+        ("bond_directions", pa.list_(pa.uint8())),  # [E]
         ("coordinates", pa.list_(pa.float32())),  # [N, 3] Å row-major; null: 3D is absent
         ("conformer_method", pa.string()),
         ("conformer_seed", pa.int64()),
@@ -142,11 +140,10 @@ class Manifest:
             raise CollamoError(
                 f"{path} is damaged ({error}); run `collamo prepare` again"
             ) from None
-        if manifest.format_version not in READABLE_VERSIONS:
+        if manifest.format_version != FORMAT_VERSION:
             raise CollamoError(
                 f"{path} has format {manifest.format_version}, this version of collamo reads "
-                f"{' and '.join(map(str, READABLE_VERSIONS))}; run `collamo prepare` again into "
-                "another folder"
+                f"{FORMAT_VERSION}; run `collamo prepare` again into another folder"
             )
         return manifest
 
@@ -258,11 +255,6 @@ class PreparedData:
         return {row: opened.features(row) for row in opened.position}
 
     @property
-    def has_bond_directions(self) -> bool:
-        """Whether molecules come with the directions of their bonds: from format 2 on."""
-        return self.manifest.format_version >= 2
-
-    @property
     def num_shards(self) -> int:
         """Shards of molecules."""
         return -(-self.manifest.rows["in"] // int(self.manifest.options["shard_size"]))
@@ -331,7 +323,7 @@ class _Shard:
             edge_index=self._slice("edge_index", i).reshape(2, -1),
             edge_features=self._slice("edge_features", i).reshape(-1, 3),
             conformer=self._conformer(i),
-            bond_directions=self._present("bond_directions", i),
+            bond_directions=self._slice("bond_directions", i),
         )
 
     def facts(self, row: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from collamo.data.shards import PreparedData, shard_name
 from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
 from collamo.model.checkpoints import load_gin, load_unimol
-from collamo.model.configuration import GinConfig, ProjectorConfig
+from collamo.model.configuration import ProjectorConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.model.projector import spread_levels
 
@@ -68,7 +68,7 @@ def encode_prepared(
     Raises
     ------
     UsageError
-        No encoder, a bad dtype or number of layers, or data without what the encoder reads.
+        No encoder, or a bad dtype or number of layers.
     CollamoError
         Outputs beyond the dtype's range, NaN among them; and as `load_unimol`.
     """
@@ -86,8 +86,6 @@ def encode_prepared(
     if not encoders:
         raise UsageError("nothing to encode with: give unimol (--unimol) or gin (--gin), or both")
     data = PreparedData.open(folder)
-    if gin is not None:
-        need_bond_directions(data, encoders["2d"][0].config)
     return {
         modality: _encode(data, modality, encoder, file, layers, dtype, progress)
         for modality, (encoder, file) in encoders.items()
@@ -131,22 +129,6 @@ def use_encoded(model: nn.Module, data: PreparedData) -> list[str]:
         )
         used.append(modality)
     return used
-
-
-def need_bond_directions(data: PreparedData, config: GinConfig) -> None:
-    """Refuse data prepared without bond directions for a GIN that reads them.
-
-    Raises
-    ------
-    UsageError
-        With the way to the data that are needed.
-    """
-    if config.flavour == "pretrain-gnns" and not data.has_bond_directions:
-        raise UsageError(
-            f"{data.folder} has format {data.manifest.format_version}, without the bond directions "
-            "that a GIN of pretrain-gnns reads; run the same `collamo prepare …` again, which adds "
-            "them and keeps the conformers"
-        )
 
 
 def encoder_digest(encoder: nn.Module) -> str:

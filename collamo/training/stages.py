@@ -142,7 +142,6 @@ def _start(recipe: Recipe):
     """Return (model, processor, data) a multimodal stage begins with."""
     from collamo.data.shards import PreparedData
     from collamo.model import build_model, load_checkpoint
-    from collamo.model.encoding import need_bond_directions
 
     data = PreparedData.open(recipe.data)
     if recipe.init_from:
@@ -160,7 +159,6 @@ def _start(recipe: Recipe):
             attn_implementation=recipe.attn_implementation,
             quantization=recipe.quantization,
         )
-    need_bond_directions(data, model.config.gin_config)
     if is_quantized(model):
         # Trainer refuses to train it, not knowing that what is quantized stays frozen.
         model.is_quantized = False

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import collamo.data.prepare as prepare_module
@@ -18,11 +17,10 @@ from collamo.chem.conformer import embed_conformer, worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.data.prepare import prepare
-from collamo.data.shards import SPLITS, PreparedData, file_entry
+from collamo.data.shards import SPLITS, PreparedData
 from collamo.data.splits import scaffold_of
 from collamo.data.tasks import measure
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
-from collamo.files import file_sha256
 
 MIXED = """smiles,caption,homo
 CCO,Ethanol,-0.25
@@ -219,55 +217,22 @@ def test_resume_keeps_verified_shards_and_redoes_the_rest(nci, tmp_path, monkeyp
     assert files(out) == files(nci)
 
 
-def to_format_1(folder, key):
-    """Turn a prepared folder into what format 1 was: no bond directions, another key."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for path in sorted(folder.glob("molecules-*.parquet")):
-        table = pq.read_table(path).drop_columns("bond_directions")
-        pq.write_table(table, path, compression="zstd")
-        sidecar = json.loads(path.with_suffix(".json").read_text())
-        sidecar |= {"key": key, "sha256": file_sha256(path)}
-        path.with_suffix(".json").write_text(json.dumps(sidecar) + "\n")
-        for name in (path.name, path.with_suffix(".json").name):
-            rows = manifest["files"][name]["rows"]
-            manifest["files"][name] = file_entry(folder / name, rows)
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
+def test_bond_directions_come_back(tmp_path):
+    (tmp_path / "a.smi").write_text("F/C=C/F\n[Na+].[Cl-]\nF\\C=C\\F\n")
+    prepare(tmp_path / "a.smi", tmp_path / "out", workers=1)
+    data = PreparedData.open(tmp_path / "out")
+    assert data.features(3).bond_directions.tolist() == [2, 2, 0, 0, 2, 2]
+    assert data.features(2).bond_directions.tolist() == []
 
 
-def test_format_1_is_read_and_brought_up_to_date(tmp_path, monkeypatch):
-    """The same bytes as a new preparation, without working out a conformer again."""
-    source = tmp_path / "a.smi"
-    source.write_text("F/C=C/F\nC1CC\nCCO\n[Na+].[Cl-]\nF\\C=C\\F\n")
-    options = {"shard_size": 2, "workers": 1, "max_reject_rate": 0.5}
-    old, new = tmp_path / "old", tmp_path / "new"
-    for out in (old, new):
-        prepare(source, out, **options)
-    job = prepare_module._job(source, old, prepare_module.Options(shard_size=2))
-    to_format_1(old, job.old_key)
-    data = PreparedData.open(old)
-    data.verify()
-    assert not data.has_bond_directions
-    assert data.features(1).bond_directions is None
-    assert data.features(1).edge_features.shape == (6, 3)
-    with pytest.raises(UsageError, match="another source, other options"):
-        prepare(source, old, seed=1, **options)
-    assert PreparedData.open(old).manifest.format_version == 1
-
-    def again(rows, *_):
-        assert not list(rows)
-        return iter(())
-
-    monkeypatch.setattr(prepare_module, "process_rows", again)
-    prepare(source, old, **options)
-    assert files(old) == files(new)
-    data = PreparedData.open(old)
-    assert data.has_bond_directions
-    assert data.features(5).bond_directions.tolist() == [2, 2, 0, 0, 2, 2]
-    assert data.features(4).bond_directions.tolist() == []
-    manifest = json.loads((old / "manifest.json").read_text())
-    (old / "manifest.json").write_text(json.dumps({**manifest, "format_version": 3}))
-    with pytest.raises(CollamoError, match="has format 3, this version of collamo reads 1 and 2"):
-        PreparedData.open(old)
+@pytest.mark.parametrize("other", [1, 3, None])
+def test_another_format_is_refused_with_the_way_out(nci, tmp_path, other):
+    manifest = json.loads((nci / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format_version": other}))
+    with pytest.raises(
+        CollamoError, match=f"has format {other}, this version of collamo reads 2; run `collamo"
+    ):
+        PreparedData.open(tmp_path)
 
 
 def preparing(out, **options):

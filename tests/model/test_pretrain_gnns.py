@@ -22,8 +22,6 @@ from collamo.model import build_model, load_checkpoint, load_gin, tiny_llama_con
 from collamo.model.encoders import gin_inputs
 from collamo.model.encoding import (
     encode_molecules,
-    encode_prepared,
-    need_bond_directions,
     use_encoded,
 )
 from collamo.training import stages
@@ -202,20 +200,7 @@ def test_a_fresh_one_trains_all_its_parts(tokenizer, inputs):
     assert names["gnns.0.bond_encoder.bond_embedding_list.1.weight"].grad.any()
 
 
-def test_data_of_format_1_are_refused_with_the_way_out(run, file, tmp_path, inputs, tokenizer):
-    for path in run.data.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
-    recipe = run.recipe("stage1", tmp_path / "out", "--gin", str(file), "--data", str(tmp_path))
-    for call in (
-        lambda: encode_prepared(tmp_path, gin=file),
-        lambda: stages.train(recipe),
-    ):
-        with pytest.raises(UsageError, match=r"has format 1, without .* run the same `collamo"):
-            call()
-    model, _ = build(tokenizer)
-    need_bond_directions(PreparedData.open(tmp_path), model.config.gin_config)  # OGB needs none
+def test_it_needs_bond_directions(inputs, tokenizer):
     model, _ = build(tokenizer, {"gin_config.flavour": "pretrain-gnns"})
     without = {name: x for name, x in inputs.items() if name != "bond_directions"}
     with pytest.raises(UsageError, match="come without bond directions"):
