@@ -20,7 +20,7 @@ DEMO ?= demo
 # Build isolation is off because csrc/ must be compiled against the torch that is installed here.
 .venv/collamo: .venv/torch pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel 'pybind11>=2.13' ninja
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test]'
 	@touch $@
 
 # A small CoLLaMo from nothing: molecules, a language model, both training stages, the proof, three answers.

@@ -5,15 +5,13 @@ classes as soon as transformers itself is imported, before or after this package
 """
 
 import importlib
+import importlib.util
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-import wrapt
+from collamo import extras
 
-try:
-    __version__ = version("collamo")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+__version__ = extras.version("collamo") or "0+unknown"  # a source tree that is not installed
 
 _WHERE = {
     "CollamoConfig": "collamo.model",
@@ -44,8 +42,16 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-@wrapt.when_imported("transformers")
 def _register(transformers) -> None:
     """Import collamo.model, which registers itself, unless that import is what brought us here."""
     if "collamo.model" not in sys.modules:
         importlib.import_module("collamo.model")
+
+
+if all(map(importlib.util.find_spec, ("transformers", "wrapt"))):
+    import wrapt
+
+    wrapt.register_post_import_hook(_register, "transformers")
+elif sys.argv[0] != "-m" and Path(sys.argv[0]).stem != "collamo":
+    # The program, `collamo` or `python -m collamo`, says the same without a traceback: __main__.py.
+    raise ImportError(extras.missing_extra("model"), name=__name__)

@@ -1,5 +1,19 @@
-"""``python -m collamo``: the command line, where its script is not on the path."""
+"""The program: what ``collamo`` and ``python -m collamo`` start."""
 
-from collamo.cli import main
+import sys
 
-main()
+from collamo.extras import missing_module
+
+
+def main() -> None:
+    """Run the command line; where its packages are missing, say so in one line and exit with 4."""
+    try:
+        from collamo.cli import main as command_line
+    except ModuleNotFoundError as error:
+        print(f"error: {missing_module(error.name or '')}", file=sys.stderr)
+        sys.exit(4)
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

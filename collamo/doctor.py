@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from collamo import extras
 
 
 @dataclass(frozen=True)
@@ -21,51 +22,14 @@ class Check:
     required: bool = False
 
 
-# package, what it gives, how to get it
-_REQUIRED = (
-    ("torch", "tensors and training", "pip install 'torch>=2.11'"),
-    ("transformers", "the language model and its Trainer", "pip install 'transformers>=5.17,<6'"),
-    ("tokenizers", "text to token ids", "pip install tokenizers"),
-    ("safetensors", "checkpoints without pickle", "pip install safetensors"),
-    ("peft", "LoRA in stage 2", "pip install peft"),
-    ("accelerate", "devices and distributed training", "pip install accelerate"),
-    ("rdkit", "molecules and conformers", "pip install rdkit"),
-    ("selfies", "the 1D modality", "pip install selfies"),
-    ("pyarrow", "shards of prepared data", "pip install pyarrow"),
-    ("pebble", "time limits on conformers", "pip install pebble"),
-    ("sacrebleu", "BLEU of captions", "pip install sacrebleu"),
-    ("nltk", "BLEU and METEOR as published", "pip install nltk"),
-    ("rouge-score", "ROUGE of captions", "pip install rouge-score"),
-    ("rapidfuzz", "edit distances of molecules", "pip install rapidfuzz"),
-    ("httpx2", "entities and judges asked over HTTP", "pip install httpx2"),
-    ("tenacity", "the same, asked again when busy", "pip install tenacity"),
-)
-_OPTIONAL = (
-    ("tensorboard", "learning curves while training", "pip install 'collamo[train]'"),
-    ("matplotlib", "learning curves as pictures", "pip install 'collamo[train]'"),
-    ("triton", "fused attention on an NVIDIA GPU", "pip install 'collamo[gpu]'"),
-    (
-        "flash-attn",
-        "faster attention inside the language model on a GPU",
-        "pip install 'collamo[gpu]'",
-    ),
-    ("bitsandbytes", "a language model of 4 bits", "pip install 'collamo[quantization]'"),
-    (
-        "torch-cluster",
-        "neighbours in structures of over 512 atoms",
-        "pip install 'collamo[cluster]'",
-    ),
-    ("ray", "data preparation over several machines", "pip install 'collamo[ray]'"),
-    ("py2opsin", "IUPAC names compared as structures (Java)", "pip install 'collamo[iupac]'"),
-    ("gradio", "the demo in a browser", "pip install 'collamo[web]'"),
-)
-
-
 def examine() -> list[Check]:
     """Return every check, required ones first; never raises for a missing piece."""
-    checks = [_package(*row, required=True) for row in _REQUIRED]
-    checks += [_extension(), _compiler(), _cuda()]
-    return checks + [_package(*row) for row in _OPTIONAL]
+    base = [
+        Check(name, extras.version(name), "tensors", f"pip install {name}", required=True)
+        for name in extras.packages().get("", ())
+    ]
+    model, *others = map(_extra, extras.GIVES)
+    return [*base, model, _extension(), _compiler(), _cuda(), *others]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -79,12 +43,14 @@ def about() -> str:
     return f"Python {platform.python_version()}, {machine}"
 
 
-def _package(name: str, gives: str, fix: str, required: bool = False) -> Check:
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        found = None
-    return Check(name, found, gives, fix, required)
+def _extra(name: str) -> Check:
+    """Return the check of an extra, which is found where all its packages are."""
+    versions = {package: extras.version(package) for package in extras.packages().get(name, ())}
+    absent = ", ".join(package for package, version in versions.items() if version is None)
+    found = ", ".join(f"{package} {version}" for package, version in versions.items())
+    fix = extras.how_to_install(name) + (f" ({absent})" if absent else "")
+    required = name == "model"
+    return Check(f"[{name}]", None if absent else found or None, extras.GIVES[name], fix, required)
 
 
 class _Absent(Exception):

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    *("errors", "files", "schema", "chem", "data", "model", "training", "inference"),
+    *("extras", "errors", "files", "schema", "chem", "data", "model", "training", "inference"),
     *("evaluation", "cli"),
 )
 # The command line's companions: `doctor` looks at the installation, `ablation` trains and asks.

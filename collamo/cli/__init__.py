@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from collamo.errors import CollamoError
+from collamo.extras import missing_module
 
 #: Errors of writing that mean there is no room: disk, quota, largest file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -115,7 +116,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, typer.Abort):
         return "aborted", 130
     if isinstance(error, ModuleNotFoundError):
-        return f"package {error.name!r} is not installed; `collamo doctor` says what it gives", 4
+        return missing_module(error.name or ""), 4
     if isinstance(error, OSError) and error.errno in FULL:
         return (
             f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}; make "

@@ -148,6 +148,14 @@ def test_a_missing_package_is_exit_4(collamo, monkeypatch):
     assert_fails(collamo("doctor"), 4, "package 'no_such_package' is not installed")
 
 
+def test_a_missing_extra_is_exit_4_and_named(collamo, monkeypatch):
+    def missing():
+        raise ModuleNotFoundError(name="rouge_score.rouge_scorer")
+
+    monkeypatch.setattr("collamo.doctor.examine", missing)
+    assert_fails(collamo("doctor"), 4, "pip install 'collamo[evaluation]'")
+
+
 def test_the_installed_command_runs(tmp_path):
     """In a process of its own, as a user starts it."""
     done = collamo_process("ask", "C1CC", "What?", cwd=tmp_path, env={**os.environ})

@@ -1,0 +1,138 @@
+"""The extras: what stands in each, what says that one is missing, and that no room needs more."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_layering import imports
+
+from collamo import doctor, extras
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = {"torch", "numpy"}
+# What a room may import, by extras. A module of the second column is only tried: without it, the
+# room says what it cannot do.
+ROOMS = {
+    "collamo_kernels": ((), ("gpu", "cluster")),
+    "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
+    "collamo": (("model",), ("train", "quantization", "gpu")),
+}
+
+
+def packages(*names):
+    return {package for name in names for package in extras.packages()[name]}
+
+
+def room_of(path):
+    return next(room for room in ROOMS if path.is_relative_to(ROOT / room))
+
+
+def third_party(path):
+    """Yield (line, package) of every import that is neither the standard library's nor ours."""
+    for line, name in imports(path):
+        module = name.partition(".")[0]
+        if module not in sys.stdlib_module_names and module not in ("collamo", "collamo_kernels"):
+            package = module.replace("_", "-").lower()
+            yield line, extras.PACKAGE_OF_MODULE.get(module, package)
+
+
+def test_every_install_has_torch_and_numpy_alone():
+    assert set(extras.packages()[""]) == BASE
+
+
+def test_every_extra_is_explained():
+    declared = set(importlib.metadata.metadata("collamo").get_all("Provides-Extra"))
+    assert declared == {*extras.GIVES, "all", "test"}
+
+
+def test_no_room_imports_what_its_extras_lack():
+    wrong = []
+    for folder in ("collamo", "collamo_kernels"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            required, tried = ROOMS[room_of(path)]
+            allowed = BASE | packages(*required) | packages(*tried)
+            wrong += [
+                f"{path.relative_to(ROOT)}:{line} imports {package}"
+                for line, package in third_party(path)
+                if package not in allowed
+            ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("rouge_score.rouge_scorer", "evaluation"),
+        ("yaml", "model"),
+        ("flash_attn", "gpu"),
+        ("x", None),
+    ],
+)
+def test_a_module_leads_to_its_extra(module, extra):
+    assert extras.extra_of(module) == extra
+
+
+def test_the_message_names_a_few_missing_packages(monkeypatch):
+    monkeypatch.setattr(extras, "version", lambda package: None)
+    assert extras.missing_module("rdkit.Chem") == (
+        "collamo needs the extra 'model' (transformers, huggingface-hub, tokenizers … are not "
+        "installed): pip install 'collamo[model]'"
+    )
+    monkeypatch.setattr(extras, "version", lambda package: None if package == "nltk" else "1")
+    assert extras.missing_module("nltk") == (
+        "collamo needs the extra 'evaluation' (nltk is not installed): "
+        "pip install 'collamo[evaluation]'"
+    )
+
+
+def test_the_doctor_names_an_extra_that_lacks_a_package(monkeypatch):
+    version = extras.version
+    monkeypatch.setattr(extras, "version", lambda name: None if name == "peft" else version(name))
+    checks = {check.name: check for check in doctor.examine()}
+    assert checks["[model]"].found is None
+    assert checks["[model]"].fix == "pip install 'collamo[model]' (peft)"
+    assert not doctor.healthy(list(checks.values()))
+    assert {f"[{extra}]" for extra in extras.GIVES} <= checks.keys()
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """``bare(*arguments)``: Python where torch and numpy are all that can be imported."""
+    absent = (name.replace("-", "_") for name in packages(*extras.GIVES))
+    names = [*absent, *extras.PACKAGE_OF_MODULE]
+    blocked = f"import sys\nsys.modules.update(dict.fromkeys({names!r}))\n"  # None: ImportError
+    (tmp_path / "sitecustomize.py").write_text(blocked)
+
+    def run(*arguments):
+        path = os.pathsep.join([str(tmp_path), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": path}
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run
+
+
+def test_importing_collamo_names_the_extra(bare):
+    done = bare("-c", "import collamo")
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"ImportError: collamo needs the extra 'model'.*'collamo\[model\]'$", last)
+
+
+def test_the_program_names_the_extra_in_one_line(bare):
+    script = "import sys; sys.argv[0] = '/bin/collamo'; from collamo.__main__ import main; main()"
+    for arguments in (("-m", "collamo", "--help"), ("-c", script, "ask")):
+        done = bare(*arguments)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr.startswith("error: collamo needs the extra 'model'")
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_kernels_need_no_extra(bare):
+    done = bare("-c", "import collamo_kernels as ck; print(ck.CoAttention(8, 2).training)")
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
