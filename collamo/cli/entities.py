@@ -48,7 +48,7 @@ def open_entities(
     if source is None:
         yield None
         return
-    from collamo.evaluation.entities.extractor import load_extractor
+    from collamo.evaluation.entities.loading import load_extractor
     from collamo.evaluation.service import Limits
 
     limits = Limits(per_minute=PER_MINUTE if per_minute is None else per_minute)

@@ -46,15 +46,16 @@ def score(
     entities_per_minute: EntitiesLimitOption = None,
 ) -> None:
     """Score a file of predictions by the published metrics of its task."""
-    from collamo.evaluation.score.predictions import Options, evaluate_predictions
+    from collamo.evaluation.score.scorer import ScoreOptions
+    from collamo.evaluation.score.scoring import score_predictions
 
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     means = dict(_train_mean(part) for part in comma_separated(train_mean))
     extractor = open_entities(entities, entities_answers, entities_per_minute, out)
     with progress("rows", None) as advance, extractor as opened:
-        options = Options(task, tokenizer, wordnet, unit, means, opened)
-        report = evaluate_predictions(file, options, out, progress=advance)
+        options = ScoreOptions(task, tokenizer, wordnet, unit, means, opened)
+        report = score_predictions(file, options, out, progress=advance)
     for name, value in report["scores"].items():
         if not isinstance(value, dict):
             print(f"{name}\t{value:.4f}")

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 
 from collamo.errors import UsageError
 from collamo.evaluation.examine.scores import SPLIT_COLUMNS, split_scores
-from collamo.evaluation.judge.files import means
 from collamo.evaluation.judge.rubric import TAKEN
-from collamo.evaluation.score.predictions import COLUMNS, task_scores
+from collamo.evaluation.score.tasks import COLUMNS, task_scores
 from collamo.evaluation.statistics import (
     RESAMPLES,
     Estimate,
     Scored,
+    Sums,
     UnitSums,
     differences,
     resampled,
@@ -134,7 +134,9 @@ def _parts(about: dict, rows) -> list[_Part]:
     if "judge_model" in about:
         criteria = [name for name in rows.column_names if name not in TAKEN]
         units = rows["row"].to_pylist()
-        return [_Part("", np.arange(len(rows)), units, criteria, partial(means, names=criteria))]
+        return [
+            _Part("", np.arange(len(rows)), units, criteria, partial(Sums.means, columns=criteria))
+        ]
     if "task" in about:
         score = partial(task_scores, about["task"], unit=about.get("unit"))
         units = rows["row"].to_pylist()

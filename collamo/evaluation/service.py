@@ -1,4 +1,4 @@
-"""A JSON service over HTTP that may be busy, slow or down: paced, retried, its answers kept.
+"""A JSON service over HTTP that may be busy, slow or down: paced and retried.
 
 Nothing here knows an address: whoever asks names it. No redirect is followed.
 """
@@ -6,25 +6,21 @@ Nothing here knows an address: whoever asks names it. No redirect is followed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import logging
 import math
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from collamo.errors import CollamoError, UsageError
 
-log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 # Worth another attempt: too early, too many, or the server's own fault. 529 is "overloaded".
@@ -88,7 +84,7 @@ class Service:
     Raises
     ------
     UsageError
-        For an address that is none.
+        If `url` is not an http(s) address.
     """
 
     def __init__(self, url: str, limits: Limits | None = None, key: str | None = None):
@@ -113,7 +109,7 @@ class Service:
     def __enter__(self) -> Service:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -121,11 +117,11 @@ class Service:
         self._closed.set()
         self._client.close()
 
-    def ask(self, body: dict, read: Callable[[object], T]) -> T:
+    def ask(self, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         """Post `body` and return ``read(answer)``, where `answer` is the parsed JSON.
 
-        `read` raises ValueError for JSON that is no answer; then, as after a refusal for a while, a
-        time-out or a broken connection, it is asked again.
+        `read` raises ValueError for JSON that is not an answer; then, as after a refusal for a
+        while, a time-out or a broken connection, it is asked again.
 
         Raises
         ------
@@ -147,7 +143,7 @@ class Service:
             stop=stop_after_attempt(self.limits.attempts),
             retry=retry_if_exception_type(_PassingError),
             wait=wait_random_exponential(FIRST_WAIT, max=self.limits.longest_wait),
-            sleep=self._closed.wait,
+            sleep=self._sleep,
             reraise=True,
         )
         try:
@@ -158,7 +154,7 @@ class Service:
             self._failures, self._useful = 0, True
         return answer
 
-    def map(self, function: Callable[[object], T], items: Iterable) -> list[T]:
+    def map(self, function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
         """Return ``function(item)`` of every item, in order, `concurrency` at a time.
 
         An exception ends the others too: those under way after their present attempt.
@@ -172,7 +168,10 @@ class Service:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _once(self, body: dict, read: Callable[[object], T]) -> T:
+    def _sleep(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+
+    def _once(self, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         self._await_turn()
         if self._closed.is_set():
             raise ServiceDownError(f"{self.url} {self._reason}")
@@ -211,7 +210,7 @@ class Service:
             self._closed.set()
         return ServiceDownError(f"{self.url} {self._reason}")
 
-    def _post(self, body: dict) -> tuple[int, object, bytes]:
+    def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
         import httpx2
 
         end = time.monotonic() + self.limits.timeout
@@ -259,7 +258,9 @@ def check_url(url: str) -> str:
     except ValueError:
         known = False
     if not known:
-        raise UsageError(f"{url!r} is no address; write http://HOST:PORT/PATH or https://…")
+        raise UsageError(
+            f"{url!r} is not an http(s) address; write http://HOST:PORT/PATH or https://…"
+        )
     if parts.username or parts.password:
         raise UsageError(
             f"the address of {parts.hostname} holds a user name or password; take it out"
@@ -283,91 +284,3 @@ def retry_after(value: str | None) -> float | None:
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         return max(0.0, (when - datetime.now(UTC)).total_seconds())
     return None
-
-
-def digest(*parts: object) -> str:
-    """Return the SHA-256 of JSON values, equal for equal values: the key of an answer."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-class AnswerFile:
-    """Answers by key in a file of JSON lines; each is on the disk when `put` returns.
-
-    A power cut costs the answer that was being written: an unfinished last line is cut off when the
-    file is opened again. Other lines that cannot be read are left out, with a warning. In memory is
-    only where each answer stands. Threads may share an object; two processes must not share a file.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
-        self._lock = threading.Lock()
-        self._file = path.open("a+b")
-        if new:
-            _sync_folder(path.parent)
-        self._places: dict[str, int] = {}
-        self._load()
-
-    def _load(self) -> None:
-        self._file.seek(0)
-        place = damaged = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                self._file.truncate(place)
-                break
-            key = _record(line).get("key")
-            if isinstance(key, str):
-                self._places[key] = place
-            else:
-                damaged += 1
-            place += len(line)
-        if damaged:
-            log.warning("%s: %d damaged lines are not used", self.path, damaged)
-
-    def __enter__(self) -> AnswerFile:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def get(self, key: str) -> object:
-        """Return the answer kept for `key`, None where there is none."""
-        with self._lock:
-            place = self._places.get(key)
-            if place is None:
-                return None
-            self._file.seek(place)
-            record = _record(self._file.readline())
-        return record.get("answer") if record.get("key") == key else None
-
-    def put(self, key: str, answer: object) -> None:
-        """Keep a JSON value that is not None."""
-        line = json.dumps({"key": key, "answer": answer}).encode() + b"\n"
-        with self._lock:
-            place = self._file.seek(0, os.SEEK_END)
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._places[key] = place
-
-
-def _record(line: bytes) -> dict:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its content, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

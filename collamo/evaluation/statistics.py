@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ class Estimate:
 
     @property
     def clear(self) -> bool:
-        """Return whether the interval, of a difference, excludes none."""
+        """Return whether the interval, of a difference, excludes zero."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -52,16 +52,18 @@ class Estimate:
 
 
 class Sums:
-    """Column sums of judged rows, from which every score of a predictions file follows.
+    """Column sums of scored rows, from which every score of a predictions file follows.
 
     A row adds a value to the columns that apply to it and nothing to the others, so that
     ``mean(column)`` is over the rows the column applies to. Corpus scores (BLEU) are functions of
     several totals. Rows can be added in any order and dropped as soon as they are added.
     """
 
-    def __init__(self, totals: Mapping[str, float] = (), counts: Mapping[str, float] = ()):
-        self.totals = dict(totals)
-        self.counts = dict(counts)
+    def __init__(
+        self, totals: Mapping[str, float] | None = None, counts: Mapping[str, float] | None = None
+    ):
+        self.totals = dict(totals or {})
+        self.counts = dict(counts or {})
 
     def add(self, values: Mapping[str, float]) -> None:
         """Add the values of one row."""
@@ -73,9 +75,13 @@ class Sums:
         """Return the mean of a column over its rows, None where it has none."""
         return self.totals[column] / self.counts[column] if self.counts.get(column) else None
 
+    def means(self, columns: Iterable[str]) -> dict[str, float]:
+        """Return the mean of each column over its rows; a column without rows is left out."""
+        return {name: mean for name in columns if (mean := self.mean(name)) is not None}
+
 
 class UnitSums:
-    """Judged rows added up by unit (a molecule, or the row itself): what a resample multiplies.
+    """Scored rows added up by unit (a molecule, or the row itself): what a resample multiplies.
 
     Parameters
     ----------
@@ -99,19 +105,19 @@ class UnitSums:
         self.columns = list(columns)
         place = {unit: index for index, unit in enumerate(order)}
         rows = np.array([place[unit] for unit in units], dtype=int)
-        given = ~np.isnan(values)
+        present = ~np.isnan(values)
         self.totals, self.counts = np.zeros((2, len(order), len(self.columns)))
-        np.add.at(self.totals, rows, np.where(given, values, 0.0))
-        np.add.at(self.counts, rows, given.astype(float))
+        np.add.at(self.totals, rows, np.where(present, values, 0.0))
+        np.add.at(self.counts, rows, present.astype(float))
 
     def weighted(self, weights: np.ndarray) -> list[Sums]:
         """Return the `Sums` in which unit u counts ``weights[r, u]`` times, for each r."""
-        found = []
+        resamples = []
         products = ((weights @ each).tolist() for each in (self.totals, self.counts))
         for total, count in zip(*products, strict=True):
             kept = [(c, i) for i, c in enumerate(self.columns) if count[i]]
-            found.append(Sums({c: total[i] for c, i in kept}, {c: count[i] for c, i in kept}))
-        return found
+            resamples.append(Sums({c: total[i] for c, i in kept}, {c: count[i] for c, i in kept}))
+        return resamples
 
 
 Scored = Callable[[Sums], Mapping[str, float]]
@@ -137,8 +143,8 @@ def resampled(
     for start in range(0, resamples if units else 0, CHUNK):
         size = min(CHUNK, resamples - start)
         weights = rng.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
-        for found, each in zip(scores, sets, strict=True):
-            found += [score(sums) for sums in each.weighted(weights)]
+        for scores_of_set, each in zip(scores, sets, strict=True):
+            scores_of_set += [score(sums) for sums in each.weighted(weights)]
     return scores
 
 
@@ -167,9 +173,9 @@ def differences(
 
 
 def _estimate(value: float, draws: Sequence[float | None]) -> Estimate:
-    draws = [draw for draw in draws if draw is not None]
-    if not draws:
+    present = [draw for draw in draws if draw is not None]
+    if not present:
         return Estimate(value, value, value)
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(present, [tail, 1 - tail])
     return Estimate(float(value), float(low), float(high))

@@ -1,22 +1,13 @@
 """Questions made by hand, without any prepared data."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Example:
-    molecule: int
-    task: str
-    target: str
-    question: str
-    answer: str
-    value: float | None = None
-    unit: str | None = None
+from collamo.data.tasks import TaskExample
 
 
 def count(molecule, value, target="hydroxyl group"):
-    return Example(molecule, "motif_count", target, f"How many {target}s?", str(value), value)
+    question = f"How many {target}s?"
+    return TaskExample(molecule, "motif_count", target, question, str(value), value)
 
 
 def logp(molecule, value, target="logp"):
-    return Example(molecule, "property_2d", target, f"What is the {target}?", f"{value:.2f}", value)
+    question = f"What is the {target}?"
+    return TaskExample(molecule, "property_2d", target, question, f"{value:.2f}", value)

@@ -3,14 +3,15 @@ import pytest
 from collamo.cli import run
 from collamo.errors import UsageError
 from collamo.evaluation.comparison import compare
-from collamo.evaluation.score.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.scorer import ScoreOptions
+from collamo.evaluation.score.scoring import score_predictions
 
 
 def evaluated(folder, name, guesses, truths, task="motifs", **options):
     path = folder / f"{name}.tsv"
     rows = "".join(f"{t}\t{g}\n" for t, g in zip(truths, guesses, strict=True))
     path.write_text("ground truth\toutput\n" + rows)
-    report = evaluate_predictions(path, Options(task, **options), folder / name)
+    report = score_predictions(path, ScoreOptions(task, **options), folder / name)
     return folder / name, report
 
 

@@ -1,6 +1,5 @@
-"""A service with every fault we could think of, and its answers on disk after a power cut."""
+"""A service with every fault we could think of."""
 
-import json
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,22 +9,13 @@ import pytest
 from fake_service import RESET, Reply, fake_service
 
 from collamo.errors import UsageError
-from collamo.evaluation import service as service_module
 from collamo.evaluation.service import (
-    AnswerFile,
     Limits,
     Service,
     ServiceDownError,
     ServiceError,
     retry_after,
 )
-
-
-@pytest.fixture(autouse=True)
-def _direct_and_quick(monkeypatch):
-    """No proxy of the machine stands between; the first pause is short."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(service_module, "FIRST_WAIT", 0.001)
 
 
 def read(answer):
@@ -197,42 +187,3 @@ def test_limits():
     for options in ({"attempts": 0}, {"concurrency": 0}, {"timeout": 0}, {"per_minute": -1}):
         with pytest.raises(UsageError, match="must be"):
             Limits(**options)
-
-
-# Answers on disk
-
-
-def test_answers_outlive_the_process(tmp_path):
-    path = tmp_path / "deep" / "answers.jsonl"
-    with AnswerFile(path) as answers:
-        answers.put("a", [1])
-        answers.put("b", {"text": "\ud800 ü\n"})
-        assert answers.get("a") == [1]
-    with AnswerFile(path) as answers:
-        assert (answers.get("a"), answers.get("c"), len(answers)) == ([1], None, 2)
-        assert answers.get("b") == {"text": "\ud800 ü\n"}
-
-
-@pytest.mark.parametrize("cut", range(1, 24))
-def test_a_cut_last_line_is_lost_and_nothing_else(tmp_path, cut):
-    path = tmp_path / "answers.jsonl"
-    with AnswerFile(path) as answers:
-        answers.put("a", 1)
-        whole = path.read_bytes()
-        answers.put("b", 2)
-    path.write_bytes(path.read_bytes()[:-cut])
-    with AnswerFile(path) as answers:
-        assert (answers.get("a"), answers.get("b")) == (1, None)
-        answers.put("b", 3)
-    assert path.read_bytes().startswith(whole)
-    with AnswerFile(path) as answers:
-        assert (answers.get("a"), answers.get("b")) == (1, 3)
-
-
-def test_damaged_lines_are_said(tmp_path, caplog):
-    path = tmp_path / "answers.jsonl"
-    good = json.dumps({"key": "a", "answer": 1})
-    path.write_bytes(b"\x00\x00\n[1]\n" + good.encode() + b"\n\x00\x00\x00")
-    with AnswerFile(path) as answers:
-        assert answers.get("a") == 1
-    assert "2 damaged lines" in caplog.text

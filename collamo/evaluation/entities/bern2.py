@@ -10,23 +10,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from collamo.errors import UsageError
-from collamo.evaluation.entities.extractor import Caption, fold
+from collamo.evaluation.entities.extractor import Caption, Entities, fold
+from collamo.evaluation.journal import Journal, digest
 from collamo.evaluation.service import (
-    AnswerFile,
     Limits,
     Service,
     ServiceDownError,
     ServiceError,
-    digest,
 )
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of what is kept of an answer; another number asks anew
 LIMITS = Limits(per_minute=150, concurrency=4)  # under what the public server allows
 UNKNOWN = "CUI-less"  # BERN2's id of a mention that it could not normalise
+
+
+class Annotation(TypedDict):
+    """What is kept of an annotation: the mention, its identifiers, its type, its probability."""
+
+    mention: str
+    id: list[str]
+    obj: str | None
+    prob: float | None
 
 
 class Bern2Extractor:
@@ -48,7 +57,7 @@ class Bern2Extractor:
     Raises
     ------
     UsageError
-        For an address that is none, or no `answers`.
+        If `url` is not an http(s) address, or for no `answers`.
     ServiceDownError
         On leaving for good: see `Service.ask`. Answers so far are kept. A single text that fails
         has no entities known, and a warning says why.
@@ -68,7 +77,7 @@ class Bern2Extractor:
         if "://" in url and not urlsplit(url).path.strip("/"):
             url = url.rstrip("/") + "/plain"
         self._service = Service(url, limits or LIMITS)
-        self._answers = AnswerFile(answers)
+        self._answers = Journal(answers, {"service": "bern2"})
         self._confidence, self._kinds = confidence, frozenset(kinds)
         self.about = {
             "entities": f"bern2:{url}",
@@ -83,19 +92,20 @@ class Bern2Extractor:
         self._service.__exit__(*exception)
         self._answers.__exit__(*exception)
 
-    def extract(self, captions: Sequence[Caption]) -> list[frozenset[str] | None]:
+    def extract(self, captions: Sequence[Caption]) -> list[Entities]:
         """Return the entities of each caption; None where the server gave no answer."""
         texts = dict.fromkeys(caption.text for caption in captions)
-        found = dict(zip(texts, self._service.map(self._annotations, texts), strict=True))
-        return [
-            None if found[caption.text] is None else self._entities(found[caption.text])
-            for caption in captions
-        ]
+        annotated = self._service.map(self._annotations, texts)
+        entities = {
+            text: None if annotations is None else self._entities(annotations)
+            for text, annotations in zip(texts, annotated, strict=True)
+        }
+        return [entities[caption.text] for caption in captions]
 
     def grounded(self, entities: frozenset[str], molecule: str) -> None:
         """Return None: BERN2 reads texts."""
 
-    def _annotations(self, text: str) -> list[dict] | None:
+    def _annotations(self, text: str) -> list[Annotation] | None:
         if not text.strip():
             return []
         key = digest("bern2", VERSION, self._service.url, text)
@@ -111,10 +121,10 @@ class Bern2Extractor:
         except ServiceError as error:
             log.warning("no entities of %r: %s", text[:60], error)
             return None
-        self._answers.put(key, annotations)
+        self._answers.put({key: annotations})
         return annotations
 
-    def _entities(self, annotations: list[dict]) -> frozenset[str]:
+    def _entities(self, annotations: Sequence[Annotation]) -> frozenset[str]:
         return frozenset(
             entity
             for each in annotations
@@ -123,7 +133,7 @@ class Bern2Extractor:
         )
 
 
-def _read(answer: object) -> list[dict]:
+def _read(answer: Any) -> list[Annotation]:
     """Return what is kept of each annotation; ValueError for JSON that is no answer of BERN2."""
     annotations = answer.get("annotations") if isinstance(answer, dict) else None
     if not isinstance(annotations, list):
@@ -131,7 +141,7 @@ def _read(answer: object) -> list[dict]:
     return [_annotation(each) for each in annotations]
 
 
-def _annotation(each: object) -> dict:
+def _annotation(each: Any) -> Annotation:
     if not isinstance(each, dict) or not isinstance(each.get("mention"), str):
         raise ValueError("an annotation without its mention")
     ids = each.get("id") or []
@@ -141,5 +151,5 @@ def _annotation(each: object) -> dict:
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise ValueError("identifiers that are no texts")
     if not numeric and prob is not None:
-        raise ValueError("a probability that is none")
+        raise ValueError("a probability that is no number from 0 to 1")
     return {"mention": each["mention"], "id": ids, "obj": each.get("obj"), "prob": prob}

@@ -19,7 +19,7 @@ a column with them; a molecule that cannot be read forgives nothing.
 The edges:
 
 - nothing generated (Ê empty): RCHARM is 1; CHARM has no value, since silence says nothing wrong;
-- nothing to find (G empty): nothing can be judged, neither has a value;
+- nothing to find (G empty): nothing can be compared, neither has a value;
 - no entities known of one of the two (a service failed): neither has a value.
 
 Each such caption is in a count of its own.
@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from collamo.evaluation.entities.extractor import Caption, EntityExtractor
 from collamo.evaluation.statistics import Sums
 
-# What a caption can be; "not_judged" are rows of a file that no task can judge.
-STATUSES = ("scored", "nothing_generated", "nothing_to_find", "no_entities_known", "not_judged")
+# What a caption can be; "not_scored" are rows of a file that no task can score.
+STATUSES = ("scored", "nothing_generated", "nothing_to_find", "no_entities_known", "not_scored")
 HALLUCINATION_COLUMNS = (
     "entities_generated",
     "entities_reference",
@@ -50,9 +50,9 @@ HALLUCINATION_COLUMNS = (
 def hallucination_row(
     generated: frozenset[str] | None,
     reference: frozenset[str] | None,
-    of_molecule: frozenset[str] | None = None,
+    in_molecule: frozenset[str] | None = None,
 ) -> tuple[str, dict[str, float]]:
-    """Return (status, statistics) of one caption; `of_molecule` None: not known.
+    """Return (status, statistics) of one caption; `in_molecule` None: not known.
 
     >>> status, values = hallucination_row(frozenset("abc"), frozenset("bcd"))
     >>> status, values["charm"] == values["rcharm"] == 1 / 3
@@ -70,12 +70,12 @@ def hallucination_row(
         "entities_left_out": len(left_out),
         "rcharm": len(left_out) / len(reference),
     }
-    if of_molecule is not None:
-        values["entities_not_in_molecule"] = len(made_up - of_molecule)
+    if in_molecule is not None:
+        values["entities_not_in_molecule"] = len(made_up - in_molecule)
     if not generated:
         return "nothing_generated", values
     values["charm"] = len(made_up) / len(generated)
-    if of_molecule is not None:
+    if in_molecule is not None:
         values["charm_molecule"] = values["entities_not_in_molecule"] / len(generated)
     return "scored", values
 
@@ -84,19 +84,22 @@ def hallucination_rows(
     captions: Sequence[tuple[int, str, str, str | None]], extractor: EntityExtractor
 ) -> list[tuple[str, dict[str, float]]]:
     """Return (status, statistics) of each (row, prediction, reference, molecule or None)."""
-    asked = [
-        Caption(row, side, text)
+    texts = [
+        caption
         for row, prediction, reference, _ in captions
-        for side, text in (("prediction", prediction), ("reference", reference))
+        for caption in (
+            Caption(row, "prediction", prediction),
+            Caption(row, "reference", reference),
+        )
     ]
-    found = iter(extractor.extract(asked))
+    entities = iter(extractor.extract(texts))
     rows = []
-    for (*_, molecule), generated, reference in zip(captions, found, found, strict=False):
-        of_molecule = None
+    for (*_, molecule), generated, reference in zip(captions, entities, entities, strict=False):
+        in_molecule = None
         if molecule is not None and generated is not None and reference is not None:
             # Only what is in question is looked for.
-            of_molecule = extractor.grounded(generated - reference, molecule)
-        rows.append(hallucination_row(generated, reference, of_molecule))
+            in_molecule = extractor.grounded(generated - reference, molecule)
+        rows.append(hallucination_row(generated, reference, in_molecule))
     return rows
 
 
@@ -124,13 +127,13 @@ def score_hallucination(
 
     Examples
     --------
-    >>> from collamo.evaluation.entities.extractor import load_extractor
+    >>> from collamo.evaluation.entities.loading import load_extractor
     >>> with load_extractor("offline") as extractor:
     ...     scores, counts = score_hallucination(["a ketone", ""], ["an ester"] * 2, extractor)
     >>> scores["charm"], scores["rcharm"], counts["nothing_generated"]
     (1.0, 1.0, 1)
     """
-    smiles = molecules if molecules is not None else [None] * len(predictions)
+    smiles: Sequence[str | None] = molecules or [None] * len(predictions)
     numbers = range(1, len(predictions) + 1)
     captions = list(zip(numbers, predictions, references, smiles, strict=True))
     sums, counts = Sums(), Counter(dict.fromkeys(STATUSES, 0))

@@ -94,7 +94,7 @@ class OfflineExtractor:
     def __enter__(self) -> OfflineExtractor:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def extract(self, captions: Sequence[Caption]) -> list[frozenset[str]]:

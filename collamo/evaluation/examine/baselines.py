@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from collamo.data.tasks import TaskExample
 from collamo.errors import CollamoError
 
 Key = tuple[str, str]  # (task, target)
@@ -31,9 +32,11 @@ class TrainStatistics:
     median: Mapping[Key, float]
 
     @classmethod
-    def of(cls, tasks: Iterable) -> TrainStatistics:
-        """Count the `TaskExample`s of the train split."""
-        answers, by_task, values = defaultdict(Counter), defaultdict(Counter), defaultdict(list)
+    def count(cls, tasks: Iterable[TaskExample]) -> TrainStatistics:
+        """Count the questions of the train split."""
+        answers: defaultdict[Key, Counter[str]] = defaultdict(Counter)
+        by_task: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        values: defaultdict[Key, list[float]] = defaultdict(list)
         for example in tasks:
             key = (example.task, example.target)
             answers[key][example.answer] += 1
@@ -59,7 +62,7 @@ class TrainStatistics:
         return self.most_common_answer(task, target) if median is None else repr(median)
 
 
-def _most_common(counts: Counter) -> str:
+def _most_common(counts: Counter[str]) -> str:
     """Return the most frequent answer; of equally frequent ones the first in the alphabet, on
     every machine."""
     return min(counts, key=lambda answer: (-counts[answer], answer))
@@ -94,10 +97,10 @@ def same_size_molecules(
     """
     rows_of, structures = _shuffled(molecules, identity, seed)
     size = {structure: sizes[rows[0]] for structure, rows in rows_of.items()}
-    circles = defaultdict(list)
+    circles: defaultdict[int, list[str]] = defaultdict(list)
     for structure in structures:
         circles[size[structure]].append(structure)
-    following = {}
+    following: dict[str, str] = {}
     for circle in circles.values():
         following |= dict(zip(circle, circle[1:] + circle[:1], strict=True))
     for structure, other in following.items():
@@ -111,7 +114,7 @@ def _shuffled(
     molecules: Sequence[int], identity: Mapping[int, str], seed: int
 ) -> tuple[dict[str, list[int]], list[str]]:
     """Return rows by structure, and the structures shuffled: whatever the order of the rows."""
-    rows_of = defaultdict(list)
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row in sorted(set(molecules)):
         rows_of[identity[row]].append(row)
     if len(rows_of) < 2:

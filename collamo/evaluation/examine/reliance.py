@@ -6,12 +6,18 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from collamo.chem.features import MoleculeFeatures
+from collamo.data.tasks import TaskExample
 from collamo.evaluation.examine.baselines import same_size_molecules, wrong_molecules
-from collamo.evaluation.examine.transcript import Transcript
+from collamo.evaluation.journal import Journal
 from collamo.inference.answers import ALL_MODALITIES, answer
+
+if TYPE_CHECKING:
+    from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
 
 MODEL = "CoLLaMo"
 WRONG_MOLECULE = "wrong molecule"
@@ -25,15 +31,15 @@ VOLUME_PER_ATOM = 18.0
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to ask: `modalities` that may be seen, and other `molecules` in the place of some."""
+    """One way to ask: `modalities` that may be seen; `molecules` shown instead of one's own."""
 
     name: str
     modalities: tuple[str, ...] = ALL_MODALITIES
-    molecules: Mapping[int, object] = field(default_factory=dict)
+    molecules: Mapping[int, MoleculeFeatures] = field(default_factory=dict)
 
 
 def make_variants(
-    features: Mapping[int, object], identity: Mapping[int, str], seed: int, reliance: bool
+    features: Mapping[int, MoleculeFeatures], identity: Mapping[int, str], seed: int, reliance: bool
 ) -> tuple[list[Variant], dict[str, int]]:
     """Return the ways to ask, and the counts of the pairing by size.
 
@@ -44,7 +50,7 @@ def make_variants(
     Parameters
     ----------
     features
-        Row → `MoleculeFeatures` of the molecules that are asked about.
+        Row → features of the molecules that are asked about.
     identity
         Row → canonical SMILES; a duplicate is not another molecule.
     """
@@ -84,7 +90,7 @@ def count_variants(reliance: bool) -> int:
     return 2 + (len(WITHOUT) + len(ALONE) + 2 if reliance else 0)
 
 
-def scatter_atoms(features, key: str):
+def scatter_atoms(features: MoleculeFeatures, key: str) -> MoleculeFeatures:
     """Return the features with every atom placed anew, at random in a ball.
 
     The ball's volume is `VOLUME_PER_ATOM` Å³ times the number of atoms, so nothing of the conformer
@@ -111,12 +117,12 @@ class Answers:
 
 
 def answer_variants(
-    model,
-    processor,
-    examples: Sequence,
-    features: Mapping[int, object],
+    model: CollamoForConditionalGeneration,
+    processor: CollamoProcessor,
+    examples: Sequence[TaskExample],
+    features: Mapping[int, MoleculeFeatures],
     variants: Sequence[Variant],
-    transcript: Transcript,
+    journal: Journal,
     *,
     batch_size: int = 32,
     max_new_tokens: int = 128,
@@ -126,60 +132,77 @@ def answer_variants(
 
     A question is not asked (None) where the molecule has none of the modalities that the variant
     may see and the model reads. Where the variant changes nothing (no conformer to remove), the
-    model's answer stands. What the transcript has is not asked again.
+    model's answer stands. What the journal has is not asked again.
     """
-    found: dict[str, Answers] = {}
+    answers: dict[str, Answers] = {}
     for variant in variants:
-        asked, unchanged = [], set()
+        asked: list[_Question] = []
+        unchanged = {}
         for index, example in enumerate(examples):
             own = features[example.molecule]
             shown = variant.molecules.get(example.molecule, own)
             seen = seen_modalities(shown, variant.modalities, model.config.modalities)
             everything = seen_modalities(own, ALL_MODALITIES, model.config.modalities)
-            if found and shown is own and seen == everything:
-                unchanged.add(index)
+            if answers and shown is own and seen == everything:
+                unchanged[index] = answers[variants[0].name].texts[index]
             elif seen:
-                asked.append((index, shown, example.question))
-        texts = _ask(
-            model, processor, asked, variant, transcript, batch_size, max_new_tokens, progress
+                asked.append(_Question(index, shown, example.question))
+        texts = unchanged | _ask(
+            model, processor, asked, variant, journal, batch_size, max_new_tokens, progress
         )
-        if unchanged:
-            texts |= {index: found[variants[0].name].texts[index] for index in unchanged}
-            if progress is not None:
-                progress(variant.name, len(unchanged))
-        found[variant.name] = Answers(
+        if unchanged and progress is not None:
+            progress(variant.name, len(unchanged))
+        answers[variant.name] = Answers(
             [texts.get(i) for i in range(len(examples))], frozenset(unchanged)
         )
-    return found
+    return answers
+
+
+class _Question(NamedTuple):
+    """A question as a variant asks it: its number among all, the molecule shown, the text."""
+
+    number: int
+    molecule: MoleculeFeatures
+    text: str
 
 
 def _ask(
-    model, processor, asked, variant, transcript, batch_size, max_new_tokens, progress
-) -> dict[int, str]:
-    """Return question → answer of what is asked, from the transcript or the model."""
-    kept = transcript.answers[variant.name]
-    left = [each for each in asked if each[0] not in kept]
+    model: CollamoForConditionalGeneration,
+    processor: CollamoProcessor,
+    asked: Sequence[_Question],
+    variant: Variant,
+    journal: Journal,
+    batch_size: int,
+    max_new_tokens: int,
+    progress: Callable[[str, int], None] | None,
+) -> dict[int, str | None]:
+    """Return question → answer of what is asked, from the journal or the model."""
+
+    def key(question: _Question) -> str:
+        return f"{variant.name} {question.number}"
+
+    left = [question for question in asked if key(question) not in journal]
     if progress is not None:
         progress(variant.name, len(asked) - len(left))
     answer(
         model,
         processor,
-        [(molecule, question) for _, molecule, question in left],
+        [(question.molecule, question.text) for question in left],
         modalities=variant.modalities,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         progress=None if progress is None else partial(progress, variant.name),
-        keep=lambda batch: transcript.add(
-            variant.name, {left[place][0]: text for place, text in batch.items()}
-        ),
+        keep=lambda batch: journal.put({key(left[place]): text for place, text in batch.items()}),
     )
-    return {index: kept[index] for index, *_ in asked}
+    return {question.number: journal.get(key(question)) for question in asked}
 
 
-def seen_modalities(features, allowed: Sequence[str], read: Sequence[str]) -> frozenset[str]:
+def seen_modalities(
+    features: MoleculeFeatures, allowed: Sequence[str], read: Sequence[str]
+) -> frozenset[str]:
     """Return which modalities the molecule has, a variant allows and the model reads; every
     molecule has its graph."""
-    absent = set()
+    absent: set[str] = set()
     if features.selfies is None:
         absent.add("1d")
     if features.conformer.coordinates is None:

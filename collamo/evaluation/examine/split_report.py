@@ -22,13 +22,12 @@ from collamo.evaluation.examine.verdicts import (
     signed,
 )
 from collamo.evaluation.report.charts import GREY, INK, Interval, Panel, intervals
+from collamo.evaluation.report.manifest import how_measured, not_scored
 from collamo.evaluation.report.page import (
     Page,
     Picture,
     Section,
-    how_measured,
     metric_name,
-    not_scored,
     write_report,
 )
 from collamo.evaluation.statistics import LEVEL, RESAMPLES, Estimate
@@ -171,7 +170,7 @@ _HOW = (
     "targets with different units can be averaged; an answer without a number is counted as the "
     "train mean or as the most common answer, whichever is further off. Always answering the train "
     "mean would score about 0.8 on normally distributed values. parsed: share of answers with a "
-    "number. change: of the score the task is judged by, against the model with everything. "
+    "number. change: of the score that decides about the task, against the model with everything. "
     f"{MOST_COMMON}: the most frequent answer of the train split, per target. {TRAIN_MEDIAN}: the "
     f"best constant for absolute errors. {WRONG}: the same model and question, another molecule of "
     "the same split."
@@ -181,13 +180,13 @@ _HOW = (
 def _task_table(report: dict, task: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of one task: a row per variant, a column per score."""
     variants = report["variants"][task]
-    found = [m for m in _SHOWN if any(m in scores["metrics"] for scores in variants.values())]
-    header = ["answers by", *map(metric_name, found), "change", "asked", "unchanged"]
+    metrics = [m for m in _SHOWN if any(m in scores["metrics"] for scores in variants.values())]
+    header = ["answers by", *map(metric_name, metrics), "change", "asked", "unchanged"]
     rows = []
     for name, scores in variants.items():
         cells = [
             str(Estimate(**scores["metrics"][metric])) if metric in scores["metrics"] else "–"
-            for metric in found
+            for metric in metrics
         ]
         change = "–" if scores["change"] is None else signed(Estimate(**scores["change"]))
         asked = scores["counts"]["rows"] - scores["counts"]["not_asked"]

@@ -46,11 +46,11 @@ class Verdict:
         return all(self.beaten[name] for name in BASELINES)
 
 
-def judge(task: str, numeric: bool, scores: Mapping[str, Scores]) -> Verdict:
+def verdict_on(task: str, numeric: bool, scores: Mapping[str, Scores]) -> Verdict:
     """Return the verdict on `task` from the scores of the model and of its opponents (by name).
 
     An opponent is beaten when the model's 95 % interval lies wholly on the better side of the
-    opponent's; a change is clear when its paired 95 % interval excludes none.
+    opponent's; a change is clear when its paired 95 % interval excludes zero.
     """
     metric = primary_metric(task, numeric)
     mine = scores[MODEL].metrics.get(metric)
@@ -59,18 +59,19 @@ def judge(task: str, numeric: bool, scores: Mapping[str, Scores]) -> Verdict:
         for name in (*BASELINES, TRAIN_MEDIAN)
         if name in scores
     }
-    depends = {
-        name: dependence(scores[name].change, metric)
+    changes = {
+        name: change
         for name in (*TAKEN_AWAY, *ALONE)
-        if name in scores and scores[name].change is not None
+        if name in scores and (change := scores[name].change) is not None
     }
+    depends = {name: dependence(change, metric) for name, change in changes.items()}
     return Verdict(
         task,
         metric,
         {name: relation == "beats" for name, relation in relations.items()},
         depends,
         _sentence(task, metric, mine, relations, scores),
-        _reading(task, metric, depends, scores),
+        _reading(task, metric, depends, changes),
     )
 
 
@@ -99,7 +100,13 @@ _PHRASES = {
 }
 
 
-def _sentence(task, metric, mine, relations, scores) -> str:
+def _sentence(
+    task: str,
+    metric: str,
+    mine: Estimate | None,
+    relations: Mapping[str, str],
+    scores: Mapping[str, Scores],
+) -> str:
     parts = [
         _PHRASES[relation].format(f"the {name} baseline, {_cell(scores[name].metrics.get(metric))}")
         for name, relation in relations.items()
@@ -113,22 +120,24 @@ def _cell(estimate: Estimate | None) -> str:
     return "–" if estimate is None else str(estimate)
 
 
-def _reading(task: str, metric: str, depends: Mapping[str, str], scores) -> str:
+def _reading(
+    task: str, metric: str, depends: Mapping[str, str], changes: Mapping[str, Estimate]
+) -> str:
     """Return a sentence on what the answers depend on; "" where nothing was taken away."""
     if SAME_SIZE not in depends:
         return ""
     reads = depends[SAME_SIZE] == "worse"
     head = "reads the molecule" if reads else "does NOT clearly read the molecule"
-    change = signed(scores[SAME_SIZE].change)
+    change = signed(changes[SAME_SIZE])
     text = f"{task}: {head}. Another one of its size changes {metric_name(metric)} by {change}"
     for word in ("worse", "no clear change", "better"):
-        found = [
-            f"{name} ({signed(scores[name].change)})"
+        names = [
+            f"{name} ({signed(changes[name])})"
             for name in TAKEN_AWAY[1:]
             if depends.get(name) == word
         ]
-        if found:
-            text += f"; {'clearly ' * (word != 'no clear change')}{word}: {', '.join(found)}"
+        if names:
+            text += f"; {'clearly ' * (word != 'no clear change')}{word}: {', '.join(names)}"
     return text + "."
 
 

@@ -1,37 +1,26 @@
-"""Predictions files before a judge: captions graded by a rubric, or which of two files is better.
-
-A pair of captions is shown in both orders. A judge that prefers a place to a caption contradicts
-itself; how often is a score of its own.
-"""
+"""`collamo judge`: predictions files graded by a language model, or two of them compared."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from collamo.errors import UsageError
+from collamo.evaluation.judge.grading import Grading
 from collamo.evaluation.judge.model import JudgeOptions, ModelJudge
-from collamo.evaluation.judge.rubric import Rubric, read_better
+from collamo.evaluation.judge.preference import Preference
+from collamo.evaluation.judge.rows import rows_of_one, rows_of_two
+from collamo.evaluation.report.manifest import versions
 from collamo.evaluation.report.page import markdown_table
-from collamo.evaluation.score.predictions import (
-    READING,
-    PredictionRow,
-    RowsFile,
-    batches,
-    read_predictions,
-    versions,
-)
+from collamo.evaluation.score.predictions import READ_STATUSES, batches
+from collamo.evaluation.score.rows_file import RowsFile
 from collamo.evaluation.statistics import Sums
 from collamo.files import file_sha256, write_text
 
-STATUSES = ("scored", "unparsed", "failed", *READING)
-PAIR_SCORES = ("a_preferred", "a_wins", "b_wins", "ties", "swayed")
-POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}  # of the caption that stands first
+STATUSES = ("scored", "unparsed", "failed", *READ_STATUSES)
 ROWS_AT_ONCE = 200  # their answers are waited for together
 
 
@@ -43,7 +32,7 @@ def judge_predictions(
     other: Path | None = None,
     answers: Path | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Have a predictions file judged, or compared with `other`; write the report into `out`.
 
     Writes ``report.json``, ``report.md``, ``rows.parquet`` and, unless `answers` names another
@@ -63,8 +52,8 @@ def judge_predictions(
     in ``swayed`` or ``first_preferred``. Rows without a usable reference are only counted.
     """
     out.mkdir(parents=True, exist_ok=True)
-    task = _Scoring(options.rubric) if other is None else _Comparing(options.rubric)
-    rows = _single(path) if other is None else _paired(path, other)
+    task = Grading(options.rubric) if other is None else Preference(options.rubric)
+    rows = rows_of_one(path) if other is None else rows_of_two(path, other)
     counts = Counter(dict.fromkeys(STATUSES, 0))
     sums, squares = Sums(), Sums()
     with (
@@ -72,7 +61,7 @@ def judge_predictions(
         RowsFile(out / "rows.parquet", task.columns, task.texts) as rows_file,
     ):
         for batch in batches(rows, ROWS_AT_ONCE):
-            task.judge(judge, [row for row in batch if row.status in (None, "empty_prediction")])
+            task.judge(judge, [row for row in batch if row.scorable])
             for row in batch:
                 counts[row.status] += 1
                 sums.add(row.values)
@@ -94,139 +83,6 @@ def judge_predictions(
     return report
 
 
-@dataclass
-class JudgedRow(PredictionRow):
-    """A row, the prediction of the other file where two are compared, and what the judge said."""
-
-    other: str = ""
-    answer: str = ""
-    swapped_answer: str = ""
-
-
-def _single(path: Path) -> Iterator[JudgedRow]:
-    for row in read_predictions(path, "captions"):
-        yield JudgedRow(**vars(row))
-
-
-def _paired(path: Path, other: Path) -> Iterator[JudgedRow]:
-    """Yield the rows of two files; a fault of either keeps both from being judged."""
-    for a, b in zip_longest(
-        read_predictions(path, "captions"), read_predictions(other, "captions")
-    ):
-        if a is None or b is None:
-            longer, number = (path, a.number) if b is None else (other, b.number)
-            raise UsageError(f"{path} and {other} differ in length: only {longer} has row {number}")
-        row = JudgedRow(**vars(a), other=b.prediction)
-        faults = [each.status for each in (a, b) if each.status not in (None, "empty_prediction")]
-        if faults:
-            row.status = faults[0]
-        elif a.reference != b.reference:
-            raise UsageError(f"{path} and {other} differ in the reference of row {row.number}")
-        else:
-            row.status = a.status or b.status
-        yield row
-
-
-class _Scoring:
-    """Every prediction by itself, by the criteria of a rubric."""
-
-    texts = ("status", "prediction", "reference", "answer")
-
-    def __init__(self, rubric: Rubric):
-        self.rubric, self.columns = rubric, tuple(rubric.criteria)
-
-    def judge(self, judge: ModelJudge, rows: Sequence[JudgedRow]) -> None:
-        asked = [row for row in rows if row.status is None]
-        for row in rows:
-            if row.status == "empty_prediction":
-                row.values = dict.fromkeys(self.columns, float(self.rubric.lowest))
-        questions = [
-            self.rubric.messages(
-                "score",
-                molecule=_molecule(row),
-                reference=row.reference,
-                prediction=row.prediction,
-            )
-            for row in asked
-        ]
-        answers = judge.ask(questions, self.rubric.read_scores)
-        for row, answer in zip(asked, answers, strict=True):
-            row.status, row.answer = answer.status, answer.text
-            row.values = {name: float(grade) for name, grade in (answer.value or {}).items()}
-
-    def scores(self, sums: Sums) -> dict[str, float]:
-        return means(sums, self.columns)
-
-
-class _Comparing:
-    """Two predictions for one reference, in both orders."""
-
-    texts = ("status", "prediction", "other", "reference", "answer", "swapped_answer")
-    # Of answers that are no tie: how many there are, and how many name the first.
-    columns = (*PAIR_SCORES, "decided", "first_named")
-
-    def __init__(self, rubric: Rubric):
-        self.rubric = rubric
-
-    def judge(self, judge: ModelJudge, rows: Sequence[JudgedRow]) -> None:
-        asked = [row for row in rows if row.status is None]
-        for row in rows:
-            if row.status == "empty_prediction":
-                said = [bool(text.strip()) for text in (row.prediction, row.other)]
-                row.values = _outcome((1 + said[0] - said[1]) / 2)
-        questions = [
-            self.rubric.messages(
-                "compare",
-                molecule=_molecule(row),
-                reference=row.reference,
-                first=first,
-                second=second,
-            )
-            for row in asked
-            for first, second in ((row.prediction, row.other), (row.other, row.prediction))
-        ]
-        answers = iter(judge.ask(questions, read_better))
-        for row, one, swapped in zip(asked, answers, answers, strict=False):
-            row.answer, row.swapped_answer = one.text, swapped.text
-            states = (one.status, swapped.status)
-            row.status = next((s for s in ("failed", "unparsed") if s in states), "scored")
-            if row.status == "scored":
-                row.values = self._values(one.value, swapped.value)
-
-    @staticmethod
-    def _values(one: str, swapped: str) -> dict[str, float]:
-        decided = [better for better in (one, swapped) if better != "tie"]
-        return _outcome((POINTS[one] + 1 - POINTS[swapped]) / 2) | {
-            "swayed": float(one == swapped != "tie"),
-            "decided": float(len(decided)),
-            "first_named": float(decided.count("first")),
-        }
-
-    def scores(self, sums: Sums) -> dict[str, float]:
-        scores = means(sums, PAIR_SCORES)
-        if sums.totals.get("decided"):
-            scores["first_preferred"] = sums.totals["first_named"] / sums.totals["decided"]
-        return scores
-
-
-def _outcome(points: float) -> dict[str, float]:
-    return {
-        "a_preferred": points,
-        "a_wins": float(points > 0.5),
-        "b_wins": float(points < 0.5),
-        "ties": float(points == 0.5),
-    }
-
-
-def _molecule(row: JudgedRow) -> str:
-    return row.molecule or "not given"
-
-
-def means(sums: Sums, names: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each column over the rows that have it; one without rows is left out."""
-    return {name: mean for name in names if (mean := sums.mean(name)) is not None}
-
-
 def _interval(name: str, sums: Sums, squares: Sums) -> list[float] | None:
     """Return mean ± 1.96 standard errors; None for fewer than two rows.
 
@@ -236,7 +92,7 @@ def _interval(name: str, sums: Sums, squares: Sums) -> list[float] | None:
         count, mean = sums.totals["decided"], sums.totals["first_named"] / sums.totals["decided"]
         variance = mean * (1 - mean)
     else:
-        count, mean = sums.counts[name], sums.mean(name)
+        count, mean = sums.counts[name], sums.totals[name] / sums.counts[name]
         variance = max(0.0, squares.totals[name] / count - mean**2)
     if count < 2:
         return None
@@ -244,7 +100,7 @@ def _interval(name: str, sums: Sums, squares: Sums) -> list[float] | None:
     return [mean - error, mean + error]
 
 
-def _manifest(options: JudgeOptions, paths: Sequence[Path]) -> dict:
+def _manifest(options: JudgeOptions, paths: Sequence[Path]) -> dict[str, Any]:
     rubric = options.rubric
     return {
         "predictions": [path.name for path in paths],
@@ -261,7 +117,7 @@ def _manifest(options: JudgeOptions, paths: Sequence[Path]) -> dict:
     }
 
 
-def _markdown(report: dict) -> str:
+def _markdown(report: Mapping[str, Any]) -> str:
     def table(title: str, header: list[str], rows: Mapping[str, object]) -> list[str]:
         lines = [[name, str(value)] for name, value in rows.items()]
         return [f"## {title}", "", *markdown_table(header, lines), ""]

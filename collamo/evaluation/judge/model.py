@@ -12,20 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from collamo.errors import UsageError
+from collamo.evaluation.journal import Journal, digest
 from collamo.evaluation.judge.rubric import Rubric
 from collamo.evaluation.service import (
-    AnswerFile,
     Limits,
     Service,
     ServiceDownError,
     ServiceError,
     check_url,
-    digest,
 )
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 USAGE = ("requests", "prompt_tokens", "completion_tokens", "answers_without_usage")
 
 
@@ -49,12 +50,20 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Generic[T]):
     """What became of a question: "scored" with its `value`, "unparsed" or "failed"; the `text`."""
 
     status: str
-    value: object = None
+    value: T | None = None
     text: str = ""
+
+
+class _Asked(NamedTuple, Generic[T]):
+    """An answer, what its question cost in earlier runs, and what each request cost now."""
+
+    answer: Answer[T]
+    before: Counter[str]
+    now: list[Counter[str]]
 
 
 class ModelJudge:
@@ -71,7 +80,7 @@ class ModelJudge:
         url = check_url(options.url).rstrip("/")
         url += "" if url.endswith("/chat/completions") else "/chat/completions"
         self._service = Service(url, options.limits, options.key)
-        self._answers = AnswerFile(answers)
+        self._answers = Journal(answers, {"service": "judge"})
         self._known: set[str] = set()
         self.usage = Counter(dict.fromkeys(USAGE, 0))
         self.asked = Counter(dict.fromkeys(USAGE, 0))
@@ -79,13 +88,13 @@ class ModelJudge:
     def __enter__(self) -> ModelJudge:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._service.__exit__(*exception)
         self._answers.__exit__(*exception)
 
     def ask(
-        self, questions: Sequence[list[dict]], read: Callable[[str], object | None]
-    ) -> list[Answer]:
+        self, questions: Sequence[list[dict[str, str]]], read: Callable[[str], T | None]
+    ) -> list[Answer[T]]:
         """Return the answer to each list of messages; `read` gives the value of one, or None."""
         bodies = [
             {**self.options.rubric.parameters, "model": self.options.model, "messages": messages}
@@ -93,27 +102,23 @@ class ModelJudge:
         ]
         keys = [digest("judge", self._service.url, body) for body in bodies]
         different = dict(zip(keys, bodies, strict=True))
-        found = dict(
-            zip(
-                different,
-                self._service.map(lambda item: self._ask(*item, read), different.items()),
-                strict=True,
-            )
-        )
-        for key, (_, before, new) in found.items():
+        asked = self._service.map(lambda key: self._ask(key, different[key], read), different)
+        answers = {}
+        for key, (answer, before, now) in zip(different, asked, strict=True):
+            answers[key] = answer
             if key not in self._known:
                 self._known.add(key)
                 self.usage.update(before)
-            for usage in new:
+            for usage in now:
                 self.usage.update(usage)
                 self.asked.update(usage)
-        return [found[key][0] for key in keys]
+        return [answers[key] for key in keys]
 
-    def _ask(self, key: str, body: dict, read) -> tuple[Answer, Counter, list[Counter]]:
-        """Return (answer, what its question cost in earlier runs, what each request cost now)."""
+    def _ask(self, key: str, body: dict[str, Any], read: Callable[[str], T | None]) -> _Asked[T]:
         record = self._answers.get(key) or {"text": None, "usage": {}}
-        total = Counter(record["usage"])
-        before, new = Counter(total), []
+        total: Counter[str] = Counter(record["usage"])
+        before = Counter(total)
+        now: list[Counter[str]] = []
         value = None if record["text"] is None else read(record["text"])
         while value is None and total["requests"] <= self.options.reasks:
             try:
@@ -124,35 +129,37 @@ class ModelJudge:
                 ) from None
             except ServiceError as error:
                 log.warning("a question failed: %s", error)
-                return Answer("failed", text=str(error)), before, new
-            new.append(usage)
+                return _Asked(Answer("failed", text=str(error)), before, now)
+            now.append(usage)
             total.update(usage)
             record = {"text": self._clean(text), "usage": total}
-            self._answers.put(key, record)
+            self._answers.put({key: record})
             value = read(record["text"])
         status = "unparsed" if value is None else "scored"
-        return Answer(status, value, record["text"]), before, new
+        return _Asked(Answer(status, value, record["text"]), before, now)
 
     def _clean(self, text: str) -> str:
         """Return what may be written down: an endpoint could repeat the key it was sent."""
         return text.replace(self.options.key, "***") if self.options.key else text
 
-    def costs(self) -> dict:
+    def costs(self) -> dict[str, dict[str, float]]:
         """Return tokens and, where prices are given, their cost: in all, and of this run."""
-        found = {"all": dict(self.usage), "this_run": dict(self.asked)}
+        return {"all": self._cost(self.usage), "this_run": self._cost(self.asked)}
+
+    def _cost(self, usage: Counter[str]) -> dict[str, float]:
+        tokens: dict[str, float] = dict(usage)
         if self.options.prices is not None:
-            for name, tokens in found.items():
-                pairs = zip(
-                    (tokens["prompt_tokens"], tokens["completion_tokens"]),
-                    self.options.prices,
-                    strict=True,
-                )
-                found[name] = {**tokens, "cost": sum(n / 1000 * price for n, price in pairs)}
-        return found
+            pairs = zip(
+                (tokens["prompt_tokens"], tokens["completion_tokens"]),
+                self.options.prices,
+                strict=True,
+            )
+            tokens["cost"] = sum(count / 1000 * price for count, price in pairs)
+        return tokens
 
 
-def read_completion(answer: object) -> tuple[str, Counter]:
-    """Return (text, usage) of a chat completion; ValueError for JSON that is none.
+def read_completion(answer: Any) -> tuple[str, Counter[str]]:
+    """Return (text, usage) of a chat completion; ValueError for JSON that is no completion.
 
     A message without text (a refusal) is an empty text; usage that is missing or odd is counted as
     ``answers_without_usage``.
@@ -164,9 +171,10 @@ def read_completion(answer: object) -> tuple[str, Counter]:
     if not isinstance(content, str | None):
         raise ValueError("a content that is no text")
     usage = answer.get("usage")
-    tokens = [usage.get(name) if isinstance(usage, dict) else None for name in USAGE[1:3]]
-    if all(type(count) is int and count >= 0 for count in tokens):
-        counts = (1, *tokens, 0)
+    tokens = usage if isinstance(usage, dict) else {}
+    prompt, completion = tokens.get("prompt_tokens"), tokens.get("completion_tokens")
+    if type(prompt) is int and type(completion) is int and min(prompt, completion) >= 0:
+        counts = (1, prompt, completion, 0)
     else:
         counts = (1, 0, 0, 1)
     return content or "", Counter(dict(zip(USAGE, counts, strict=True)))

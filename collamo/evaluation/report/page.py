@@ -149,22 +149,6 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="table"><table>{"".join(lines)}</table></div>'
 
 
-def not_scored(manifest: dict) -> list[Section]:
-    """Return the section of scores that are absent, if any are."""
-    absent = [[name, reason] for name, reason in manifest["absent"].items()]
-    return [Section("Not scored", header=["score", "why"], rows=absent)] if absent else []
-
-
-def how_measured(manifest: dict, text: str = "") -> Section:
-    """Return the section of hashes, settings and versions."""
-    rows = [
-        [name, str(value)]
-        for name, value in (manifest | manifest["versions"]).items()
-        if name not in ("absent", "versions") and value is not None
-    ]
-    return Section("How it was measured", text, header=["what", "which"], rows=rows)
-
-
 def metric_name(metric: str) -> str:
     """Return a score as tables call it, with the arrow that says which way is better.
 

@@ -6,66 +6,15 @@ any length is scored in a stream and a bootstrap needs no second look at the tex
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import math
-import tempfile
-import warnings
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from collamo.errors import UsageError
+from collamo.evaluation.score.bleu import ORDERS, bleu, ngram_statistics
+from collamo.evaluation.score.meteor import load_meteor
 from collamo.evaluation.score.tokenisation import Tokenisation
 from collamo.evaluation.statistics import Sums
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-ORDERS = (1, 2, 3, 4)
-BLEU_COLUMNS = (
-    *(f"bleu_match{n}" for n in ORDERS),
-    *(f"bleu_total{n}" for n in ORDERS),
-    "bleu_length",
-    "bleu_reference",
-)
 NO_WORDNET = "METEOR needs WordNet, and nothing is downloaded: give --wordnet PATH"
-
-
-def ngram_statistics(prediction: Sequence[str], reference: Sequence[str]) -> dict[str, int]:
-    """Return what corpus BLEU sums: matched and possible n-grams (n = 1…4) and both lengths.
-
-    As nltk counts: a match counts at most as often as in the reference, and a prediction shorter
-    than n words still has one possible n-gram.
-
-    >>> counts = ngram_statistics(["a", "b", "b"], ["a", "b", "c"])
-    >>> counts["bleu_match1"], counts["bleu_total1"], counts["bleu_match2"], counts["bleu_total2"]
-    (2, 3, 1, 2)
-    """
-    from nltk.translate.bleu_score import modified_precision
-
-    counts = {}
-    for order in ORDERS:
-        precision = modified_precision([reference], prediction, order)
-        counts[f"bleu_match{order}"] = precision.numerator
-        counts[f"bleu_total{order}"] = precision.denominator
-    counts["bleu_length"], counts["bleu_reference"] = len(prediction), len(reference)
-    return counts
-
-
-def bleu(sums: Sums, order: int) -> float | None:
-    """Return corpus BLEU of the given order (a fraction), None where no row has been added.
-
-    ``exp(min(0, 1 − r/c)) · Π_{n ≤ order} (Σ matches_n / Σ possible_n)^(1/order)`` with r and c the
-    summed lengths of references and predictions; no smoothing, so no match at all gives 0 (Papineni
-    et al. 2002; ``nltk.translate.bleu_score.corpus_bleu``).
-    """
-    totals = sums.totals
-    if not totals.get("bleu_reference"):
-        return None
-    if not all(totals[f"bleu_match{n}"] for n in ORDERS[:order]):
-        return 0.0
-    logs = [math.log(totals[f"bleu_match{n}"] / totals[f"bleu_total{n}"]) for n in ORDERS[:order]]
-    shortness = min(0.0, 1 - totals["bleu_reference"] / totals["bleu_length"])
-    return math.exp(shortness + sum(logs) / order)
 
 
 class TextScorer:
@@ -99,12 +48,12 @@ class TextScorer:
         self._rouge = RougeScorer(ROUGE[:2], tokenizer=DefaultTokenizer(use_stemmer=False))
         self._meteor = None
         if wordnet:
-            self._meteor, self.about["wordnet_sha256"] = _load_meteor(Path(wordnet))
+            self._meteor, self.about["wordnet_sha256"] = load_meteor(Path(wordnet))
 
     def row(self, prediction: str, reference: str) -> dict[str, float]:
         """Return the statistics of one row; an empty prediction scores 0 everywhere."""
         tokens, reference_tokens = map(self.tokenisation.tokens, (prediction, reference))
-        values: dict[str, float] = ngram_statistics(tokens, reference_tokens)
+        values = ngram_statistics(tokens, reference_tokens)
         rouge = self._rouge.score(reference, prediction)
         values.update((name, rouge[name].fmeasure) for name in rouge)
         values["rougeL"] = self._rouge_l(prediction, reference)
@@ -127,57 +76,3 @@ def text_scores(sums: Sums) -> dict[str, float]:
     scores = {f"bleu{order}": bleu(sums, order) for order in ORDERS}
     scores.update((name, sums.mean(name)) for name in (*ROUGE, "meteor"))
     return {name: value for name, value in scores.items() if value is not None}
-
-
-def _load_meteor(path: Path):
-    """Return (meteor of token lists, hash of the WordNet read)."""
-    from nltk.stem.porter import PorterStemmer
-    from nltk.translate.meteor_score import single_meteor_score
-
-    wordnet, digest = _load_wordnet(path)
-    # A caption's words come back thousands of times.
-    stemmer = PorterStemmer()
-    stemmer.stem = functools.lru_cache(maxsize=65536)(stemmer.stem)
-    wordnet.synsets = functools.lru_cache(maxsize=65536)(wordnet.synsets)
-
-    def meteor(reference: list[str], prediction: list[str]) -> float:
-        return float(single_meteor_score(reference, prediction, stemmer=stemmer, wordnet=wordnet))
-
-    return meteor, digest
-
-
-def _load_wordnet(path: Path):
-    import nltk.data
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader
-    from nltk.data import FileSystemPathPointer
-
-    if zipfile.is_zipfile(path):
-        # nltk seeks within the files; they are read from a folder that goes with this process.
-        unpacked = tempfile.TemporaryDirectory(prefix="collamo-wordnet-")
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(unpacked.name)
-        folder = Path(unpacked.name)
-    else:
-        unpacked, folder = None, path
-    places = [folder, *(folder / name for name in ("wordnet", "corpora/wordnet"))]
-    found = next((place for place in places if (place / "data.noun").is_file()), None)
-    if found is None:
-        raise UsageError(
-            f"--wordnet {path}: no data.noun in it, in its wordnet/ or its corpora/wordnet/; give "
-            "the folder of WordNet 3.0 in nltk's layout, or its zip file"
-        )
-    digest = hashlib.sha256((found / "data.noun").read_bytes()).hexdigest()
-    # nltk ≥ 3.10 opens only folders that its search path names; the user named this one.
-    found = found.resolve()
-    if str(found) not in nltk.data.path:
-        nltk.data.path.append(str(found))
-
-    class Reader(WordNetCorpusReader):
-        def map_wn(self, version="wordnet"):
-            """Other languages alone need the map to version 3.0, for which nltk would search."""
-
-    with warnings.catch_warnings():  # that other languages are not there: only English is asked for
-        warnings.simplefilter("ignore")
-        reader = Reader(FileSystemPathPointer(str(found)), None)
-    reader.unpacked = unpacked  # keeps the temporary folder as long as the reader
-    return reader, digest

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rdkit import Chem, DataStructs
-from rdkit.Chem import MACCSkeys
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.Chem.rdMolDescriptors import GetMACCSKeysFingerprint
 
 from collamo.chem.molecule import captured_log, is_selfies
-from collamo.evaluation.score.captions import bleu, ngram_statistics
+from collamo.evaluation.score.bleu import bleu, ngram_statistics
 from collamo.evaluation.statistics import Sums
 
 # Counts of circular environments up to two bonds, unfolded: what MolT5 published as "Morgan".
 _MORGAN = GetMorganGenerator(radius=2)
 FINGERPRINTS = {
-    "maccs": MACCSkeys.GenMACCSKeys,
+    "maccs": GetMACCSKeysFingerprint,
     "rdk": Chem.RDKFingerprint,
     "morgan": _MORGAN.GetSparseCountFingerprint,
 }
@@ -86,7 +86,7 @@ def molecule_row(prediction: str, reference: str) -> tuple[str, dict[str, float]
     if true.mol is None:
         return "invalid_reference", {}
     guess = WrittenMolecule.read(prediction)
-    values: dict[str, float] = ngram_statistics(list(guess.text), list(true.text))
+    values = ngram_statistics(list(guess.text), list(true.text))
     values["levenshtein"] = float(Levenshtein.distance(guess.text, true.text))
     values["validity"] = float(guess.mol is not None)
     values["validity_strict"] = float(guess.mol is not None and len(guess.text.split()) == 1)

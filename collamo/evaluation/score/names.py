@@ -49,7 +49,9 @@ def read_names(names: Sequence[str]) -> list[str]:
     return inchis
 
 
-def name_rows(pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, dict]], dict[str, str]]:
+def name_rows(
+    pairs: Sequence[tuple[str, str]],
+) -> tuple[list[tuple[str, dict[str, float]]], dict[str, str]]:
     """Return the (status, statistics) of each (prediction, reference), and what is absent and why.
 
     ``exact``: the same text up to white space. ``opsin_parsed``: OPSIN reads the prediction.
@@ -63,17 +65,17 @@ def name_rows(pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, dict]],
     if reason is not None:
         return rows, dict.fromkeys(NAME_COLUMNS[1:], reason)
     inchis = iter(read_names([name for pair in pairs for name in pair]))
-    judged = []
+    read = []
     for (_, values), guess, true in zip(rows, inchis, inchis, strict=False):
         values["opsin_parsed"] = float(bool(guess))
         if true:
             values["opsin_match"] = float(guess == true)
         unread = [name for name, inchi in (("prediction", guess), ("reference", true)) if not inchi]
         status = f"unparsed_{unread[0]}" if unread else "scored"
-        judged.append((status, values))
-    return judged, {}
+        read.append((status, values))
+    return read, {}
 
 
 def name_scores(sums: Sums) -> dict[str, float]:
     """Return the shares of `NAME_COLUMNS`; ``opsin_match`` is of all readable references."""
-    return {name: mean for name in NAME_COLUMNS if (mean := sums.mean(name)) is not None}
+    return sums.means(NAME_COLUMNS)

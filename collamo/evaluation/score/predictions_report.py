@@ -9,15 +9,15 @@ from pathlib import Path
 from collamo.chem.draw import draw_molecules_svg
 from collamo.chem.molecule import parse_molecule
 from collamo.errors import MoleculeError
+from collamo.evaluation.report.manifest import how_measured, not_scored
 from collamo.evaluation.report.page import (
     Page,
     Picture,
     Section,
-    how_measured,
     metric_name,
-    not_scored,
     write_report,
 )
+from collamo.evaluation.score.predictions import PredictionRow
 
 SHOWN = 12  # worst rows in the reports
 SHOWN_CHARACTERS = 300
@@ -31,16 +31,16 @@ _WORST_BY = {
 }
 
 
-class Worst:
+class WorstRows:
     """Keeps the worst `SHOWN` rows of a stream, earliest first among equals."""
 
     def __init__(self, task: str):
         self.task = task
         self.column, self._higher = _WORST_BY[task]
-        self._heap: list[tuple[float, int, object]] = []
+        self._heap: list[tuple[float, int, PredictionRow]] = []
 
-    def see(self, row) -> None:
-        """Look at a judged row; one without the statistic is not among the worst."""
+    def see(self, row: PredictionRow) -> None:
+        """Look at a scored row; one without the statistic is not among the worst."""
         if self.column not in row.values:
             return
         value = row.values[self.column]
@@ -49,12 +49,12 @@ class Worst:
         if len(self._heap) > SHOWN:
             heapq.heappop(self._heap)
 
-    def rows(self) -> list:
+    def rows(self) -> list[PredictionRow]:
         """Return the rows, worst first."""
         return [row for _, _, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
 
 
-def write_predictions_report(report: dict, worst: Worst, out: Path) -> None:
+def write_predictions_report(report: dict, worst: WorstRows, out: Path) -> None:
     """Write the report of a predictions file into `out`."""
     write_report(
         report, Page(f"Evaluation of {worst.task}", COUNTING, _sections(report, worst)), out
@@ -64,11 +64,11 @@ def write_predictions_report(report: dict, worst: Worst, out: Path) -> None:
 COUNTING = (
     "Every row is in exactly one of the counts below “rows”. Empty, invalid and unparsed "
     "predictions stay in the scores as wrong answers; rows without a usable reference, malformed "
-    "rows and rows that are not UTF-8 cannot be judged and are only counted."
+    "rows and rows that are not UTF-8 cannot be scored and are only counted."
 )
 
 
-def _sections(report: dict, worst: Worst) -> list[Section]:
+def _sections(report: dict, worst: WorstRows) -> list[Section]:
     manifest, column = report["manifest"], worst.column
     scores = [
         [f"{group}{metric_name(name)}", f"{value:.4f}"]
@@ -108,7 +108,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
-def _pictures(worst: Worst) -> list[Section]:
+def _pictures(worst: WorstRows) -> list[Section]:
     """Return the worst pairs drawn side by side, reference left."""
     molecules, legends = [], []
     for row in worst.rows():

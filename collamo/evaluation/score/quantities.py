@@ -39,12 +39,12 @@ def parse_quantity(text: str, unit: str | None = None) -> float | None:
     (0.2499, 0.25)
     """
     number = parse_number(text)
-    wanted = energy_factor(unit) if unit else None
+    factor = energy_factor(unit) if unit else None
     span = number_span(text)
-    if number is None or wanted is None or span is None:
+    if number is None or factor is None or span is None:
         return number
-    said = _UNIT.match(text, span[1])
-    return number * energy_factor(said[1]) / wanted if said else number
+    written = _UNIT.match(text, span[1])
+    return number * _HARTREE[written[1].lower()] / factor if written else number
 
 
 def motif_row(prediction: str, reference: str) -> tuple[str, dict[str, float]]:
@@ -63,7 +63,7 @@ def motif_row(prediction: str, reference: str) -> tuple[str, dict[str, float]]:
 
 def motif_scores(sums: Sums) -> dict[str, float]:
     """Return ``exact`` (of all rows), ``mae`` (of what parsed) and ``parsed`` (share of rows)."""
-    return _means(sums, ("exact", "mae", "parsed"))
+    return sums.means(("exact", "mae", "parsed"))
 
 
 def property_row(
@@ -93,14 +93,10 @@ def property_scores(sums: Sums, unit: str | None = None) -> dict[str, float]:
 
     For an energy also both errors in Hartree and eV, named so.
     """
-    scores = _means(sums, ("mae", "mae_penalised", "parsed"))
+    scores = sums.means(("mae", "mae_penalised", "parsed"))
     factor = energy_factor(unit) if unit else None
     if factor is not None:
         for name in [name for name in ("mae", "mae_penalised") if name in scores]:
             scores[f"{name}_hartree"] = scores[name] * factor
             scores[f"{name}_ev"] = scores[name] * factor * HARTREE_IN_EV
     return scores
-
-
-def _means(sums: Sums, names: tuple[str, ...]) -> dict[str, float]:
-    return {name: mean for name in names if (mean := sums.mean(name)) is not None}

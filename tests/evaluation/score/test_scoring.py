@@ -1,21 +1,16 @@
 """A predictions file from the command line: published scores, counts that add up, odd files."""
 
 import json
-import math
-import random
 
 import pyarrow.parquet as pq
 import pytest
 
 from collamo.cli import run
-from collamo.errors import MissingDependencyError, UsageError
-from collamo.evaluation.score.captions import TextScorer, ngram_statistics, text_scores
-from collamo.evaluation.score.molecules import molecule_row, molecule_scores
+from collamo.errors import UsageError
 from collamo.evaluation.score.names import opsin_absent
-from collamo.evaluation.score.predictions import Options, evaluate_predictions
-from collamo.evaluation.score.quantities import HARTREE_IN_EV, parse_quantity
-from collamo.evaluation.score.tokenisation import load_tokenisation
-from collamo.evaluation.statistics import Sums
+from collamo.evaluation.score.quantities import HARTREE_IN_EV
+from collamo.evaluation.score.scorer import ScoreOptions
+from collamo.evaluation.score.scoring import score_predictions
 
 HEADER = "SMILES\tground truth\toutput\n"
 
@@ -23,7 +18,7 @@ HEADER = "SMILES\tground truth\toutput\n"
 def evaluate(path, task, out, **options):
     if task in ("captions", "iupac"):
         options.setdefault("tokenizer", "whitespace")
-    report = evaluate_predictions(path, Options(task, **options), out)
+    report = score_predictions(path, ScoreOptions(task, **options), out)
     counts = report["counts"]
     assert counts["rows"] == sum(n for name, n in counts.items() if name != "rows")
     assert pq.read_metadata(out / "rows.parquet").num_rows == counts["rows"]
@@ -70,168 +65,6 @@ def test_published_molecule_scores(shared_data, tmp_path):
 
 
 # Single metrics, computed by hand
-
-
-def scored(pairs, scorer=None):
-    scorer = scorer or TextScorer(load_tokenisation("whitespace"))
-    sums = Sums()
-    for guess, truth in pairs:
-        sums.add(scorer.row(guess, truth))
-    return text_scores(sums)
-
-
-def test_bleu_and_rouge_by_hand():
-    # 3 of 4 words, 1 of 3 word pairs; a word longer than the reference, so no penalty.
-    scores = scored([("a b x c", "a b c")])
-    assert scores["bleu1"] == pytest.approx(3 / 4)
-    assert scores["bleu2"] == pytest.approx((3 / 4 * 1 / 3) ** 0.5)
-    assert scores["bleu4"] == 0
-    assert scores["rouge1"] == scores["rougeL"] == pytest.approx(2 * 3 / 7)
-    assert scores["rouge2"] == pytest.approx(2 * 1 / 5)
-    assert "meteor" not in scores
-
-
-def test_bleu_is_nltks_and_rouge_l_is_rouge_scores():
-    from nltk.translate.bleu_score import corpus_bleu
-    from rouge_score.rouge_scorer import RougeScorer
-
-    draw = random.Random(0)
-    texts = [" ".join(draw.choices("abcdef", k=draw.randint(1, 20))) for _ in range(60)]
-    pairs = list(zip(texts[:30], texts[30:], strict=True))
-    scores = scored(pairs)
-    guesses, truths = [g.split() for g, _ in pairs], [[t.split()] for _, t in pairs]
-    for order in (1, 2, 3, 4):
-        weights = [1 / order] * order
-        assert scores[f"bleu{order}"] == pytest.approx(corpus_bleu(truths, guesses, weights))
-    rouge = RougeScorer(["rougeL"])
-    expected = [rouge.score(truth, guess)["rougeL"].fmeasure for guess, truth in pairs]
-    assert scores["rougeL"] == pytest.approx(sum(expected) / len(expected))
-
-
-def test_equal_texts_score_one_and_empty_predictions_nothing():
-    same = "a b c d e"
-    assert scored([(same, same)]) == pytest.approx(dict.fromkeys(scored([(same, same)]), 1))
-    assert set(scored([("", same)]).values()) == {0}
-    half = scored([(same, same), ("", same)])
-    assert half["rouge1"] == pytest.approx(0.5)
-    # nltk counts one possible word even for an empty text; the lengths are 5 of 10.
-    assert half["bleu1"] == pytest.approx(5 / 6 * math.exp(-1))
-
-
-def test_rouge_is_symmetric_and_no_score_knows_an_order():
-    pairs = [("a b c", "a c d e"), ("x y", "y"), ("q", "q r s t u v")]
-    scores, turned = scored(pairs), scored([(truth, guess) for guess, truth in pairs])
-    for name in ("rouge1", "rouge2", "rougeL"):
-        assert turned[name] == pytest.approx(scores[name])
-    assert scored(pairs[::-1]) == pytest.approx(scores)
-
-
-def test_meteor_knows_stems_and_synonyms(shared_data):
-    wordnet = shared_data / "wordnet.zip"
-    scorer = TextScorer(load_tokenisation("whitespace"), wordnet)
-    # One chunk of two matches: penalty 0.5 · (1/2)³.
-    assert scorer.row("red cars", "red car")["meteor"] == pytest.approx(1 - 0.5 / 8)
-    assert scorer.row("red auto", "red car")["meteor"] == pytest.approx(1 - 0.5 / 8)
-    assert scorer.row("red dog", "red car")["meteor"] == pytest.approx(0.5 * 0.5)
-    assert scorer.row("", "red car")["meteor"] == 0
-
-
-def test_wordnet_must_be_there(tmp_path):
-    with pytest.raises(UsageError, match=r"no data\.noun"):
-        TextScorer(load_tokenisation("whitespace"), tmp_path)
-
-
-@pytest.mark.parametrize("spec", ["words", "scibret:x", "llm", "whitespace:x", "13a:x"])
-def test_unknown_tokenisers_are_refused(spec):
-    with pytest.raises(UsageError, match="whitespace, 13a, scibert:VOCABULARY"):
-        load_tokenisation(spec)
-
-
-def test_13a_is_sacrebleus():
-    """Of texts with four tokens at least: nltk gives shorter ones a possible n-gram."""
-    import sacrebleu
-
-    answers = [
-        "a molecule with two rings, one acid group.",
-        "a text that is short",
-        "It has a logP of 1.5.",
-    ]
-    truths = ["a molecule with one ring, one acid group.", "a text so short", "Its logP is 1.5."]
-    expected = sacrebleu.corpus_bleu(answers, [truths], tokenize="13a", smooth_method="none").score
-    scores = scored(zip(answers, truths, strict=True), TextScorer(load_tokenisation("13a")))
-    assert 0.2 < scores["bleu4"] == pytest.approx(expected / 100)
-
-
-def test_a_tokeniser_is_never_downloaded():
-    with pytest.raises(MissingDependencyError, match="nothing is downloaded"):
-        load_tokenisation("llm:nobody/has-this-model")
-
-
-def test_scibert_is_lower_cased_and_cut(shared_data):
-    scibert = load_tokenisation(f"scibert:{shared_data}/scibert_vocab.txt")
-    assert scibert.tokens("The Molecule") == ["the", "molecule"]
-    assert len(scibert.tokens("the " * 1000)) == 510
-    assert scibert.sha256.startswith("0a7d0066")
-
-
-def test_molecules_by_hand():
-    status, values = molecule_row("OCC", "CCO")
-    assert status == "scored"
-    assert values["exact_inchi"] == values["exact_canonical"] == values["morgan"] == 1
-    assert values["levenshtein"] == 2
-    status, values = molecule_row("C(", "CCO")
-    assert (status, values["validity"], values["exact_inchi"]) == ("invalid_prediction", 0, 0)
-    assert "morgan" not in values
-    assert molecule_row("CCO", "not a molecule") == ("invalid_reference", {})
-    # One methyl environment and one bond more: same atoms, another structure.
-    assert molecule_row("COC", "CCO")[1]["exact_inchi"] == 0
-    # 2-hydroxypyridine and 2-pyridone: one InChI, two canonical SMILES.
-    _, tautomers = molecule_row("O=c1cccc[nH]1", "Oc1ccccn1")
-    assert (tautomers["exact_inchi"], tautomers["exact_canonical"]) == (1, 0)
-
-
-def test_a_sentence_is_no_molecule():
-    _, sentence = molecule_row("I do not know", "I")
-    assert (sentence["validity"], sentence["validity_strict"]) == (1, 0)
-    assert molecule_row(" CCO\n", "CCO")[1]["validity_strict"] == 1
-    assert molecule_row("C(", "CCO")[1]["validity_strict"] == 0
-
-
-def test_selfies_are_compared_as_smiles():
-    status, values = molecule_row("[C][C][O]", "CCO")
-    assert (status, values["exact_inchi"], values["levenshtein"]) == ("scored", 1, 0)
-    assert molecule_row("[C][C][Nonsense]", "CCO")[0] == "invalid_prediction"
-
-
-def test_similarity_is_symmetric_and_all_pairs_count_the_unreadable():
-    one, other = molecule_row("CCOC", "CCN")[1], molecule_row("CCN", "CCOC")[1]
-    for name in ("maccs", "rdk", "morgan", "levenshtein"):
-        assert one[name] == other[name]
-    sums = Sums()
-    for guess in ("CCO", "C("):
-        sums.add(molecule_row(guess, "CCO")[1])
-    scores = molecule_scores(sums)
-    assert (scores["maccs"], scores["maccs_all"], scores["validity"]) == (1, 0.5, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "value"),
-    [
-        ("−6.8 eV", "hartree", -6.8 / HARTREE_IN_EV),
-        ("0.25 Hartree", "eV", 0.25 * HARTREE_IN_EV),
-        ("627.5094740631 kcal/mol", "Ha", 1),
-        ("1e-3", "eV", 1e-3),
-        ("250 meV", "eV", 0.25),
-        ("3 rings", "eV", 3),
-        ("1.5 eV", None, 1.5),
-        ("1.5 eV", "g/mol", 1.5),
-        ("two eV", "eV", 2),
-        ("nothing", "eV", None),
-    ],
-)
-def test_energies_are_converted(text, unit, value):
-    expected = None if value is None else pytest.approx(value)
-    assert parse_quantity(text, unit) == expected
 
 
 # Files: every row in one count
@@ -390,7 +223,3 @@ def test_a_file_without_the_columns_names_those_it_has(tmp_path):
     path.write_text("smiles\tanswers\nC\tD\n")
     with pytest.raises(UsageError, match=r"no column for the prediction: .*; it has smiles"):
         evaluate(path, "captions", tmp_path / "out")
-
-
-def test_one_word_has_one_possible_pair():
-    assert ngram_statistics(["a"], ["a"])["bleu_total2"] == 1

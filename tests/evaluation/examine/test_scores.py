@@ -1,29 +1,30 @@
 import numpy as np
 import pytest
-from handmade import Example, count, logp
+from handmade import count, logp
 
-from collamo.evaluation.entities.extractor import load_extractor
+from collamo.data.tasks import TaskExample
+from collamo.evaluation.entities.loading import load_extractor
 from collamo.evaluation.examine.baselines import TrainStatistics
 from collamo.evaluation.examine.scores import (
-    SplitJudge,
     count_entities,
     count_statuses,
     primary_metric,
     split_scores,
     target_scores,
 )
+from collamo.evaluation.examine.split_scorer import SplitScorer
 from collamo.evaluation.statistics import Sums
 
 TEXT = "an aromatic molecule with one ring and two groups"
 
 
-def judged(examples, answers, train=(), **options):
-    return SplitJudge(examples, TrainStatistics.of(train), **options).judge(answers)
+def scored(examples, answers, train=(), **options):
+    return SplitScorer(examples, TrainStatistics.count(train), **options).score(answers)
 
 
 def scores(examples, answers, train=(), **options):
     """Return the scores of answers to one task, and the counts of its rows."""
-    rows = judged(examples, answers, train, **options)
+    rows = scored(examples, answers, train, **options)
     sums = Sums()
     for row in rows:
         sums.add(row.values)
@@ -34,7 +35,9 @@ def scores(examples, answers, train=(), **options):
 
 
 def test_train_statistics_by_hand():
-    train = TrainStatistics.of([logp(0, 1.0), logp(1, 3.0), logp(2, 3.0), count(0, 2), count(1, 1)])
+    train = TrainStatistics.count(
+        [logp(0, 1.0), logp(1, 3.0), logp(2, 3.0), count(0, 2), count(1, 1)]
+    )
     key = ("property_2d", "logp")
     assert train.most_common_answer(*key) == "3.00"
     assert train.median_answer(*key) == "3.0"
@@ -45,7 +48,7 @@ def test_train_statistics_by_hand():
 
 
 def test_an_unseen_target_gets_the_answer_of_its_task():
-    train = TrainStatistics.of([count(0, 2), count(1, 2)])
+    train = TrainStatistics.count([count(0, 2), count(1, 2)])
     assert train.most_common_answer("motif_count", "amide") == "2"
     assert train.most_common_answer("caption", "x") == ""
     assert train.median_answer("motif_count", "amide") == "2"
@@ -71,7 +74,7 @@ def test_unparsed_answers_are_wrong_and_charged_the_worse_of_two_guesses():
 
 def test_silence_never_beats_a_guess():
     examples = [logp(i, float(i**2)) for i in range(20)]
-    train = TrainStatistics.of(examples)
+    train = TrainStatistics.count(examples)
     silent = scores(examples, [""] * 20, examples)[0]["scaled_error"]
     for guess in ("0.00", repr(train.mean["property_2d", "logp"])):
         assert silent >= scores(examples, [guess] * 20, examples)[0]["scaled_error"]
@@ -91,17 +94,17 @@ def test_garbage_answers_are_found_in_the_counts():
     }
     assert found == pytest.approx({"exact": 2 / 5, "mae": 0, "parsed": 2 / 5})
     with pytest.raises(ValueError, match="3 answers for 6 questions"):
-        judged(examples, ["0", "1", "2"])
+        scored(examples, ["0", "1", "2"])
 
 
 def test_units_in_answers_are_converted_as_in_a_predictions_file():
-    gap = Example(0, "measured", "gap", "What is the gap in eV?", "6.8", 6.8, "eV")
-    (row,) = judged([gap], ["0.25 Hartree"], [gap])
+    gap = TaskExample(0, "measured", "gap", "What is the gap in eV?", "6.8", 6.8, "eV")
+    (row,) = scored([gap], ["0.25 Hartree"], [gap])
     assert row.values["mae"] == pytest.approx(0.25 * 27.211386 - 6.8, abs=1e-5)
-    (row,) = judged([gap], ["6800 meV"], [gap])
+    (row,) = scored([gap], ["6800 meV"], [gap])
     assert row.values["exact"] == 1
     sums = Sums()
-    sums.add(judged([gap], ["7.8"], [gap])[0].values)
+    sums.add(scored([gap], ["7.8"], [gap])[0].values)
     found = target_scores("measured", "eV", sums)
     assert (found["mae"], found["mae_ev"]) == (pytest.approx(1), pytest.approx(1))
     assert found["mae_hartree"] == pytest.approx(1 / 27.211386)
@@ -110,49 +113,49 @@ def test_units_in_answers_are_converted_as_in_a_predictions_file():
 def test_a_target_without_spread_or_without_training_has_no_scaled_error():
     examples = [logp(2, 5.0)]
     assert "scaled_error" not in scores(examples, ["6"], [logp(0, 5.0), logp(1, 5.0)])[0]
-    judging = SplitJudge(examples, TrainStatistics.of([]))
-    (row,) = judging.judge(["6"])
+    scorer = SplitScorer(examples, TrainStatistics.count([]))
+    (row,) = scorer.score(["6"])
     assert row.values == {"parsed": 1, "mae": 1, "exact": 0}
-    assert "the train split has no such question" in judging.absent["logp: mae_penalised, scaled"]
+    assert "the train split has no such question" in scorer.absent["logp: mae_penalised, scaled"]
 
 
 def test_a_property_may_be_text():
-    formula = Example(0, "property_2d", "formula", "Formula?", "C2H6O")
-    rows = judged([formula] * 3, [" C2H6O\n", "c2h6o", ""], [formula])
+    formula = TaskExample(0, "property_2d", "formula", "Formula?", "C2H6O")
+    rows = scored([formula] * 3, [" C2H6O\n", "c2h6o", ""], [formula])
     assert [row.values["exact"] for row in rows] == [1, 0, 0]
     assert [row.status for row in rows] == ["scored", "scored", "empty_prediction"]
 
 
 def test_captions_and_names_are_scored_as_in_a_predictions_file():
-    captions = [Example(i, "caption", "composed", "Describe it.", TEXT) for i in range(2)]
+    captions = [TaskExample(i, "caption", "composed", "Describe it.", TEXT) for i in range(2)]
     assert scores(captions, [TEXT, TEXT])[0]["bleu4"] == pytest.approx(1)
     half, counts = scores(captions, [TEXT, " "])
     assert counts["empty_prediction"] == 1
     assert half["bleu4"] < 1
     assert half["rouge1"] == pytest.approx(0.5)
-    names = [Example(0, "iupac_name", "iupac_name", "Name?", "ethanol")]
+    names = [TaskExample(0, "iupac_name", "iupac_name", "Name?", "ethanol")]
     assert scores(names, ["ethanol"])[0]["exact"] == 1
 
 
 def test_the_manifest_names_the_tokeniser_and_what_is_absent():
-    judging = SplitJudge([Example(0, "caption", "given", "?", TEXT)], TrainStatistics.of([]))
-    assert judging.about == {"tokenizer": "13a", "tokenizer_sha256": None}
-    assert "--wordnet" in judging.absent["meteor"]
+    scorer = SplitScorer([TaskExample(0, "caption", "given", "?", TEXT)], TrainStatistics.count([]))
+    assert scorer.about == {"tokenizer": "13a", "tokenizer_sha256": None}
+    assert "--wordnet" in scorer.absent["meteor"]
 
 
-def test_captions_of_a_split_have_their_entities_judged():
-    examples = [Example(i, "caption", "given", "?", "It is a ketone.") for i in range(2)]
+def test_captions_of_a_split_have_their_entities_scored():
+    examples = [TaskExample(i, "caption", "given", "?", "It is a ketone.") for i in range(2)]
     said = ["It is a ketone and an ester.", None]
     with load_extractor("offline") as extractor:
         options = {"entities": extractor, "smiles": {0: "CC(=O)COC(C)=O", 1: "CC(C)=O"}}
         found, _ = scores(examples, said, **options)
-        counts = count_entities(judged(examples, said, **options))
+        counts = count_entities(scored(examples, said, **options))
     assert (found["charm"], found["rcharm"], found["charm_molecule"]) == (0.5, 0, 0)
-    assert (counts["rows"], counts["scored"], counts["not_judged"]) == (2, 1, 1)
+    assert (counts["rows"], counts["scored"], counts["not_scored"]) == (2, 1, 1)
 
 
 def test_no_questions_and_no_answers():
-    assert judged([], []) == []
+    assert scored([], []) == []
     found, counts = scores([count(0, 1)], [None])
     assert (found, counts["not_asked"]) == ({}, 1)
 

@@ -9,7 +9,7 @@ from trained import trained
 
 from collamo.errors import UsageError
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "demo_report.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "demo_report.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,15 @@ from fake_service import Reply, fake_service
 
 from collamo.cli import run
 from collamo.evaluation.comparison import compare
-from collamo.evaluation.entities.extractor import load_extractor
 from collamo.evaluation.entities.hallucination import (
     STATUSES,
     hallucination_row,
     hallucination_scores,
     score_hallucination,
 )
-from collamo.evaluation.score.predictions import Options, evaluate_predictions
+from collamo.evaluation.entities.loading import load_extractor
+from collamo.evaluation.score.scorer import ScoreOptions
+from collamo.evaluation.score.scoring import score_predictions
 from collamo.evaluation.statistics import Sums
 
 
@@ -78,7 +79,7 @@ def test_captions_in_memory():
             "nothing_generated": 1,
             "nothing_to_find": 2,
             "no_entities_known": 0,
-            "not_judged": 0,
+            "not_scored": 0,
         }
         molecules = ["CC(C)=O", "CC(C)=O", "C", "C"]
         assert score_hallucination(predictions, references, extractor, molecules)[0][
@@ -110,8 +111,8 @@ def test_no_order_of_captions_matters():
 
 def evaluate(path, out, entities="offline"):
     with load_extractor(entities) as extractor:
-        options = Options("captions", "whitespace", entities=extractor)
-        report = evaluate_predictions(path, options, out)
+        options = ScoreOptions("captions", "whitespace", entities=extractor)
+        report = score_predictions(path, options, out)
     for counts in (report["counts"], report["entity_counts"]):
         assert counts["rows"] == sum(n for name, n in counts.items() if name != "rows")
     assert report["counts"]["rows"] == report["entity_counts"]["rows"]
@@ -135,7 +136,7 @@ def test_every_row_of_a_file_is_in_one_count(tmp_path):
     path = tmp_path / "captions.tsv"
     path.write_bytes(b"SMILES\tground truth\toutput\n" + b"\n".join(ROWS) + b"\n")
     report = evaluate(path, tmp_path / "out")
-    counts = {"scored": 3, "nothing_generated": 1, "nothing_to_find": 1, "not_judged": 4}
+    counts = {"scored": 3, "nothing_generated": 1, "nothing_to_find": 1, "not_scored": 4}
     assert report["entity_counts"] == {"rows": 9, "no_entities_known": 0, **counts}
     scores = report["scores"]
     assert scores["charm"] == pytest.approx((1 / 2 + 0 + 1) / 3)
@@ -233,7 +234,7 @@ def test_no_network_unless_asked(tmp_path, monkeypatch):
     ("task", "entities", "part"),
     [
         ("captions", "ofline", "did you mean 'offline'?"),
-        ("captions", "bern2:nowhere", "is no address"),
+        ("captions", "bern2:nowhere", "is not an http(s) address"),
         ("captions", "file:nowhere.tsv", "no such file"),
         ("motifs", "offline", "--task captions"),
     ],

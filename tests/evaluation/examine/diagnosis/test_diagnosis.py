@@ -11,9 +11,18 @@ from transformers import LlamaForCausalLM
 from collamo.chem.conformer import absent_conformer, embed_conformer
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
-from collamo.evaluation.examine import diagnostics
-from collamo.evaluation.examine.diagnostics import diagnose
-from collamo.evaluation.examine.diagnostics_report import sections
+from collamo.evaluation.examine.diagnosis import diagnose as diagnose_module
+from collamo.evaluation.examine.diagnosis.diagnose import diagnose
+from collamo.evaluation.examine.diagnosis.measures import (
+    attention_to_atoms,
+    cosines,
+    entropy,
+    likeness,
+    shares_of,
+    soft_attention,
+)
+from collamo.evaluation.examine.diagnosis.observation import Observation
+from collamo.evaluation.examine.diagnosis.report import sections
 from collamo.model import build_model, tiny_llama_config, train_tokenizer
 from collamo.model.projector import CoProjector
 
@@ -59,30 +68,30 @@ def sentences(found, word):
 def test_entropy_and_likeness_by_hand():
     even, one = torch.full((4,), 0.25), torch.tensor([1.0, 0, 0, 0])
     other = torch.tensor([0, 0.5, 0.5, 0])
-    assert diagnostics._entropy(even) == pytest.approx(1)
-    assert diagnostics._entropy(one) == 0
-    assert diagnostics._entropy(other) == pytest.approx(0.5)
-    assert diagnostics._likeness(even, even) == pytest.approx(1)
-    assert diagnostics._likeness(one, other) == pytest.approx(0, abs=1e-6)
+    assert entropy(even) == pytest.approx(1)
+    assert entropy(one) == 0
+    assert entropy(other) == pytest.approx(0.5)
+    assert likeness(even, even) == pytest.approx(1)
+    assert likeness(one, other) == pytest.approx(0, abs=1e-6)
     # Half of each: S(mixture) = 1.5 bit, S(one) = 0, S(half) = 1 bit; JSD = 1 bit of 1.5 − 0.5.
     half = torch.tensor([0.5, 0.5, 0, 0])
     mixture = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
     expected = 1 - (mixture - 0.5)
-    assert diagnostics._likeness(one, half) == pytest.approx(expected)
-    assert diagnostics._likeness(half, one) == pytest.approx(expected)  # symmetric
-    assert diagnostics._cosines(torch.stack([even, even, even])) == pytest.approx(1)
-    assert diagnostics._cosines(torch.stack([one, other])) == 0
+    assert likeness(one, half) == pytest.approx(expected)
+    assert likeness(half, one) == pytest.approx(expected)  # symmetric
+    assert cosines(torch.stack([even, even, even])) == pytest.approx(1)
+    assert cosines(torch.stack([one, other])) == 0
 
 
 def test_soft_tokens_are_counted_to_their_views_by_hand():
     weights = torch.tensor([0.1, 0, 0.2, 0, 0.1, 0, 0.3, 0, 0.3]).reshape(1, 1, 9)
-    seen = diagnostics._Seen({"1d", "2d", "3d"}, {"1d": 2, "2d": 3, "3d": 3}, [], [weights])
-    assert diagnostics._shares(seen, 0)[0].tolist() == pytest.approx([0.1, 0.3, 0.3, 0.3])
-    atoms = diagnostics._atoms(seen)
+    seen = Observation({"1d", "2d", "3d"}, {"1d": 2, "2d": 3, "3d": 3}, [], [weights])
+    assert shares_of(seen, 0)[0].tolist() == pytest.approx([0.1, 0.3, 0.3, 0.3])
+    atoms = attention_to_atoms(seen)
     assert atoms["2d"] == pytest.approx([2, 0, 1])
     assert atoms["3d"] == pytest.approx([0, 3, 0])
-    seen.has.remove("1d")
-    assert diagnostics._soft(seen, 0)[0, 0] == pytest.approx([1 / 3, 0, 1 / 6, 0, 1 / 2, 0])
+    seen.present.remove("1d")
+    assert soft_attention(seen, 0)[0, 0] == pytest.approx([1 / 3, 0, 1 / 6, 0, 1 / 2, 0])
 
 
 def test_a_fresh_model_is_flat_in_bonds_and_a_strong_table_is_not(molecules):
@@ -208,7 +217,7 @@ def test_molecules_with_little_to_see(molecules, which):
 
 
 def test_the_sample_follows_the_seed(molecules, monkeypatch):
-    monkeypatch.setattr(diagnostics, "SAMPLE", 2)
+    monkeypatch.setattr(diagnose_module, "SAMPLE", 2)
     model, processor = built()
     first, again, other = (diagnose(model, processor, molecules, seed=s) for s in (0, 0, 1))
     assert first.to_json() == again.to_json()

@@ -15,7 +15,6 @@ from fake_service import RESET, Reply, fake_service
 
 from collamo.cli import run
 from collamo.errors import UsageError
-from collamo.evaluation import service as service_module
 from collamo.evaluation.comparison import compare
 from collamo.evaluation.judge.files import judge_predictions
 from collamo.evaluation.judge.model import JudgeOptions
@@ -26,9 +25,7 @@ CRITERIA = ("correctness", "completeness")
 
 
 @pytest.fixture(autouse=True)
-def _direct_and_quick(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(service_module, "FIRST_WAIT", 0.001)
+def _no_key(monkeypatch):
     monkeypatch.delenv("COLLAMO_JUDGE_KEY", raising=False)
 
 

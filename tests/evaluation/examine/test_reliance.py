@@ -23,7 +23,7 @@ from collamo.evaluation.examine.reliance import (
     make_variants,
     scatter_atoms,
 )
-from collamo.evaluation.examine.transcript import Transcript
+from collamo.evaluation.journal import Journal
 
 SMILES = ["CCO", "CCN", "CCC", "C", "c1ccccc1O"]
 
@@ -62,8 +62,9 @@ def run(features, tmp_path, read=("1d", "2d", "3d"), with_reliance=True):
     identity = {row: f.smiles for row, f in features.items()}
     variants, pairing = make_variants(features, identity, 0, with_reliance)
     assert len(variants) == count_variants(with_reliance)
-    transcript = Transcript(tmp_path / "answers.jsonl", {})
-    return answer_variants(model, None, examples, features, variants, transcript), pairing
+    with Journal(tmp_path / "answers.jsonl", {}) as journal:
+        answers = answer_variants(model, None, examples, features, variants, journal)
+    return answers, pairing
 
 
 def test_every_variant_shows_what_its_name_says(features, asked, tmp_path):
@@ -112,7 +113,7 @@ def test_what_is_written_down_is_not_asked_again(features, asked, tmp_path, monk
     lines = (tmp_path / "answers.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "answers.jsonl").write_bytes(
         b"".join(lines[:9])[:-3]
-    )  # the key and 7 whole answers
+    )  # the subject and 7 whole answers
     before = sum(map(len, asked))
     asked.clear()
     again, _ = run(features, tmp_path)

@@ -6,28 +6,26 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
-from handmade import Example, count, logp
+from handmade import count, logp
 
+from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
 from collamo.evaluation.comparison import compare
 from collamo.evaluation.examine.baselines import TrainStatistics
+from collamo.evaluation.examine.examination import examine
+from collamo.evaluation.examine.questions import choose_questions
 from collamo.evaluation.examine.reliance import MODEL, SAME_SIZE, WRONG_MOLECULE, Answers
-from collamo.evaluation.examine.scores import SplitJudge
-from collamo.evaluation.examine.split import (
-    choose_questions,
-    examine,
-    fixed_answers,
-    make_report,
-    weights_sha256,
-    write_rows,
-)
+from collamo.evaluation.examine.results import make_report, write_rows
+from collamo.evaluation.examine.split import fixed_answers, weights_sha256
 from collamo.evaluation.examine.split_report import show, write_split_report
+from collamo.evaluation.examine.split_scorer import SplitScorer
 from collamo.evaluation.examine.verdicts import MOST_COMMON
-from collamo.evaluation.score.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.scorer import ScoreOptions
+from collamo.evaluation.score.scoring import score_predictions
 
 COUNTS = [count(i, i % 3) for i in range(60)]
 VALUES = [logp(i, float(i)) for i in range(60)]
-TRAIN = TrainStatistics.of([*COUNTS, *VALUES])
+TRAIN = TrainStatistics.count([*COUNTS, *VALUES])
 PAIRING = {"molecules": 60, "same_size": 60, "nearest_size": 0, "largest_difference": 0}
 
 
@@ -36,7 +34,7 @@ def examined(examples, right, wrong, **more):
     answers |= {name: Answers(texts) for name, texts in more.items()}
     answers |= fixed_answers(examples, TRAIN)
     smiles = {e.molecule: "C" for e in examples}
-    return examine(examples, answers, SplitJudge(examples, TRAIN), smiles)
+    return examine(examples, answers, SplitScorer(examples, TRAIN), smiles)
 
 
 def written(found, out):
@@ -123,7 +121,7 @@ def test_changes_compare_the_same_questions_only():
 
 
 def test_nothing_to_score_is_no_victory():
-    examples = [Example(0, "iupac_name", "iupac_name", "Name?", "ethanol")]
+    examples = [TaskExample(0, "iupac_name", "iupac_name", "Name?", "ethanol")]
     verdict = examined(examples, [None], ["x"]).verdicts[0]
     assert not verdict.beats_both
     assert "cannot be compared" in verdict.sentence
@@ -183,7 +181,8 @@ def test_a_split_scores_as_the_same_answers_in_a_file(tmp_path):
     said = [draw.choice(["0", "1", "2 groups", "", "none at all", "12.5"]) for _ in range(60)]
     words = ["a", "ring", "and", "two", "groups", "with", "one", "acid"]
     captions = [
-        Example(i, "caption", "given", "?", " ".join(draw.choices(words, k=9))) for i in range(60)
+        TaskExample(i, "caption", "given", "?", " ".join(draw.choices(words, k=9)))
+        for i in range(60)
     ]
     texts = [" ".join(draw.choices(words, k=7)) for _ in range(59)] + [""]
     for task, kind, examples, answers, options in (
@@ -198,7 +197,7 @@ def test_a_split_scores_as_the_same_answers_in_a_file(tmp_path):
             for e, a in zip(examples, answers, strict=True)
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        file = evaluate_predictions(path, Options(kind, **options), tmp_path / task)
+        file = score_predictions(path, ScoreOptions(kind, **options), tmp_path / task)
         assert file["counts"]["rows"] == 60
         for name, number in file["counts"].items():
             assert report["counts"][task].get(name, 0) == number

@@ -3,54 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from collamo.chem.draw import draw_weights_svg
+from collamo.chem.features import MoleculeFeatures
 from collamo.chem.molecule import Molecule
-from collamo.evaluation.examine.diagnostics import THRESHOLDS, Curve, Diagnosis, diagnose
+from collamo.evaluation.examine.diagnosis.diagnose import Diagnosis, diagnose
+from collamo.evaluation.examine.diagnosis.measures import THRESHOLDS, Curve
 from collamo.evaluation.report.charts import RULE, Curves, curves, stacked
 from collamo.evaluation.report.page import Picture, Section
+
+if TYPE_CHECKING:
+    from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
 
 DRAWN = 6  # molecules
 DRAWN_ATOMS = 40  # at most: more are too small to see
 COLOURS = {"1D": "#0b5cad", "2D": "#c4501b", "3D": "#2a7d3f", "nothing (zero key)": RULE}
 
 
-def diagnosis(model, processor, features: Mapping[int, object], seed: int):
+def diagnosis(
+    model: CollamoForConditionalGeneration,
+    processor: CollamoProcessor,
+    features: Mapping[int, MoleculeFeatures],
+    seed: int,
+) -> tuple[dict[str, Any], list[Section]]:
     """Return (JSON, sections) of `diagnose` on the molecules of an evaluation."""
     molecules = list(features.values())
-    found = diagnose(model, processor, molecules, seed)
-    return found.to_json(), sections(found, molecules)
+    diagnosed = diagnose(model, processor, molecules, seed)
+    return diagnosed.to_json(), sections(diagnosed, molecules)
 
 
-def sections(found: Diagnosis, molecules: Sequence) -> list[Section]:
+def sections(diagnosed: Diagnosis, molecules: Sequence[MoleculeFeatures]) -> list[Section]:
     """Return the diagnosis: findings, pictures, tables."""
-    points = [f"{'✓' if one.ok else '✗'} {one.sentence}" for one in found.findings]
+    points = [f"{'✓' if one.ok else '✗'} {one.sentence}" for one in diagnosed.findings]
     text = (
-        f"Seen while the projector read {found.molecules} molecules. What counts as flat, dead, "
-        "alike or ignored is our choice, and said in each line: the paper names the failures, not "
-        "the limits."
+        f"Seen while the projector read {diagnosed.molecules} molecules. What counts as flat, "
+        "dead, alike or ignored is our choice, and said in each line: the paper names the "
+        "failures, not the limits."
     )
-    pictures = [_atoms(found, molecules), _soft(found), _phi(found.curves)]
+    pictures = [_atoms(diagnosed, molecules), _soft(diagnosed), _phi(diagnosed.curves)]
     parts = [
         Section("What its attention looks at", text, points),
         Section("Pictures", pictures=[p for p in pictures if p is not None], sub=True),
-        *_phi_tables(found),
-        _layer_table(found),
+        *_phi_tables(diagnosed),
+        _layer_table(diagnosed),
     ]
     return [part for part in parts if part.points or part.rows or part.pictures]
 
 
-def _atoms(found: Diagnosis, molecules: Sequence) -> Picture | None:
+def _atoms(diagnosed: Diagnosis, molecules: Sequence[MoleculeFeatures]) -> Picture | None:
     """Draw what the soft tokens look at on the first molecules of the sample that fit."""
-    drawn, weights, legends = [], [], []
-    for index, of in found.atoms.items():
+    drawn: list[Molecule] = []
+    weights: list[list[float]] = []
+    legends: list[str] = []
+    for index, views in diagnosed.atoms.items():
         features = molecules[index]
-        if len(drawn) < 2 * DRAWN and len(of) == 2 and 2 <= features.num_atoms <= DRAWN_ATOMS:
-            for modality, values in of.items():
+        if len(drawn) < 2 * DRAWN and len(views) == 2 and 2 <= features.num_atoms <= DRAWN_ATOMS:
+            for modality, values in views.items():
                 drawn.append(Molecule.from_smiles(features.smiles))
-                weights.append(values)
+                weights.append(values.tolist())
                 legends.append(f"{modality.upper()}: highest {values.max():.1f} times the mean")
     if not drawn:
         return None
@@ -62,8 +75,8 @@ def _atoms(found: Diagnosis, molecules: Sequence) -> Picture | None:
     return Picture("attention", draw_weights_svg(drawn, weights, legends, columns=4), text)
 
 
-def _soft(found: Diagnosis) -> Picture | None:
-    layer = found.layers[-1]
+def _soft(diagnosed: Diagnosis) -> Picture | None:
+    layer = diagnosed.layers[-1]
     if not layer.shares:
         return None
     rows = {f"soft token {i}": shares for i, shares in enumerate(layer.shares, 1)}
@@ -74,10 +87,10 @@ def _soft(found: Diagnosis) -> Picture | None:
     return Picture("soft_tokens", stacked(rows, COLOURS, "attention of the soft tokens"), text)
 
 
-def _phi(found: Sequence[Curve]) -> Picture | None:
+def _phi(biases: Sequence[Curve]) -> Picture | None:
     """Draw the first Φ there is: the shared one, or the first layer's."""
     charts = []
-    for one in found[:1]:
+    for one in biases[:1]:
         if one.phi2d is not None:
             lines = {f"head {i}": row for i, row in enumerate(_centred(one.phi2d), 1)}
             charts.append(Curves(f"Φ2d of {one.where}", "bonds", range(len(one.phi2d[0])), lines))
@@ -98,10 +111,10 @@ def _centred(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     return (table - table.mean(1, keepdims=True)).tolist()
 
 
-def _phi_tables(found: Diagnosis) -> list[Section]:
+def _phi_tables(diagnosed: Diagnosis) -> list[Section]:
     spreads = [
         [one.where, name, *(f"{value:.2f}" for value in getattr(one, field))]
-        for one in found.phi
+        for one in diagnosed.phi
         for name, field in (("Φ2d", "phi2d"), ("Φ3d", "phi3d"))
         if getattr(one, field) is not None
     ]
@@ -111,7 +124,7 @@ def _phi_tables(found: Diagnosis) -> list[Section]:
             *(one.where, str(one.count), f"{one.smallest_sigma:.3f}", str(one.narrow)),
             *(f"{one.dead:.0%}", "yes" if one.finite else "NO"),
         ]
-        for one in found.gaussians
+        for one in diagnosed.gaussians
     ]
     narrow = f"narrower than {THRESHOLDS['narrow']} Å"
     return [
@@ -130,7 +143,7 @@ def _phi_tables(found: Diagnosis) -> list[Section]:
     ]
 
 
-def _layer_table(found: Diagnosis) -> Section:
+def _layer_table(diagnosed: Diagnosis) -> Section:
     rows = [
         [
             str(layer.layer),
@@ -138,7 +151,7 @@ def _layer_table(found: Diagnosis) -> Section:
             *(_cell(v) for v in (layer.likeness, layer.soft_entropy, layer.soft_likeness)),
             *(f"{share:.0%}" for share in np.mean(layer.shares, axis=0)),
         ]
-        for layer in found.layers
+        for layer in diagnosed.layers
         if layer.shares
     ]
     header = ["layer", "entropy 1D", "2D", "3D", "likeness 2D–3D", "entropy of soft tokens"]

@@ -8,7 +8,8 @@ from rdkit import Chem
 from rdkit.Chem.inchi import MolToInchi
 
 from collamo.evaluation.score.names import opsin_absent, read_names
-from collamo.evaluation.score.predictions import Options, evaluate_predictions
+from collamo.evaluation.score.scorer import ScoreOptions
+from collamo.evaluation.score.scoring import score_predictions
 
 COUNT = 250
 
@@ -42,8 +43,8 @@ def test_each_name_matches_itself_and_the_next_one_not(named, tmp_path):
         with path.open("w") as stream:
             for name, guess in zip(names, names[shift:] + names[:shift], strict=True):
                 stream.write(json.dumps({"ground truth": name, "output": guess}) + "\n")
-        options = Options("iupac", "whitespace")
-        reports.append(evaluate_predictions(path, options, tmp_path / f"{shift}"))
+        options = ScoreOptions("iupac", "whitespace")
+        reports.append(score_predictions(path, options, tmp_path / f"{shift}"))
     itself, other = reports
     assert itself["scores"]["opsin_match"] == itself["scores"]["exact"] == 1
     assert other["scores"]["opsin_match"] < 0.02

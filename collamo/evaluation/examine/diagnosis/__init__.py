@@ -1,0 +1,1 @@
+"""Does the attention of the projector work? `collamo evaluate --diagnose`."""
