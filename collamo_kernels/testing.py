@@ -78,7 +78,7 @@ class Inputs:
     layout: PackedLayout = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.layout = PackedLayout(self.relations.cu_seqlens, self.relations.max_seqlen)
+        self.layout = self.relations.packed_layout()
 
     def grads(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name and tensor of everything that gets a gradient."""
@@ -211,13 +211,13 @@ def padded_with_garbage(relations: Relations) -> Relations:
     """Return the packed relations padded, with coordinates of NaN wherever no data are promised."""
     padded = relations.padded()
     if relations.coordinates is not None:
-        place = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+        place = relations.packed_layout()
         x = place.pad(relations.coordinates, math.nan)
         if relations.has_3d is not None:
             x = torch.where(relations.has_3d[:, None, None], x, math.nan)
         object.__setattr__(padded, "coordinates", x)
     if relations.hops is not None:
-        place = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+        place = relations.packed_layout()
         object.__setattr__(padded, "hops", place.pad_pairs(relations.hops, fill=7))
     return padded
 

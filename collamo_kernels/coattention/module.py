@@ -11,7 +11,7 @@ from collamo_kernels.checks import check_tensors
 from collamo_kernels.coattention.api import checked, checked_relations, coattention
 from collamo_kernels.coattention.reference import attention_weights
 from collamo_kernels.radial import GaussianRadial
-from collamo_kernels.relations import PackedLayout, Relations
+from collamo_kernels.relations import Relations
 
 HOP_BIAS_STD = 0.02  # Graphormer's initialisation of its spatial encoding
 
@@ -177,7 +177,7 @@ def _weights(q: Tensor, k: Tensor, relations: Relations, **phi: object) -> Tenso
     checked(q, k, k, relations, **phi)
     if not relations.packed:
         return attention_weights(q, k, relations, **phi)
-    layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+    layout = relations.packed_layout()
     q, k = (layout.pad(x).transpose(1, 2) for x in (q, k))
     if phi["bias"] is not None:
         phi["bias"] = layout.pad_pairs(phi["bias"].t()).permute(0, 3, 1, 2)

@@ -32,7 +32,7 @@ from collamo_kernels.coattention.reference import attention_weights, valid_pairs
 from collamo_kernels.extension import why_absent
 from collamo_kernels.pairwise_distances.reference import pairwise_distances
 from collamo_kernels.radial import RadialTable
-from collamo_kernels.relations import PackedLayout, Relations
+from collamo_kernels.relations import Relations
 
 TENSORS = (
     *("q", "k", "v", "hop_bias", "rows", "slope_rows", "phi", "bias", "coordinates", "affine"),
@@ -248,7 +248,7 @@ def definition(
             weights = weights * dropout_factors(seed, weights.shape, dropout_p)
         v = v if valid is None else torch.where(valid[:, None, :, None], v, 0.0)
         return (weights @ v.to(weights.dtype)).to(dtype)
-    layout = PackedLayout(cu_seqlens, relations.max_seqlen)
+    layout = relations.packed_layout()
     q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))
     bias = None if bias is None else layout.pad_pairs(bias.t()).permute(0, 3, 1, 2)
     bias = _sum(bias, None if dense is None else dense.permute(0, 3, 1, 2))
@@ -300,7 +300,7 @@ def _phi3d(
         atom_types=atom_types,
     )
     if relations.packed and phi is not None and phi_of_all_pairs:
-        layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+        layout = relations.packed_layout()
         phi = layout.pad_pairs(phi).flatten(0, 2)
     relations = relations.padded()
     shape = (q.shape[0], q.shape[2]) if relations.valid is None else relations.valid.shape

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.pairwise_distances.reference import pairwise_distances
-from collamo_kernels.relations import PackedLayout, Relations
+from collamo_kernels.relations import Relations
 
 
 def unsupported(call: CoattentionCall) -> str | None:
@@ -28,7 +28,7 @@ def run(call: CoattentionCall) -> Tensor:
     """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V; see `collamo_kernels.coattention`."""
     relations, bias = call.relations, call.bias
     if relations.packed:
-        layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+        layout = relations.packed_layout()
         q, k, v = (layout.pad(x).transpose(1, 2) for x in (call.q, call.k, call.v))
         bias = None if bias is None else layout.pad_pairs(bias.t()).permute(0, 3, 1, 2)
         padded = replace(call, q=q, k=k, v=v, relations=relations.padded(), bias=bias)

@@ -8,7 +8,6 @@ from torch import Tensor
 from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.pair_bias_attention.call import PairBiasCall
-from collamo_kernels.relations import PackedLayout
 
 
 def unsupported(call: PairBiasCall) -> str | None:
@@ -35,7 +34,7 @@ def _attention(call: PairBiasCall) -> CoattentionCall:
 
 
 def _logits(call: PairBiasCall) -> Tensor:
-    layout, bias = PackedLayout(call.relations.cu_seqlens, call.relations.max_seqlen), call.bias
+    layout, bias = call.relations.packed_layout(), call.bias
     with torch.autocast(bias.device.type, enabled=False):
         q, k = (layout.pad(x.to(bias.dtype)).transpose(1, 2) for x in (call.q, call.k))
         products = call.scale * q @ k.mT  # [B, H, i, j]

@@ -7,6 +7,7 @@ from torch import Tensor
 from collamo_kernels.backends import choose
 from collamo_kernels.checks import check_tensors
 from collamo_kernels.pairwise_distances.call import DistancesCall
+from collamo_kernels.relations import check_coordinates, check_valid
 
 
 def pairwise_distances(
@@ -48,9 +49,6 @@ def pairwise_distances(
 
 def checked(coordinates: Tensor, valid: Tensor | None = None) -> DistancesCall:
     """Return the call, or raise a ValueError that names the wrong argument."""
-    # Imported here: relations.py itself computes distances through this operation.
-    from collamo_kernels.relations import check_coordinates, check_valid
-
     check_tensors(coordinates=coordinates, valid=valid)
     check_coordinates(coordinates, dims=3)
     if valid is not None:

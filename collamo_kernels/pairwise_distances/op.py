@@ -7,6 +7,8 @@ of `gradient`, which says in plain PyTorch what the backward computes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,16 +56,16 @@ def register(name: str) -> None:
     """Give the operator `name` and its ``…_backward`` shapes and gradients."""
     backward = f"{name}_backward"
 
-    def keep(ctx: object, inputs: tuple, output: Tensor) -> None:
+    def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
-    def differentiate(ctx: object, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         run = getattr(torch.ops.collamo_kernels, backward)
         return run(grad, *ctx.saved_tensors), None
 
-    def differentiate_again(ctx: object, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    def differentiate_again(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         grad, coordinates, valid = ctx.saved_tensors
-        _, pull_back = torch.func.vjp(lambda g, x: gradient(g, x, valid), grad, coordinates)
+        pull_back = torch.func.vjp(lambda g, x: gradient(g, x, valid), grad, coordinates)[1]
         return *pull_back(cotangent), None
 
     torch.library.register_fake(f"collamo_kernels::{name}", fake)
@@ -74,13 +76,5 @@ def register(name: str) -> None:
     )
 
 
-def fake_occurring(
-    coordinates: Tensor, real: Tensor, sizes: Tensor, high: float, parts: int
-) -> Tensor:
-    """Return empty marks, bool ``[parts]``."""
-    return real.new_empty(parts)
-
-
 if why_absent() is None:
     register("pairwise_distances")
-    torch.library.register_fake("collamo_kernels::occurring_distances", fake_occurring)

@@ -1,12 +1,8 @@
 """What is known about the pairs of atoms of a batch."""
 
-from collamo_kernels.relations.record import (
-    TILE,
-    PackedLayout,
-    Relations,
-    SortedPairs,
-    check_coordinates,
-    check_valid,
-)
+from collamo_kernels.relations.checks import check_coordinates, check_valid
+from collamo_kernels.relations.layouts import TILE, PackedLayout
+from collamo_kernels.relations.record import Relations
+from collamo_kernels.relations.sorted_pairs import SortedPairs
 
 __all__ = ["TILE", "PackedLayout", "Relations", "SortedPairs", "check_coordinates", "check_valid"]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import collamo_kernels as ck
-from collamo_kernels.relations import PackedLayout
 from collamo_kernels.testing import (
     CASES,
     Case,
@@ -203,7 +202,7 @@ class TestPadding:
             cu_seqlens=inputs.relations.cu_seqlens,
             max_seqlen=5 + extra,
         )
-        place = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+        place = relations.packed_layout()
         packed = inputs.q, inputs.k, inputs.v
         q, k, v = (place.pad(x.detach(), garbage).transpose(1, 2).clone() for x in packed)
         bias = place.pad_pairs(inputs.bias.detach().t(), garbage).permute(0, 3, 1, 2).clone()

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import collamo_kernels as ck
-from collamo_kernels.relations import PackedLayout
 from collamo_kernels.testing import random_graphs
 
 
@@ -16,7 +15,7 @@ def batch():
     """x packed, relations packed, and where atoms go in the padded layout."""
     edges, ptr = random_graphs((5, 3), torch.Generator().manual_seed(0))
     relations = ck.Relations.from_graphs(edges, ptr, torch.randn(8, 3), layout="packed")
-    return torch.randn(8, 12), relations, PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+    return torch.randn(8, 12), relations, relations.packed_layout()
 
 
 # The names in saved models. Whoever changes this list breaks every checkpoint.

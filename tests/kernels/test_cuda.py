@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import collamo_kernels as ck
-from collamo_kernels.shortest_paths.op import sort_pairs
+from collamo_kernels.relations.op import sort_pairs
 from collamo_kernels.testing import random_graphs
 
 ROOT = Path(__file__).parents[2]

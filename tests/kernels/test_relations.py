@@ -11,6 +11,7 @@ import collamo_kernels as ck
 from collamo_kernels.coattention.reference import hop_term
 from collamo_kernels.extension import why_absent
 from collamo_kernels.relations import PackedLayout
+from collamo_kernels.relations.op import sort_pairs
 from collamo_kernels.testing import Case, make_inputs, padded_with_garbage, random_graphs
 
 needs_extension = pytest.mark.skipif(why_absent() is not None, reason=str(why_absent()))
@@ -157,7 +158,7 @@ class TestPrepared:
         relations = packed if layout == "packed" else padded_with_garbage(packed)
         table = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
         phi = hop_term(packed.padded(), table).permute(0, 2, 3, 1)  # [B, N, N, H]
-        place = PackedLayout(packed.cu_seqlens, packed.max_seqlen)
+        place = packed.packed_layout()
         cotangent = torch.randn(packed.num_pairs, 2, dtype=torch.float64)
         (wanted,) = torch.autograd.grad(place.pack_pairs(phi), table, cotangent)
         ours = cotangent if layout == "packed" else place.pad_pairs(cotangent, math.nan)
@@ -302,6 +303,32 @@ BAD = {
 def test_wrong_input_is_named(message):
     with pytest.raises(ValueError, match=message):
         ck.Relations(**BAD[message])
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match="relations has no hops"):
+        _ = ck.Relations(coordinates=torch.zeros(1, 2, 3)).pairs_by_hops
+    with pytest.raises(ValueError, match="relations has no coordinates"):
+        _ = ck.Relations(hops=torch.zeros(1, 2, 2, dtype=torch.uint8)).distances
+    with pytest.raises(ValueError, match="relations are padded, not packed"):
+        ck.Relations(coordinates=torch.zeros(1, 2, 3)).packed_layout()
+
+
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and ck.build_info()["cuda"]), reason="counts on a GPU"
+)
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("pairs", [0, 1, 4608, 1_000_003])
+def test_a_gpu_sorts_pairs_as_the_definition(pairs, padding):
+    hops = torch.randint(0, 256, (pairs,), dtype=torch.uint8)
+    hops[: pairs // 2] %= 9
+    real = torch.rand(pairs) > 0.3 if padding else None
+    defined = sort_pairs(hops, real)
+    counted = torch.ops.collamo_kernels.pairs_by_hops(
+        hops.cuda(), None if real is None else real.cuda()
+    )
+    for mine, theirs in zip(counted, defined, strict=True):
+        assert torch.equal(mine.cpu(), theirs)
 
 
 def test_official_phi2d(shared_golden):

@@ -9,7 +9,6 @@ import torch
 import collamo_kernels as ck
 from collamo_kernels.extension import why_absent
 from collamo_kernels.shortest_paths.call import ShortestPathsCall
-from collamo_kernels.shortest_paths.op import sort_pairs
 from collamo_kernels.testing import device_of, random_graphs
 
 needs_extension = pytest.mark.skipif(why_absent() is not None, reason=why_absent() or "")
@@ -362,19 +361,6 @@ class TestOnGPU:
             hops = ck.shortest_paths(late, ptr.cuda())
         stream.synchronize()
         assert torch.equal(hops.cpu(), wanted)
-
-    @pytest.mark.parametrize("padding", [False, True])
-    @pytest.mark.parametrize("pairs", [0, 1, 4608, 1_000_003])
-    def test_sorted_pairs(self, pairs, padding):
-        hops = torch.randint(0, 256, (pairs,), dtype=torch.uint8)
-        hops[: pairs // 2] %= 9
-        real = torch.rand(pairs) > 0.3 if padding else None
-        wanted = sort_pairs(hops, real)
-        found = torch.ops.collamo_kernels.pairs_by_hops(
-            hops.cuda(), None if real is None else real.cuda()
-        )
-        for mine, theirs in zip(found, wanted, strict=True):
-            assert torch.equal(mine.cpu(), theirs)
 
 
 def test_backends_refuse_another_device(monkeypatch):

@@ -1,0 +1,63 @@
+"""A property that is worked out once, and again only when one of its sources changes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+Owner = TypeVar("Owner")
+Value = TypeVar("Value")
+State = list[tuple[Tensor | None, int]]  # tensors, and how often each was written to
+
+SOURCES: dict[str, tuple[str, ...]] = {}  # where a value is kept: what it is made from
+
+
+class Kept(NamedTuple, Generic[Value]):
+    """A value, and the state of what it was made from."""
+
+    state: State
+    value: Value
+
+
+def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner], Value]]:
+    """Keep what a method returns, until an attribute named in `sources` changes.
+
+    What it was made from is kept beside it: a copy that is given other tensors, and a tensor that
+    is written to in place, are noticed.
+    """
+
+    def decorate(make: Callable[[Owner], Value]) -> Callable[[Owner], Value]:
+        key = f"_{make.__name__}"
+
+        @functools.wraps(make)
+        def get(self: Owner) -> Value:
+            if torch.compiler.is_compiling():  # a graph keeps nothing; it works out a thing once
+                with torch.no_grad():
+                    return make(self)
+            kept: Kept[Value] | None = self.__dict__.get(key)
+            if kept is None or not unchanged(kept.state, state_of(self, sources)):
+                with torch.no_grad():
+                    kept = Kept(state_of(self, sources), make(self))
+                self.__dict__[key] = kept
+            return kept.value
+
+        SOURCES[key] = sources
+        return get
+
+    return decorate
+
+
+def state_of(owner: object, sources: tuple[str, ...]) -> State:
+    """Return the tensors that `sources` name, with their versions."""
+    tensors = [getattr(owner, name) for name in sources]
+    # A tensor made under inference_mode does not count its changes.
+    return [(x, 0 if x is None or x.is_inference() else x._version) for x in tensors]
+
+
+def unchanged(before: State, now: State) -> bool:
+    """Whether both hold the same tensors, and nobody wrote to one in between."""
+    return all(x is y and old == new for (x, old), (y, new) in zip(before, now, strict=True))
