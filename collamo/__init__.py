@@ -14,6 +14,7 @@ from collamo import extras
 __version__ = extras.version("collamo") or "0+unknown"  # a source tree that is not installed
 
 _WHERE = {
+    "Assistant": "collamo.inference.assistant",
     "CollamoConfig": "collamo.model",
     "CollamoForConditionalGeneration": "collamo.model",
     "CollamoModel": "collamo.model",
@@ -24,6 +25,7 @@ _WHERE = {
     "MoleculeFeatures": "collamo.chem.features",
     "SelfiesVocabulary": "collamo.model",
     "build_model": "collamo.model",
+    "load": "collamo.inference.assistant",
     "load_checkpoint": "collamo.model",
     "parse_molecule": "collamo.chem.molecule",
 }

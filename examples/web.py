@@ -14,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-from collamo.chem.conformer import embed_conformer_limited
 from collamo.chem.draw import draw_molecules_svg
-from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.errors import CollamoError, MissingDependencyError
-from collamo.inference.checkpoint import find_checkpoint
+from collamo.inference.assistant import Assistant, load
+from collamo.inference.molecules import molecule_features, notes, read_molecule
 
 EXAMPLES = [
     ["CC(=O)Oc1ccccc1C(=O)O", "How many rings does it have?"],
@@ -44,13 +43,11 @@ def drawing(smiles: str) -> str:
     return svg[svg.index("<svg") :]  # HTML has no place for the XML declaration
 
 
-def answerer(model, processor, seconds: float = 10.0) -> Answerer:
+def answerer(assistant: Assistant, seconds: float = 10.0) -> Answerer:
     """Return the function (SMILES, question) → (drawing, answer); what is wrong is an answer too.
 
     One question at a time: the model's train/eval mode is switched for each.
     """
-    from collamo.inference.answers import answer
-
     lock = Lock()
 
     def ask(smiles: str, question: str) -> tuple[str, str]:
@@ -60,14 +57,12 @@ def answerer(model, processor, seconds: float = 10.0) -> Answerer:
                 return picture, "Please ask a question."
             if len(question) > LONGEST_QUESTION:
                 return picture, f"Please ask in at most {LONGEST_QUESTION} characters."
-            molecule = parse_molecule(smiles)
-            conformer = embed_conformer_limited(molecule, seconds=seconds)
+            (features,) = molecule_features([read_molecule(smiles)], seconds=seconds)
             with lock:
-                text = answer(model, processor, [(featurize(molecule, conformer), question)])[0]
+                text = assistant.ask(features, question)
         except CollamoError as error:
             return picture, f"Sorry: {error}"
-        note = "" if conformer.reason is None else f"\n(answered without 3D: {conformer.reason})"
-        return picture, f"{text}{note}"
+        return picture, "\n".join([text, *(f"({note})" for note in notes(features))])
 
     return ask
 
@@ -103,15 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in demo/")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on")
     parser.add_argument("--port", type=int, default=7860)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        from collamo.model import load_checkpoint
-
-        blocks = page(answerer(*load_checkpoint(find_checkpoint(given.checkpoint))))
+        blocks = page(answerer(load(options.checkpoint)))
     except CollamoError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    blocks.launch(server_name=given.host, server_port=given.port)
+    blocks.launch(server_name=options.host, server_port=options.port)
     return 0
 
 

@@ -9,8 +9,7 @@ import pytest
 from trained import trained
 
 from collamo.errors import MissingDependencyError
-from collamo.inference.answers import answer
-from collamo.model import load_checkpoint
+from collamo.inference.assistant import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 EXAMPLE = Path(__file__).parents[1] / "examples/web.py"
@@ -23,8 +22,8 @@ def web():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_checkpoint(trained().checkpoint)
+def assistant():
+    return load(trained().checkpoint)
 
 
 def test_a_drawing_is_svg_or_the_reason(web):
@@ -35,11 +34,11 @@ def test_a_drawing_is_svg_or_the_reason(web):
     assert "<script" not in refused
 
 
-def test_answers_are_those_of_the_model(web, model):
-    ask = web["answerer"](*model)
+def test_answers_are_those_of_the_model(web, assistant):
+    ask = web["answerer"](assistant)
     picture, text = ask("c1ccccc1", QUESTION)
     assert picture.startswith("<svg")
-    assert text == answer(*model, [("c1ccccc1", QUESTION)])[0]
+    assert text == assistant.ask("c1ccccc1", QUESTION)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +50,8 @@ def test_answers_are_those_of_the_model(web, model):
         ("CCO", "<mol>?", "take it out"),
     ],
 )
-def test_what_is_wrong_is_said_and_not_raised(web, model, smiles, question, said):
-    assert said in web["answerer"](*model)(smiles, question)[1]
+def test_what_is_wrong_is_said_and_not_raised(web, assistant, smiles, question, said):
+    assert said in web["answerer"](assistant)(smiles, question)[1]
 
 
 def test_without_gradio_the_extra_is_named(web, monkeypatch):

@@ -15,8 +15,9 @@ import sys
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
+from collamo.cli.console import print_error
 from collamo.errors import CollamoError
 from collamo.extras import missing_module
 
@@ -25,7 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: Each is a file of this folder with a function of that name; the order is that of ``--help``.
 COMMANDS = (
-    *("prepare", "convert", "train", "merge", "ask", "generate"),
+    *("prepare", "convert", "train", "merge", "ask", "chat", "generate"),
     *("evaluate", "score", "compare", "judge", "ablate", "doctor"),
 )
 
@@ -37,7 +38,7 @@ class CommandGroup(TyperGroup):
         """Return the names of all commands."""
         return list(COMMANDS)
 
-    def get_command(self, ctx, cmd_name) -> TyperCommand | None:
+    def get_command(self, ctx, cmd_name):
         """Import a command; None where there is none of that name."""
         # A misspelt name imports them all: Typer suggests one of those it knows.
         for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
@@ -102,8 +103,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    # One line, whatever the message holds.
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print_error(message)
     return code
 
 

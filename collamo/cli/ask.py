@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.console import quiet_transformers
+from collamo.cli.console import one_line, quiet_transformers
 from collamo.cli.options import CheckpointOption, TimeOption, TokensOption
 from collamo.errors import UsageError
 
@@ -16,31 +16,25 @@ from collamo.errors import UsageError
 @command()
 def ask(
     smiles: Annotated[str, typer.Argument(help="The molecule: SMILES or SELFIES.")],
-    question: Annotated[str, typer.Argument(help="A question about it.")],
+    questions: Annotated[list[str], typer.Argument(help="One or more questions about it.")],
     checkpoint: CheckpointOption = None,
     max_new_tokens: TokensOption = 128,
     time_limit: TimeOption = 30.0,
 ) -> None:
-    """Answer one question about one molecule."""
-    from collamo.chem.conformer import embed_conformer_limited
-    from collamo.chem.features import featurize, unknown_to_unimol
-    from collamo.chem.molecule import parse_molecule
+    """Answer questions about one molecule, a line each."""
     from collamo.inference.checkpoint import find_checkpoint
+    from collamo.inference.molecules import molecule_features, notes, read_molecule
 
-    if not question.strip():
+    # What is wrong with the command is told before the model is loaded.
+    if not all(question.strip() for question in questions):
         raise UsageError("the question is empty")
-    molecule = parse_molecule(smiles)
+    molecule = read_molecule(smiles)
     folder = find_checkpoint(checkpoint)
-    conformer = embed_conformer_limited(molecule, seconds=time_limit)
-    if conformer.coordinates is None:
-        print(f"note: answered without 3D: {conformer.reason}", file=sys.stderr)
-    features = featurize(molecule, conformer)
-    if conformer.coordinates is not None:
-        for element in unknown_to_unimol(features.atom_features):
-            print(f"note: the 3D encoder reads {element} as [UNK]", file=sys.stderr)
+    (features,) = molecule_features([molecule], seconds=time_limit)
+    for note in notes(features):
+        print(f"note: {note}", file=sys.stderr)
     quiet_transformers()
-    from collamo.inference.answers import answer
-    from collamo.model import load_checkpoint
+    from collamo.inference.assistant import load
 
-    pairs = [(features, question)]
-    print(answer(*load_checkpoint(folder), pairs, max_new_tokens=max_new_tokens)[0])
+    for answer in load(folder).ask(features, questions, max_new_tokens=max_new_tokens):
+        print(one_line(answer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -35,3 +36,17 @@ def quiet_transformers() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def one_line(text: str) -> str:
+    """Return an answer on one line, as those who read stdout line by line expect it.
+
+    >>> one_line("two\\nlines")
+    'two lines'
+    """
+    return " ".join(text.splitlines())
+
+
+def print_error(message: str) -> None:
+    """Print an error on stderr: one line, whatever the message holds."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)

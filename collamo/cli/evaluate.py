@@ -79,14 +79,14 @@ def evaluate(
     from collamo.evaluation.examine.questions import count_questions
     from collamo.evaluation.examine.split import evaluate as evaluate_split
     from collamo.evaluation.examine.split_report import show
-    from collamo.model import load_checkpoint
+    from collamo.inference.assistant import load
 
-    model, processor = load_checkpoint(folder)
+    assistant = load(folder)
     total = count_questions(prepared, split, limit, reliance)
     with progress("answers", total) as advance, extractor as opened:
         report = evaluate_split(
-            model,
-            processor,
+            assistant.model,
+            assistant.processor,
             prepared,
             out=out,
             split=split,

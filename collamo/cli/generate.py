@@ -48,12 +48,18 @@ def generate(
         features = files.read_molecules(rows, time_limit, advance, workers)
     if any(row.reason is None for row in rows):
         quiet_transformers()
-        from collamo.model import load_checkpoint
+        from collamo.inference.assistant import load
 
-        model, processor = load_checkpoint(folder)
-        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        assistant = load(folder)
         with progress("answers", len(rows)) as advance:
-            files.answer_rows(rows, features, model, processor, progress=advance, **options)
+            files.answer_rows(
+                rows,
+                features,
+                assistant,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                progress=advance,
+            )
     files.write_answers(rows, out)
     bad = sum(row.reason is not None for row in rows)
     print(f"{len(rows)} rows: {len(rows) - bad} answered, {bad} with errors", file=sys.stderr)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from collamo.errors import CollamoError, UsageError
 
@@ -59,7 +60,7 @@ def answer(
             raise UsageError(f"the question contains {processor.mol_token}; take it out")
     order = sorted(range(len(pairs)), key=lambda index: _order(*pairs[index]))
     answers: list[str] = [""] * len(pairs)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             texts = _generate(
@@ -82,7 +83,8 @@ def _order(molecule, question: str) -> tuple[int, str, int]:
 
 
 @contextmanager
-def _evaluation_mode(model):
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off inside the block; the model's train/eval mode is then what it was."""
     training = model.training
     model.eval()
     try:

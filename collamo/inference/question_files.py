@@ -10,10 +10,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from collamo.data.sources import csv_rows
 from collamo.errors import MoleculeError, UsageError, suggest
 from collamo.files import write_text
+
+if TYPE_CHECKING:  # at run time it would import torch before the molecules are read
+    from collamo.chem.features import MoleculeFeatures
+    from collamo.inference.assistant import AnswerOptions, Assistant
 
 FORMATS = (".csv", ".tsv", ".jsonl")
 
@@ -154,7 +159,7 @@ def read_molecules(
     seconds: float,
     progress: Callable[[int], None] | None = None,
     workers: int | None = None,
-) -> dict[str, object]:
+) -> dict[str, MoleculeFeatures]:
     """Return the `MoleculeFeatures` of each distinct SMILES; rows that cannot be read say why.
 
     A conformer that is not found within `seconds` is absent, and noted in the row. `progress` is
@@ -177,7 +182,7 @@ def read_molecules(
                 row.reason = f"row {row.number}: {error}"
     advance = progress or (lambda count: None)
     advance(len(rows) - sum(len(usable[smiles]) for smiles in molecules))
-    features: dict[str, object] = {}
+    features: dict[str, MoleculeFeatures] = {}
     conformers = embed_conformers(list(molecules.values()), seconds=seconds, workers=workers)
     for (smiles, molecule), conformer in zip(molecules.items(), conformers, strict=True):
         features[smiles] = featurize(molecule, conformer)
@@ -189,18 +194,20 @@ def read_molecules(
 
 
 def answer_rows(
-    rows: Sequence[QuestionRow], features: Mapping[str, object], model, processor, **options
+    rows: Sequence[QuestionRow],
+    features: Mapping[str, MoleculeFeatures],
+    assistant: Assistant,
+    **options: Unpack[AnswerOptions],
 ) -> None:
-    """Fill in the answer of every usable row; `options` as for `collamo.inference.answers`."""
-    from collamo.inference.answers import answer
-
+    """Fill in the answer of every usable row; `options` as for `Assistant.ask`."""
     for row in rows:
         if row.reason is None:
             try:
-                processor.check_question(row.question)
+                assistant.processor.check_question(row.question)
             except ValueError as error:
                 row.reason = f"row {row.number}: {error}"
     usable = [row for row in rows if row.reason is None]
-    texts = answer(model, processor, [(features[r.smiles], r.question) for r in usable], **options)
+    molecules = [features[row.smiles] for row in usable]
+    texts = assistant.ask(molecules, [row.question for row in usable], **options)
     for row, text in zip(usable, texts, strict=True):
         row.answer = text

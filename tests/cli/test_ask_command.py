@@ -20,6 +20,15 @@ def test_ask_answers_on_stdout(collamo, run):
     assert collamo(*arguments)[1] == first
 
 
+def test_ask_takes_several_questions_and_gives_a_line_for_each(collamo, run):
+    questions = ["How many rings does it have?", "Is it an acid?", "How many rings does it have?"]
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "8"]
+    one_by_one = [collamo("ask", "CCO", question, *options)[1] for question in questions]
+    code, out, err = collamo("ask", "CCO", *questions, *options)
+    assert (code, out, err) == (0, "".join(one_by_one), "")
+    assert_fails(collamo("ask", "CCO", *questions, " ", *options), 2, "empty")
+
+
 def test_ask_finds_the_checkpoint_by_itself(collamo, run, monkeypatch, tmp_path):
     monkeypatch.setenv("COLLAMO_CHECKPOINT", str(run.checkpoint))
     assert collamo("ask", "CCO", "Describe it.", "--max-new-tokens", "4")[0] == 0
