@@ -1,7 +1,7 @@
 """Build csrc/ into collamo_kernels._C where that is possible; install pure Python where it is not.
 
-Environment: COLLAMO_NO_EXTENSION=1 compiles nothing. COLLAMO_CPU_ONLY=1 leaves csrc/cuda out;
-COLLAMO_FORCE_CUDA=1 insists on it, and on the build succeeding. No GPU is ever asked for.
+Environment: COLLAMO_NO_EXTENSION=1 compiles nothing. COLLAMO_CPU_ONLY=1 leaves the CUDA kernels
+out; COLLAMO_FORCE_CUDA=1 insists on them, and on the build succeeding. No GPU is ever asked for.
 """
 
 import os
@@ -14,10 +14,12 @@ from setuptools.command.build_ext import build_ext
 
 NAME = "collamo_kernels._C"
 CXX = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512" + x for x in ("f", "bw", "vl", "dq")]}
-X86["avx2_narrow"] = [*X86["avx2"], "-DCOLLAMO_VECTOR_WIDTH=4"]  # attention of few heads
-CAPABILITIES = {"baseline": [], **(X86 if platform.machine() in ("x86_64", "AMD64") else {})}
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the oldest torch that the binary runs with
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = ["-mavx512" + part for part in ("f", "bw", "vl", "dq")]
+X86 = platform.machine() in ("x86_64", "AMD64")
+CAPABILITIES = {"baseline": [], **({"avx2": AVX2, "avx512": AVX512} if X86 else {})}
+NARROW = [*AVX2, "-DCOLLAMO_VECTOR_WIDTH=4"]  # attention of few heads
 HERE = Path(__file__).parent
 SET = {name for name in os.environ if os.environ[name] not in ("", "0")}
 cpp, absence = None, "COLLAMO_NO_EXTENSION was set"
@@ -31,17 +33,21 @@ if "COLLAMO_NO_EXTENSION" not in SET:
 
 def sources(pattern):
     """Source files under csrc/, relative and sorted, as setuptools wants them."""
-    return sorted(str(path.relative_to(HERE)) for path in HERE.glob(pattern))
+    return sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").glob(pattern))
+
+
+KERNELS = sources("*/kernel.cpp")  # compiled once per instruction set
 
 
 def extension():
     """Describe the extension module, with CUDA where there is a toolkit and a torch for it."""
     wanted = "COLLAMO_FORCE_CUDA" in SET or (cpp.CUDA_HOME and torch.version.cuda)
-    cuda = sources("csrc/cuda/*.cu") if wanted and "COLLAMO_CPU_ONLY" not in SET else []
-    define = [("TORCH_TARGET_VERSION", STABLE_ABI)] + [("COLLAMO_WITH_CUDA", "1")] * bool(cuda)
-    define += [("COLLAMO_WITH_X86", "1")] * (len(CAPABILITIES) > 1)
+    cuda = sources("*/*.cu") if wanted and "COLLAMO_CPU_ONLY" not in SET else []
+    define = [("TORCH_TARGET_VERSION", STABLE_ABI)] + [("COLLAMO_WITH_X86", "1")] * X86
+    # USE_CUDA: torch's headers then declare the function that tells the current stream.
+    define += [("COLLAMO_WITH_CUDA", "1"), ("USE_CUDA", "1")] * bool(cuda)
     kind = cpp.CUDAExtension if cuda else cpp.CppExtension
-    files = sources("csrc/*.cpp") + sources("csrc/cpu/*[!l].cpp") + cuda  # *kernel.cpp: see Build
+    files = [path for path in sources("**/*.cpp") if path not in KERNELS] + cuda
     return kind(NAME, files, define_macros=define, extra_compile_args={"cxx": CXX, "nvcc": ["-O3"]})
 
 
@@ -49,15 +55,21 @@ class Build(cpp.BuildExtension if cpp else build_ext):
     """Builds the extension, or tells the installing person and `collamo doctor` why not."""
 
     def build_extension(self, ext):
-        """Compile the kernels once per instruction set, then the rest of the module."""
+        """Compile the kernels for each instruction set, then the rest of the module."""
         for name, flags in CAPABILITIES.items():
-            ext.extra_objects += self.compiler.compile(
-                sources("csrc/cpu/*kernel.cpp"),
-                output_dir=os.path.join(self.build_temp, name),
-                macros=[("COLLAMO_CAPABILITY", name)],
-                extra_postargs=[*CXX, "-ffp-contract=fast", *flags],
-            )
+            self.compile_kernels(ext, KERNELS, name, flags)
+        if X86:
+            self.compile_kernels(ext, sources("coattention/kernel.cpp"), "avx2_narrow", NARROW)
         super().build_extension(ext)
+
+    def compile_kernels(self, ext, files, name, flags):
+        """Add the objects of one instruction set to the module."""
+        ext.extra_objects += self.compiler.compile(
+            files,
+            output_dir=os.path.join(self.build_temp, name),
+            macros=[("COLLAMO_CAPABILITY", name)],
+            extra_postargs=[*CXX, "-ffp-contract=fast", *flags],
+        )
 
     def run(self):
         """Build, or leave the reason why not in a file where the extension would be."""

@@ -1,12 +1,12 @@
-// The Python module collamo_kernels._C. Importing it registers the operators of ops.cpp; what it
-// holds itself says how it was built and what this processor can do.
+// The Python module collamo_kernels._C. Importing it registers the operators of every op.cpp;
+// what it holds itself says how it was built and what this processor can do.
 
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
 #include <string>
 
-#include "cpu/coattention.h"
+#include "capability.h"
 
 namespace py = pybind11;
 
@@ -34,7 +34,7 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = compiler();
   info["abi_target"] = abi_target();
-  info["cpu_capability"] = collamo::cpu::kernels().name;
+  info["cpu_capability"] = collamo::cpu::capabilities().front();
 #ifdef COLLAMO_WITH_CUDA
   info["cuda"] = true;
 #else

@@ -1,4 +1,4 @@
-"""Backend 'cpu': csrc/cpu/coattention*.cpp.
+"""Backend 'cpu': csrc/coattention.
 
 Φ3d comes from a radial module in one of two ways. A module with ``table(low, high, dtype,
 derivative, occurring)``, such as `GaussianRadial`, is evaluated on the knots of a `RadialTable` and

@@ -1,4 +1,4 @@
-"""Backend 'cpu': csrc/cpu/gaussian_basis*.cpp, one pass forward and one backward."""
+"""Backend 'cpu': csrc/gaussian_basis, one pass forward and one backward."""
 
 from __future__ import annotations
 

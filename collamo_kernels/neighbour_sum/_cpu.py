@@ -1,4 +1,4 @@
-"""Backend 'cpu': csrc/cpu/neighbour_sum.cpp, one pass over the edges and no tensor of messages."""
+"""Backend 'cpu': csrc/neighbour_sum, one pass over the edges and no tensor of messages."""
 
 from __future__ import annotations
 

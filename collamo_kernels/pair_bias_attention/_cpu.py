@@ -1,4 +1,4 @@
-"""Backend 'cpu': csrc/cpu/pair_bias_attention*.cpp, one task per molecule and pair of heads."""
+"""Backend 'cpu': csrc/pair_bias_attention, one task per molecule and pair of heads."""
 
 from __future__ import annotations
 

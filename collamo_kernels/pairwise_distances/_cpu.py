@@ -1,4 +1,4 @@
-"""Backend 'cpu': csrc/cpu/pairwise_distances.cpp, rows of a molecule as vectors."""
+"""Backend 'cpu': csrc/pairwise_distances, rows of a molecule as vectors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pairwise distances as operators of torch: shapes, gradients, and gradients of gradients.
 
-There are two of each, ``pairwise_distances`` (csrc/cpu) and ``pairwise_distances_triton``, because
+There are two of each, ``pairwise_distances`` (csrc) and ``pairwise_distances_triton``, because
 Triton's interpreter runs on the CPU too. The gradient of an operator's backward is the derivative
 of `gradient`, which says in plain PyTorch what the backward computes.
 """

@@ -32,7 +32,7 @@ def sort_pairs(hops: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor
         ``[257]``, where in the order each key begins. No gradient.
 
     This is the definition; on a GPU an extension with CUDA counts instead, to the same result
-    (csrc/cuda/sorted_pairs.cu).
+    (csrc/relations/cuda.cu).
     """
     keys = hops if real is None else torch.where(real, hops.short(), 256)
     keys, order = keys.sort(stable=True)

@@ -1,4 +1,4 @@
-"""Backend 'cpu': csrc/cpu/shortest_paths.cpp, breadth-first search with one bit per pair."""
+"""Backend 'cpu': csrc/shortest_paths/cpu.cpp, breadth-first search with one bit per pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backend 'cuda': csrc/cuda/shortest_paths.cu, a search of 64 targets at a time on a GPU."""
+"""Backend 'cuda': csrc/shortest_paths/cuda.cu, a search of 64 targets at a time on a GPU."""
 
 from __future__ import annotations
 

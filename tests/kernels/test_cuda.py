@@ -15,7 +15,7 @@ from collamo_kernels.relations.op import sort_pairs
 from collamo_kernels.testing import random_graphs
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+SOURCES = sorted((ROOT / "csrc").glob("*/*.cu"))
 EMULATION = Path(__file__).parent / "emulation"
 CAPABILITIES = 80, 90
 REGISTERS = 64  # of a thread: what 1,024 threads of an SM leave
@@ -32,7 +32,7 @@ def nvcc():
 
 @pytest.mark.skipif(nvcc() is None, reason="nvcc is not here; it comes with the CUDA toolkit")
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.parent.name)
 def test_kernels_compile_and_fit(source, capability, tmp_path):
     options = ["-std=c++17", "-O3", f"-arch=sm_{capability}", "-Xptxas=-v", "-Werror=all-warnings"]
     command = [nvcc(), *options, "-c", source, "-o", tmp_path / "kernel.o"]
@@ -50,7 +50,7 @@ def test_kernels_compile_and_fit(source, capability, tmp_path):
 
 
 def emulated(folder, csrc):
-    """The library of csrc/cuda compiled into `folder`, for the host, against the emulation."""
+    """The CUDA kernels of `csrc` compiled into `folder`, for the host, against the emulation."""
     compiler = shutil.which("g++")
     if compiler is None or not Path("/usr/include/ucontext.h").exists():
         pytest.skip("the emulation needs g++ and glibc's headers")
@@ -246,12 +246,12 @@ def test_definition_of_sorted_pairs(padding):
 
 def changed(folder, before, after):
     """The library with one place of the search written differently."""
-    shutil.copytree(ROOT / "csrc" / "cuda", folder / "cuda")
-    source = folder / "cuda" / "shortest_paths.cu"
+    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    source = folder / "csrc" / "shortest_paths" / "cuda.cu"
     text = source.read_text()
     assert text.count(before) == 1
     source.write_text(text.replace(before, after))
-    return emulated(folder, folder)
+    return emulated(folder, folder / "csrc")
 
 
 def test_large_molecules_share_little_scratch_memory(tmp_path):

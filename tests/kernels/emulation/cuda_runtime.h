@@ -1,4 +1,5 @@
-// A GPU for tests that have none: just enough of CUDA for csrc/cuda to run on the host, unchanged.
+// A GPU for tests that have none: just enough of CUDA for our kernels to run on the host,
+// unchanged.
 //
 // The threads of a block are fibers. One runs until it waits, at a barrier or for the other lanes
 // of its warp, and then the next of a shuffled list runs: whoever relies on an order that no

@@ -1,7 +1,7 @@
-// The kernels of csrc/cuda on the host, for tests to call through ctypes.
+// The CUDA kernels on the host, for tests to call through ctypes.
 
-#include "cuda/shortest_paths.cu"
-#include "cuda/sorted_pairs.cu"
+#include "relations/cuda.cu"
+#include "shortest_paths/cuda.cu"
 
 namespace {
 
@@ -31,6 +31,7 @@ class Memory {
 extern "C" int64_t emulated_shortest_paths(const int64_t* edge_index, int64_t edges,
                                            const int64_t* ptr, int64_t molecules, int64_t padded,
                                            int64_t pairs, bool captured, uint8_t* hops) {
+  using namespace collamo;
   using namespace collamo::cuda;
   const Graphs graphs = {edge_index, edge_index + edges, edges, ptr, molecules};
   const Limits limits = {padded < 0 ? kMaxAtoms : padded, pairs};

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernel.h"
+
+namespace collamo::cpu {
+
+// Where the sums over all pairs are added to; nullptr where nobody asked.
+struct TableGradients {
+  float* hop_rows;     // [S, H]
+  float* radial_rows;  // [G, 2, H]
+  float* affine;       // [types, 2]
+  float* coordinates;  // [atoms of the batch, 3]
+};
+
+// A call with its tables laid out for the kernels.
+class Attention {
+ public:
+  // `call` as its user has it: hop_rows [S, H] and table.rows [G, 2, H], without cells and width.
+  Attention(const Call& call, std::vector<Molecule> molecules, double low, double block);
+  ~Attention();
+
+  // Writes call.out and, of real atoms, call.largest and call.inverse.
+  void forward() const;
+
+  // Writes the gradients of q, k and v, and what is wanted of phi, bias and the tables. Rows of phi
+  // and elements of bias that belong to no real pair are left alone.
+  void backward(const Gradients& gradients, const TableGradients& wanted) const;
+
+ private:
+  struct Tables;
+
+  const Kernels& kernels_;
+  Call call_;
+  std::vector<Molecule> molecules_;
+  std::unique_ptr<Tables> tables_;
+};
+
+}  // namespace collamo::cpu

@@ -1,0 +1,53 @@
+// All-pairs hop counts of a batch of molecules on a GPU: the launches, each on the caller's stream.
+//
+// The order of calls: `survey`, `read_survey` (which waits for the device; left out while a CUDA
+// graph is captured), `search`. Memory is the caller's, on the device. Edges stand molecule by
+// molecule.
+
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "graphs.h"
+
+namespace collamo::cuda {
+
+// What a batch may be at most.
+struct Limits {
+  int64_t atoms;  // of a molecule
+  int64_t pairs;  // exactly so many Σ n², or -1 for any number
+};
+
+// What a batch is.
+struct Survey {
+  bool wrong;       // an edge out of place or out of order, a falling ptr, a limit exceeded
+  int64_t pairs;    // Σ n²
+  int64_t largest;  // atoms of the largest molecule
+  int64_t large;    // how many molecules are searched by a block, not by a warp
+};
+
+// Words of 64 bits that `survey` fills and `search` reads.
+int64_t survey_words(const Graphs& graphs);
+
+// Looks at every number of the batch once; nothing else is trusted, nothing is read out of bounds.
+// trap: stop the kernel (an error of the device) where something is wrong, as nobody will look.
+cudaError_t survey(const Graphs& graphs, const Limits& limits, bool trap, int64_t* words,
+                   cudaStream_t stream);
+
+cudaError_t read_survey(const Graphs& graphs, const int64_t* words, Survey* found,
+                        cudaStream_t stream);
+
+// The worst that the limits allow, for when the survey cannot be read.
+Survey worst_case(const Graphs& graphs, const Limits& limits);
+
+// Words of 64 bits that `search` works in, for molecules beyond 512 atoms; often 0.
+int64_t scratch_words(const Survey& found);
+
+// Writes hops [molecules, padded, padded], or [Σ n²] if padded is -1. `found` may be the worst
+// case.
+cudaError_t search(const Graphs& graphs, const Survey& found, int64_t padded, const int64_t* words,
+                   int64_t* scratch, uint8_t* hops, cudaStream_t stream);
+
+}  // namespace collamo::cuda
