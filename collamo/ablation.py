@@ -141,7 +141,7 @@ class _Variant:
         """Evaluate, unless there is a report."""
         if (self.folder / "report.json").exists():
             return
-        from collamo.data.shards import PreparedData
+        from collamo.data.prepared import PreparedData
         from collamo.evaluation.examine.split import evaluate
         from collamo.model import load_checkpoint
 

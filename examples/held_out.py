@@ -7,7 +7,7 @@ Molecules of the test split with a conformer, one motif question each that has a
 
 import sys
 
-from collamo.data.shards import PreparedData
+from collamo.data.prepared import PreparedData
 
 
 def main(folder: str, count: str) -> None:

@@ -15,7 +15,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from collamo.data.prepare import Options, count_shards, prepare, prepare_shards
+from collamo.data.options import PrepareOptions
+from collamo.data.prepare import count_shards, prepare, prepare_shards
 from collamo.errors import CollamoError, MissingDependencyError
 
 
@@ -34,7 +35,7 @@ def pieces(shards: int, count: int) -> list[range]:
 
 
 def prepare_on_cluster(
-    source: str, out: Path, options: Options, count: int, address: str | None = None
+    source: str, out: Path, options: PrepareOptions, count: int, address: str | None = None
 ) -> dict:
     """Prepare `source` in `count` pieces, each on one processor of the cluster; return the rows."""
     try:
@@ -57,7 +58,7 @@ def prepare_on_cluster(
             print(f"{total - len(waiting)} of {total} pieces", file=sys.stderr)
     finally:
         ray.shutdown()
-    return prepare(source, out, **vars(options)).rows
+    return prepare(source, out, options).rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,14 +70,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--address", help="of the cluster, such as auto or ray://head:10001")
     parser.add_argument("--limit", type=int, help="only the first so many rows")
     parser.add_argument("--shard-size", type=int, default=1000, help="rows per shard")
-    given = parser.parse_args(arguments)
-    if given.pieces < 1:
+    parsed = parser.parse_args(arguments)
+    if parsed.pieces < 1:
         parser.error("--pieces must be above 0")
     # A path that is relative here is nothing on another machine.
-    source = given.source if given.source == "nci" else str(Path(given.source).resolve())
-    options = Options(limit=given.limit, shard_size=given.shard_size)
+    source = parsed.source if parsed.source == "nci" else str(Path(parsed.source).resolve())
+    options = PrepareOptions(limit=parsed.limit, shard_size=parsed.shard_size)
     try:
-        rows = prepare_on_cluster(source, given.out.resolve(), options, given.pieces, given.address)
+        rows = prepare_on_cluster(
+            source, parsed.out.resolve(), options, parsed.pieces, parsed.address
+        )
     except CollamoError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -21,7 +21,7 @@ def demo_report():
 
 
 def test_the_demo_report_shows_verdicts_curves_and_molecules(demo_report, tmp_path):
-    from collamo.data.shards import PreparedData
+    from collamo.data.prepared import PreparedData
     from collamo.evaluation.examine.split import evaluate
     from collamo.model import load_checkpoint
 

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    *("extras", "errors", "files", "schema", "chem", "data", "model", "training", "inference"),
-    *("evaluation", "cli"),
+    *("extras", "errors", "files", "schema", "progress"),
+    *("chem", "data", "model", "training", "inference", "evaluation", "cli"),
 )
 # The command line's companions: `doctor` looks at the installation, `ablation` trains and asks.
 SAME_LAYER = {"doctor": "cli", "ablation": "cli", "__main__": "cli"}

@@ -76,12 +76,13 @@ class Trained:
 @cache
 def trained() -> Trained:
     """Prepare and train, once per process; the folder goes when the process ends."""
+    from collamo.data.options import PrepareOptions
     from collamo.data.prepare import prepare
 
     folder = Path(tempfile.mkdtemp(prefix="collamo-trained-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run = Trained(folder)
-    prepare("nci", run.data, limit=MOLECULES, workers=1)
+    prepare("nci", run.data, PrepareOptions(limit=MOLECULES), workers=1)
     for stage in ("tiny_lm", "stage1", "stage2"):
         train(run.recipe(stage))
     return run

@@ -68,7 +68,7 @@ def evaluate(
         )
     check_split(split)
     extractor = open_entities(entities, entities_answers, entities_per_minute, out)
-    from collamo.data.shards import PreparedData
+    from collamo.data.prepared import PreparedData
     from collamo.inference.checkpoint import find_checkpoint
 
     prepared = PreparedData.open(data)

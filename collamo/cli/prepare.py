@@ -69,24 +69,24 @@ def prepare(
         raise UsageError("--encode needs weights: give --unimol FILE, --gin FILE or both")
     if not encode and (unimol or gin):
         raise UsageError("--unimol and --gin are of --encode; add it")
+    from collamo.data.options import PrepareOptions
     from collamo.data.prepare import prepare as prepare_source
 
-    manifest = prepare_source(
-        source,
-        out,
+    options = PrepareOptions(
         conformers=conformers,
         force_field_steps=force_field_steps,
         seed=seed,
-        workers=workers,
         time_limit=time_limit,
         memory_limit=memory_limit,
-        max_reject_rate=max_reject_rate,
         limit=limit,
         shard_size=shard_size,
         smiles_column=smiles_column,
         caption_column=caption_column,
         iupac_column=iupac_column,
         measured_columns=tuple(comma_separated(measured_columns)),
+    )
+    manifest = prepare_source(
+        source, out, options, workers=workers, max_reject_rate=max_reject_rate
     )
     rows, splits = manifest.rows, manifest.splits
     print(

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from collamo.data.shards import PreparedData, file_entry, shard_name
+from collamo.data.manifest import file_entry
+from collamo.data.prepared import PreparedData
+from collamo.data.shards import shard_name
 from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256, replacing, write_text
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from collamo.data.sources import csv_rows
+from collamo.data.readers import csv_rows
 from collamo.errors import MoleculeError, UsageError, suggest
 from collamo.files import write_text
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from collamo.chem.features import MoleculeFeatures
 from collamo.data.batch import batch_molecules
 from collamo.data.encoded import DTYPES, ENCODERS, EncodedOutputs, EncodedRows, Encoding, atoms_of
-from collamo.data.shards import PreparedData, shard_name
+from collamo.data.prepared import PreparedData
+from collamo.data.shards import shard_name
 from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
 from collamo.model.checkpoints import load_gin, load_unimol

@@ -262,7 +262,7 @@ def _configuration(
     config.text_config.vocab_size += text is None  # a row for <mol>, which LLaMA-2 has none for
     manifest = Path(recipe.data) / "manifest.json"
     if manifest.is_file():
-        from collamo.data.shards import PreparedData
+        from collamo.data.prepared import PreparedData
 
         tokens = PreparedData.open(recipe.data).manifest.selfies_vocabulary
         config.selfies_config.vocab_size = len(tokens) + 2  # padding and the unknown

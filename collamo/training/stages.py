@@ -140,7 +140,7 @@ def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
 
 def _start(recipe: Recipe):
     """Return (model, processor, data) a multimodal stage begins with."""
-    from collamo.data.shards import PreparedData
+    from collamo.data.prepared import PreparedData
     from collamo.model import build_model, load_checkpoint
 
     data = PreparedData.open(recipe.data)
@@ -227,7 +227,7 @@ def _save(model, processor, folder: Path) -> Path:
 
 
 def _train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
-    from collamo.data.shards import PreparedData
+    from collamo.data.prepared import PreparedData
 
     data = PreparedData.open(recipe.data)
     model, tokenizer = tiny_language_model(list(data.text("train")), recipe.model)

@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import collamo.data.prepare as prepare_module
+import collamo.data.records as records_module
+import collamo.data.sharding as sharding_module
+import collamo.data.workers as workers_module
 from collamo.chem.conformer import embed_conformer, worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
+from collamo.data.facts import measure
+from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
-from collamo.data.shards import SPLITS, PreparedData
+from collamo.data.prepared import PreparedData
+from collamo.data.shards import SPLITS
 from collamo.data.splits import scaffold_of
-from collamo.data.tasks import measure
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
 
 MIXED = """smiles,caption,homo
@@ -44,7 +48,7 @@ def mixed(tmp_path):
 @pytest.fixture(scope="module")
 def nci(tmp_path_factory):
     out = tmp_path_factory.mktemp("nci") / "data"
-    prepare("nci", out, limit=48, shard_size=20, workers=2)
+    prepare("nci", out, PrepareOptions(limit=48, shard_size=20), workers=2)
     return out
 
 
@@ -96,12 +100,20 @@ def test_elements_outside_unimols_dictionary_are_counted(tmp_path, capsys):
     manifest = prepare(tmp_path / "a.smi", tmp_path / "out", workers=1)
     assert manifest.unknown_elements == {"He": {"molecules": 2, "atoms": 3}}
     assert PreparedData.open(tmp_path / "out").manifest == manifest
-    flat = prepare(tmp_path / "a.smi", tmp_path / "flat", workers=1, conformers=False)
+    flat = prepare(
+        tmp_path / "a.smi", tmp_path / "flat", PrepareOptions(conformers=False), workers=1
+    )
     assert flat.unknown_elements == {}
 
 
 def test_equal_molecules_share_a_split(mixed, tmp_path):
-    prepare(mixed, tmp_path / "out", workers=1, max_reject_rate=0.5, split=(0.4, 0.3, 0.3))
+    prepare(
+        mixed,
+        tmp_path / "out",
+        PrepareOptions(split=(0.4, 0.3, 0.3)),
+        workers=1,
+        max_reject_rate=0.5,
+    )
     data = PreparedData.open(tmp_path / "out")
     assert [{1, 6} & set(data.molecules(split)) for split in SPLITS].count({1, 6}) == 1
 
@@ -133,14 +145,16 @@ def test_facts_come_back_as_they_were_measured(nci):
 
 
 def test_unknown_facts_are_nan(tmp_path):
-    prepare("nci", tmp_path / "out", limit=3, conformers=False, workers=1)
+    prepare("nci", tmp_path / "out", PrepareOptions(limit=3, conformers=False), workers=1)
     facts = PreparedData.open(tmp_path / "out").facts(3)
     assert np.isnan(facts[-2:]).all()  # of the missing conformer
     assert np.isfinite(facts[:-2]).all()
 
 
 def test_absence_comes_back_with_its_reason(tmp_path):
-    manifest = prepare("nci", tmp_path / "out", limit=5, conformers=False, workers=1)
+    manifest = prepare(
+        "nci", tmp_path / "out", PrepareOptions(limit=5, conformers=False), workers=1
+    )
     assert manifest.conformers == {"none": 5}
     conformer = PreparedData.open(tmp_path / "out").features(3).conformer
     assert conformer.coordinates is None
@@ -148,7 +162,7 @@ def test_absence_comes_back_with_its_reason(tmp_path):
 
 
 def test_options_reach_the_force_field(nci, tmp_path):
-    prepare("nci", tmp_path / "out", limit=3, force_field_steps=5, workers=1)
+    prepare("nci", tmp_path / "out", PrepareOptions(limit=3, force_field_steps=5), workers=1)
     rough = PreparedData.open(tmp_path / "out").features(2).conformer
     fine = PreparedData.open(nci).features(2).conformer
     assert not rough.converged
@@ -157,8 +171,10 @@ def test_options_reach_the_force_field(nci, tmp_path):
 
 def test_slow_molecules_hand_their_neighbours_back(tmp_path, monkeypatch):
     only_forked()
-    monkeypatch.setattr(prepare_module, "CHUNK_SECONDS", 0.0)
-    manifest = prepare("nci", tmp_path / "out", limit=20, conformers=False, workers=1)
+    monkeypatch.setattr(workers_module, "CHUNK_SECONDS", 0.0)
+    manifest = prepare(
+        "nci", tmp_path / "out", PrepareOptions(limit=20, conformers=False), workers=1
+    )
     assert manifest.rows == {"in": 20, "ok": 20, "rejected": 0}
 
 
@@ -187,7 +203,7 @@ def test_manifest_counts_what_is_there(nci):
 
 
 def test_the_number_of_workers_changes_no_byte(nci, tmp_path):
-    prepare("nci", tmp_path / "one", limit=48, shard_size=20, workers=1)
+    prepare("nci", tmp_path / "one", PrepareOptions(limit=48, shard_size=20), workers=1)
     assert files(tmp_path / "one") == files(nci)
 
 
@@ -203,15 +219,15 @@ def test_resume_keeps_verified_shards_and_redoes_the_rest(nci, tmp_path, monkeyp
     (out / "molecules-00002.parquet").write_bytes(whole[:-100])
     kept = (out / "molecules-00000.parquet").stat().st_mtime_ns
     done = []
-    original = prepare_module.process_rows
+    original = sharding_module.process_rows
 
     def watched(rows, *arguments):
         rows = list(rows)
         done.extend(row.number for row in rows)
         return original(iter(rows), *arguments)
 
-    monkeypatch.setattr(prepare_module, "process_rows", watched)
-    prepare("nci", out, limit=48, shard_size=20, workers=2)
+    monkeypatch.setattr(sharding_module, "process_rows", watched)
+    prepare("nci", out, PrepareOptions(limit=48, shard_size=20), workers=2)
     assert done == list(range(21, 49))
     assert (out / "molecules-00000.parquet").stat().st_mtime_ns == kept
     assert files(out) == files(nci)
@@ -237,8 +253,8 @@ def test_another_format_is_refused_with_the_way_out(nci, tmp_path, other):
 
 def preparing(out, **options):
     """Start `prepare` of `nci` in a process that can be killed."""
-    options["workers"] = 1
-    process = worker_context().Process(target=prepare, args=("nci", out), kwargs=options)
+    arguments = "nci", out, PrepareOptions(**options)
+    process = worker_context().Process(target=prepare, args=arguments, kwargs={"workers": 1})
     process.start()
     return process
 
@@ -254,7 +270,7 @@ def test_killed_and_started_again(nci, tmp_path):
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    prepare("nci", out, limit=48, shard_size=20, workers=2)
+    prepare("nci", out, PrepareOptions(limit=48, shard_size=20), workers=2)
     assert files(out) == files(nci)
 
 
@@ -272,19 +288,19 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
         time.sleep(delay)
         process.kill()
         process.join()
-        prepare("nci", out, workers=1, **options)
+        prepare("nci", out, PrepareOptions(**options), workers=1)
         assert files(out) == files(tmp_path / "whole"), f"killed after {delay:.3f} s"
 
 
 def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
-    original = getattr(prepare_module, name)
+    original = getattr(records_module, name)
 
     def faulty(molecule, *arguments):
         if molecule.smiles == smiles:
             fault()
         return original(molecule, *arguments)
 
-    monkeypatch.setattr(prepare_module, name, faulty)
+    monkeypatch.setattr(records_module, name, faulty)
 
 
 @pytest.mark.parametrize(
@@ -303,14 +319,14 @@ def test_a_fault_costs_one_conformer_or_one_row(tmp_path, monkeypatch, fault, co
     path = tmp_path / "a.smi"
     path.write_text("\n".join("C" * a + "N" + "C" * b for a in range(1, 7) for b in range(6)))
     fault_on(monkeypatch, "CCCNC", fault)
-    manifest = prepare(path, tmp_path / "embedding", workers=2, time_limit=1.0)
+    manifest = prepare(path, tmp_path / "embedding", PrepareOptions(time_limit=1.0), workers=2)
     assert manifest.rows == {"in": 36, "ok": 36, "rejected": 0}
     assert manifest.conformers["none"] == 1
     conformer = PreparedData.open(tmp_path / "embedding").features(14).conformer
     assert (conformer.coordinates, conformer.reason) == (None, reason)
 
     fault_on(monkeypatch, "CCCNC", fault, "measure")
-    manifest = prepare(path, tmp_path / "facts", workers=2, time_limit=1.0)
+    manifest = prepare(path, tmp_path / "facts", PrepareOptions(time_limit=1.0), workers=2)
     assert manifest.rows == {"in": 36, "ok": 35, "rejected": 1}
     assert manifest.rejected == {code: 1}
 
@@ -328,7 +344,7 @@ def test_memory_beyond_the_limit_costs_the_conformer(tmp_path):
     subprocess.run([sys.executable, "-c", code, "prepare", path, *options], check=True)
     data = PreparedData.open(out)
     assert data.manifest.conformers == {"etkdgv3+mmff": 2, "none": 1}
-    assert data.manifest.options["memory_limit"] == 0.06
+    assert data.manifest.options.memory_limit == 0.06
     assert data.features(2).conformer.reason == "ran out of memory"
 
 
@@ -364,22 +380,29 @@ def test_text_that_is_not_utf8_is_kept_in_the_report(tmp_path):
 
 def test_another_preparation_is_not_overwritten(nci):
     with pytest.raises(UsageError, match="another source, other options"):
-        prepare("nci", nci, limit=48, shard_size=20, seed=1)
+        prepare("nci", nci, PrepareOptions(limit=48, shard_size=20, seed=1))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("options", "words"),
     [
         ({"limit": 0}, "limit is 0"),
-        ({"workers": -1}, "workers is -1"),
         ({"time_limit": 0}, "time_limit is 0"),
         ({"memory_limit": 0}, "memory_limit is 0"),
-        ({"max_reject_rate": 5}, "between 0 and 1"),
         ({"split": (0.8, 0.1, 0.2)}, "add up to 1"),
         ({"smiles_column": "smiles"}, "no columns"),
     ],
 )
-def test_bad_options_are_usage_errors(tmp_path, arguments, words):
+def test_bad_options_are_usage_errors(tmp_path, options, words):
+    with pytest.raises(UsageError, match=words):
+        prepare("nci", tmp_path / "out", PrepareOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"workers": -1}, "workers is -1"), ({"max_reject_rate": 5}, "between 0 and 1")],
+)
+def test_bad_arguments_are_usage_errors(tmp_path, arguments, words):
     with pytest.raises(UsageError, match=words):
         prepare("nci", tmp_path / "out", **arguments)
 
@@ -417,7 +440,9 @@ def test_unknown_split(nci):
 
 def test_real_pubchem_rows(shared_data, tmp_path):
     manifest = prepare(
-        shared_data / "pubchem_3k.jsonl", tmp_path / "out", limit=60, conformers=False
+        shared_data / "pubchem_3k.jsonl",
+        tmp_path / "out",
+        PrepareOptions(limit=60, conformers=False),
     )
     assert manifest.rows == {"in": 60, "ok": 60, "rejected": 0}
     for split in SPLITS:
@@ -428,7 +453,7 @@ def test_real_pubchem_rows(shared_data, tmp_path):
 
 
 def test_real_records_with_coordinates(shared_data, tmp_path):
-    manifest = prepare(shared_data / "gdb1k.sdf", tmp_path / "out", limit=210)
+    manifest = prepare(shared_data / "gdb1k.sdf", tmp_path / "out", PrepareOptions(limit=210))
     assert manifest.rows == {"in": 210, "ok": 208, "rejected": 2}
     assert manifest.rejected == {"valence": 2}
     assert manifest.conformers == {"given": 208}

@@ -9,16 +9,11 @@ import pytest
 from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
 from collamo.chem.molecule import parse_molecule
 from collamo.chem.motifs import count_motifs
-from collamo.data.sources import MEASURED_COLUMNS, open_source
-from collamo.data.tasks import (
-    PROPERTIES_2D,
-    TASKS,
-    build_tasks,
-    compose_caption,
-    format_number,
-    measure,
-    task_rng,
-)
+from collamo.data.captions import compose_caption
+from collamo.data.columns import MEASURED_COLUMNS
+from collamo.data.facts import PROPERTIES_2D, format_number, measure
+from collamo.data.sources import open_source
+from collamo.data.tasks import TASKS, build_tasks, task_rng
 
 ASPIRIN = parse_molecule("CC(=O)Oc1ccccc1C(=O)O")
 

@@ -13,8 +13,9 @@ from trained import trained
 from collamo.cli import run
 from collamo.data.batch import batch_molecules
 from collamo.data.encoded import EncodedOutputs, EncodedRows
+from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
-from collamo.data.shards import PreparedData
+from collamo.data.prepared import PreparedData
 from collamo.errors import CollamoError, UsageError
 from collamo.model import GinConfig, UniMolConfig, build_model, encoding, load_checkpoint
 from collamo.model.encoders import GinEncoder, UniMolEncoder
@@ -43,7 +44,13 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "a.csv").write_text(SOURCE)
-    prepare(tmp_path / "a.csv", tmp_path / "data", shard_size=4, workers=1, max_reject_rate=0.5)
+    prepare(
+        tmp_path / "a.csv",
+        tmp_path / "data",
+        PrepareOptions(shard_size=4),
+        workers=1,
+        max_reject_rate=0.5,
+    )
     return tmp_path / "data"
 
 
@@ -183,7 +190,7 @@ def test_the_digest_is_of_the_weights(weights):
 def training(tmp_path_factory, weights):
     """(A folder with stored outputs, options of a stage 1 that freezes these encoders)."""
     folder = tmp_path_factory.mktemp("encoded") / "data"
-    prepare("nci", folder, limit=60, workers=1)
+    prepare("nci", folder, PrepareOptions(limit=60), workers=1)
     encode_prepared(folder, **weights, layers=1, dtype="float32")
     options = [f"--{name}={path}" for name, path in weights.items()]
     options += ["--train_encoders=false", "--facts_weight=0", "--max_steps=3"]
@@ -258,7 +265,7 @@ def test_tuning_skips_an_encoder_that_alignment_trained(tmp_path, monkeypatch):
     start = trained().folder / "stage1" / "final"
     gin = load_checkpoint(start)[0].model.graph_encoder
     save_file(gin.state_dict(), tmp_path / "gin.safetensors")
-    prepare("nci", tmp_path / "data", limit=60, workers=1)
+    prepare("nci", tmp_path / "data", PrepareOptions(limit=60), workers=1)
     encode_prepared(tmp_path / "data", gin=tmp_path / "gin.safetensors", layers=1)
     monkeypatch.delattr(GinEncoder, "levels")
     options = [f"--data={tmp_path / 'data'}", "--max_steps=1"]

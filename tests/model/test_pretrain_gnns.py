@@ -16,7 +16,7 @@ from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.cli import run as command
 from collamo.data.batch import batch_molecules
-from collamo.data.shards import PreparedData
+from collamo.data.prepared import PreparedData
 from collamo.errors import UsageError
 from collamo.model import build_model, load_checkpoint, load_gin, tiny_llama_config
 from collamo.model.encoders import gin_inputs

@@ -8,7 +8,7 @@ from trained import CONFIGS, trained
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from collamo.cli import run
-from collamo.data.shards import PreparedData
+from collamo.data.prepared import PreparedData
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model import CollamoConfig, build_model, tiny_llama_config, train_tokenizer
 from collamo.model.configuration import GinConfig

@@ -35,7 +35,7 @@ def run():
 
 
 def prepared(run):
-    from collamo.data.shards import PreparedData
+    from collamo.data.prepared import PreparedData
 
     return PreparedData.open(run.data)
 

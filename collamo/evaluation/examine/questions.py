@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from collamo.data.shards import PreparedData
+from collamo.data.prepared import PreparedData
 from collamo.data.tasks import TaskExample
 from collamo.evaluation.examine.reliance import count_variants
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from collamo.data.shards import MANIFEST, PreparedData
+from collamo.data.manifest import MANIFEST
+from collamo.data.prepared import PreparedData
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
 from collamo.evaluation.entities.extractor import EntityExtractor

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeAlias, TypeVar
 
-from collamo.data.sources import csv_rows
+from collamo.data.readers import csv_rows
 from collamo.errors import UsageError
 from collamo.inference.question_files import check_format
 

@@ -1,0 +1,105 @@
+"""What the columns of a file mean: the molecule, a text about it, a measured number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from collamo.errors import UsageError, suggest
+
+# Names under which files in the wild keep these columns; compared in lower case, blanks and
+# hyphens as underscores. The first one present wins.
+SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi")
+SELFIES_COLUMNS = ("selfies",)
+CAPTION_COLUMNS = ("caption", "description")
+IUPAC_COLUMNS = ("iupac_name", "iupac", "pubchem_iupac_name")
+
+
+@dataclass(frozen=True)
+class MeasuredColumn:
+    """A numeric column that becomes questions: what it is, its unit, decimals of the answer."""
+
+    name: str
+    description: str
+    unit: str | None = None
+    decimals: int | None = None
+
+
+# Columns known by name. QM9 as in its publication (Ramakrishnan et al., Sci. Data 1, 140022):
+# energies in Hartree (x 27.211386246 = eV), lengths in Bohr radii a0.
+MEASURED_COLUMNS: dict[str, MeasuredColumn] = {
+    column.name: column
+    for column in (
+        MeasuredColumn("mu", "dipole moment", "D", 2),
+        MeasuredColumn("alpha", "isotropic polarizability", "a0³", 2),
+        MeasuredColumn("homo", "HOMO energy", "Hartree", 4),
+        MeasuredColumn("lumo", "LUMO energy", "Hartree", 4),
+        MeasuredColumn("gap", "HOMO-LUMO gap", "Hartree", 4),
+        MeasuredColumn("r2", "electronic spatial extent", "a0²", 1),
+        MeasuredColumn("zpve", "zero-point vibrational energy", "Hartree", 4),
+        MeasuredColumn("cv", "heat capacity at 298.15 K", "cal/(mol K)", 2),
+        MeasuredColumn("u0", "internal energy at 0 K", "Hartree", 2),
+        MeasuredColumn("u298", "internal energy at 298.15 K", "Hartree", 2),
+        MeasuredColumn("h298", "enthalpy at 298.15 K", "Hartree", 2),
+        MeasuredColumn("g298", "free energy at 298.15 K", "Hartree", 2),
+        MeasuredColumn("atomization_energy", "atomization energy", "kcal/mol", 1),
+        MeasuredColumn("xlogp3", "XLogP3 partition coefficient", None, 1),
+        MeasuredColumn("complexity", "PubChem complexity", None, 0),
+    )
+}
+
+
+class ColumnChooser:
+    """Finds columns by the name that the user gave, or by the names that are known."""
+
+    def __init__(self, source: str, columns: Sequence[str]):
+        self.source, self.columns = source, columns
+
+    def named(self, name: str) -> str:
+        """Return the column that the user named; UsageError where there is none."""
+        if name not in self.columns:
+            raise UsageError(
+                f"{self.source} has no column {name!r}{suggest(name, self.columns)}; "
+                f"its columns are {', '.join(self.columns)}"
+            )
+        return self._once(name)
+
+    def known(self, names: Sequence[str]) -> str | None:
+        """Return the column that carries the first of the known `names`, None where none does."""
+        normal = [normal_name(column) for column in self.columns]
+        for name in names:
+            if name in normal:
+                return self._once(self.columns[normal.index(name)])
+        return None
+
+    def column(self, name: str | None, names: Sequence[str]) -> str | None:
+        """Return the column that the user named, else the one that carries a known name."""
+        return self.known(names) if name is None else self.named(name)
+
+    def measured(self, entries: Sequence[str]) -> dict[str, MeasuredColumn]:
+        """Return column → what it is, of known names and of the user's ``"name:unit"``."""
+        measured = {
+            self._once(column): MEASURED_COLUMNS[normal_name(column)]
+            for column in self.columns
+            if normal_name(column) in MEASURED_COLUMNS
+        }
+        for entry in entries:
+            name, _, unit = entry.partition(":")
+            column = self.named(name.strip())
+            words = name.strip().replace("_", " ")
+            measured[column] = MeasuredColumn(column, words, unit.strip() or None)
+        return measured
+
+    def _once(self, column: str) -> str:
+        same = [other for other in self.columns if normal_name(other) == normal_name(column)]
+        if len(same) > 1:
+            raise UsageError(
+                f"{self.source} has the column {column!r} {len(same)} times "
+                f"({', '.join(same)}); rename or drop all but one"
+            )
+        return column
+
+
+def normal_name(name: str) -> str:
+    """Return the form in which names of columns are compared."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")

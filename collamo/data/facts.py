@@ -1,0 +1,116 @@
+"""What is exactly known about a molecule: formula, motif counts, computed properties, geometry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
+
+from collamo.chem.conformer import Conformer
+from collamo.chem.molecule import Molecule, captured_log
+from collamo.chem.motifs import count_motifs
+
+
+@dataclass(frozen=True)
+class Property:
+    """A computed property: its target name, how a question calls it, unit, decimals of the answer.
+
+    A `counted` one is asked with "How many …", the others with "What is the …".
+    """
+
+    target: str
+    words: str
+    unit: str | None
+    decimals: int
+    compute: Callable[[Chem.Mol], float]
+    counted: bool = False
+
+
+def _qed(mol: Chem.Mol) -> float:
+    """Return QED (Bickerton et al. 2012); NaN for the few molecules it is not defined for."""
+    try:
+        with captured_log():  # it warns of a bare proton, without saying of which molecule
+            return QED.qed(mol)
+    except (ValueError, ZeroDivisionError):
+        return float("nan")
+
+
+# RDKit's stubs leave out what its modules define by assignment.
+PROPERTIES_2D: tuple[Property, ...] = (
+    Property("molecular_weight", "molecular weight", "g/mol", 1, Descriptors.MolWt),  # type: ignore[attr-defined]
+    Property("logp", "octanol-water partition coefficient (logP)", None, 2, Crippen.MolLogP),  # type: ignore[attr-defined]
+    Property("tpsa", "topological polar surface area", "Å²", 1, rdMolDescriptors.CalcTPSA),
+    Property("qed", "drug-likeness (QED)", None, 2, _qed),
+    Property("fraction_sp3", "fraction of sp3 carbons", None, 2, rdMolDescriptors.CalcFractionCSP3),
+    Property("hbond_donors", "hydrogen bond donors", None, 0, rdMolDescriptors.CalcNumHBD, True),
+    Property(
+        "hbond_acceptors", "hydrogen bond acceptors", None, 0, rdMolDescriptors.CalcNumHBA, True
+    ),
+    Property(
+        "rotatable_bonds", "rotatable bonds", None, 0, rdMolDescriptors.CalcNumRotatableBonds, True
+    ),
+    Property("ring_count", "rings", None, 0, rdMolDescriptors.CalcNumRings, True),
+    Property("heavy_atoms", "heavy atoms", None, 0, Chem.Mol.GetNumHeavyAtoms, True),
+    Property("formal_charge", "formal charge", None, 0, Chem.GetFormalCharge),
+)
+# Of the heavy atoms (and the hydrogens that are atoms of `Molecule.mol`).
+PROPERTIES_3D = ("radius_of_gyration", "longest_distance")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is exactly known about a molecule.
+
+    Attributes
+    ----------
+    formula
+        Hill formula, with the net charge.
+    motifs
+        Count of every motif of `MOTIFS`.
+    properties
+        Target of `PROPERTIES_2D` → value in its unit; QED is missing where it is not defined.
+    geometry
+        Target of `PROPERTIES_3D` → value in Å; empty without a conformer or with a single atom.
+    """
+
+    formula: str
+    motifs: Mapping[str, int]
+    properties: Mapping[str, float]
+    geometry: Mapping[str, float]
+
+
+def measure(molecule: Molecule, conformer: Conformer) -> Facts:
+    """Compute the facts of one molecule."""
+    # Six decimals: sums over atoms differ in the last bit with the order of the atoms.
+    mol = molecule.mol
+    values = {entry.target: round(float(entry.compute(mol)), 6) for entry in PROPERTIES_2D}
+    return Facts(
+        formula=rdMolDescriptors.CalcMolFormula(mol),
+        motifs=count_motifs(molecule),
+        properties={target: value for target, value in values.items() if np.isfinite(value)},
+        geometry=_geometry(mol, conformer.coordinates),
+    )
+
+
+def _geometry(mol: Chem.Mol, coordinates: np.ndarray | None) -> dict[str, float]:
+    """Return R_g = √(Σ mᵢ|rᵢ − r̄|² / Σ mᵢ), r̄ the centre of mass, and max |rᵢ − rⱼ|, both Å."""
+    if coordinates is None or len(coordinates) < 2:
+        return {}
+    r = coordinates.astype(np.float64)  # [N, 3]
+    mass = np.array([atom.GetMass() for atom in mol.GetAtoms()])  # [N]; 0 for a dummy atom
+    if mass.sum() == 0:
+        return {}
+    r = r - (mass[:, None] * r).sum(0) / mass.sum()
+    squared = (mass * (r * r).sum(1)).sum() / mass.sum()
+    span = max(float(((r - r[i]) ** 2).sum(1).max()) for i in range(len(r)))
+    return {"radius_of_gyration": float(np.sqrt(squared)), "longest_distance": float(np.sqrt(span))}
+
+
+def format_number(value: float, decimals: int | None) -> str:
+    """Return `value` with a fixed number of decimals (None: six digits), never ``-0``."""
+    text = f"{value:.6g}" if decimals is None else f"{value:.{decimals}f}"
+    return text[1:] if re.fullmatch(r"-0(\.0+)?", text) else text

@@ -1,0 +1,104 @@
+"""The manifest of prepared data: what was prepared, how, and the SHA-256 of every file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+from collamo.data.options import PrepareOptions
+from collamo.errors import CollamoError, UsageError
+from collamo.files import file_sha256, write_text
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 2
+
+
+class FileEntry(TypedDict):
+    """A file as it was written."""
+
+    bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder holds.
+
+    Attributes
+    ----------
+    source, source_sha256, options
+        What was prepared and how.
+    rows
+        ``{"in", "ok", "rejected"}``; in = ok + rejected.
+    rejected
+        Reason code → rows.
+    conformers
+        Method → molecules; ``"none"`` counts the absent ones.
+    splits, tasks
+        Split → molecules; split → task → questions.
+    selfies_vocabulary
+        Sorted SELFIES tokens of the train split.
+    unknown_elements
+        Element → ``{"molecules", "atoms"}``: those with a conformer that Uni-Mol's dictionary lacks
+        and reads as [UNK].
+    measured
+        Measured column → ``{"description", "unit", "decimals"}``.
+    motifs
+        Names behind the shards' motif counts.
+    versions
+        Libraries that shaped the result.
+    files
+        File → ``{"bytes", "sha256", "rows"}``, shards first.
+    """
+
+    source: str
+    source_sha256: str
+    options: PrepareOptions
+    rows: Mapping[str, int]
+    rejected: Mapping[str, int]
+    conformers: Mapping[str, int]
+    splits: Mapping[str, int]
+    tasks: Mapping[str, Mapping[str, int]]
+    selfies_vocabulary: Sequence[str]
+    measured: Mapping[str, Mapping[str, object]]
+    motifs: Sequence[str]
+    versions: Mapping[str, str]
+    files: Mapping[str, FileEntry]
+    unknown_elements: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read ``manifest.json``; a CollamoError says what is wrong with it."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["format_version"]
+            if version == FORMAT_VERSION:
+                return cls(**{**content, "options": PrepareOptions(**content["options"])})
+        except FileNotFoundError:
+            raise UsageError(
+                f"{path.parent} holds no prepared data ({MANIFEST} is missing); "
+                "run `collamo prepare` and let it finish"
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise CollamoError(
+                f"{path} is damaged ({error}); run `collamo prepare` again"
+            ) from None
+        raise CollamoError(
+            f"{path} has format {version}, this version of collamo reads "
+            f"{FORMAT_VERSION}; run `collamo prepare` again into another folder"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+
+def file_entry(path: Path, rows: int) -> FileEntry:
+    """Return what the manifest says about a file."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path, remember=True), "rows": rows}

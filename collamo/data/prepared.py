@@ -1,0 +1,171 @@
+"""A prepared folder, read back.
+
+::
+
+    manifest.json            source, options, counts, vocabulary, versions, sha256 of every file
+    molecules-00000.parquet  one row per molecule: features, conformer, facts (MOLECULE_SCHEMA)
+    molecules-00000.json     the shard's key and sha256, and its rejected rows: what resuming reads
+    splits.parquet           row, split
+    tasks-train.parquet …    questions with answers (TASK_SCHEMA); also -validation and -test
+    rejected.jsonl           {"row", "text", "reason", "message"} per rejected record
+
+``encoded-…`` files may stand beside these, see `collamo.data.encoded`.
+
+Everything is a function of source, options and library versions: no times, no host names, no
+number of workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from collamo.chem.features import MoleculeFeatures
+from collamo.data.manifest import MANIFEST, Manifest
+from collamo.data.shards import MOLECULE_SCHEMA, SPLITS, TASK_SCHEMA, Shard, shard_name, tasks_path
+from collamo.data.tasks import TaskExample, corpus_line
+from collamo.errors import CollamoError, UsageError, suggest
+from collamo.files import file_sha256
+
+
+class PreparedData:
+    """A prepared folder, read back. Every file is checked against the manifest before it is used.
+
+    Examples
+    --------
+    >>> data = PreparedData.open("demo/data")  # doctest: +SKIP
+    >>> example = data.tasks("test")[0]  # doctest: +SKIP
+    >>> data.features(example.molecule).smiles, example.question  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder, self.manifest = folder, manifest
+        self._shards: dict[int, Shard] = {}
+        self._tasks: dict[str, list[TaskExample]] = {}
+        self._encoded: dict[str, Callable[[int], np.ndarray | None]] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> PreparedData:
+        """Open a folder that `prepare` wrote.
+
+        Raises
+        ------
+        UsageError
+            The folder is not there or holds no manifest.
+        CollamoError
+            The manifest is damaged; a file it lists is missing or has another size. A file whose
+            bytes changed is found by its sha256 when it is first read.
+        """
+        folder = Path(folder)
+        data = cls(folder, Manifest.read(folder / MANIFEST))
+        for name in data.manifest.files:
+            data._check_size(name)
+        return data
+
+    def verify(self) -> None:
+        """Check the sha256 of every file; CollamoError names the first that differs."""
+        for name in self.manifest.files:
+            self._checked(name)
+
+    def features(self, row: int) -> MoleculeFeatures:
+        """Return the features of row `row`; KeyError when it was rejected or is not there."""
+        features = self._shard_with(row).features(row)
+        stored = ((modality, outputs(row)) for modality, outputs in self._encoded.items())
+        encoded = {modality: x for modality, x in stored if x is not None}
+        return dataclasses.replace(features, encoded=encoded) if encoded else features
+
+    def add_encoded(self, modality: str, outputs: Callable[[int], np.ndarray | None]) -> None:
+        """Let `features` also bring what the encoder of `modality` says, as ``outputs(row)``.
+
+        See `collamo.data.encoded.EncodedRows`.
+        """
+        self._encoded[modality] = outputs
+
+    def facts(self, row: int) -> np.ndarray:
+        """Return the facts of row `row` as float32 ``[F]``: the counts of the manifest's motifs,
+        then `PROPERTIES_2D`, then `PROPERTIES_3D`; NaN where one is unknown."""
+        return self._shard_with(row).facts(row)
+
+    def molecules(self, split: str) -> Mapping[int, MoleculeFeatures]:
+        """Return row number → features of the molecules of a split, in row order."""
+        return {row: self.features(row) for row in self._rows(split)}
+
+    def tasks(self, split: str) -> list[TaskExample]:
+        """Return the questions of a split, in row order; read once."""
+        self._check_split(split)
+        if split not in self._tasks:
+            table = pq.read_table(
+                self._checked(tasks_path(self.folder, split).name), schema=TASK_SCHEMA
+            )
+            columns = [table.column(name).to_pylist() for name in TASK_SCHEMA.names]
+            self._tasks[split] = [TaskExample(*fields) for fields in zip(*columns, strict=True)]
+        return self._tasks[split]
+
+    def text(self, split: str) -> Iterator[str]:
+        """Yield the text of a split, one line per question with its answer."""
+        yield from map(corpus_line, self.tasks(split))
+
+    def table(self, shard: int) -> pa.Table:
+        """Return one shard as an arrow table with `MOLECULE_SCHEMA`, facts included."""
+        return pq.read_table(self._checked(shard_name(shard)), schema=MOLECULE_SCHEMA)
+
+    def _rows(self, split: str) -> list[int]:
+        self._check_split(split)
+        table = pq.read_table(self._checked("splits.parquet"))
+        pairs = zip(table["row"].to_pylist(), table["split"].to_pylist(), strict=True)
+        return [row for row, name in pairs if name == split]
+
+    def _check_split(self, split: str) -> None:
+        if split not in SPLITS:
+            raise UsageError(
+                f"unknown split {split!r}{suggest(split, SPLITS)}; use {', '.join(SPLITS)}"
+            )
+
+    def shard_of(self, row: int) -> int:
+        """Return the number of the shard with row `row`; KeyError outside the prepared rows."""
+        if not 1 <= row <= self.manifest.rows["in"]:
+            raise KeyError(f"row {row} is outside the {self.manifest.rows['in']} prepared rows")
+        return (row - 1) // self.manifest.options.shard_size
+
+    def molecules_of(self, shard: int) -> dict[int, MoleculeFeatures]:
+        """Return row → features of a shard, in row order, without what encoders say."""
+        opened = self._shard(shard)
+        return {row: opened.features(row) for row in opened.position}
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of molecules."""
+        return -(-self.manifest.rows["in"] // self.manifest.options.shard_size)
+
+    def _shard_with(self, row: int) -> Shard:
+        return self._shard(self.shard_of(row))
+
+    def _shard(self, index: int) -> Shard:
+        if index not in self._shards:
+            self._shards[index] = Shard(self.table(index))
+        return self._shards[index]
+
+    def _check_size(self, name: str) -> None:
+        path, expected = self.folder / name, self.manifest.files[name]["bytes"]
+        if not path.is_file():
+            raise CollamoError(f"{path} is missing; run `collamo prepare` again to rebuild it")
+        if path.stat().st_size != expected:
+            raise CollamoError(
+                f"{path} has {path.stat().st_size} bytes, the manifest says {expected}; "
+                "run `collamo prepare` again to rebuild it"
+            )
+
+    def _checked(self, name: str) -> Path:
+        self._check_size(name)
+        path = self.folder / name
+        if file_sha256(path, remember=True) != self.manifest.files[name]["sha256"]:
+            raise CollamoError(
+                f"{path} was altered (its sha256 differs from the manifest); "
+                "run `collamo prepare` again to rebuild it"
+            )
+        return path

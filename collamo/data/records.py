@@ -1,0 +1,86 @@
+"""From a row of the source to the record of a shard, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer, given_conformer
+from collamo.chem.features import featurize
+from collamo.chem.molecule import Molecule
+from collamo.chem.motifs import MOTIFS
+from collamo.data.facts import measure
+from collamo.data.options import PrepareOptions
+from collamo.data.sources import SourceRow
+from collamo.data.splits import scaffold_of
+from collamo.errors import MoleculeError
+
+_READERS: dict[str, Callable[[str], Molecule]] = {
+    "smiles": Molecule.from_smiles,
+    "selfies": Molecule.from_selfies,
+    "molblock": Molecule.from_molblock,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one record: a shard record, or the reason why not."""
+
+    record: dict[str, object] | None
+    code: str | None = None
+    message: str | None = None
+
+
+def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = None) -> Outcome:
+    """Return the shard record of one row, or the reason why there is none. Runs in this process."""
+    if row.problem is not None:
+        return Outcome(None, *row.problem)
+    try:
+        molecule = _READERS[row.kind](row.text)
+        conformer = _conformer(molecule, options, absence)
+        return Outcome(_record(row, molecule, conformer))
+    except MoleculeError as error:
+        return Outcome(None, getattr(error, "code", "unreadable"), str(error))
+    except (RuntimeError, ValueError) as error:
+        message = " ".join(str(error).split())[:200]
+        return Outcome(None, "rdkit", f"RDKit failed: {type(error).__name__} {message}")
+
+
+def _conformer(molecule: Molecule, options: PrepareOptions, absence: str | None) -> Conformer:
+    given = given_conformer(molecule)
+    if given is not None:
+        return given
+    if absence is not None:
+        return absent_conformer(absence, options.seed)
+    if not options.conformers:
+        return absent_conformer("not asked for")
+    return embed_conformer(molecule, options.seed, options.force_field_steps)
+
+
+def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[str, object]:
+    features = featurize(molecule, conformer)
+    facts = measure(molecule, conformer)
+    coordinates = conformer.coordinates
+    return {
+        "row": row.number,
+        "text": row.text.partition("\n")[0] if row.kind == "molblock" else row.text,
+        "smiles": features.smiles,
+        "canonical_smiles": molecule.canonical_smiles,
+        "scaffold": scaffold_of(molecule.canonical_smiles),
+        "selfies": features.selfies,
+        "selfies_reason": molecule.selfies_reason,
+        "atom_features": features.atom_features.ravel(),
+        "edge_index": features.edge_index.ravel(),
+        "edge_features": features.edge_features.ravel(),
+        "bond_directions": features.bond_directions,
+        "coordinates": None if coordinates is None else coordinates.ravel(),
+        "conformer_method": conformer.method,
+        "conformer_seed": conformer.seed,
+        "conformer_converged": conformer.converged,
+        "conformer_reason": conformer.reason,
+        "formula": facts.formula,
+        "motifs": [facts.motifs[name] for name in MOTIFS],
+        "properties": list(facts.properties.items()),
+        "geometry": list(facts.geometry.items()),
+        "columns": list(row.columns.items()),
+    }

@@ -1,0 +1,169 @@
+"""A source cut into shards: which of them are done, and doing the rest.
+
+A shard of `shard_size` records is the unit of work. It is written whole; its sidecar, written
+after it, says what it was made from, its SHA-256 and its rejected rows. A resumed run keeps the
+shards whose sidecar fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TypedDict
+
+from collamo.chem.motifs import MOTIFS
+from collamo.data.manifest import FORMAT_VERSION
+from collamo.data.options import PrepareOptions
+from collamo.data.records import Outcome
+from collamo.data.shards import MOLECULE_SCHEMA, shard_name, write_table
+from collamo.data.sources import SourceRow, count_rows, open_source
+from collamo.data.workers import process_rows
+from collamo.errors import UsageError
+from collamo.files import file_sha256, write_text
+
+
+class RejectedRow(TypedDict):
+    """A line of ``rejected.jsonl``."""
+
+    row: int
+    text: str
+    reason: str | None
+    message: str
+
+
+class Sidecar(TypedDict):
+    """What ``molecules-00000.json`` says about its shard."""
+
+    key: str
+    sha256: str
+    rows: int
+    rejected: list[RejectedRow]
+
+
+class Sharding:
+    """The shards of `source` in the folder `out`; `total` records in `count` shards."""
+
+    def __init__(self, source: str | Path, options: PrepareOptions, out: Path):
+        self.source = open_source(
+            source,
+            smiles_column=options.smiles_column,
+            caption_column=options.caption_column,
+            iupac_column=options.iupac_column,
+            measured_columns=options.measured_columns,
+        )
+        self.options, self.out = options, out
+        self.sha256 = file_sha256(self.source.path)
+        self.total = count_rows(self.source, options.limit)
+        self.count = -(-self.total // options.shard_size)
+
+    @cached_property
+    def key(self) -> str:
+        """What a shard was made from; shards with another key are not ours."""
+        options = dataclasses.asdict(self.options)
+        made_from = [self.sha256, options, library_versions(), MOTIFS, FORMAT_VERSION]
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+    def start(self) -> None:
+        """Make the folder, or refuse one that holds another preparation."""
+        if self.total == 0:
+            raise UsageError(f"{self.source.name} holds no records")
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"{self.out} is a file; give a folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self.out.glob("molecules-*.json")):
+            sidecar = _read_sidecar(path)
+            if sidecar is not None and sidecar["key"] != self.key:
+                raise UsageError(
+                    f"{self.out} holds a preparation of another source, other options or other "
+                    "library versions; choose another folder or delete this one"
+                )
+
+    def write(
+        self, workers: int, advance: Callable[[int], None], shards: Collection[int] | None = None
+    ) -> None:
+        """Write every shard, or of `shards` every one, that is not there yet."""
+        requested = [index for index in range(self.count) if shards is None or index in shards]
+        missing = {index for index in requested if self._done(index) is None}
+        advance(sum(self._size(index) for index in requested if index not in missing))
+        rows = (row for row in self._rows() if self._index(row) in missing)
+        waiting: dict[int, list[tuple[SourceRow, Outcome]]] = defaultdict(list)
+        for row, outcome in process_rows(rows, self.options, workers):
+            index = self._index(row)
+            waiting[index].append((row, outcome))
+            advance(1)
+            if len(waiting[index]) == self._size(index):
+                self._write_shard(index, waiting.pop(index))
+
+    def sidecars(self) -> list[Sidecar]:
+        """Return the sidecar of every shard, once all are written."""
+        sidecars = [self._done(index) for index in range(self.count)]
+        return [sidecar for sidecar in sidecars if sidecar is not None]
+
+    def paths(self) -> list[Path]:
+        """Return the file of every shard."""
+        return [self.out / shard_name(index) for index in range(self.count)]
+
+    def _rows(self) -> Iterator[SourceRow]:
+        return islice(self.source, self.options.limit)
+
+    def _index(self, row: SourceRow) -> int:
+        return (row.number - 1) // self.options.shard_size
+
+    def _size(self, index: int) -> int:
+        return min(self.options.shard_size, self.total - index * self.options.shard_size)
+
+    def _done(self, index: int) -> Sidecar | None:
+        """Return the sidecar of a shard that is there, ours and unaltered."""
+        path = self.out / shard_name(index)
+        sidecar = _read_sidecar(sidecar_of(path))
+        if sidecar is None or sidecar["key"] != self.key or not path.is_file():
+            return None
+        return sidecar if file_sha256(path, remember=True) == sidecar["sha256"] else None
+
+    def _write_shard(self, index: int, outcomes: list[tuple[SourceRow, Outcome]]) -> None:
+        """Write the shard, then its sidecar: a shard without one is done again."""
+        outcomes = sorted(outcomes, key=lambda pair: pair[0].number)
+        records = [outcome.record for _, outcome in outcomes if outcome.record is not None]
+        path = self.out / shard_name(index)
+        write_table(path, records, MOLECULE_SCHEMA)
+        sidecar: Sidecar = {
+            "key": self.key,
+            "sha256": file_sha256(path, remember=True),
+            "rows": len(records),
+            "rejected": [
+                {
+                    "row": row.number,
+                    "text": row.text,
+                    "reason": outcome.code,
+                    "message": f"row {row.number}: {outcome.message}",
+                }
+                for row, outcome in outcomes
+                if outcome.record is None
+            ],
+        }
+        write_text(sidecar_of(path), json.dumps(sidecar, ensure_ascii=True) + "\n")
+
+
+def sidecar_of(shard: Path) -> Path:
+    """Return the file that says what a shard was made from."""
+    return shard.with_suffix(".json")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape the result."""
+    names = ("rdkit", "selfies", "numpy", "pyarrow")
+    return {name: version(name) for name in names}
+
+
+def _read_sidecar(path: Path) -> Sidecar | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
