@@ -13,10 +13,10 @@ from collamo import extras
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: what was `found` (None: nothing) and what it `gives`."""
+    """One line of the report: `evidence` that it is there (None: it is not); what it `gives`."""
 
     name: str
-    found: str | None
+    evidence: str | None
     gives: str
     fix: str
     required: bool = False
@@ -34,7 +34,7 @@ def examine() -> list[Check]:
 
 def healthy(checks: list[Check]) -> bool:
     """Return whether everything required is there."""
-    return all(check.found is not None for check in checks if check.required)
+    return all(check.evidence is not None for check in checks if check.required)
 
 
 def about() -> str:
@@ -44,13 +44,15 @@ def about() -> str:
 
 
 def _extra(name: str) -> Check:
-    """Return the check of an extra, which is found where all its packages are."""
+    """Return the check of an extra, which is there where all its packages are."""
     versions = {package: extras.version(package) for package in extras.packages().get(name, ())}
     absent = ", ".join(package for package, version in versions.items() if version is None)
-    found = ", ".join(f"{package} {version}" for package, version in versions.items())
+    evidence = ", ".join(f"{package} {version}" for package, version in versions.items())
     fix = extras.how_to_install(name) + (f" ({absent})" if absent else "")
     required = name == "model"
-    return Check(f"[{name}]", None if absent else found or None, extras.GIVES[name], fix, required)
+    return Check(
+        f"[{name}]", None if absent else evidence or None, extras.GIVES[name], fix, required
+    )
 
 
 class _Absent(Exception):
@@ -84,9 +86,9 @@ def _extension() -> Check:
 
 def _compiler() -> Check:
     names = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
-    found = next(filter(None, map(shutil.which, names)), None)
+    path = next(filter(None, map(shutil.which, names)), None)
     fix = "on Debian or Ubuntu: apt install g++"
-    return Check("C++ compiler", found, "building the compiled kernels", fix)
+    return Check("C++ compiler", path, "building the compiled kernels", fix)
 
 
 def _cuda() -> Check:

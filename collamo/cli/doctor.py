@@ -51,10 +51,10 @@ def _show_installation() -> None:
     for column in ("", "what", "found", "gives", "to get it"):
         table.add_column(column, overflow="fold")
     for check in checks:
-        mark = "ok" if check.found else "MISSING" if check.required else "–"
-        fix = "" if check.found else check.fix
-        table.add_row(mark, check.name, check.found or "–", check.gives, fix)
+        mark = "ok" if check.evidence else "MISSING" if check.required else "–"
+        fix = "" if check.evidence else check.fix
+        table.add_row(mark, check.name, check.evidence or "–", check.gives, fix)
     Console(markup=False).print(table)  # the brackets of 'collamo[train]' are no markup
     if not healthy(checks):
-        missing = [c.name for c in checks if c.required and not c.found]
+        missing = [c.name for c in checks if c.required and not c.evidence]
         raise MissingDependencyError(f"required packages are missing: {', '.join(missing)}")

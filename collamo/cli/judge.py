@@ -63,15 +63,14 @@ def judge(
     for path in filter(None, (predictions, other)):
         if not path.is_file():
             raise UsageError(f"{path}: no such file")
-    prices = _prices(price_in, price_out)
     options = JudgeOptions(
-        judge,
-        judge_model,
-        Rubric.load(prompt or PROMPT),
-        Limits(per_minute, concurrency, timeout, attempts),
-        reasks,
-        prices,
-        os.environ.get("COLLAMO_JUDGE_KEY"),
+        url=judge,
+        model=judge_model,
+        rubric=Rubric.load(prompt or PROMPT),
+        limits=Limits(per_minute, concurrency, timeout, attempts),
+        reasks=reasks,
+        prices=_prices(price_in, price_out),
+        key=os.environ.get("COLLAMO_JUDGE_KEY"),
     )
     with progress("rows", None) as advance:
         report = judge_predictions(

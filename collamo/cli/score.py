@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -51,10 +52,16 @@ def score(
 
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
-    means = dict(_train_mean(part) for part in comma_separated(train_mean))
+    options = ScoreOptions(
+        task=task,
+        tokenizer=tokenizer,
+        wordnet=wordnet,
+        unit=unit,
+        train_mean=dict(_train_mean(part) for part in comma_separated(train_mean)),
+    )
     extractor = open_entities(entities, entities_answers, entities_per_minute, out)
     with progress("rows", None) as advance, extractor as opened:
-        options = ScoreOptions(task, tokenizer, wordnet, unit, means, opened)
+        options = dataclasses.replace(options, entities=opened)
         report = score_predictions(file, options, out, progress=advance)
     for name, value in report["scores"].items():
         if not isinstance(value, dict):

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from collamo.chem.features import MoleculeFeatures
+from collamo.chem.molecule import Molecule
+from collamo.data.batch import MODALITIES
 from collamo.errors import CollamoError, UsageError
 
-ALL_MODALITIES = ("1d", "2d", "3d")
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
+
+Question = tuple[str | Molecule | MoleculeFeatures, str]
 
 
 @torch.inference_mode()
 def answer(
-    model,
-    processor,
-    pairs: Sequence[tuple[object, str]],
+    model: CollamoForConditionalGeneration | PeftModel,
+    processor: CollamoProcessor,
+    pairs: Sequence[Question],
     *,
-    modalities: Sequence[str] = ALL_MODALITIES,
+    modalities: Sequence[str] = MODALITIES,
     batch_size: int = 32,
     max_new_tokens: int = 128,
     progress: Callable[[int], None] | None = None,
@@ -76,10 +85,10 @@ def answer(
     return answers
 
 
-def _order(molecule, question: str) -> tuple[int, str, int]:
+def _order(molecule: str | Molecule | MoleculeFeatures, question: str) -> tuple[int, str, int]:
     """Sort by question, then atoms: equal questions get answers that end at about one time."""
-    atoms = getattr(molecule, "atom_features", ())
-    return -len(question), question, -len(atoms)
+    atoms = 0 if isinstance(molecule, str) else molecule.num_atoms
+    return -len(question), question, -atoms
 
 
 @contextmanager
@@ -93,7 +102,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _generate(model, processor, pairs, modalities, max_new_tokens) -> list[str]:
+def _generate(
+    model: CollamoForConditionalGeneration | PeftModel,
+    processor: CollamoProcessor,
+    pairs: Sequence[Question],
+    modalities: Sequence[str],
+    max_new_tokens: int,
+) -> list[str]:
     inputs = processor(
         text=[processor.prompt(question) for _, question in pairs],
         molecules=[[molecule] for molecule, _ in pairs],

@@ -108,8 +108,8 @@ def _read_table(text: str, delimiter: str, name: str) -> Iterator[QuestionRow]:
     rows = csv_rows(io.StringIO(text, newline=""), delimiter, name)
     header = next(rows, [])
     for number, fields in enumerate(filter(None, rows), 1):
-        given = dict(zip(header, fields, strict=False))  # too few: the rest is None
-        row = QuestionRow(number, {**dict.fromkeys(header), **given})
+        values = dict(zip(header, fields, strict=False))  # too few: the rest is None
+        row = QuestionRow(number, {**dict.fromkeys(header), **values})
         if len(fields) > len(header):
             row.reason = f"row {number} has {len(fields) - len(header)} fields more than the header"
         yield row

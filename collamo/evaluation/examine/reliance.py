@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from collamo.chem.features import MoleculeFeatures
+from collamo.data.batch import MODALITIES
 from collamo.data.tasks import TaskExample
 from collamo.evaluation.examine.baselines import same_size_molecules, wrong_molecules
 from collamo.evaluation.journal import Journal
-from collamo.inference.answers import ALL_MODALITIES, answer
+from collamo.inference.answers import answer
 
 if TYPE_CHECKING:
     from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
@@ -23,8 +24,8 @@ MODEL = "CoLLaMo"
 WRONG_MOLECULE = "wrong molecule"
 SAME_SIZE = "same-size molecule"
 SCATTERED = "scattered atoms"
-WITHOUT = {f"without {m}": tuple(o for o in ALL_MODALITIES if o != m) for m in ALL_MODALITIES}
-ALONE = {f"{m} only": (m,) for m in ALL_MODALITIES}
+WITHOUT = {f"without {m}": tuple(o for o in MODALITIES if o != m) for m in MODALITIES}
+ALONE = {f"{m} only": (m,) for m in MODALITIES}
 # Å³ of the ball for each atom with its hydrogens: a molecule's volume grows by about as much.
 VOLUME_PER_ATOM = 18.0
 
@@ -34,7 +35,7 @@ class Variant:
     """One way to ask: `modalities` that may be seen; `molecules` shown instead of one's own."""
 
     name: str
-    modalities: tuple[str, ...] = ALL_MODALITIES
+    modalities: tuple[str, ...] = MODALITIES
     molecules: Mapping[int, MoleculeFeatures] = field(default_factory=dict)
 
 
@@ -142,7 +143,7 @@ def answer_variants(
             own = features[example.molecule]
             shown = variant.molecules.get(example.molecule, own)
             seen = seen_modalities(shown, variant.modalities, model.config.modalities)
-            everything = seen_modalities(own, ALL_MODALITIES, model.config.modalities)
+            everything = seen_modalities(own, MODALITIES, model.config.modalities)
             if answers and shown is own and seen == everything:
                 unchanged[index] = answers[variants[0].name].texts[index]
             elif seen:
