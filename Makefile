@@ -3,24 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast test-quantization test-oldest bench gpu-build gpu-test gpu-bench sanitize lint clean
+.PHONY: demo test test-fast test-quantization test-oldest test-kernels-alone bench gpu-build gpu-test gpu-bench sanitize lint clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
 # 2.13.0, so that no later requirement can drag in another build with gigabytes of CUDA.
+TORCH := $$(nvidia-smi -L >/dev/null 2>&1 && echo 'torch>=2.11' || echo 'torch==2.13.0')
+BUILD := 'setuptools>=77' wheel 'pybind11>=2.13' ninja
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
 .venv/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
 	@$(PYTHON) -m venv .venv || \
 	  { echo "error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 4; }
-	$(BIN)/pip install --quiet --disable-pip-version-check \
-	  "$$(nvidia-smi -L >/dev/null 2>&1 && echo 'torch>=2.11' || echo 'torch==2.13.0')"
+	$(BIN)/$(PIP_INSTALL) "$(TORCH)"
 	@touch $@
 
 # Build isolation is off because csrc/ must be compiled against the torch that is installed here.
 .venv/collamo: .venv/torch pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel 'pybind11>=2.13' ninja
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test]'
+	$(BIN)/$(PIP_INSTALL) $(BUILD)
+	$(BIN)/$(PIP_INSTALL) --no-build-isolation --editable '.[test]'
 	@touch $@
 
 # A small CoLLaMo from nothing: molecules, a language model, both training stages, the proof, three answers.
@@ -37,7 +39,7 @@ test-fast: .venv/collamo
 # bitsandbytes lies apart from .venv: once it is found, every command that needs peft imports it as well.
 BITSANDBYTES := build/bitsandbytes
 $(BITSANDBYTES): .venv/collamo
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'bitsandbytes>=0.49'
+	$(BIN)/$(PIP_INSTALL) --no-deps --target $@ 'bitsandbytes>=0.49'
 
 test-quantization: export PYTHONPATH = $(BITSANDBYTES)
 test-quantization: $(BITSANDBYTES)
@@ -57,6 +59,23 @@ test-oldest: export PYTHONPATH = $(BITSANDBYTES)
 test-oldest: $(OLDEST)/ready $(BITSANDBYTES)
 	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py tests/training/test_stages.py \
 	  -k "not killed"
+
+# collamo_kernels by itself: the wheel, in an environment that holds torch, numpy and pytest alone. -P keeps
+# the sources of this folder off the path.
+ALONE := .venv-kernels
+$(ALONE)/ready:
+	$(PYTHON) -m venv --clear $(ALONE)
+	$(ALONE)/bin/$(PIP_INSTALL) "$(TORCH)"
+	$(ALONE)/bin/$(PIP_INSTALL) numpy pytest $(BUILD)
+	@touch $@
+
+test-kernels-alone: $(ALONE)/ready
+	rm -rf build/lib* build/wheel
+	$(ALONE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --wheel-dir build/wheel .
+	$(ALONE)/bin/$(PIP_INSTALL) --no-deps --force-reinstall build/wheel/collamo-*.whl
+	$(ALONE)/bin/python -P -m pytest tests/alone.py tests/kernels -m "not slow"
+	$(ALONE)/bin/python -P -m pytest --doctest-modules --pyargs collamo_kernels
 
 bench: .venv/collamo
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -2,14 +2,9 @@
 
 import itertools
 
-import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import shortest_path
 
 import collamo_kernels as ck
 from collamo_kernels.relations import PackedLayout
@@ -24,6 +19,13 @@ from collamo_kernels.testing import (
     make_inputs,
     with_gradients,
 )
+
+# An environment of torch alone has none of them.
+hypothesis = pytest.importorskip("hypothesis")
+nx = pytest.importorskip("networkx")
+coo_matrix = pytest.importorskip("scipy.sparse").coo_matrix
+shortest_path = pytest.importorskip("scipy.sparse.csgraph").shortest_path
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 LAYOUTS = ["padded", "packed"]
 fixed = settings(deadline=None, derandomize=True, max_examples=40)
