@@ -31,6 +31,7 @@ demo: .venv/collamo
 
 test: .venv/collamo
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --doctest-modules collamo collamo_kernels
 
 # Three minutes on two cores: without the tests marked as slow.
 test-fast: .venv/collamo
