@@ -49,6 +49,15 @@ def test_every_extra_is_explained():
     assert declared == {*extras.GIVES, "all", "test"}
 
 
+def test_only_extras_that_exist_are_advised():
+    folders = ("collamo", "collamo_kernels", "examples", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
+    texts = [path.read_text() for path in files if path.suffix in (".py", ".md")]
+    advised = {name for text in texts for name in re.findall(r"collamo\[(\w+)\]", text)}
+    assert advised
+    assert advised <= extras.packages().keys()
+
+
 def test_no_room_imports_what_its_extras_lack():
     wrong = []
     for folder in ("collamo", "collamo_kernels"):
