@@ -1,18 +1,21 @@
-"""What a judge of captions is told, and how strictly its answers are read."""
+"""What a judge of captions is told and may answer: its prompt, its scale, its criteria."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from string import Template
+from typing import Any
 
-import yaml
+from pydantic import StrictInt
+from pydantic.dataclasses import dataclass
 
 from collamo.errors import UsageError, suggest
 from collamo.files import file_sha256
+from collamo.schema import CONFIG, checked, read_yaml
 
 PROMPT = Path(__file__).with_name("prompt.yaml")
 PLACES = {
@@ -25,22 +28,29 @@ BETTER = ("first", "tie", "second")
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n```", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Rubric:
-    """What a judge is told: texts with ``$places`` and a scale of whole numbers.
+@dataclass(frozen=True, config=CONFIG)
+class RubricFile:
+    """What a judge is told, as a YAML file like ``prompt.yaml`` says it.
 
-    `parameters` go into every request as they are; `sha256` is that of the file.
+    Texts with ``$places``, and a scale of whole numbers. `parameters` go into every request as they
+    are.
     """
 
     name: str
-    lowest: int
-    highest: int
+    lowest: StrictInt
+    highest: StrictInt
     criteria: Mapping[str, str]
     system: str
     score: str
     compare: str
-    sha256: str
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Rubric(RubricFile):
+    """A checked `RubricFile`, with the SHA-256 of the file."""
+
+    sha256: str = ""
 
     @classmethod
     def load(cls, path: Path = PROMPT) -> Rubric:
@@ -49,51 +59,32 @@ class Rubric:
         Raises
         ------
         UsageError
-            For a missing file, unknown or missing keys, a scale that is none, or a text without a
-            place for what it is about or with an unknown one.
+            For a missing file, unknown or missing keys, a wrong type, a scale that does not rise,
+            or a text that lacks a place for what it is about or has an unknown one.
         """
-        if not path.is_file():
-            raise UsageError(f"--prompt {path}: no such file")
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is no YAML: {error}") from None
-        known = [name for name in cls.__dataclass_fields__ if name != "sha256"]
-        for name in values if isinstance(values, dict) else ():
-            if name not in known:
-                raise UsageError(f"{path}: unknown key {name!r}{suggest(str(name), known)}")
-        try:
-            rubric = cls(**values, sha256=file_sha256(path))
-        except TypeError as error:
-            raise UsageError(f"{path}: {error}") from None
+        content = checked(RubricFile, read_yaml(path, "prompt"), str(path))
+        rubric = cls(**vars(content), sha256=file_sha256(path))
         rubric._check(path)
         return rubric
 
     def _check(self, path: Path) -> None:
-        scale = (self.lowest, self.highest)
-        if not all(type(end) is int for end in scale) or self.lowest >= self.highest:
-            raise UsageError(f"{path}: lowest {scale[0]!r}, highest {scale[1]!r} are no scale")
-        criteria = self.criteria if isinstance(self.criteria, dict) else {}
-        if not criteria or not all(
-            isinstance(text, str) for pair in criteria.items() for text in pair
-        ):
+        if self.lowest >= self.highest:
+            raise UsageError(f"{path}: lowest {self.lowest}, highest {self.highest} are no scale")
+        if not self.criteria:
             raise UsageError(f"{path}: criteria must name at least one, each with its description")
-        for name in criteria.keys() & TAKEN:
+        for name in self.criteria.keys() & TAKEN:
             raise UsageError(
                 f"{path}: a criterion cannot be called {name!r}: rows have that already"
             )
-        if not isinstance(self.parameters, dict):
-            raise UsageError(f"{path}: parameters must be names with values")
-        for name in ("name", "system", *PLACES):
-            text = getattr(self, name)
-            if not isinstance(text, str) or not Template(text).is_valid():
-                raise UsageError(f"{path}: {name} is no text with $places; $$ stands for a dollar")
+        for kind in ("system", *PLACES):
+            if not Template(getattr(self, kind)).is_valid():
+                raise UsageError(f"{path}: {kind} is no text with $places; $$ stands for a dollar")
         for kind, places in PLACES.items():
-            found = Template(getattr(self, kind)).get_identifiers()
+            written = Template(getattr(self, kind)).get_identifiers()
             for place in NEEDED[kind]:
-                if place not in found:
+                if place not in written:
                     raise UsageError(f"{path}: {kind} has no place for ${place}")
-            for place in found:
+            for place in written:
                 if place not in places:
                     raise UsageError(f"{path}: unknown ${place} in {kind}{suggest(place, places)}")
 
@@ -112,13 +103,17 @@ class Rubric:
     def read_scores(self, content: str) -> dict[str, int] | None:
         """Return the grade by each criterion; None unless all are whole numbers of the scale."""
         answer = read_object(content)
-        grades = [answer.get(name) for name in self.criteria]
-        if all(type(grade) is int and self.lowest <= grade <= self.highest for grade in grades):
-            return dict(zip(self.criteria, grades, strict=True))
-        return None
+        grades = {}
+        for name in self.criteria:
+            grade = answer.get(name)
+            # A bool is an int to isinstance, and 4.0 is no whole number as it was asked for.
+            if type(grade) is not int or not self.lowest <= grade <= self.highest:
+                return None
+            grades[name] = grade
+        return grades
 
 
-def read_object(content: str) -> dict:
+def read_object(content: str) -> dict[str, Any]:
     """Return the one JSON object that a text is, perhaps in a Markdown fence; else {}.
 
     Two values under one name are no answer either.
@@ -129,7 +124,7 @@ def read_object(content: str) -> dict:
     content = content.strip()
     fenced = _FENCED.fullmatch(content)
 
-    def unambiguous(pairs: list[tuple[str, object]]) -> dict:
+    def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) < len(pairs):
             raise ValueError("a name twice")
         return dict(pairs)
