@@ -1,14 +1,46 @@
-"""Charts as SVG text: intervals beside each other, stacked shares, curves. No library is needed."""
+"""Charts as SVG text: intervals beside each other, stacked shares, curves.
+
+Drawn by matplotlib, with the places of everything in CSS pixels: the labels, numbers and notes of a
+chart stand in columns, which no automatic layout keeps. The same numbers give the same bytes.
+"""
 
 from __future__ import annotations
 
-import html
-import math
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
-FONT = "font-family='system-ui, sans-serif' font-size='12'"
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
 GREY, INK, RULE = "#8b949e", "#1b1f24", "#d9dee3"
+PALETTE = ("#0b5cad", "#c4501b", "#2a7d3f", "#8250df", "#9a6700", "#1b7c83", "#bf3989", "#57606a")
+LABEL, PLOT, NOTE, LINE, HEAD = 155, 250, 190, 21, 62  # pixels
+_PER_INCH = 96  # CSS pixels
+_POINT = 72 / _PER_INCH  # of a pixel: matplotlib's unit of text and lines
+
+
+def _style() -> AbstractContextManager[None]:
+    """Return matplotlib's settings for a chart; they are read while it is made and written."""
+    return matplotlib.rc_context(
+        {
+            "font.family": "sans-serif",
+            "font.size": 12 * _POINT,
+            "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+            "svg.hashsalt": "collamo",  # else the names inside are drawn at random
+            "text.parse_math": False,
+            "text.color": INK,
+            "xtick.color": GREY,
+            "ytick.color": GREY,
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -31,78 +63,9 @@ class Panel:
     lines: Sequence[Interval]
 
 
-LABEL, PLOT, NOTE, LINE, HEAD = 155, 250, 190, 21, 62  # pixels
-
-
-def intervals(panels: Sequence[Panel], columns: int = 2) -> str:
-    """Return dots with their intervals, a panel per axis, `columns` panels side by side."""
-    width, rows = (
-        LABEL + PLOT + NOTE,
-        [panels[i : i + columns] for i in range(0, len(panels), columns)],
-    )
-    parts, top = [], 0.0
-    for row in rows:
-        for column, panel in enumerate(row):
-            parts.append(_panel(panel, column * width, top))
-        top += HEAD + LINE * max(len(panel.lines) for panel in row) + 26
-    return _svg(width * min(columns, len(panels)), top, parts)
-
-
-def _panel(panel: Panel, left: float, top: float) -> str:
-    bounds = [bound for line in panel.lines for bound in (line.low, line.high)]
-    ticks = _ticks(min(bounds), max(bounds))
-    low, high = min(ticks[0], *bounds), max(ticks[-1], *bounds)
-
-    def x(value: float) -> float:
-        return left + LABEL + PLOT * (value - low) / (high - low)
-
-    end = top + HEAD + LINE * len(panel.lines)
-    parts = [_text(left + 8, top + 20, panel.title, weight=600)]
-    for tick in ticks:
-        parts.append(_line(x(tick), top + HEAD - 14, x(tick), end, RULE))
-        parts.append(_text(x(tick), top + HEAD - 18, f"{tick:g}", anchor="middle", colour=GREY))
-    first = x(panel.lines[0].value)
-    parts.append(_line(first, top + HEAD - 10, first, end, panel.lines[0].colour, dash="3 3"))
-    for number, line in enumerate(panel.lines):
-        y = top + HEAD + LINE * (number + 0.35)
-        parts.append(_text(left + LABEL - 10, y + 4, line.label, anchor="end"))
-        parts.append(_line(x(line.low), y, x(line.high), y, line.colour, width=2))
-        parts.append(f"<circle cx='{x(line.value):.1f}' cy='{y:.1f}' r='4' fill='{line.colour}'/>")
-        parts.append(_text(left + LABEL + PLOT + 12, y + 4, line.note, colour=line.colour))
-    return "".join(parts)
-
-
-def stacked(rows: Mapping[str, Sequence[float]], parts: Mapping[str, str], title: str = "") -> str:
-    """Return a bar per row, cut into shares of 1; `parts` gives name → colour of each share."""
-    width, drawn = LABEL + 2 * PLOT + 40, [_text(8, 20, title, weight=600)]
-    x = LABEL
-    for name, colour in parts.items():
-        drawn.append(f"<rect x='{x}' y='32' width='12' height='12' fill='{colour}'/>")
-        drawn.append(_text(x + 17, 42, name))
-        x += 32 + 7 * len(name)
-    for number, (label, shares) in enumerate(rows.items()):
-        y, start = 58 + 19 * number, float(LABEL)
-        drawn.append(_text(LABEL - 10, y + 11, label, anchor="end"))
-        for share, colour in zip(shares, parts.values(), strict=True):
-            size = 2 * PLOT * share
-            drawn.append(
-                f"<rect x='{start:.1f}' y='{y}' width='{size:.1f}' height='15' fill='{colour}'/>"
-            )
-            if share > 0.08:
-                ink = "#fff" if colour != RULE else INK
-                drawn.append(
-                    _text(start + size / 2, y + 11.5, f"{share:.0%}", "middle", ink, size=10)
-                )
-            start += size
-    return _svg(width, 58 + 19 * len(rows) + 8, drawn)
-
-
-PALETTE = ("#0b5cad", "#c4501b", "#2a7d3f", "#8250df", "#9a6700", "#1b7c83", "#bf3989", "#57606a")
-
-
 @dataclass(frozen=True)
 class Curves:
-    """Curves over one axis: name → values at `xs`; None leaves a gap."""
+    """Curves over one axis: name → values at `xs`."""
 
     title: str
     axis: str
@@ -110,80 +73,190 @@ class Curves:
     lines: Mapping[str, Sequence[float]]
 
 
+def intervals(panels: Sequence[Panel], columns: int = 2) -> str:
+    """Return dots with their intervals, a panel per axis, `columns` panels side by side."""
+    with _style():
+        rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+        heights = [HEAD + LINE * max(len(panel.lines) for panel in row) + 26 for row in rows]
+        width = LABEL + PLOT + NOTE
+        sheet = _Sheet(width * min(columns, len(panels)), sum(heights))
+        for number, panel in enumerate(panels):
+            row, column = divmod(number, columns)
+            _draw_panel(sheet, panel, column * width, sum(heights[:row]), f"panel-{number}")
+        return sheet.svg()
+
+
+def _draw_panel(sheet: _Sheet, panel: Panel, left: float, top: float, name: str) -> None:
+    sheet.title(left + 8, top + 20, panel.title)
+    axes = sheet.axes(_Box(left + LABEL, top + HEAD - 12, PLOT, LINE * len(panel.lines) + 12))
+    axes.set_ylim(len(panel.lines) - 0.5, -0.5 - 12 / LINE)
+    ticks = _ticks([bound for line in panel.lines for bound in (line.low, line.high)])
+    axes.set_xticks(ticks, [_number(tick) for tick in ticks])
+    axes.set_xlim(ticks[0], ticks[-1])
+    axes.xaxis.tick_top()
+    axes.grid(axis="x", color=RULE, linewidth=_POINT)
+    first = panel.lines[0]
+    axes.axvline(first.value, color=first.colour, linewidth=_POINT, dashes=(3, 3))
+    axes.set_yticks(range(len(panel.lines)), [line.label for line in panel.lines], color=INK)
+    axes.tick_params(axis="y", pad=10 * _POINT)
+    for place, line in enumerate(panel.lines):
+        ends = Line2D((line.low, line.high), (place, place), color=line.colour)
+        ends.set(linewidth=2 * _POINT, gid=f"{name}-interval-{place}", clip_on=False)
+        dot = Line2D((line.value,), (place,), color=line.colour, marker="o", linestyle="none")
+        dot.set(markersize=8 * _POINT, gid=f"{name}-value-{place}", clip_on=False)
+        axes.add_line(ends)
+        axes.add_line(dot)
+        sheet.text(left + LABEL + PLOT + 12, _middle(top, place), line.note, line.colour)
+
+
+def _middle(top: float, place: int) -> float:
+    return top + HEAD + LINE * (place + 0.5)
+
+
+def stacked(rows: Mapping[str, Sequence[float]], parts: Mapping[str, str], title: str = "") -> str:
+    """Return a bar per row, cut into shares of 1; `parts` gives name → colour of each share."""
+    with _style():
+        box = _Box(LABEL, 56, 2 * PLOT, 19 * len(rows))
+        sheet = _Sheet(LABEL + box.width + 40, box.top + box.height + 8)
+        sheet.title(8, 20, title)
+        axes = sheet.axes(box)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xticks([])
+        axes.set_yticks(range(len(rows)), list(rows), color=INK)
+        axes.tick_params(axis="y", pad=10 * _POINT)
+        for place, shares in enumerate(rows.values()):
+            _draw_shares(axes, place, shares, list(parts.values()))
+        handles = [Patch(color=colour, label=name) for name, colour in parts.items()]
+        sheet.legend(handles, LABEL, 38, columns=len(parts))
+        return sheet.svg()
+
+
+def _draw_shares(axes: Axes, place: int, shares: Sequence[float], colours: Sequence[str]) -> None:
+    start = 0.0
+    for part, (share, colour) in enumerate(zip(shares, colours, strict=True)):
+        (bar,) = axes.barh(place, share, height=15 / 19, left=start, color=colour)
+        bar.set_gid(f"share-{place}-{part}")
+        if share > 0.08:
+            ink = INK if colour == RULE else "#fff"
+            middle = start + share / 2
+            axes.text(
+                middle, place, f"{share:.0%}", ha="center", va="center_baseline", color=ink
+            ).set_fontsize(10 * _POINT)
+        start += share
+
+
 def curves(charts: Sequence[Curves]) -> str:
     """Return charts of curves side by side, their names beside the last one."""
-    width, height = 380, 250
-    drawn = [_curves(chart, number * width, width, height) for number, chart in enumerate(charts)]
-    names = list(charts[0].lines)
-    for number, name in enumerate(names):
-        y, colour = 48 + 17 * number, PALETTE[number % len(PALETTE)]
-        drawn.append(_line(len(charts) * width, y, len(charts) * width + 18, y, colour, width=2))
-        drawn.append(_text(len(charts) * width + 24, y + 4, name))
-    return _svg(len(charts) * width + 110, max(height, 60 + 17 * len(names)), drawn)
+    with _style():
+        width, height = 380, 250
+        names = list(charts[0].lines)
+        sheet = _Sheet(len(charts) * width + 110, max(height, 60 + 17 * len(names)))
+        for number, chart in enumerate(charts):
+            _draw_curves(sheet, chart, _Box(number * width, 0, width, height), f"chart-{number}")
+        handles = [
+            Line2D([], [], color=colour, linewidth=2 * _POINT, label=name)
+            for name, colour in zip(names, _colours(len(names)), strict=True)
+        ]
+        sheet.legend(handles, len(charts) * width, 40 + 8.5 * len(names))
+        return sheet.svg()
 
 
-def _curves(chart: Curves, left: float, width: float, height: float) -> str:
-    values = [value for line in chart.lines.values() for value in line]
-    ticks = _ticks(min(values), max(values))
-    low, high = min(ticks[0], *values), max(ticks[-1], *values)
+def _draw_curves(sheet: _Sheet, chart: Curves, box: _Box, name: str) -> None:
+    sheet.title(box.left + 8, 20, chart.title)
+    axes = sheet.axes(_Box(box.left + 50, 36, box.width - 75, box.height - 80))
+    ticks = _ticks([value for line in chart.lines.values() for value in line])
+    axes.set_yticks(ticks, [_number(tick) for tick in ticks])
+    axes.set_ylim(ticks[0], ticks[-1])
     begin, end = chart.xs[0], chart.xs[-1]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - begin) / ((end - begin) or 1)
-        return left + 50 + (width - 75) * across, 36 + (height - 80) * (high - y) / (high - low)
-
-    parts = [_text(left + 8, 20, chart.title, weight=600)]
-    for tick in ticks:
-        (x, y), (far, _) = place(begin, tick), place(end, tick)
-        parts.append(_line(x, y, far, y, RULE))
-        parts.append(_text(x - 6, y + 4, f"{tick:g}", "end", GREY))
-    for tick in _ticks(begin, end):
-        if begin <= tick <= end:
-            x, y = place(tick, low)
-            parts.append(_text(x, y + 16, f"{tick:g}", "middle", GREY))
-    middle, bottom = place((begin + end) / 2, low)
-    parts.append(_text(middle, bottom + 34, chart.axis, "middle", GREY))
-    for number, line in enumerate(chart.lines.values()):
-        points = " ".join(
-            "{:.1f},{:.1f}".format(*place(*p)) for p in zip(chart.xs, line, strict=True)
-        )
-        colour = PALETTE[number % len(PALETTE)]
-        parts.append(
-            f"<polyline points='{points}' fill='none' stroke='{colour}' stroke-width='1.6'/>"
-        )
-    return "".join(parts)
+    places = [tick for tick in _ticks([begin, end]) if begin <= tick <= end]
+    axes.set_xticks(places, [_number(tick) for tick in places])
+    axes.set_xlim(begin, end if end > begin else begin + 1)
+    axes.set_xlabel(chart.axis, color=GREY)
+    axes.grid(axis="y", color=RULE, linewidth=_POINT)
+    axes.axhline(0, color=GREY, linewidth=_POINT)
+    for number, (line, colour) in enumerate(
+        zip(chart.lines.values(), _colours(len(chart.lines)), strict=True)
+    ):
+        (drawn,) = axes.plot(chart.xs, line, color=colour, linewidth=1.6 * _POINT)
+        drawn.set_gid(f"{name}-curve-{number}")
 
 
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round numbers from `low` to `high`, about `count` of them."""
+def _colours(count: int) -> list[str]:
+    return [PALETTE[number % len(PALETTE)] for number in range(count)]
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Return about four round numbers; the first and the last hold all values between them."""
+    locator = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10])
+    low, high = min(values), max(values)
     if not high > low:
         low, high = low - 0.5, high + 0.5
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw)
-    first = math.floor(low / step)
-    return [round((first + i) * step, 12) for i in range(math.ceil(high / step) - first + 1)]
+    return [float(tick) for tick in locator.tick_values(low, high)]
 
 
-def _text(x, y, text, anchor="start", colour=INK, weight=400, size=12) -> str:
-    return (
-        f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}' fill='{colour}' "
-        f"font-weight='{weight}' font-size='{size}'>{html.escape(text)}</text>"
-    )
+def _number(value: float) -> str:
+    """Return a tick's number; what rounding left of zero is zero."""
+    return f"{value if abs(value) > 1e-300 else 0:g}"
 
 
-def _line(x1, y1, x2, y2, colour, width=1, dash="") -> str:
-    dashes = f" stroke-dasharray='{dash}'" if dash else ""
-    return (
-        f"<line x1='{x1:.1f}' y1='{y1:.1f}' x2='{x2:.1f}' y2='{y2:.1f}' stroke='{colour}' "
-        f"stroke-width='{width}'{dashes}/>"
-    )
+class _Box(NamedTuple):
+    """A part of a sheet [CSS pixels], from the left and from the top."""
+
+    left: float
+    top: float
+    width: float
+    height: float
 
 
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    size = f"width='{width:.0f}' height='{height:.0f}' viewBox='0 0 {width:.0f} {height:.0f}'"
-    body = "\n".join(parts)
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' {size} {FONT}>"
-        f"<rect width='100%' height='100%' fill='#fff'/>\n{body}\n</svg>\n"
-    )
+class _Sheet:
+    """A figure measured in CSS pixels from its upper left corner."""
+
+    def __init__(self, width: float, height: float):
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / _PER_INCH, height / _PER_INCH), facecolor="#fff")
+
+    def axes(self, box: _Box) -> Axes:
+        """Return axes in a box, without a frame; their labels lie outside of it."""
+        bottom = 1 - (box.top + box.height) / self.height
+        place = (box.left / self.width, bottom, box.width / self.width, box.height / self.height)
+        axes = self.figure.add_axes(place, frameon=False)
+        axes.tick_params(length=0, pad=6 * _POINT)
+        axes.set_axisbelow(True)
+        return axes
+
+    def text(
+        self, x: float, y: float, text: str, colour: str = INK, weight: str = "normal"
+    ) -> None:
+        """Write text whose middle lies at the height `y`."""
+        place = (x / self.width, 1 - y / self.height)
+        written = self.figure.text(*place, text, color=colour, va="center_baseline")
+        written.set_fontweight(weight)
+
+    def title(self, x: float, y: float, text: str) -> None:
+        """Write the title of a chart."""
+        self.text(x, y - 4, text, weight="bold")
+
+    def legend(
+        self, handles: Sequence[Patch | Line2D], x: float, y: float, columns: int = 1
+    ) -> None:
+        """Put a legend whose left edge has its middle at a point."""
+        self.figure.legend(
+            handles=list(handles),
+            loc="center left",
+            bbox_to_anchor=(x / self.width, 1 - y / self.height),
+            ncols=columns,
+            frameon=False,
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=1.2,
+            columnspacing=1.5,
+        )
+
+    def svg(self) -> str:
+        """Return the picture, from ``<svg`` on, without date or version."""
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(self.figure).print_svg(buffer, metadata=nothing)
+        text = buffer.getvalue()
+        return text[text.index("<svg") :]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from collamo.evaluation.statistics import higher_is_better
 from collamo.files import write_text
@@ -20,6 +23,11 @@ class Picture:
     name: str
     svg: str
     text: str
+
+    @property
+    def drawing(self) -> Markup:
+        """Return the drawing as a part of a page: it is markup of our own making."""
+        return Markup(self.svg[self.svg.index("<svg") :])
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,16 @@ class Section:
     sub: bool = False
     folded: bool = False
 
+    @property
+    def numeric_columns(self) -> list[bool]:
+        """Return which columns of the table hold numbers alone: they stand flush right."""
+        return [
+            all(_NUMERIC.fullmatch(row[i]) for row in self.rows) for i in range(len(self.header))
+        ]
+
+
+_NUMERIC = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?%?( \[.*\])?|–|")
+
 
 @dataclass(frozen=True)
 class Page:
@@ -48,7 +66,7 @@ class Page:
     sections: Sequence[Section] = field(default_factory=list)
 
 
-def write_report(report: dict, page: Page, out: Path) -> None:
+def write_report(report: Mapping[str, Any], page: Page, out: Path) -> None:
     """Write report.json, report.md with its pictures, and report.html, which holds them; each file
     complete or not at all."""
     for section in page.sections:
@@ -83,70 +101,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return [line(header), "|" + " --- |" * len(header), *map(line, rows)]
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff;
-  max-width: 76rem; margin: 2rem auto; padding: 0 1.2rem }}
-h1 {{ font-size: 1.7rem; margin-bottom: .3rem }}
-h2 {{ font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #d9dee3 }}
-h3 {{ font-size: 1.05rem; margin: 1.4rem 0 .3rem }}
-p, li {{ max-width: 62rem }}
-table {{ border-collapse: collapse; font-size: .92em; font-variant-numeric: tabular-nums }}
-th {{ font-weight: 600; background: #f5f7f9 }}
-td, th {{ border-bottom: 1px solid #e3e7eb; padding: .2rem .7rem; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere }}
-td.n, th.n {{ text-align: right; white-space: nowrap; overflow-wrap: normal }}
-td:first-child {{ min-width: 7rem }} div.table {{ overflow-x: auto }}
-figure {{ margin: 1rem 0 }} figcaption {{ color: #57606a; font-size: .92em; max-width: 62rem }}
-svg {{ max-width: 100%; height: auto; background: #fff }}
-summary {{ cursor: pointer; color: #0b5cad }}
-</style></head><body>
-<h1>{title}</h1><p>{text}</p>
-{body}
-</body></html>
-"""
+_TEMPLATE = "page.html.j2"
 
 
 def _html(page: Page) -> str:
-    body = "\n".join(part for section in page.sections for part in _html_section(section))
-    return _PAGE.format(title=html.escape(page.title), text=html.escape(page.text), body=body)
-
-
-def _html_section(section: Section) -> Iterator[str]:
-    tag = "h3" if section.sub else "h2"
-    yield f"<{tag}>{html.escape(section.title)}</{tag}>"
-    if section.text:
-        yield f"<p>{html.escape(section.text)}</p>"
-    if section.points:
-        yield f"<ul>{''.join(f'<li>{html.escape(point)}</li>' for point in section.points)}</ul>"
-    for picture in section.pictures:
-        drawing = picture.svg[picture.svg.index("<svg") :]
-        caption = f"<figcaption>{html.escape(picture.text)}</figcaption>"
-        yield f"<figure>{drawing}{caption}</figure>"
-    if section.rows:
-        table = _html_table(section.header, section.rows)
-        fold = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
-        yield fold if section.folded else table
-
-
-_NUMERIC = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?%?( \[.*\])?|–|")
-
-
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    # A column of numbers stands flush right.
-    right = [all(_NUMERIC.fullmatch(row[i]) for row in rows) for i in range(len(header))]
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        kind = (' class="n"' if number else "" for number in right)
-        parts = (
-            f"<{tag}{k}>{html.escape(text)}</{tag}>" for k, text in zip(kind, cells, strict=True)
-        )
-        return f"<tr>{''.join(parts)}</tr>"
-
-    lines = [line("th", header), *(line("td", row) for row in rows)]
-    return f'<div class="table"><table>{"".join(lines)}</table></div>'
+    environment = Environment(
+        loader=PackageLoader("collamo.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template(_TEMPLATE).render(page=page) + "\n"
 
 
 def metric_name(metric: str) -> str:
