@@ -108,11 +108,11 @@ def prepare(
 def _encode(
     out: Path, molecules: int, unimol: Path | None, gin: Path | None, layers: int, dtype: str
 ) -> None:
-    from collamo.model.encoding import encode_prepared
+    from collamo.model.precompute import store_encoder_outputs
 
     passes = (unimol is not None) + (gin is not None)
     with progress("encoding", passes * molecules) as advance:
-        stored = encode_prepared(
+        stored = store_encoder_outputs(
             out, unimol=unimol, gin=gin, layers=layers, dtype=dtype, progress=advance
         )
     for modality, outputs in stored.items():

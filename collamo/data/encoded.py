@@ -6,7 +6,7 @@
     encoded-3d-00000.npy  [A, L, C]: the atoms of shard 0 that have a conformer, row after row;
                           L levels of C channels. encoded-2d…: all atoms, of the GIN
 
-`collamo.model.encoding` writes them. A file counts once the JSON file names it, so a run that was
+`collamo.model.precompute` writes them. A file counts once the JSON file names it, so a run that was
 killed goes on with the shards that are missing.
 """
 
@@ -40,7 +40,7 @@ class Encoding:
     modality
         "2d" (GIN) or "3d" (Uni-Mol).
     weights
-        Digest of the encoder, see `collamo.model.encoding.encoder_digest`.
+        Digest of the encoder, see `collamo.model.precompute.encoder_digest`.
     file, file_sha256
         The weights file, for messages.
     levels
@@ -61,7 +61,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class EncodedOutputs:
+class EncoderOutputs:
     """The stored outputs of one encoder; `files` has an entry per finished shard."""
 
     folder: Path
@@ -69,7 +69,7 @@ class EncodedOutputs:
     files: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path, modality: str) -> EncodedOutputs | None:
+    def read(cls, folder: Path, modality: str) -> EncoderOutputs | None:
         """Read ``encoded-<modality>.json``; None where there is none, CollamoError if damaged."""
         path = index_path(folder, modality)
         try:
@@ -107,7 +107,7 @@ class EncodedOutputs:
             and file_sha256(path, remember=True) == entry["sha256"]
         )
 
-    def with_shard(self, shard: int, shard_sha256: str, outputs: np.ndarray) -> EncodedOutputs:
+    def with_shard(self, shard: int, shard_sha256: str, outputs: np.ndarray) -> EncoderOutputs:
         """Write the outputs [A,L,C] of one shard, then the JSON file; return what there is now."""
         path = self.folder / self.file_name(shard)
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -152,13 +152,13 @@ class EncodedOutputs:
             )
 
 
-class EncodedRows:
+class OutputsByRow:
     """The outputs of one encoder by row, mapped into memory; each file is checked when first read.
 
     ``rows(row)`` gives [N,L,C], or None for a molecule without the modality.
     """
 
-    def __init__(self, data: PreparedData, stored: EncodedOutputs):
+    def __init__(self, data: PreparedData, stored: EncoderOutputs):
         self.data, self.stored = data, stored
         self._shards: dict[int, tuple[np.ndarray, dict[int, tuple[int, int]]]] = {}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from collamo.chem.conformer import FORCE_FIELD_STEPS, MEMORY_LIMIT
+from collamo.chem.conformer import FORCE_FIELD_STEPS
+from collamo.chem.conformer_workers import MEMORY_LIMIT
 from collamo.errors import UsageError
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from collamo.chem.conformer import usable_processors
+from collamo.chem.conformer_workers import usable_processors
 from collamo.chem.features import unknown_to_unimol
 from collamo.chem.motifs import MOTIFS
 from collamo.data.columns import MeasuredColumn

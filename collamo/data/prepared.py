@@ -9,7 +9,7 @@
     tasks-train.parquet …    questions with answers (TASK_SCHEMA); also -validation and -test
     rejected.jsonl           {"row", "text", "reason", "message"} per rejected record
 
-``encoded-…`` files may stand beside these, see `collamo.data.encoded`.
+``encoded-…`` files may stand beside these, see `collamo.data.encoder_outputs`.
 
 Everything is a function of source, options and library versions: no times, no host names, no
 number of workers.
@@ -82,7 +82,7 @@ class PreparedData:
     def add_encoded(self, modality: str, outputs: Callable[[int], np.ndarray | None]) -> None:
         """Let `features` also bring what the encoder of `modality` says, as ``outputs(row)``.
 
-        See `collamo.data.encoded.EncodedRows`.
+        See `collamo.data.encoder_outputs.OutputsByRow`.
         """
         self._encoded[modality] = outputs
 

@@ -11,7 +11,8 @@ from time import monotonic
 
 from pebble import ProcessExpired, ProcessPool
 
-from collamo.chem.conformer import OUT_OF_MEMORY, start_worker, worker_context
+from collamo.chem.conformer import OUT_OF_MEMORY
+from collamo.chem.conformer_workers import start_worker, worker_context
 from collamo.data.options import PrepareOptions
 from collamo.data.records import Outcome, process_row
 from collamo.data.sources import SourceRow

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rdkit import Chem
 
-from collamo.chem.conformer import embed_conformers
+from collamo.chem.conformer_workers import embed_conformers
 from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
 from collamo.chem.molecule import Molecule, parse_molecule
 from collamo.errors import MoleculeError

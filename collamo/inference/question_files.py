@@ -165,7 +165,7 @@ def read_molecules(
     A conformer that is not found within `seconds` is absent, and noted in the row. `progress` is
     called with the number of rows whose molecule is done; `workers` None takes one per processor.
     """
-    from collamo.chem.conformer import embed_conformers
+    from collamo.chem.conformer_workers import embed_conformers
     from collamo.chem.features import featurize
     from collamo.chem.molecule import parse_molecule
 

@@ -12,7 +12,6 @@ from transformers import (
 )
 
 from collamo.model.build import build_model
-from collamo.model.checkpoints import convert_encoder, load_checkpoint, load_gin, load_unimol
 from collamo.model.configuration import (
     CollamoConfig,
     GinConfig,
@@ -25,11 +24,12 @@ from collamo.model.modeling import (
     CollamoModel,
     CollamoPreTrainedModel,
 )
-from collamo.model.processing import (
+from collamo.model.processor import (
     CollamoProcessor,
     MoleculeFeatureExtractor,
     SelfiesVocabulary,
 )
+from collamo.model.published_weights import convert_encoder, load_checkpoint, load_gin, load_unimol
 from collamo.model.tiny import tiny_llama_config, train_tokenizer
 
 __all__ = [

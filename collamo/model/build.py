@@ -12,7 +12,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
-from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
 from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
 from collamo.model.language_model import (
@@ -23,11 +22,12 @@ from collamo.model.language_model import (
     tell_about_molecules,
 )
 from collamo.model.modeling import MOLECULE_PARTS, CollamoForConditionalGeneration
-from collamo.model.processing import (
+from collamo.model.processor import (
     CollamoProcessor,
     MoleculeFeatureExtractor,
     SelfiesVocabulary,
 )
+from collamo.model.published_weights import load_gin, load_unimol
 
 LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -27,7 +27,7 @@ from collamo.model.language_model import (
     take_flash_attention,
 )
 from collamo.model.modeling import MOLECULE_PARTS, CollamoForConditionalGeneration
-from collamo.model.processing import CollamoProcessor
+from collamo.model.processor import CollamoProcessor
 from collamo.model.weight_files import checked_weights, read_weights, write_weights
 
 if TYPE_CHECKING:  # at run time inside the function: peft may be what is importing transformers

@@ -15,15 +15,22 @@ from torch import Tensor, nn
 
 from collamo.chem.features import MoleculeFeatures
 from collamo.data.batch import batch_molecules
-from collamo.data.encoded import DTYPES, ENCODERS, EncodedOutputs, EncodedRows, Encoding, atoms_of
+from collamo.data.encoder_outputs import (
+    DTYPES,
+    ENCODERS,
+    EncoderOutputs,
+    Encoding,
+    OutputsByRow,
+    atoms_of,
+)
 from collamo.data.prepared import PreparedData
 from collamo.data.shards import shard_name
 from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
-from collamo.model.checkpoints import load_gin, load_unimol
 from collamo.model.configuration import ProjectorConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.model.projector import spread_levels
+from collamo.model.published_weights import load_gin, load_unimol
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +38,7 @@ logger = logging.getLogger(__name__)
 TOGETHER = 64
 
 
-def encode_prepared(
+def store_encoder_outputs(
     folder: str | Path,
     *,
     unimol: str | Path | None = None,
@@ -39,7 +46,7 @@ def encode_prepared(
     layers: int | None = None,
     dtype: str = "float16",
     progress: Callable[[int], None] = lambda molecules: None,
-) -> dict[str, EncodedOutputs]:
+) -> dict[str, EncoderOutputs]:
     """Store what published encoders say about every molecule of a prepared folder.
 
     Shards that are there, whole and made with the same weights, levels and dtype are kept, so a run
@@ -63,7 +70,7 @@ def encode_prepared(
 
     Returns
     -------
-    dict of str to EncodedOutputs
+    dict of str to EncoderOutputs
         By modality, "2d" and "3d".
 
     Raises
@@ -93,7 +100,7 @@ def encode_prepared(
     }
 
 
-def use_encoded(model: nn.Module, data: PreparedData) -> list[str]:
+def use_encoder_outputs(model: nn.Module, data: PreparedData) -> list[str]:
     """Let `data` bring the stored outputs of the encoders of `model` that do not train.
 
     Returns
@@ -109,7 +116,7 @@ def use_encoded(model: nn.Module, data: PreparedData) -> list[str]:
     """
     used = []
     for modality, name in (("2d", "graph_encoder"), ("3d", "conformer_encoder")):
-        stored = EncodedOutputs.read(data.folder, modality)
+        stored = EncoderOutputs.read(data.folder, modality)
         core = next(m for m in model.modules() if hasattr(m, "mol_projector"))
         encoder, config = getattr(core, name), core.config
         if stored is None or modality not in config.modalities:
@@ -124,7 +131,7 @@ def use_encoded(model: nn.Module, data: PreparedData) -> list[str]:
             core.mol_projector.levels_read(modality),
             config.projector_config.num_layers if config.projector_config.multi_level else 1,
         )
-        data.add_encoded(modality, EncodedRows(data, stored))
+        data.add_encoded(modality, OutputsByRow(data, stored))
         logger.info(
             "the %s encoder is not run: its outputs are stored in %s", modality, data.folder
         )
@@ -158,7 +165,7 @@ def _encode(
     layers: int,
     dtype: str,
     progress: Callable[[int], None],
-) -> EncodedOutputs:
+) -> EncoderOutputs:
     """Encode the shards that are not there yet."""
     levels = sorted(set(spread_levels(encoder.config.num_layers + 1, layers)))
     encoding = Encoding(
@@ -170,9 +177,9 @@ def _encode(
         channels=encoder.config.hidden_size,
         dtype=dtype,
     )
-    stored = EncodedOutputs.read(data.folder, modality)
+    stored = EncoderOutputs.read(data.folder, modality)
     if stored is None or stored.encoding != encoding:
-        stored = EncodedOutputs(data.folder, encoding)
+        stored = EncoderOutputs(data.folder, encoding)
         stored.write()  # before a file of the old ones is replaced
     for shard in range(data.num_shards):
         made_from = str(data.manifest.files[shard_name(shard)]["sha256"])

@@ -26,8 +26,7 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model.checksums import verify_checksums
-from collamo.model.configuration import LLAMA2_7B
-from collamo.model.tiny import MOL_TOKEN
+from collamo.model.configuration import LLAMA2_7B, MOL_TOKEN
 
 Quantization = Literal["4bit"]
 

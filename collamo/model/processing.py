@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin, ProcessorMixin
 
-from collamo.chem.conformer import absent_conformer, embed_conformer_limited
+from collamo.chem.conformer import absent_conformer
+from collamo.chem.conformer_workers import embed_conformer_limited
 from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
 from collamo.chem.molecule import Molecule, parse_molecule
 from collamo.data.batch import REQUIRED_TENSORS, MoleculeBatch, batch_molecules
 from collamo.errors import UsageError
-from collamo.model.configuration import MODALITIES
-from collamo.model.tiny import MOL_TOKEN
+from collamo.model.configuration import MODALITIES, MOL_TOKEN
 
 logger = logging.getLogger(__name__)
 

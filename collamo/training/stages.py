@@ -172,11 +172,11 @@ def is_quantized(model) -> bool:
 
 def _fit(recipe, model, processor, data, expected: Iterable[str], checkpoint: str | None) -> None:
     """Train the parameters named in `expected`, and nothing else."""
-    from collamo.model.encoding import use_encoded
+    from collamo.model.precompute import use_encoder_outputs
 
     assert_trained(model, expected, recipe.stage)
     if recipe.encoded:
-        use_encoded(model, data)
+        use_encoder_outputs(model, data)
     _widen_trained(model, recipe)
     seed = data_seed(training_arguments(recipe))
     tasks = {"names": recipe.tasks.names, "seed": seed}

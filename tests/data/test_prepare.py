@@ -15,7 +15,8 @@ import pytest
 import collamo.data.records as records_module
 import collamo.data.sharding as sharding_module
 import collamo.data.workers as workers_module
-from collamo.chem.conformer import embed_conformer, worker_context
+from collamo.chem.conformer import embed_conformer
+from collamo.chem.conformer_workers import worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.data.facts import measure

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from collamo.data.encoder_outputs import EncoderOutputs, OutputsByRow
+from collamo.model.precompute import encoder_digest, store_encoder_outputs, use_encoder_outputs
 from safetensors.torch import save_file
 from trained import trained
 
 from collamo.cli import run
 from collamo.data.batch import batch_molecules
-from collamo.data.encoded import EncodedOutputs, EncodedRows
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
 from collamo.errors import CollamoError, UsageError
 from collamo.model import GinConfig, UniMolConfig, build_model, encoding, load_checkpoint
 from collamo.model.encoders import GinEncoder, UniMolEncoder
-from collamo.model.encoding import encode_prepared, encoder_digest, use_encoded
 from collamo.training import stages
 
 UNIMOL = {"num_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
@@ -57,13 +57,13 @@ def folder(tmp_path):
 def opened(folder, **stored):
     data = PreparedData.open(folder)
     for modality, outputs in stored.items():
-        data.add_encoded(modality[1:], EncodedRows(data, outputs))
+        data.add_encoded(modality[1:], OutputsByRow(data, outputs))
     return data
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_stored_outputs_are_the_encoders(folder, weights, dtype):
-    stored = encode_prepared(folder, **weights, layers=2, dtype=dtype)
+    stored = store_encoder_outputs(folder, **weights, layers=2, dtype=dtype)
     assert stored["2d"].encoding.levels == [1, 2]
     assert stored["3d"].encoding.levels == [0, 1]
     data = opened(folder, _2d=stored["2d"], _3d=stored["3d"])
@@ -94,7 +94,7 @@ def test_stored_outputs_are_the_encoders(folder, weights, dtype):
 
 
 def test_a_batch_carries_them_only_if_every_molecule_does(folder, weights):
-    stored = encode_prepared(folder, **weights, layers=1)
+    stored = store_encoder_outputs(folder, **weights, layers=1)
     data = opened(folder, _2d=stored["2d"], _3d=stored["3d"])
     rows = [[data.features(1), data.features(9)], [data.features(4)]]
     batch = batch_molecules(rows, {})
@@ -111,7 +111,7 @@ def test_a_batch_carries_them_only_if_every_molecule_does(folder, weights):
 
 
 def test_a_killed_run_goes_on(folder, weights, monkeypatch):
-    whole = encode_prepared(folder, gin=weights["gin"])["2d"]
+    whole = store_encoder_outputs(folder, gin=weights["gin"])["2d"]
     files = {path.name: path.read_bytes() for path in folder.glob("encoded-*")}
     assert sorted(files) == [
         f"encoded-2d{end}" for end in ("-00000.npy", "-00001.npy", "-00002.npy", ".json")
@@ -128,48 +128,48 @@ def test_a_killed_run_goes_on(folder, weights, monkeypatch):
         "_encode_shard",
         lambda data, shard, *rest: (done.append(shard), original(data, shard, *rest))[1],
     )
-    assert encode_prepared(folder, gin=weights["gin"])["2d"] == whole
+    assert store_encoder_outputs(folder, gin=weights["gin"])["2d"] == whole
     assert done == [1, 2]
     assert {path.name: path.read_bytes() for path in folder.glob("encoded-*")} == files
-    encode_prepared(folder, gin=weights["gin"], dtype="float32")
+    store_encoder_outputs(folder, gin=weights["gin"], dtype="float32")
     assert done == [1, 2, 0, 1, 2]
 
 
 def test_altered_files_and_other_molecules_are_refused(folder, weights):
-    stored = encode_prepared(folder, gin=weights["gin"])["2d"]
+    stored = store_encoder_outputs(folder, gin=weights["gin"])["2d"]
     path = folder / "encoded-2d-00000.npy"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     with pytest.raises(CollamoError, match=r"encoded-2d-00000\.npy is missing, altered.*--encode"):
         opened(folder, _2d=stored).features(1)
-    stored = encode_prepared(folder, gin=weights["gin"])["2d"]  # mends it
+    stored = store_encoder_outputs(folder, gin=weights["gin"])["2d"]  # mends it
     opened(folder, _2d=stored).features(1)
     index = json.loads((folder / "encoded-2d.json").read_text())
     index["files"]["encoded-2d-00000.npy"]["shard_sha256"] = "0" * 64  # a shard made anew
     (folder / "encoded-2d.json").write_text(json.dumps(index))
     with pytest.raises(CollamoError, match=r"of other molecules than molecules-00000\.parquet"):
-        opened(folder, _2d=EncodedOutputs.read(folder, "2d")).features(1)
+        opened(folder, _2d=EncoderOutputs.read(folder, "2d")).features(1)
     (folder / "encoded-2d.json").write_text('{"format_version": 9, "encoding": {}, "files": {}}')
     with pytest.raises(CollamoError, match="damaged"):
-        EncodedOutputs.read(folder, "2d")
+        EncoderOutputs.read(folder, "2d")
     index = {"format_version": 9, "encoding": vars(stored.encoding), "files": {}}
     (folder / "encoded-2d.json").write_text(json.dumps(index))
     with pytest.raises(CollamoError, match="format 9"):
-        EncodedOutputs.read(folder, "2d")
+        EncoderOutputs.read(folder, "2d")
 
 
 def test_bad_requests(folder, weights, monkeypatch):
     with pytest.raises(UsageError, match="nothing to encode with"):
-        encode_prepared(folder)
+        store_encoder_outputs(folder)
     with pytest.raises(UsageError, match="'int8' is none of"):
-        encode_prepared(folder, gin=weights["gin"], dtype="int8")
+        store_encoder_outputs(folder, gin=weights["gin"], dtype="int8")
     with pytest.raises(UsageError, match="layers is 0"):
-        encode_prepared(folder, gin=weights["gin"], layers=0)
+        store_encoder_outputs(folder, gin=weights["gin"], layers=0)
     huge = torch.full((3, 5, 16), 1e5)
     monkeypatch.setattr(encoding, "encode_molecules", lambda molecules, *_: [huge] * len(molecules))
     with pytest.raises(CollamoError, match=r"row \d: the gin encoder says 100000.*float32"):
-        encode_prepared(folder, gin=weights["gin"])
+        store_encoder_outputs(folder, gin=weights["gin"])
 
 
 def test_the_digest_is_of_the_weights(weights):
@@ -191,7 +191,7 @@ def training(tmp_path_factory, weights):
     """(A folder with stored outputs, options of a stage 1 that freezes these encoders)."""
     folder = tmp_path_factory.mktemp("encoded") / "data"
     prepare("nci", folder, PrepareOptions(limit=60), workers=1)
-    encode_prepared(folder, **weights, layers=1, dtype="float32")
+    store_encoder_outputs(folder, **weights, layers=1, dtype="float32")
     options = [f"--{name}={path}" for name, path in weights.items()]
     options += ["--train_encoders=false", "--facts_weight=0", "--max_steps=3"]
     return folder, [*options, f"--data={folder}"]
@@ -266,7 +266,7 @@ def test_tuning_skips_an_encoder_that_alignment_trained(tmp_path, monkeypatch):
     gin = load_checkpoint(start)[0].model.graph_encoder
     save_file(gin.state_dict(), tmp_path / "gin.safetensors")
     prepare("nci", tmp_path / "data", PrepareOptions(limit=60), workers=1)
-    encode_prepared(tmp_path / "data", gin=tmp_path / "gin.safetensors", layers=1)
+    store_encoder_outputs(tmp_path / "data", gin=tmp_path / "gin.safetensors", layers=1)
     monkeypatch.delattr(GinEncoder, "levels")
     options = [f"--data={tmp_path / 'data'}", "--max_steps=1"]
     assert stages.train(trained().recipe("stage2", tmp_path / "out", *options)).is_dir()
@@ -287,7 +287,7 @@ def test_the_same_answer_with_and_without(training, tokenizer, weights):
     model.model.conformer_encoder.requires_grad_(False)
     data = PreparedData.open(folder)
     plain = [data.features(row) for row in (1, 2, 3)]
-    assert use_encoded(model, data) == ["2d", "3d"]
+    assert use_encoder_outputs(model, data) == ["2d", "3d"]
     prompts = [processor.prompt("What is it?")] * 3
     inputs = [
         processor(prompts, molecules)

@@ -5,6 +5,10 @@ import json
 
 import pytest
 import torch
+from collamo.model.precompute import (
+    encode_molecules,
+    use_encoder_outputs,
+)
 from model_helpers import SMALL, build, pretrain_gnns
 from rdkit import Chem
 from safetensors.torch import save_file
@@ -20,10 +24,6 @@ from collamo.data.prepared import PreparedData
 from collamo.errors import UsageError
 from collamo.model import build_model, load_checkpoint, load_gin, tiny_llama_config
 from collamo.model.encoders import gin_inputs
-from collamo.model.encoding import (
-    encode_molecules,
-    use_encoded,
-)
 from collamo.training import stages
 
 #: chem/loader.py of pretrain-gnns: an index is the place in its list, another value an error.
@@ -182,7 +182,7 @@ def test_a_converted_file_and_stored_outputs(file, tokenizer, tmp_path, capsys):
     data = PreparedData.open(tmp_path / "data")
     prompts = [processor.prompt("What is it?")] * 2
     inputs = [processor(prompts, [data.features(1), data.features(2)])]
-    assert use_encoded(model, data) == ["2d"]
+    assert use_encoder_outputs(model, data) == ["2d"]
     inputs.append(processor(prompts, [data.features(1), data.features(2)]))
     assert [("encoded_2d" in one) for one in inputs] == [False, True]
     with torch.no_grad():

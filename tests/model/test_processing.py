@@ -52,7 +52,7 @@ def test_conformers_are_embedded_only_where_3d_is_asked_for(processor, monkeypat
     def refuse(*args, **kwargs):
         raise AssertionError("embedded")
 
-    monkeypatch.setattr("collamo.model.processing.embed_conformer_limited", refuse)
+    monkeypatch.setattr("collamo.model.feature_extractor.embed_conformer_limited", refuse)
     batch = processor.feature_extractor([["CCO"]], modalities=NO_3D)
     assert not batch["has_3d"].any()
     with pytest.raises(AssertionError, match="embedded"):
@@ -62,7 +62,7 @@ def test_conformers_are_embedded_only_where_3d_is_asked_for(processor, monkeypat
 @pytest.mark.parametrize("modalities", [("3d",), ("1d", "3d"), ("2d", "3d")])
 def test_a_molecule_that_is_not_read_is_named(processor, monkeypatch, caplog, modalities):
     monkeypatch.setattr(
-        "collamo.model.processing.embed_conformer_limited",
+        "collamo.model.feature_extractor.embed_conformer_limited",
         lambda *_, **__: absent_conformer("no geometry was found"),
     )
     processor.feature_extractor([["CCO"]], modalities=modalities)
