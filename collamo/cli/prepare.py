@@ -116,9 +116,9 @@ def _encode(
             out, unimol=unimol, gin=gin, layers=layers, dtype=dtype, progress=advance
         )
     for modality, outputs in stored.items():
-        encoding = outputs.encoding
-        levels = ", ".join(map(str, encoding.levels))
+        origin = outputs.origin
+        levels = ", ".join(map(str, origin.levels))
         print(
-            f"{modality}: levels {levels} of {encoding.channels} channels in {encoding.dtype}, "
-            f"{outputs.size / 2**20:.1f} MiB, weights {encoding.weights[:12]}"
+            f"{modality}: levels {levels} of {origin.channels} channels in {origin.dtype}, "
+            f"{outputs.size / 2**20:.1f} MiB, weights {origin.weights[:12]}"
         )

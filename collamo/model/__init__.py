@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from collamo.model.build import build_model
+from collamo.model.checkpoints import load_checkpoint
 from collamo.model.configuration import (
     CollamoConfig,
     GinConfig,
@@ -19,17 +20,15 @@ from collamo.model.configuration import (
     SelfiesEncoderConfig,
     UniMolConfig,
 )
+from collamo.model.feature_extractor import MoleculeFeatureExtractor
 from collamo.model.modeling import (
     CollamoForConditionalGeneration,
     CollamoModel,
     CollamoPreTrainedModel,
 )
-from collamo.model.processor import (
-    CollamoProcessor,
-    MoleculeFeatureExtractor,
-    SelfiesVocabulary,
-)
-from collamo.model.published_weights import convert_encoder, load_checkpoint, load_gin, load_unimol
+from collamo.model.processor import CollamoProcessor
+from collamo.model.published_weights import convert_encoder, load_gin, load_unimol
+from collamo.model.selfies_vocabulary import SelfiesVocabulary
 from collamo.model.tiny import tiny_llama_config, train_tokenizer
 
 __all__ = [

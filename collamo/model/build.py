@@ -14,6 +14,7 @@ from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
 from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
+from collamo.model.feature_extractor import MoleculeFeatureExtractor
 from collamo.model.language_model import (
     Quantization,
     chat_template,
@@ -22,12 +23,9 @@ from collamo.model.language_model import (
     tell_about_molecules,
 )
 from collamo.model.modeling import MOLECULE_PARTS, CollamoForConditionalGeneration
-from collamo.model.processor import (
-    CollamoProcessor,
-    MoleculeFeatureExtractor,
-    SelfiesVocabulary,
-)
+from collamo.model.processor import CollamoProcessor
 from collamo.model.published_weights import load_gin, load_unimol
+from collamo.model.selfies_vocabulary import SelfiesVocabulary
 
 LanguageModel = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -15,9 +15,11 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
+from collamo.data.batch import MODALITIES
 from collamo.errors import UsageError, suggest
 
-MODALITIES = ("1d", "2d", "3d")
+#: Stands for a molecule in a prompt; the soft tokens take its place.
+MOL_TOKEN = "<mol>"
 
 #: The causal language model of the paper, by its hub name.
 LLAMA2_7B = "meta-llama/Llama-2-7b-chat-hf"

@@ -28,8 +28,8 @@ from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, d
 from collamo_kernels import CoAttention, GaussianRadial
 
 #: Parts of `CollamoModel` beside the language model: an encoder per modality, and the projector.
-ENCODERS = {"1d": "selfies_encoder", "2d": "graph_encoder", "3d": "conformer_encoder"}
-MOLECULE_PARTS = (*ENCODERS.values(), "mol_projector")
+ENCODER_PARTS = {"1d": "selfies_encoder", "2d": "graph_encoder", "3d": "conformer_encoder"}
+MOLECULE_PARTS = (*ENCODER_PARTS.values(), "mol_projector")
 
 #: What transformers calls the keys and values of earlier tokens: "cache" from 5.24 on,
 #: "past_key_values" before.
@@ -196,7 +196,7 @@ class CollamoModel(CollamoPreTrainedModel):
 
     def _levels(self, modality: str, molecules: MoleculeBatch) -> dict[int, Tensor]:
         """Levels [B,T,C] by number that the projector reads: stored, or of the encoder."""
-        encoder = getattr(self, ENCODERS[modality])
+        encoder = getattr(self, ENCODER_PARTS[modality])
         numbers = self.mol_projector.levels_read(modality)
         stored = molecules.stored_outputs(modality)
         if stored is None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-MOL_TOKEN = "<mol>"
+from collamo.model.configuration import MOL_TOKEN
+
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", MOL_TOKEN, "<user>", "<assistant>")
 
 #: A role is one token, then the content: a string, or parts of which a molecule renders as

@@ -18,6 +18,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,6 +92,26 @@ def checked_weights(content, name: str) -> dict[str, Tensor]:
         values = f"NaN, infinite or beyond {LARGEST_WEIGHT:g}"
         raise CollamoError(f"{name} is damaged: {values} in {', '.join(bad)}; download it again")
     return dict(content)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file beside weights.
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is no such file.
+    CollamoError
+        For a damaged one.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingDependencyError(
+            f"'{file.parent}' has no {file.name}; it is not a checkpoint"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise CollamoError(f"'{file}' is not valid JSON: {error}; save it again") from error
 
 
 def write_weights(weights: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:

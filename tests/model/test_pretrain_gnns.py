@@ -5,10 +5,6 @@ import json
 
 import pytest
 import torch
-from collamo.model.precompute import (
-    encode_molecules,
-    use_encoder_outputs,
-)
 from model_helpers import SMALL, build, pretrain_gnns
 from rdkit import Chem
 from safetensors.torch import save_file
@@ -24,6 +20,10 @@ from collamo.data.prepared import PreparedData
 from collamo.errors import UsageError
 from collamo.model import build_model, load_checkpoint, load_gin, tiny_llama_config
 from collamo.model.encoders import gin_inputs
+from collamo.model.precompute import (
+    encode_molecules,
+    use_encoder_outputs,
+)
 from collamo.training import stages
 
 #: chem/loader.py of pretrain-gnns: an index is the place in its list, another value an error.

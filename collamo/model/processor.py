@@ -1,177 +1,16 @@
-"""From text and molecules to model inputs: vocabulary, feature extractor, processor."""
+"""From text and molecules to everything the model takes."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from transformers import BatchFeature, FeatureExtractionMixin, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
-from collamo.chem.conformer import absent_conformer
-from collamo.chem.conformer_workers import embed_conformer_limited
-from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
-from collamo.chem.molecule import Molecule, parse_molecule
-from collamo.data.batch import REQUIRED_TENSORS, MoleculeBatch, batch_molecules
+from collamo.data.batch import MODALITIES, REQUIRED_TENSORS
 from collamo.errors import UsageError
-from collamo.model.configuration import MODALITIES, MOL_TOKEN
-
-logger = logging.getLogger(__name__)
-
-MoleculeLike = str | Molecule | MoleculeFeatures
-
-
-class SelfiesVocabulary(Mapping[str, int]):
-    """SELFIES token → id: 0 is [PAD], 1 is [UNK], the given tokens follow in order.
-
-    Its length is the rows an embedding table needs.
-
-    Parameters
-    ----------
-    tokens
-        Distinct tokens, in the order of their ids; None takes the alphabet of the selfies package
-        (sorted), which covers ordinary organic molecules.
-
-    Raises
-    ------
-    ValueError
-        If a token appears twice.
-
-    Examples
-    --------
-    >>> SelfiesVocabulary(["[C]", "[O]"]).encode(["[C]", "[Xe]"])
-    [2, 1]
-    """
-
-    def __init__(self, tokens: Iterable[str] | None = None):
-        if tokens is None:
-            from selfies import get_semantic_robust_alphabet
-
-            tokens = sorted(get_semantic_robust_alphabet())
-        self.tokens = list(tokens)
-        every = ["[PAD]", "[UNK]", *self.tokens]
-        self._ids = {token: i for i, token in enumerate(every)}
-        if len(self._ids) != len(every):
-            twice = next(t for t in every if every.count(t) > 1)
-            raise ValueError(f"SELFIES token '{twice}' is in the vocabulary twice; keep one")
-
-    def __getitem__(self, token: str) -> int:
-        return self._ids[token]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Return the ids; a token outside the vocabulary is [UNK]."""
-        return [self.get(token, self["[UNK]"]) for token in tokens]
-
-
-class MoleculeFeatureExtractor(FeatureExtractionMixin):
-    """Molecules to padded tensors; the SELFIES vocabulary is part of its saved JSON.
-
-    Parameters
-    ----------
-    selfies_tokens
-        Tokens of the vocabulary (see `SelfiesVocabulary`).
-    conformer_seed
-        Seed of conformers embedded on the fly, for molecules given as text.
-    conformer_seconds
-        Time limit of one embedding; past it the conformer is absent. Our choice: 30 s, because
-        RDKit can hang for minutes on cages and macrocycles.
-    """
-
-    model_input_names = list(REQUIRED_TENSORS)  # noqa: RUF012
-
-    def __init__(
-        self,
-        selfies_tokens: Sequence[str] | None = None,
-        conformer_seed: int = 0,
-        conformer_seconds: float = 30.0,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.selfies_tokens = SelfiesVocabulary(selfies_tokens).tokens
-        self.conformer_seed = conformer_seed
-        self.conformer_seconds = conformer_seconds
-
-    @property
-    def vocabulary(self) -> SelfiesVocabulary:
-        """The vocabulary of `selfies_tokens`."""
-        return SelfiesVocabulary(self.selfies_tokens)
-
-    def __call__(
-        self,
-        molecules: Sequence[Sequence[MoleculeLike]],
-        modalities: Sequence[str] = MODALITIES,
-    ) -> BatchFeature:
-        """Featurize and pad: the tensors of `batch`, by name."""
-        return BatchFeature(self.batch(molecules, modalities).tensors())
-
-    def batch(
-        self,
-        molecules: Sequence[Sequence[MoleculeLike]],
-        modalities: Sequence[str] = MODALITIES,
-    ) -> MoleculeBatch:
-        """Featurize and pad R prompts with up to M molecules each.
-
-        Strings are parsed and their conformers embedded; a molecule that was featurized before
-        keeps what it has.
-
-        Raises
-        ------
-        MoleculeError
-            For text that is no molecule.
-        ValueError
-            For an unknown modality, or none.
-        """
-        if not modalities or set(modalities) - set(MODALITIES):
-            raise ValueError(f"modalities {list(modalities)}: choose one or more of {MODALITIES}")
-        rows = [[self.featurize(molecule, modalities) for molecule in row] for row in molecules]
-        for features in (features for row in rows for features in row):
-            _warn_of_nothing(features, modalities)
-        return batch_molecules(rows, self.vocabulary, tuple(modalities))
-
-    def featurize(
-        self, molecule: MoleculeLike, modalities: Sequence[str] = MODALITIES
-    ) -> MoleculeFeatures:
-        """Return the features of one molecule; conformers cost time, so only if 3D is wanted."""
-        if isinstance(molecule, MoleculeFeatures):
-            return molecule
-        if isinstance(molecule, str):
-            molecule = parse_molecule(molecule)
-        if "3d" not in modalities:
-            return featurize(molecule, absent_conformer("3D not asked for"))
-        conformer = embed_conformer_limited(
-            molecule, seed=self.conformer_seed, seconds=self.conformer_seconds
-        )
-        features = featurize(molecule, conformer)
-        if conformer.coordinates is not None:
-            for element, atoms in unknown_to_unimol(features.atom_features).items():
-                logger.warning(
-                    "%s: Uni-Mol lacks %s (%d atoms): its 3D encoder reads it as [UNK]",
-                    _short(features.smiles),
-                    element,
-                    atoms,
-                )
-        return features
-
-
-def _warn_of_nothing(features: MoleculeFeatures, modalities: Sequence[str]) -> None:
-    """Say so where a molecule has none of the modalities asked for."""
-    conformer = features.conformer
-    there = {"1d": features.selfies is not None, "3d": conformer.coordinates is not None}
-    if any(there.get(name, True) for name in modalities):
-        return
-    logger.warning(
-        "%s has none of the modalities %s%s: the model answers without having read it; ask for "
-        "'2d' too, which every molecule has",
-        _short(features.smiles),
-        list(modalities),
-        f" (no conformer: {conformer.reason})" if "3d" in modalities else "",
-    )
+from collamo.model.configuration import MOL_TOKEN
+from collamo.model.feature_extractor import MoleculeLike, shortened
 
 
 class CollamoProcessor(ProcessorMixin):
@@ -269,7 +108,7 @@ class CollamoProcessor(ProcessorMixin):
         ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
         answers = self._answers(suffix, ids)
         for number, (prompt, row, (answer, _)) in enumerate(zip(texts, ids, answers, strict=True)):
-            self._check_length(f"prompt {number} {_short(prompt)}", len(row), len(answer))
+            self._check_length(f"prompt {number} {shortened(prompt)}", len(row), len(answer))
         side = padding_side or ("left" if suffix is None else "right")
         data = self._padded(ids, answers, bool(padding) and padding != "do_not_pad", side)
         if suffix is None:
@@ -306,7 +145,7 @@ class CollamoProcessor(ProcessorMixin):
         """
         self._refuse_placeholder(question, "the question")
         ids = self._prompt_ids(self.prompt(question), 1)
-        self._check_length(f"the question {_short(question)}", len(ids), 0)
+        self._check_length(f"the question {shortened(question)}", len(ids), 0)
 
     def further_prompt(self, question: str) -> str:
         """Return the text between an answer and the next: a further question, same molecules.
@@ -428,15 +267,15 @@ class CollamoProcessor(ProcessorMixin):
     def _refuse_placeholder(self, text: str, place: str) -> None:
         if self.mol_token in text:
             raise ValueError(
-                f"{place} contains {self.mol_token}, the placeholder of molecules: {_short(text)}; "
-                "take it out"
+                f"{place} contains {self.mol_token}, the placeholder of molecules: "
+                f"{shortened(text)}; take it out"
             )
 
     def _check_count(self, prompt: str, num_molecules: int, number: int) -> None:
         found = prompt.count(self.mol_token)
         if found != num_molecules:
             raise ValueError(
-                f"prompt {number} {_short(prompt)} has {found} {self.mol_token}, but "
+                f"prompt {number} {shortened(prompt)} has {found} {self.mol_token}, but "
                 f"{num_molecules} molecules were given for it; use one {self.mol_token} per "
                 "molecule"
             )
@@ -458,7 +297,7 @@ class CollamoProcessor(ProcessorMixin):
         ids = self.tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"]
         if ids.count(self.mol_token_id) != num_molecules:
             raise ValueError(
-                f"prompt {_short(prompt)}: the tokenizer does not keep {self.mol_token} as one "
+                f"prompt {shortened(prompt)}: the tokenizer does not keep {self.mol_token} as one "
                 "token; add it as a special token, as collamo.build_model does"
             )
         repeat = self.num_query_tokens
@@ -557,7 +396,3 @@ def _molecule_of(part: dict) -> MoleculeLike:
     if part.get("smiles") is None:
         raise ValueError('a molecule part has no "smiles"; write {"type": "molecule", "smiles": …}')
     return part["smiles"]
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "…")

@@ -27,13 +27,13 @@ from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256, replacing, write_text
 
 FORMAT_VERSION = 1
-ENCODERS = {"2d": "gin", "3d": "unimol"}
+ENCODER_NAMES = {"2d": "gin", "3d": "unimol"}
 DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """What the outputs were made with; outputs of another encoding are not ours.
+class OutputsOrigin:
+    """What stored outputs were made with; those of another origin are not used.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class EncoderOutputs:
     """The stored outputs of one encoder; `files` has an entry per finished shard."""
 
     folder: Path
-    encoding: Encoding
+    origin: OutputsOrigin
     files: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +75,7 @@ class EncoderOutputs:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format_version"]
-            stored = cls(folder, Encoding(**content["encoding"]), content["files"])
+            stored = cls(folder, OutputsOrigin(**content["encoding"]), content["files"])
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -90,10 +90,10 @@ class EncoderOutputs:
         """Write the JSON file, whole or not at all."""
         content = {
             "format_version": FORMAT_VERSION,
-            "encoding": dataclasses.asdict(self.encoding),
+            "encoding": dataclasses.asdict(self.origin),
             "files": self.files,
         }
-        path = index_path(self.folder, self.encoding.modality)
+        path = index_path(self.folder, self.origin.modality)
         write_text(path, json.dumps(content, indent=1) + "\n")
 
     def has(self, shard: int, shard_sha256: str) -> bool:
@@ -119,7 +119,7 @@ class EncoderOutputs:
 
     def file_name(self, shard: int) -> str:
         """Return the name of a shard's file."""
-        return f"encoded-{self.encoding.modality}-{shard:05d}.npy"
+        return f"encoded-{self.origin.modality}-{shard:05d}.npy"
 
     @property
     def size(self) -> int:
@@ -135,18 +135,18 @@ class EncoderOutputs:
         UsageError
             With what differs, and the ways out.
         """
-        path = index_path(self.folder, self.encoding.modality)
-        option = f"--{ENCODERS[self.encoding.modality]}"
-        if weights != self.encoding.weights:
+        path = index_path(self.folder, self.origin.modality)
+        option = f"--{ENCODER_NAMES[self.origin.modality]}"
+        if weights != self.origin.weights:
             raise UsageError(
-                f"{path} has outputs of other weights ({self.encoding.file}, digest "
-                f"{self.encoding.weights[:12]}) than the model's encoder ({source}, digest "
+                f"{path} has outputs of other weights ({self.origin.file}, digest "
+                f"{self.origin.weights[:12]}) than the model's encoder ({source}, digest "
                 f"{weights[:12]}): encode again (`collamo prepare … --encode {option} FILE`), "
                 "give the model the same file, or train with `encoded: false`"
             )
-        if list(levels) != list(self.encoding.levels):
+        if list(levels) != list(self.origin.levels):
             raise UsageError(
-                f"{path} has levels {_listed(self.encoding.levels)}, the model's projector reads "
+                f"{path} has levels {_listed(self.origin.levels)}, the model's projector reads "
                 f"{_listed(levels)}: encode again with --encode-layers {layers}, or train "
                 "with `encoded: false`"
             )
@@ -182,7 +182,7 @@ class OutputsByRow:
                 f"{_AGAIN}, or train with `encoded: false`"
             )
         outputs = np.load(path, mmap_mode="r", allow_pickle=False)
-        return outputs, atoms_of(self.data, shard, self.stored.encoding.modality)
+        return outputs, atoms_of(self.data, shard, self.stored.origin.modality)
 
 
 def atoms_of(data: PreparedData, shard: int, modality: str) -> dict[int, tuple[int, int]]:

@@ -17,10 +17,10 @@ from collamo.chem.features import MoleculeFeatures
 from collamo.data.batch import batch_molecules
 from collamo.data.encoder_outputs import (
     DTYPES,
-    ENCODERS,
+    ENCODER_NAMES,
     EncoderOutputs,
-    Encoding,
     OutputsByRow,
+    OutputsOrigin,
     atoms_of,
 )
 from collamo.data.prepared import PreparedData
@@ -124,10 +124,10 @@ def use_encoder_outputs(model: nn.Module, data: PreparedData) -> list[str]:
         if any(parameter.requires_grad for parameter in encoder.parameters()):
             logger.info("the %s encoder trains: its stored outputs are left alone", modality)
             continue
-        source = (config.sources or {}).get(ENCODERS[modality], {}).get("file", "not from a file")
+        recorded = (config.sources or {}).get(ENCODER_NAMES[modality], {})
         stored.check(
             encoder_digest(encoder),
-            source,
+            recorded.get("file", "not from a file"),
             core.mol_projector.levels_read(modality),
             config.projector_config.num_layers if config.projector_config.multi_level else 1,
         )
@@ -168,7 +168,7 @@ def _encode(
 ) -> EncoderOutputs:
     """Encode the shards that are not there yet."""
     levels = sorted(set(spread_levels(encoder.config.num_layers + 1, layers)))
-    encoding = Encoding(
+    origin = OutputsOrigin(
         modality=modality,
         weights=encoder_digest(encoder),
         file=source.name,
@@ -178,32 +178,32 @@ def _encode(
         dtype=dtype,
     )
     stored = EncoderOutputs.read(data.folder, modality)
-    if stored is None or stored.encoding != encoding:
-        stored = EncoderOutputs(data.folder, encoding)
+    if stored is None or stored.origin != origin:
+        stored = EncoderOutputs(data.folder, origin)
         stored.write()  # before a file of the old ones is replaced
     for shard in range(data.num_shards):
         made_from = str(data.manifest.files[shard_name(shard)]["sha256"])
         if not stored.has(shard, made_from):
-            outputs = _encode_shard(data, shard, encoder, encoding)
+            outputs = _encode_shard(data, shard, encoder, origin)
             stored = stored.with_shard(shard, made_from, outputs)
         progress(len(data.molecules_of(shard)))
     return stored
 
 
 def _encode_shard(
-    data: PreparedData, shard: int, encoder: UniMolEncoder | GinEncoder, encoding: Encoding
+    data: PreparedData, shard: int, encoder: UniMolEncoder | GinEncoder, origin: OutputsOrigin
 ) -> np.ndarray:
     """Return [A,L,C] of a shard's molecules."""
     molecules = data.molecules_of(shard)
-    places = atoms_of(data, shard, encoding.modality)
+    places = atoms_of(data, shard, origin.modality)
     atoms = max((end for _, end in places.values()), default=0)
-    outputs = np.zeros((atoms, len(encoding.levels), encoding.channels), dtype=encoding.dtype)
+    outputs = np.zeros((atoms, len(origin.levels), origin.channels), dtype=origin.dtype)
     by_size = iter(sorted(places, key=lambda row: molecules[row].num_atoms))
     while rows := list(islice(by_size, TOGETHER)):
-        found = encode_molecules([molecules[row] for row in rows], encoder, encoding.levels)
+        found = encode_molecules([molecules[row] for row in rows], encoder, origin.levels)
         for row, levels in zip(rows, found, strict=True):
             start, end = places[row]
-            outputs[start:end] = _narrowed(levels, row, encoding)
+            outputs[start:end] = _narrowed(levels, row, origin)
     return outputs
 
 
@@ -217,14 +217,14 @@ def encode_molecules(
         yield stacked[row, : molecule.num_atoms]
 
 
-def _narrowed(levels: Tensor, row: int, encoding: Encoding) -> np.ndarray:
+def _narrowed(levels: Tensor, row: int, origin: OutputsOrigin) -> np.ndarray:
     """Return the levels in the dtype on disk; CollamoError where they do not fit into it."""
     largest = float(levels.abs().max()) if levels.numel() else 0.0
-    limit = float(np.finfo(encoding.dtype).max)
+    limit = float(np.finfo(origin.dtype).max)
     if not largest <= limit:  # NaN compares as False as well
         raise CollamoError(
-            f"row {row}: the {ENCODERS[encoding.modality]} encoder says {largest:g}, beyond "
-            f"{encoding.dtype} ({limit:g}); encode with --encode-dtype float32, or look at "
+            f"row {row}: the {ENCODER_NAMES[origin.modality]} encoder says {largest:g}, beyond "
+            f"{origin.dtype} ({limit:g}); encode with --encode-dtype float32, or look at "
             "its weights"
         )
-    return levels.numpy().astype(encoding.dtype)
+    return levels.numpy().astype(origin.dtype)

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from collamo.data.encoder_outputs import EncoderOutputs, OutputsByRow
-from collamo.model.precompute import encoder_digest, store_encoder_outputs, use_encoder_outputs
 from safetensors.torch import save_file
 from trained import trained
 
 from collamo.cli import run
 from collamo.data.batch import batch_molecules
+from collamo.data.encoder_outputs import EncoderOutputs, OutputsByRow
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
 from collamo.errors import CollamoError, UsageError
-from collamo.model import GinConfig, UniMolConfig, build_model, encoding, load_checkpoint
+from collamo.model import GinConfig, UniMolConfig, build_model, load_checkpoint, precompute
 from collamo.model.encoders import GinEncoder, UniMolEncoder
+from collamo.model.precompute import encoder_digest, store_encoder_outputs, use_encoder_outputs
 from collamo.training import stages
 
 UNIMOL = {"num_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
@@ -64,12 +64,12 @@ def opened(folder, **stored):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_stored_outputs_are_the_encoders(folder, weights, dtype):
     stored = store_encoder_outputs(folder, **weights, layers=2, dtype=dtype)
-    assert stored["2d"].encoding.levels == [1, 2]
-    assert stored["3d"].encoding.levels == [0, 1]
+    assert stored["2d"].origin.levels == [1, 2]
+    assert stored["3d"].origin.levels == [0, 1]
     data = opened(folder, _2d=stored["2d"], _3d=stored["3d"])
     loaded = {
-        "2d": encoding.load_gin(weights["gin"]),
-        "3d": encoding.load_unimol(weights["unimol"]),
+        "2d": precompute.load_gin(weights["gin"]),
+        "3d": precompute.load_unimol(weights["unimol"]),
     }
     rows = [1, 3, 4, 6, 7, 8, 9]
     without = 0
@@ -79,8 +79,8 @@ def test_stored_outputs_are_the_encoders(folder, weights, dtype):
         without += not present
         assert set(features.encoded) == ({"2d", "3d"} if present else {"2d"})
         for modality, found in features.encoded.items():
-            numbers = stored[modality].encoding.levels
-            (alone,) = encoding.encode_molecules([features], loaded[modality], numbers)
+            numbers = stored[modality].origin.levels
+            (alone,) = precompute.encode_molecules([features], loaded[modality], numbers)
             assert found.shape == (features.num_atoms, 2, 16)
             assert found.dtype == dtype
             # Encoded in a batch and alone: float32 rounding, then that of the disk (11 bits).
@@ -122,9 +122,9 @@ def test_a_killed_run_goes_on(folder, weights, monkeypatch):
     (folder / "encoded-2d.json").write_text(json.dumps(index))
     path = folder / "encoded-2d-00001.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    done, original = [], encoding._encode_shard
+    done, original = [], precompute._encode_shard
     monkeypatch.setattr(
-        encoding,
+        precompute,
         "_encode_shard",
         lambda data, shard, *rest: (done.append(shard), original(data, shard, *rest))[1],
     )
@@ -153,7 +153,7 @@ def test_altered_files_and_other_molecules_are_refused(folder, weights):
     (folder / "encoded-2d.json").write_text('{"format_version": 9, "encoding": {}, "files": {}}')
     with pytest.raises(CollamoError, match="damaged"):
         EncoderOutputs.read(folder, "2d")
-    index = {"format_version": 9, "encoding": vars(stored.encoding), "files": {}}
+    index = {"format_version": 9, "encoding": vars(stored.origin), "files": {}}
     (folder / "encoded-2d.json").write_text(json.dumps(index))
     with pytest.raises(CollamoError, match="format 9"):
         EncoderOutputs.read(folder, "2d")
@@ -167,15 +167,17 @@ def test_bad_requests(folder, weights, monkeypatch):
     with pytest.raises(UsageError, match="layers is 0"):
         store_encoder_outputs(folder, gin=weights["gin"], layers=0)
     huge = torch.full((3, 5, 16), 1e5)
-    monkeypatch.setattr(encoding, "encode_molecules", lambda molecules, *_: [huge] * len(molecules))
+    monkeypatch.setattr(
+        precompute, "encode_molecules", lambda molecules, *_: [huge] * len(molecules)
+    )
     with pytest.raises(CollamoError, match=r"row \d: the gin encoder says 100000.*float32"):
         store_encoder_outputs(folder, gin=weights["gin"])
 
 
 def test_the_digest_is_of_the_weights(weights):
-    gin = encoding.load_gin(weights["gin"])
+    gin = precompute.load_gin(weights["gin"])
     digest = encoder_digest(gin)
-    assert encoder_digest(encoding.load_gin(weights["gin"]).bfloat16()) == digest
+    assert encoder_digest(precompute.load_gin(weights["gin"]).bfloat16()) == digest
     gin.config.dropout = 0.5
     assert encoder_digest(gin) == digest
     with torch.no_grad():

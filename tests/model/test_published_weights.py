@@ -8,7 +8,6 @@ import os
 
 import pytest
 import torch
-from collamo.model.precompute import encode_molecules
 from model_helpers import SMALL, pretrain_gnns
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -29,6 +28,7 @@ from collamo.model import (
     tiny_llama_config,
 )
 from collamo.model.encoders import GinEncoder, UniMolEncoder
+from collamo.model.precompute import encode_molecules
 from collamo.model.weight_files import read_weights
 
 HEADS = {
