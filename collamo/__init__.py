@@ -56,4 +56,4 @@ if all(map(importlib.util.find_spec, ("transformers", "wrapt"))):
     wrapt.register_post_import_hook(_register, "transformers")
 elif sys.argv[0] != "-m" and Path(sys.argv[0]).stem != "collamo":
     # The program, `collamo` or `python -m collamo`, says the same without a traceback: __main__.py.
-    raise ImportError(extras.missing_extra("model"), name=__name__)
+    raise ImportError(extras.missing_module("transformers"), name=__name__)

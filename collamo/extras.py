@@ -83,13 +83,15 @@ def how_to_install(extra: str) -> str:
     return f"pip install 'collamo[{extra}]'"
 
 
-def missing_extra(extra: str) -> str:
-    """Say in one line that an extra is missing, what is not there of it, and how to get it."""
-    absent = [package for package in packages().get(extra, ()) if version(package) is None]
+def missing_extra(extra: str, module: str) -> str:
+    """Say in one line that an extra is missing, what is not there of it, and how to get it.
+
+    `module`, which could not be imported, is named where all packages are installed.
+    """
+    absent = [name for name in packages().get(extra, ()) if version(name) is None] or [module]
     names = ", ".join(absent[:NAMED]) + (" …" if len(absent) > NAMED else "")
     verb = "is" if len(absent) == 1 else "are"
-    details = f" ({names} {verb} not installed)" if absent else ""
-    return f"collamo needs the extra {extra!r}{details}: {how_to_install(extra)}"
+    return f"collamo needs the extra {extra!r} ({names} {verb} missing): {how_to_install(extra)}"
 
 
 def missing_module(module: str) -> str:
@@ -97,4 +99,4 @@ def missing_module(module: str) -> str:
     extra = extra_of(module)
     if extra is None:
         return f"package {module!r} is not installed; `collamo doctor` says what it gives"
-    return missing_extra(extra)
+    return missing_extra(extra, module)

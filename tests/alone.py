@@ -16,8 +16,8 @@ import collamo_kernels as ck
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = ("transformers", "rdkit", "typer", "wrapt", "pyarrow", "scipy", "hypothesis", "triton")
 NAMES_THE_EXTRA = (
-    "collamo needs the extra 'model' (transformers, huggingface-hub, tokenizers … are not "
-    "installed): pip install 'collamo[model]'"
+    "collamo needs the extra 'model' (transformers, huggingface-hub, tokenizers … are missing): "
+    "pip install 'collamo[model]'"
 )
 
 

@@ -88,60 +88,96 @@ def test_a_module_leads_to_its_extra(module, extra):
 def test_the_message_names_a_few_missing_packages(monkeypatch):
     monkeypatch.setattr(extras, "version", lambda package: None)
     assert extras.missing_module("rdkit.Chem") == (
-        "collamo needs the extra 'model' (transformers, huggingface-hub, tokenizers … are not "
-        "installed): pip install 'collamo[model]'"
+        "collamo needs the extra 'model' (transformers, huggingface-hub, tokenizers … are "
+        "missing): pip install 'collamo[model]'"
     )
     monkeypatch.setattr(extras, "version", lambda package: None if package == "nltk" else "1")
-    assert extras.missing_module("nltk") == (
-        "collamo needs the extra 'evaluation' (nltk is not installed): "
-        "pip install 'collamo[evaluation]'"
+    assert extras.missing_module("rouge_score") == (
+        "collamo needs the extra 'evaluation' (nltk is missing): pip install 'collamo[evaluation]'"
     )
+
+
+def test_a_module_of_a_package_that_is_there_is_named_itself(monkeypatch):
+    monkeypatch.setattr(extras, "version", lambda package: "1")
+    assert "(yaml is missing)" in extras.missing_module("yaml")
 
 
 def test_the_doctor_names_an_extra_that_lacks_a_package(monkeypatch):
     version = extras.version
     monkeypatch.setattr(extras, "version", lambda name: None if name == "peft" else version(name))
     checks = {check.name: check for check in doctor.examine()}
-    assert checks["[model]"].found is None
+    assert checks["[model]"].evidence is None
     assert checks["[model]"].fix == "pip install 'collamo[model]' (peft)"
     assert not doctor.healthy(list(checks.values()))
     assert {f"[{extra}]" for extra in extras.GIVES} <= checks.keys()
 
 
 @pytest.fixture
-def bare(tmp_path):
-    """``bare(*arguments)``: Python where torch and numpy are all that can be imported."""
-    absent = (name.replace("-", "_") for name in packages(*extras.GIVES))
-    names = [*absent, *extras.PACKAGE_OF_MODULE]
-    blocked = f"import sys\nsys.modules.update(dict.fromkeys({names!r}))\n"  # None: ImportError
-    (tmp_path / "sitecustomize.py").write_text(blocked)
+def without(tmp_path):
+    """``without(extras, *arguments)``: Python where packages of some extras cannot be imported."""
 
-    def run(*arguments):
+    def run(names, *arguments):
+        absent = (package.replace("-", "_") for package in packages(*names))
+        modules = [*absent, *(extras.PACKAGE_OF_MODULE if "model" in names else ())]
+        # None in sys.modules is an ImportError.
+        blocked = f"import sys\nsys.modules.update(dict.fromkeys({modules!r}))\n"
+        (tmp_path / "sitecustomize.py").write_text(blocked)
         path = os.pathsep.join([str(tmp_path), str(ROOT)])
-        environment = {**os.environ, "PYTHONPATH": path}
-        command = [sys.executable, *arguments]
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     return run
 
 
-def test_importing_collamo_names_the_extra(bare):
-    done = bare("-c", "import collamo")
+def test_importing_collamo_names_the_extra(without):
+    done = without(extras.GIVES, "-c", "import collamo")
     last = done.stderr.splitlines()[-1]
     assert re.match(r"ImportError: collamo needs the extra 'model'.*'collamo\[model\]'$", last)
 
 
-def test_the_program_names_the_extra_in_one_line(bare):
+def test_the_program_names_the_extra_in_one_line(without):
     script = "import sys; sys.argv[0] = '/bin/collamo'; from collamo.__main__ import main; main()"
     for arguments in (("-m", "collamo", "--help"), ("-c", script, "ask")):
-        done = bare(*arguments)
+        done = without(extras.GIVES, *arguments)
         assert (done.returncode, done.stdout) == (4, "")
         assert done.stderr.startswith("error: collamo needs the extra 'model'")
         assert done.stderr.count("\n") == 1
 
 
-def test_the_kernels_need_no_extra(bare):
-    done = bare("-c", "import collamo_kernels as ck; print(ck.CoAttention(8, 2).training)")
+def test_the_kernels_need_no_extra(without):
+    done = without(
+        extras.GIVES, "-c", "import collamo_kernels as ck; print(ck.CoAttention(8, 2).training)"
+    )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+PREDICTIONS = "description\tground truth\toutput\nCCO\tAn alcohol.\tAn alcohol.\n"
+SCORE = ("score", "PREDICTIONS", "--tokenizer", "whitespace", "--task", "captions")
+JUDGE = ("judge", "PREDICTIONS", "--judge", "http://127.0.0.1:9/v1", "--judge-model", "none")
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [
+        ("model", ("ask", "CCO", "How many atoms?")),
+        ("model", ("prepare", "nci", "--limit", "5", "--out", "OUT")),
+        ("evaluation", (*SCORE, "--out", "OUT")),
+        ("evaluation", (*JUDGE, "--out", "OUT")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_command_whose_extra_is_missing_names_it_and_exits_4(without, tmp_path, extra, command):
+    (tmp_path / "predictions.tsv").write_text(PREDICTIONS)
+    places = {"PREDICTIONS": tmp_path / "predictions.tsv", "OUT": tmp_path / "out"}
+    command = (places.get(word, word) for word in command)
+    done = without([extra], "-m", "collamo", *command)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert f"pip install 'collamo[{extra}]'" in done.stderr
