@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shutil
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 try:
-    from collamo_kernels import _C  # registers torch.ops.collamo_kernels
+    # Registers torch.ops.collamo_kernels.
+    _C: ModuleType | None = importlib.import_module("collamo_kernels._C")
 except ImportError as error:
     _C = None
     _IMPORT_ERROR: str | None = str(error)

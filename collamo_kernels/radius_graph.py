@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -67,9 +68,9 @@ def radius_graph(coordinates: Tensor, ptr: Tensor, radius: float) -> Tensor:
 def _neighbours(x: Tensor, radius: float) -> Tensor:
     tree = _torch_cluster() if len(x) > TREE_ABOVE and x.device.type == "cpu" else None
     if tree is not None:
-        found = tree.radius_graph(x, radius * (1 + SLACK), max_num_neighbors=len(x))
-        found = found[:, _distance(x[found[0]], x[found[1]]) <= radius]
-        return found[:, (found[0] * len(x) + found[1]).argsort()]
+        edges = tree.radius_graph(x, radius * (1 + SLACK), max_num_neighbors=len(x))
+        edges = edges[:, _distance(x[edges[0]], x[edges[1]]) <= radius]
+        return edges[:, (edges[0] * len(x) + edges[1]).argsort()]
     rows = max(1, PAIRS_AT_ONCE // max(1, len(x)))
     parts = [torch.empty(2, 0, dtype=torch.int64, device=x.device)]
     for first in range(0, len(x), rows):
@@ -86,7 +87,7 @@ def _distance(x: Tensor, y: Tensor) -> Tensor:
     return (dx * dx + dy * dy + dz * dz).sqrt()
 
 
-def _torch_cluster() -> object | None:
+def _torch_cluster() -> ModuleType | None:
     try:
         import torch_cluster
     except ImportError:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from collamo_kernels.checks import check_tensors
 from collamo_kernels.coattention.api import checked, checked_relations, coattention
+from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.coattention.reference import attention_weights
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
@@ -73,7 +74,7 @@ class CoAttention(nn.Module):
         self.output = nn.Linear(embed_dim, embed_dim)
         table = torch.randn(num_heads, hop_buckets) * HOP_BIAS_STD if hop_buckets else None
         self.hop_bias = None if table is None else nn.Parameter(table)
-        self.radial = GaussianRadial(num_heads) if radial == "gaussian" else radial
+        self.radial = GaussianRadial(num_heads) if isinstance(radial, str) else radial
 
     def forward(
         self,
@@ -83,7 +84,7 @@ class CoAttention(nn.Module):
         key_value: Tensor | None = None,
         need_weights: bool = False,
         hop_bias: Tensor | None = None,
-        radial: Callable | None = None,
+        radial: Callable[..., Tensor] | None = None,
         bias: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend.
@@ -115,11 +116,10 @@ class CoAttention(nn.Module):
         """
         relations = checked_relations(relations)
         self._check(x, key_value, relations)
-        phi = {
-            "hop_bias": _one_of("hop_bias", self.hop_bias, hop_bias),
-            "radial": _one_of("radial", self.radial, radial),
-            "bias": bias,
-        }
+        _check_one_owner("hop_bias", self.hop_bias, hop_bias)
+        _check_one_owner("radial", self.radial, radial)
+        hop_bias = self.hop_bias if hop_bias is None else hop_bias
+        radial = self.radial if radial is None else radial
         x = _without_padding(x, relations.valid)
         source = x if key_value is None else _without_padding(key_value, relations.valid)
         q, k, v = (
@@ -128,9 +128,18 @@ class CoAttention(nn.Module):
             self._heads(self.value(source)),
         )
         dropout_p = self.dropout if self.training else 0.0
-        attended = coattention(q, k, v, relations=relations, dropout_p=dropout_p, **phi)
+        attended = coattention(
+            *(q, k, v),
+            relations=relations,
+            hop_bias=hop_bias,
+            radial=radial,
+            bias=bias,
+            dropout_p=dropout_p,
+        )
         y = _without_padding(self.output(self._merge(attended)), relations.valid)
-        return (y, _weights(q, k, relations, **phi)) if need_weights else y
+        if not need_weights:
+            return y
+        return y, _weights(checked(q, k, k, relations, hop_bias, radial, bias))
 
     def extra_repr(self) -> str:
         """Name the options in ``print(module)``."""
@@ -159,13 +168,12 @@ class CoAttention(nn.Module):
         return (x.transpose(1, 2) if x.dim() == 4 else x).flatten(-2)
 
 
-def _one_of(name: str, own: object, given: object) -> object:
-    if own is not None and given is not None:
+def _check_one_owner(name: str, own: object, shared: object) -> None:
+    if own is not None and shared is not None:
         raise ValueError(
             f"{name} is given, but the layer has its own; build it without "
             "(hop_buckets=0, radial=None) to share one between layers"
         )
-    return own if given is None else given
 
 
 def _without_padding(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -173,13 +181,13 @@ def _without_padding(x: Tensor, valid: Tensor | None) -> Tensor:
     return x if valid is None else torch.where(valid[..., None], x, 0.0)
 
 
-def _weights(q: Tensor, k: Tensor, relations: Relations, **phi: object) -> Tensor:
-    checked(q, k, k, relations, **phi)
+def _weights(call: CoattentionCall) -> Tensor:
+    """Attention map of a call, in the layout of a dense bias."""
+    q, k, bias, relations = call.q, call.k, call.bias, call.relations
     if not relations.packed:
-        return attention_weights(q, k, relations, **phi)
+        return attention_weights(q, k, relations, call.hop_bias, call.radial, bias)
     layout = relations.packed_layout()
     q, k = (layout.pad(x).transpose(1, 2) for x in (q, k))
-    if phi["bias"] is not None:
-        phi["bias"] = layout.pad_pairs(phi["bias"].t()).permute(0, 3, 1, 2)
-    weights = attention_weights(q, k, relations.padded(), **phi)
+    bias = None if bias is None else layout.pad_pairs(bias.t()).permute(0, 3, 1, 2)
+    weights = attention_weights(q, k, relations.padded(), call.hop_bias, call.radial, bias)
     return layout.pack_pairs(weights.permute(0, 2, 3, 1)).t()

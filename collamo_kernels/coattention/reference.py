@@ -15,6 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.radial_function import (
+    evaluate,
+    is_typed,
+    pairs_with_distance,
+    types_of_pairs,
+)
 from collamo_kernels.pairwise_distances.reference import pairwise_distances
 from collamo_kernels.relations import Relations
 
@@ -45,7 +51,7 @@ def attention_weights(
     k: Tensor,
     relations: Relations,
     hop_bias: Tensor | None = None,
-    radial: Callable | None = None,
+    radial: Callable[..., Tensor] | None = None,
     bias: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
@@ -79,20 +85,20 @@ def hop_term(relations: Relations, hop_bias: Tensor | None) -> Tensor | None:
     return F.embedding(column, table).permute(0, 3, 1, 2)
 
 
-def radial_term(relations: Relations, radial: Callable | None) -> Tensor | None:
+def radial_term(relations: Relations, radial: Callable[..., Tensor] | None) -> Tensor | None:
     """Φ3d ``[B, H, N, N]``: radial(r_ij) where both atoms are real and have coordinates, else 0."""
     if relations.coordinates is None or radial is None:
         return None
-    pairs = _pairs_with_distance(relations)
+    pairs = pairs_with_distance(relations, relations.coordinates)
     atoms = pairs.any(-1)  # an atom has a distance to itself, so this is "real, with coordinates"
     distance = pairwise_distances(relations.coordinates, atoms)
-    types = _types(relations) if getattr(radial, "pair_types", None) is not None else None
+    types = types_of_pairs(relations) if is_typed(radial) else None
     if torch.compiler.is_compiling():  # a graph has no room for a size that depends on the data
         flat = None if types is None else types.flatten(0, 2)
-        phi = _call_radial(radial, distance.flatten(), flat).unflatten(0, distance.shape)
+        phi = evaluate(radial, distance.flatten(), flat).unflatten(0, distance.shape)
         phi = torch.where(pairs[..., None], phi, 0.0)
     else:
-        values = _call_radial(radial, distance[pairs], None if types is None else types[pairs])
+        values = evaluate(radial, distance[pairs], None if types is None else types[pairs])
         phi = values.new_zeros(*distance.shape, values.shape[-1]).index_put((pairs,), values)
     return phi.permute(0, 3, 1, 2)
 
@@ -105,32 +111,3 @@ def valid_pairs(valid: Tensor) -> Tensor:
 def _real(x: Tensor, valid: Tensor | None) -> Tensor:
     """Zero the padding of ``x [B, H, N, D]``: NaN·0 is NaN, so it must go before any product."""
     return x if valid is None else torch.where(valid[:, None, :, None], x, 0.0)
-
-
-def _pairs_with_distance(relations: Relations) -> Tensor:
-    x = relations.coordinates
-    atoms = x.new_ones(x.shape[:2], dtype=torch.bool)
-    if relations.valid is not None:
-        atoms = atoms & relations.valid
-    if relations.has_3d is not None:
-        atoms = atoms & relations.has_3d[:, None]
-    return valid_pairs(atoms)
-
-
-def _types(relations: Relations) -> Tensor | None:
-    if relations.pair_types is not None:
-        return relations.pair_types
-    if relations.atom_types is None:
-        return None
-    query, key = relations.atom_types.unbind(-1)
-    return torch.stack(torch.broadcast_tensors(query[:, :, None], key[:, None, :]), -1)
-
-
-def _call_radial(radial: Callable, distances: Tensor, types: Tensor | None) -> Tensor:
-    values = radial(distances) if types is None else radial(distances, types)
-    if values.dim() != 2 or len(values) != len(distances):
-        raise ValueError(
-            f"radial returned shape {list(values.shape)} for {len(distances)} distances; "
-            "it must map [M] to [M, H]"
-        )
-    return values

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from collamo_kernels.coattention.triton import backend as _triton
+from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
 
 # A layer that reads Φ built once takes H·2 bytes a pair from memory; one that looks it up takes 9
@@ -24,8 +25,8 @@ def share_bias(
     layers: int,
     dtype: torch.dtype,
     hop_bias: Tensor | None = None,
-    radial: Callable | None = None,
-) -> dict[str, Tensor | Callable | None]:
+    radial: Callable[..., Tensor] | None = None,
+) -> dict[str, Tensor | Callable[..., Tensor] | None]:
     """Φ2d + Φ3d in the form that is fastest for layers that share it.
 
     Parameters
@@ -58,7 +59,8 @@ def share_bias(
     """
     if why_in_tile(relations, layers, dtype, hop_bias, radial) is not None:
         return {"hop_bias": hop_bias, "radial": radial}
-    return {"bias": _triton.pair_bias(relations, hop_bias, radial, dtype)}
+    gaussian = radial if isinstance(radial, GaussianRadial) else None
+    return {"bias": _triton.pair_bias(relations, hop_bias, gaussian, dtype)}
 
 
 def why_in_tile(
@@ -66,7 +68,7 @@ def why_in_tile(
     layers: int,
     dtype: torch.dtype,
     hop_bias: Tensor | None,
-    radial: Callable | None,
+    radial: Callable[..., Tensor] | None,
 ) -> str | None:
     """Return why every layer should look Φ up for itself, or None where it is to be built once."""
     if (hop_bias is None and radial is None) or relations.device is None:
@@ -78,19 +80,17 @@ def why_in_tile(
         return f"in {dtype} Φ is twice as large; it is built in float16 and bfloat16"
     if layers < LEAST_LAYERS:
         return f"{layers} layers < {LEAST_LAYERS} that it takes to repay the building"
-    if radial is not None and not _triton.tabulated(radial):
+    if radial is not None and not (isinstance(radial, GaussianRadial) and radial.is_standard()):
         return "radial is no GaussianRadial; its values at all pairs are a dense bias already"
     if hop_bias is not None and hop_bias.shape[1] > _triton.MAX_BUCKETS:
         return f"a hop table of {hop_bias.shape[1]} columns > {_triton.MAX_BUCKETS}"
-    heads = radial.num_heads if hop_bias is None else hop_bias.shape[0]
-    size = heads * dtype.itemsize * _pairs(relations)
+    size = _heads(hop_bias, radial) * dtype.itemsize * relations.count_pairs()
     if size > BUDGET:
         return f"Φ of all heads takes {size / 2**20:.0f} MiB > {BUDGET / 2**20:.0f} MiB"
     return None
 
 
-def _pairs(relations: Relations) -> int:
-    if relations.packed:
-        return relations.num_pairs
-    like = relations.hops if relations.coordinates is None else relations.coordinates
-    return like.shape[0] * like.shape[1] ** 2
+def _heads(hop_bias: Tensor | None, radial: GaussianRadial | None) -> int:
+    if radial is not None:
+        return radial.num_heads
+    return 0 if hop_bias is None else hop_bias.shape[0]

@@ -7,6 +7,8 @@ definition.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,17 +26,17 @@ def fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in inputs)
 
 
-def keep(ctx: object, inputs: tuple, output: object) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
     """Save the inputs."""
     ctx.save_for_backward(*inputs)
 
 
-def differentiate(ctx: object, grad: Tensor) -> tuple[Tensor, ...]:
+def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
     """Gradients of u, centre and width."""
     return torch.ops.collamo_kernels.gaussian_basis_backward(grad, *ctx.saved_tensors)
 
 
-def differentiate_again(ctx: object, *cotangents: Tensor) -> tuple[Tensor, ...]:
+def differentiate_again(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
     """Gradients of the backward's inputs, by the definition."""
 
     def gradients(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -91,12 +91,13 @@ def checked(
 ) -> NeighbourSumCall:
     """Return the call, or raise a ValueError that names the wrong argument."""
     rows = {"x": x, "table": table}
+    numbers: dict[str, Tensor | None]
     numbers = {"source": source, "kind": kind, "ptr": ptr, "receiver": receiver}
     check_tensors(**rows, **numbers, scale=scale)
-    for name, value in rows.items():
-        if value.dim() != 2 or not value.is_floating_point():
+    for name, row in rows.items():
+        if row.dim() != 2 or not row.is_floating_point():
             raise ValueError(
-                f"{name} is {value.dtype} {list(value.shape)}; it must be floating point [·, C], "
+                f"{name} is {row.dtype} {list(row.shape)}; it must be floating point [·, C], "
                 f"such as float32"
             )
     if x.shape[1] != table.shape[1]:

@@ -6,6 +6,8 @@ PyTorch what the backward computes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -70,13 +72,13 @@ def fake_backward(grad: Tensor, x: Tensor, table: Tensor, *others: object) -> tu
     return x.new_empty(x.shape), table.new_empty(table.shape)
 
 
-def keep(ctx: object, inputs: tuple, output: Tensor) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Save what the backward reads."""
     *tensors, ctx.relu = inputs
     ctx.save_for_backward(*tensors)
 
 
-def differentiate(ctx: object, grad: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of x, table and scale; of x also those of the node's own term."""
     x, table, source, kind, ptr, receiver, scale = ctx.saved_tensors
     run = torch.ops.collamo_kernels.neighbour_sum_backward
@@ -90,10 +92,14 @@ def differentiate(ctx: object, grad: Tensor) -> tuple[Tensor | None, ...]:
     return of_x, of_table, None, None, None, None, of_scale, None
 
 
-def differentiate_again(ctx: object, of_x: Tensor, of_table: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate_again(ctx: Any, of_x: Tensor, of_table: Tensor) -> tuple[Tensor | None, ...]:
     """Gradient of the backward's first argument, in which alone it is not constant."""
-    grad, *others = ctx.saved_tensors
-    _, pull_back = torch.func.vjp(lambda g: gradients(g, *others, ctx.relu), grad)
+    grad, x, table, source, kind, ptr = ctx.saved_tensors
+
+    def first(grad: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients(grad, x, table, source, kind, ptr, ctx.relu)
+
+    pull_back = torch.func.vjp(first, grad)[1]
     return *pull_back((of_x, of_table)), *(None,) * 6
 
 

@@ -98,7 +98,7 @@ def checked(
 ) -> PairBiasCall:
     """Return the call, or raise a ValueError that names the wrong argument."""
     check_tensors(q=q, k=k, v=v, bias=bias)
-    _check_relations(relations)
+    cu_seqlens = _checked_cu_seqlens(relations)
     check_qkv(q, k, v, packed=True)
     tokens, heads = q.shape[:2]
     if tokens != relations.num_atoms:
@@ -112,7 +112,7 @@ def checked(
     wide = torch.promote_types(q.dtype, torch.float32)
     if bias.dtype != wide:
         raise ValueError(f"bias is {bias.dtype}; with q in {q.dtype} it must be {wide}")
-    for name, x in (("bias", bias), ("relations.cu_seqlens", relations.cu_seqlens)):
+    for name, x in (("bias", bias), ("relations.cu_seqlens", cu_seqlens)):
         if x.device != q.device:
             raise ValueError(f"{name} is on {x.device} and q on {q.device}; move them together")
     check_dropout(dropout_p)
@@ -124,9 +124,10 @@ def checked(
     return PairBiasCall(q, k, v, bias, relations, scale, dropout_p, with_logits, in_place)
 
 
-def _check_relations(relations: Relations) -> None:
-    if not isinstance(relations, Relations) or not relations.packed:
+def _checked_cu_seqlens(relations: Relations) -> Tensor:
+    if not isinstance(relations, Relations) or relations.cu_seqlens is None:
         raise ValueError("relations must be packed: Relations(cu_seqlens=…)")
     for name in ("hops", "coordinates", "valid", "has_3d", "pair_types", "atom_types"):
         if getattr(relations, name) is not None:
             raise ValueError(f"relations has {name}; add its term to bias and leave it out")
+    return relations.cu_seqlens

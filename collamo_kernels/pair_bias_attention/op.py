@@ -10,10 +10,12 @@ second derivative, is that of the formula in plain PyTorch, at the memory of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention.op import dropout_factors
+from collamo_kernels.coattention.dropout import dropout_factors
 from collamo_kernels.extension import why_absent
 from collamo_kernels.pair_bias_attention.reference import formula
 from collamo_kernels.relations import Relations
@@ -32,7 +34,7 @@ def fake_backward(grad: Tensor, grad_logits: Tensor | None, *inputs: Tensor) -> 
     return tuple(x.new_empty(x.shape) for x in inputs[:LEARNED])
 
 
-def keep(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Save the inputs: the backward works logits and weights out again."""
     *tensors, ctx.scale, ctx.dropout_p, ctx.with_logits = inputs
     ctx.set_materialize_grads(False)  # None: nobody used that result
@@ -40,7 +42,7 @@ def keep(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def differentiate(
-    ctx: object, grad: Tensor | None, grad_logits: Tensor | None
+    ctx: Any, grad: Tensor | None, grad_logits: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Gradients of q, k, v and bias."""
     tensors = ctx.saved_tensors
@@ -50,19 +52,19 @@ def differentiate(
     return *run(grad, grad_logits, *tensors, ctx.scale, ctx.dropout_p), *(None,) * 5
 
 
-def keep_backward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save what the formula needs."""
     *tensors, ctx.scale, ctx.dropout_p = inputs
     ctx.save_for_backward(*tensors)
 
 
-def differentiate_again(ctx: object, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate_again(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the backward's inputs, by the formula."""
     run = torch.ops.collamo_kernels.pair_bias_attention_second
     grad, grad_logits, *tensors = ctx.saved_tensors
-    found = run(grad, grad_logits, *tensors, list(cotangents), ctx.scale, ctx.dropout_p)
-    of_logits = found.pop(1)
-    return found[0], None if grad_logits is None else of_logits, *found[1:], *(None,) * 4
+    numbers = ctx.scale, ctx.dropout_p
+    of_grad, of_logits, *others = run(grad, grad_logits, *tensors, list(cotangents), *numbers)
+    return of_grad, None if grad_logits is None else of_logits, *others, *(None,) * 4
 
 
 def second_derivative(
@@ -89,14 +91,14 @@ def second_derivative(
         n = weights.shape[-1]
         return weights if factors is None else weights * factors[molecule, :, :n, :n]
 
-    def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return formula(*inputs, relations, scale, drop)
+    def run(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return formula(q, k, v, bias, relations, scale, drop)
 
     def gradients(grad: Tensor, grad_logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return torch.func.vjp(run, *inputs)[1]((grad, grad_logits))
 
     grad_logits = torch.zeros_like(bias) if grad_logits is None else grad_logits
-    _, pull_back = torch.func.vjp(gradients, grad, grad_logits, q, k, v, bias)
+    pull_back = torch.func.vjp(gradients, grad, grad_logits, q, k, v, bias)[1]
     return [x.clone() for x in pull_back(tuple(cotangents))]
 
 

@@ -44,7 +44,7 @@ def formula(
 
     `drop` is what becomes of the weights ``[H, n, n]`` of a molecule, given its number.
     """
-    sizes = relations.cu_seqlens.diff().tolist()
+    sizes = relations.sizes().tolist()
     atoms = (x.split(sizes) for x in (q, k, v))
     biases = bias.split([n * n for n in sizes], dim=1)
     outputs, logits = [q[:0]], [bias[:, :0]]

@@ -56,7 +56,7 @@ def register(name: str) -> None:
     """Give the operator `name` and its ``…_backward`` shapes and gradients."""
     backward = f"{name}_backward"
 
-    def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -44,7 +44,7 @@ class PreparedRelations:
         x, molecule = self.coordinates.reshape(-1, 3)[atoms], molecule[atoms]
         if not len(x):
             return 0.0
-        index, box = molecule[:, None].expand_as(x), x.new_zeros(len(self._sizes()), 3)
+        index, box = molecule[:, None].expand_as(x), x.new_zeros(len(self.sizes()), 3)
         low = box.scatter_reduce(0, index, x, "amin", include_self=False)
         high = box.scatter_reduce(0, index, x, "amax", include_self=False)
         reach = (x - (0.5 * (low + high))[molecule]).norm(dim=1).max()
@@ -89,7 +89,7 @@ class PreparedRelations:
         """
         x = _needed("coordinates", self.coordinates).detach().reshape(-1, 3).float()
         operator = torch.ops.collamo_kernels.occurring_distances
-        return operator(x, self.atoms_with_coordinates(), self._sizes(), self.max_distance, PARTS)
+        return operator(x, self.atoms_with_coordinates(), self.sizes(), self.max_distance, PARTS)
 
     @property
     @once("coordinates", "valid", "has_3d", "cu_seqlens")
@@ -109,7 +109,7 @@ class PreparedRelations:
     @once("cu_seqlens")
     def pair_start(self) -> Tensor:
         """int64 ``[B + 1]``: the running total of pairs; packed layout only."""
-        return F.pad(self._sizes().square().cumsum(0), (1, 0))
+        return F.pad(self.sizes().square().cumsum(0), (1, 0))
 
     @property
     @once("cu_seqlens")
@@ -123,7 +123,7 @@ class PreparedRelations:
 
     def atoms_of_pairs(self) -> tuple[Tensor, Tensor]:
         """Return the query atom and the key atom of each pair, int64 ``[P]`` or ``[B·N·N]``."""
-        sizes = self._sizes()
+        sizes = self.sizes()
         if self.num_pairs is not None:
             return layouts.atoms_of_packed_pairs(sizes, self.num_pairs)
         return layouts.atoms_of_padded_pairs(len(sizes), self._padded_atoms(), sizes.device)
@@ -136,12 +136,18 @@ class PreparedRelations:
             atoms = self.valid.flatten()
         return atoms if self.has_3d is None else atoms & self.has_3d[molecule]
 
-    def _sizes(self) -> Tensor:
-        """Atoms of each molecule, padding included, int64 ``[B]``."""
+    def sizes(self) -> Tensor:
+        """Return the atoms of each molecule, padding included, int64 ``[B]``."""
         if self.cu_seqlens is not None:
             return self.cu_seqlens.diff().long()
         like = self._pairs_or_atoms()
         return torch.full(like.shape[:1], self._padded_atoms(), device=like.device)
+
+    def count_pairs(self) -> int:
+        """Return the number of pairs, padding included."""
+        if self.num_pairs is not None:
+            return self.num_pairs
+        return self._pairs_or_atoms().shape[0] * self._padded_atoms() ** 2
 
     def _padded_atoms(self) -> int:
         return self._pairs_or_atoms().shape[1]
@@ -150,7 +156,7 @@ class PreparedRelations:
         return _needed("hops", self.hops) if self.coordinates is None else self.coordinates
 
     def _molecule_of_atom(self) -> Tensor:
-        sizes = self._sizes()
+        sizes = self.sizes()
         index = torch.arange(len(sizes), device=sizes.device)
         if self.num_atoms is not None:  # telling how many there will be saves asking the device
             return index.repeat_interleave(sizes, output_size=self.num_atoms)

@@ -10,9 +10,8 @@ from collamo_kernels.extension import why_absent
 
 def fake(edge_index: Tensor, ptr: Tensor, packed: bool, size: int | None) -> Tensor:
     """Return an empty result; `size` makes its shape known without looking at the data."""
-    if size is None:
-        size = torch.library.get_ctx().new_dynamic_size()
-    shape = (size,) if packed else (ptr.shape[0] - 1, size, size)
+    n = torch.library.get_ctx().new_dynamic_size() if size is None else size
+    shape = (n,) if packed else (ptr.shape[0] - 1, n, n)
     return edge_index.new_empty(shape, dtype=torch.uint8)
 
 

@@ -11,6 +11,9 @@ from torch.library import opcheck
 
 import collamo_kernels as ck
 from collamo_kernels.coattention import _cpu, op
+from collamo_kernels.coattention.arguments import PLACES, Arguments
+from collamo_kernels.coattention.definition import definition
+from collamo_kernels.coattention.dropout import dropout_factors
 from collamo_kernels.extension import why_absent
 from collamo_kernels.testing import (
     CASES,
@@ -48,11 +51,9 @@ def arguments_of(inputs, monkeypatch, layout="packed", **options):
     """Everything that the public function hands to the operator, in the schema's order."""
     caught = {}
 
-    def attend_and_tell(q, k, v, **arguments):
-        arguments = op.UNUSED | {"q": q, "k": k, "v": v} | arguments
-        caught["all"] = tuple(arguments.get(name) for name in op.TENSORS)
-        caught["all"] += tuple(arguments[name] for name in op.NUMBERS)
-        return torch.zeros_like(q)
+    def attend_and_tell(arguments):
+        caught["all"] = arguments
+        return torch.zeros_like(arguments.q)
 
     with monkeypatch.context() as patch:
         patch.setattr(_cpu.op, "attend", attend_and_tell)
@@ -62,9 +63,8 @@ def arguments_of(inputs, monkeypatch, layout="packed", **options):
 
 def leaves(arguments):
     """The arguments as leaves of a graph of their own, the learned ones asking for gradients."""
-    learned = {op.TENSORS.index(name) for name in op.LEARNED}
     return tuple(
-        x.detach().requires_grad_(at in learned) if isinstance(x, torch.Tensor) else x
+        x.detach().requires_grad_(at in PLACES) if isinstance(x, torch.Tensor) else x
         for at, x in enumerate(arguments)
     )
 
@@ -86,7 +86,7 @@ class TestRegistration:
         # The second derivative of coordinates and affine is refused, so nobody asks for the first.
         wanted = 0b001111
         arguments = (inputs.cotangent, *results, *arguments, wanted)
-        learned = {3 + op.TENSORS.index(name) for name in op.LEARNED[:7]} | {0}
+        learned = {3 + at for at in PLACES[:7]} | {0}
         arguments = tuple(
             x.detach().requires_grad_(at in learned) if isinstance(x, torch.Tensor) else x
             for at, x in enumerate(arguments)
@@ -323,14 +323,14 @@ class TestDropout:
     @pytest.mark.parametrize("layout", ["padded", "packed"])
     def test_drops_what_the_definition_drops(self, layout):
         torch.manual_seed(3)
-        factors = op.dropout_factors(torch.randint(2**63 - 1, (1,)), (2, 3, 24, 24), self.P)
+        factors = dropout_factors(torch.randint(2**63 - 1, (1,)), (2, 3, 24, 24), self.P)
         expected = factors.double() / 24
         assert_accurate(self.weights(3, layout), expected.float(), expected)
 
     def test_neighbours_are_independent(self):
         """Pairs of weights next to each other along every axis are kept together p² of the time."""
         seed = torch.tensor([12345])
-        kept = (op.dropout_factors(seed, (20, 20, 20, 20), self.P) > 0).double()
+        kept = (dropout_factors(seed, (20, 20, 20, 20), self.P) > 0).double()
         for axis in range(4):
             both = (kept.narrow(axis, 0, 19) * kept.narrow(axis, 1, 19)).mean()
             deviation = math.sqrt(0.49 * 0.51 / kept.numel())
@@ -347,11 +347,18 @@ class TestDropout:
 
         def defined(x):
             torch.manual_seed(5)
-            arguments = dict.fromkeys(op.TENSORS) | op.UNUSED
-            arguments |= {"q": x.q, "k": x.k, "v": x.v, "hop_bias": x.hop_bias, "bias": x.bias}
-            arguments |= {"hops": x.relations.hops, "cu_seqlens": x.relations.cu_seqlens}
-            arguments |= {"scale": 1 / math.sqrt(4), "dropout_p": self.P}
-            return op.definition(**arguments | {"seed": torch.randint(2**63 - 1, (1,))})
+            return definition(
+                Arguments(
+                    *(x.q, x.k, x.v),
+                    hop_bias=x.hop_bias,
+                    bias=x.bias,
+                    hops=x.relations.hops,
+                    cu_seqlens=x.relations.cu_seqlens,
+                    seed=torch.randint(2**63 - 1, (1,)),
+                    scale=1 / math.sqrt(4),
+                    dropout_p=self.P,
+                )
+            )
 
         runs = (ours, inputs), (defined, inputs), (defined, inputs.double())
         assert_all_accurate(*(with_gradients(*run) for run in runs))
@@ -477,6 +484,6 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_the_operator_guards_its_memory(message):
     """Callers through torch.ops get an error where the kernels would leave a tensor."""
-    arguments = dict.fromkeys("qkv", torch.zeros(1, 2, 3, 4)) | {"scale": 1.0, "dropout_p": 0.0}
+    arguments = dict.fromkeys("qkv", torch.zeros(1, 2, 3, 4)) | BAD[message]
     with pytest.raises(ValueError, match=message):
-        op.attend(**arguments | BAD[message])
+        op.attend(Arguments(**arguments))

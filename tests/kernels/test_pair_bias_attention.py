@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import collamo_kernels as ck
-from collamo_kernels.coattention.op import dropout_factors
+from collamo_kernels.coattention.dropout import dropout_factors
 from collamo_kernels.pair_bias_attention import reference
 from collamo_kernels.testing import assert_accurate, device_of
 

@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
-from collamo_kernels.coattention.op import OF_PHI3D, definition
+from collamo_kernels.coattention.arguments import Arguments
+from collamo_kernels.coattention.definition import definition
 from collamo_kernels.coattention.reference import hop_term
 from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.radial import FIXED_KNOTS
@@ -250,16 +251,16 @@ DROPPED = (
 def dropped_by_definition(inputs, seed):
     """The formula with the stream of `dropout_factors`, in the inputs' own dtype."""
     return definition(
-        *(inputs.q, inputs.k, inputs.v),
-        hop_bias=inputs.hop_bias,
-        bias=inputs.bias,
-        hops=inputs.relations.hops,
-        cu_seqlens=inputs.relations.cu_seqlens,
-        scale=inputs.q.shape[-1] ** -0.5,
-        dropout_p=0.3,
-        seed=seed,
-        valid=None,
-        **dict.fromkeys(OF_PHI3D),
+        Arguments(
+            *(inputs.q, inputs.k, inputs.v),
+            hop_bias=inputs.hop_bias,
+            bias=inputs.bias,
+            hops=inputs.relations.hops,
+            cu_seqlens=inputs.relations.cu_seqlens,
+            scale=inputs.q.shape[-1] ** -0.5,
+            dropout_p=0.3,
+            seed=seed,
+        )
     )
 
 

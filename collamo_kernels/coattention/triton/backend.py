@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention._cpu import typed
 from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.radial_function import types_of
 from collamo_kernels.radial import GaussianRadial
-from collamo_kernels.relations import PackedLayout, Relations
+from collamo_kernels.relations import Relations
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
@@ -137,28 +137,29 @@ def _radial_arguments(
 
     if radial.num_heads != heads:
         raise ValueError(f"radial has {radial.num_heads} heads, but q has {heads}")
-    types = typed(relations, radial)
+    types = types_of(relations, radial)
     affine, learned = None, relations.coordinates.requires_grad
-    if types:
+    if types.rows:
         affine = torch.stack([radial.gamma, radial.beta], 1).float()
         learned = learned or affine.requires_grad
     u = relations.distances
-    if learned or types:
+    if learned or types.rows:
         packed = relations.packed
         u = torch.ops.collamo_kernels.radial_argument(
             *(relations.coordinates.float(), affine, u),
-            *(types.get(name) for name in ("pair_types", "atom_types")),
+            *types,
             relations.cu_seqlens,
             relations.pair_start if packed else None,
             relations.tiles if packed else None,
             relations.max_seqlen if packed else relations.coordinates.shape[1],
         )
     derivative = learned and torch.is_grad_enabled()
-    terms = 2 if "atom_types" in types else 1  # rows of γ and β that are added
-    table = tabulate(radial, relations.farthest, affine, terms, dtype, derivative)
+    table = tabulate(radial, relations.farthest, affine, max(1, types.rows), dtype, derivative)
     order = None
     if table.rows.requires_grad:
-        order = u.new_empty(0, dtype=torch.int64) if types else relations.pairs_by_distance.order
+        order = (
+            u.new_empty(0, dtype=torch.int64) if types.rows else relations.pairs_by_distance.order
+        )
     names = "rows", "first_knot", "geometry", "lengths", "fits", "layers"
     return {
         "u": u,
@@ -177,5 +178,5 @@ def _phi(relations: Relations, radial: Callable) -> Tensor:
     dense = radial_term(relations.padded(), radial)  # [B, H, N, N]
     if not relations.packed:
         return dense
-    layout = PackedLayout(relations.cu_seqlens, relations.max_seqlen)
+    layout = relations.packed_layout()
     return layout.pack_pairs(dense.permute(0, 2, 3, 1)).t()

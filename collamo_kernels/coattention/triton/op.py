@@ -18,7 +18,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from collamo_kernels.coattention import definition as attention
 from collamo_kernels.coattention import op
+from collamo_kernels.coattention.arguments import Arguments
+from collamo_kernels.coattention.second_derivative import differentiate_twice
 from collamo_kernels.radial import RadialTable
 from collamo_kernels.radial import op as radial_op
 from collamo_kernels.triton_library import define, keep_nothing, tensors
@@ -283,7 +286,12 @@ def differentiate_again(ctx: object, *cotangents: Tensor | None) -> tuple[Tensor
     if given["u"] is not None:
         raise NotImplementedError(op.NO_SECOND_DERIVATIVE)
     arguments = dict(zip((*TENSORS, *NUMBERS), (*saved, *ctx.numbers), strict=True))
-    found = op.differentiate_twice(definition, arguments, LEARNED, grad, given)
+
+    def formula(learned: dict[str, Tensor]) -> Tensor:
+        return definition(**arguments | learned)
+
+    learned = {name: arguments[name] for name in LEARNED if arguments[name] is not None}
+    found = differentiate_twice(formula, learned, grad, given)
     gradients = (found.get(name) for name in TENSORS)
     return found["grad"], None, *[None] * len(RESULTS), *gradients, *[None] * len(NUMBERS)
 
@@ -308,9 +316,7 @@ def definition(
             dense = dense.unflatten(1, (-1, longest, longest)).transpose(0, 1)
         bias = dense if bias is None else bias.float() + dense
     names = ("hop_bias", "hops", "valid", "cu_seqlens", "scale", "dropout_p", "seed")
-    return op.definition(
-        q, k, v, bias=bias, **{x: arguments[x] for x in names}, **dict.fromkeys(op.OF_PHI3D)
-    )
+    return attention.definition(Arguments(q, k, v, bias=bias, **{x: arguments[x] for x in names}))
 
 
 # --- Φ built once -------------------------------------------------------------------------------
