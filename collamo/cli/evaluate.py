@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.console import progress, quiet_transformers
+from collamo.cli.console import quiet_transformers
 from collamo.cli.entities import (
     EntitiesAnswersOption,
     EntitiesLimitOption,
@@ -26,6 +26,7 @@ from collamo.cli.options import (
     check_split,
 )
 from collamo.errors import UsageError
+from collamo.progress import progress_bar
 
 
 @command()
@@ -83,7 +84,7 @@ def evaluate(
 
     assistant = load(folder)
     total = count_questions(prepared, split, limit, reliance)
-    with progress("answers", total) as advance, extractor as opened:
+    with progress_bar("answers", total) as advance, extractor as opened:
         report = evaluate_split(
             assistant.model,
             assistant.processor,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.console import progress, quiet_transformers
+from collamo.cli.console import quiet_transformers
 from collamo.cli.options import (
     BatchOption,
     CheckpointOption,
@@ -17,6 +17,7 @@ from collamo.cli.options import (
     TokensOption,
     WorkersOption,
 )
+from collamo.progress import progress_bar
 
 
 @command()
@@ -44,14 +45,14 @@ def generate(
         files.check_format(out)
     rows = files.read_questions(questions, smiles_column, question_column)
     folder = find_checkpoint(checkpoint)
-    with progress("molecules", len(rows)) as advance:
+    with progress_bar("molecules", len(rows)) as advance:
         features = files.read_molecules(rows, time_limit, advance, workers)
     if any(row.reason is None for row in rows):
         quiet_transformers()
         from collamo.inference.assistant import load
 
         assistant = load(folder)
-        with progress("answers", len(rows)) as advance:
+        with progress_bar("answers", len(rows)) as advance:
             files.answer_rows(
                 rows,
                 features,

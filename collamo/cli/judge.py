@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.console import count_line, progress
+from collamo.cli.console import count_line
 from collamo.errors import UsageError
+from collamo.progress import progress_bar
 
 
 @command()
@@ -72,7 +73,7 @@ def judge(
         prices=_prices(price_in, price_out),
         key=os.environ.get("COLLAMO_JUDGE_KEY"),
     )
-    with progress("rows", None) as advance:
+    with progress_bar("rows", None) as advance:
         report = judge_predictions(
             predictions, options, out, other=other, answers=answers, progress=advance
         )

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.console import progress
 from collamo.cli.options import TimeOption, WorkersOption, comma_separated
 from collamo.errors import UsageError
+from collamo.progress import progress_bar
 
 
 @command()
@@ -111,7 +111,7 @@ def _encode(
     from collamo.model.precompute import store_encoder_outputs
 
     passes = (unimol is not None) + (gin is not None)
-    with progress("encoding", passes * molecules) as advance:
+    with progress_bar("encoding", passes * molecules) as advance:
         stored = store_encoder_outputs(
             out, unimol=unimol, gin=gin, layers=layers, dtype=dtype, progress=advance
         )

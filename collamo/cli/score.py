@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.console import count_line, progress
+from collamo.cli.console import count_line
 from collamo.cli.entities import (
     EntitiesAnswersOption,
     EntitiesLimitOption,
@@ -19,6 +19,7 @@ from collamo.cli.entities import (
 )
 from collamo.cli.options import WordnetOption, comma_separated
 from collamo.errors import UsageError
+from collamo.progress import progress_bar
 
 
 @command()
@@ -60,7 +61,7 @@ def score(
         train_mean=dict(_train_mean(part) for part in comma_separated(train_mean)),
     )
     extractor = open_entities(entities, entities_answers, entities_per_minute, out)
-    with progress("rows", None) as advance, extractor as opened:
+    with progress_bar("rows", None) as advance, extractor as opened:
         options = dataclasses.replace(options, entities=opened)
         report = score_predictions(file, options, out, progress=advance)
     for name, value in report["scores"].items():

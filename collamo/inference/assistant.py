@@ -252,7 +252,7 @@ class Assistant:
             read = read_molecules(list(molecules))
         extractor = self.processor.feature_extractor
         seconds = extractor.conformer_seconds
-        return molecule_features(read, seed=extractor.conformer_seed, seconds=seconds)
+        return list(molecule_features(read, seed=extractor.conformer_seed, seconds=seconds))
 
 
 def _checked_questions(question: str | Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rdkit import Chem
 
@@ -68,18 +68,19 @@ def molecule_features(
     seed: int = 0,
     seconds: float = 30.0,
     workers: int | None = None,
-) -> list[MoleculeFeatures]:
-    """Return what the encoders read of each molecule, conformers embedded as they are needed.
+) -> Iterator[MoleculeFeatures]:
+    """Yield what the encoders read of each molecule, in order; conformers are embedded as needed.
 
     A conformer that is not found within `seconds` is absent; `notes` says so. Arguments as for
-    `collamo.chem.conformer.embed_conformers`.
+    `collamo.chem.conformer_workers.embed_conformers`.
     """
     unembedded = [molecule for molecule in molecules if isinstance(molecule, Molecule)]
     conformers = embed_conformers(unembedded, seed, seconds, workers)
-    return [
-        featurize(molecule, next(conformers)) if isinstance(molecule, Molecule) else molecule
-        for molecule in molecules
-    ]
+    for molecule in molecules:
+        if isinstance(molecule, Molecule):
+            yield featurize(molecule, next(conformers))
+        else:
+            yield molecule
 
 
 def notes(features: MoleculeFeatures) -> list[str]:

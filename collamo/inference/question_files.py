@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 from collamo.data.readers import csv_rows
 from collamo.errors import MoleculeError, UsageError, suggest
 from collamo.files import write_text
+from collamo.inference.molecules import molecule_features, notes, read_molecule
 
 if TYPE_CHECKING:  # at run time it would import torch before the molecules are read
     from collamo.chem.features import MoleculeFeatures
@@ -165,10 +166,6 @@ def read_molecules(
     A conformer that is not found within `seconds` is absent, and noted in the row. `progress` is
     called with the number of rows whose molecule is done; `workers` None takes one per processor.
     """
-    from collamo.chem.conformer_workers import embed_conformers
-    from collamo.chem.features import featurize
-    from collamo.chem.molecule import parse_molecule
-
     usable = defaultdict(list)
     for row in rows:
         if row.reason is None:
@@ -176,19 +173,19 @@ def read_molecules(
     molecules = {}
     for smiles, same in usable.items():
         try:
-            molecules[smiles] = parse_molecule(smiles)
+            molecules[smiles] = read_molecule(smiles)
         except MoleculeError as error:
             for row in same:
                 row.reason = f"row {row.number}: {error}"
     advance = progress or (lambda count: None)
     advance(len(rows) - sum(len(usable[smiles]) for smiles in molecules))
-    features: dict[str, MoleculeFeatures] = {}
-    conformers = embed_conformers(list(molecules.values()), seconds=seconds, workers=workers)
-    for (smiles, molecule), conformer in zip(molecules.items(), conformers, strict=True):
-        features[smiles] = featurize(molecule, conformer)
-        if conformer.coordinates is None:
+    features = {}
+    read = molecule_features(list(molecules.values()), seconds=seconds, workers=workers)
+    for smiles, molecule in zip(molecules, read, strict=True):
+        features[smiles] = molecule
+        if molecule.conformer.coordinates is None:
             for row in usable[smiles]:
-                row.notes.append(f"answered without 3D: {conformer.reason}")
+                row.notes += notes(molecule)
         advance(len(usable[smiles]))
     return features
 

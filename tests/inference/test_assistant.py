@@ -60,7 +60,7 @@ def test_an_rdkit_mol_brings_its_geometry():
     assert features.conformer.method == "given"
     heavy = mol.GetConformer().GetPositions()[:3]
     assert features.conformer.coordinates == pytest.approx(heavy, abs=1e-5)
-    assert molecule_features([features]) == [features]
+    assert list(molecule_features([features])) == [features]
 
 
 def test_a_caption_is_the_answer_to_a_question_of_training(assistant):
