@@ -22,13 +22,8 @@ products without a telling ending.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
-from importlib import resources
-from typing import NamedTuple
+from functools import cache
 
 from rdkit import Chem
 
@@ -36,59 +31,22 @@ from collamo.chem.molecule import Molecule, parse_molecule
 from collamo.chem.motifs import count_motifs
 from collamo.errors import MoleculeError
 from collamo.evaluation.entities.extractor import Caption, fold
-
-LEXICON = "offline.tsv"
-_WORD = re.compile(r"[^\W_]+")
-# What may stand between the words of one phrase: "amino-acid", "1,4-benzoquinone", "(x) inhibitor".
-_JOINT = re.compile(r"[ \-()\[\]]+|,(?=\d)")
-_MULTIPLIER = re.compile("mono|di|tri|tetra|penta|hexa|hepta|octa|nona|deca|bis|tris|per")
-
-_BEFORE_ROLES = 3  # words
-
-_NO = {"no", "not", "without", "lack", "lacking", "neither", "nor", "devoid"}
-_NO_OF = {"free", "absence", "instead"}  # with "of" after it
-_CLAUSE_END = re.compile(r"[.;:](\s|$)")
-_CLAUSE_WORDS = {"but", "rather", "however", "though", "although"}
-_NO_REACH = 5  # words
-
-# Endings of chemical names; the lexicon has the English words of five letters and more with one.
-_ENDING = re.compile(
-    "(?:ane|ene|yne|ol|one|ose|ine|in|ide|ate|oside|oyl|yl|azole|onium|idinium|olium)$"
-)
-_SHORTEST_NAME = 5  # letters
-# Before a name, what only says how it is turned in space: "(2S)-", "beta-D-", "cis-".
-_TURNED = re.compile(
-    r"(?:[(\[]*(?:\d*[rsez](?:,\d*[rsez])*|(?:alpha-|beta-)?[dl]|dl|rac|cis|trans|\+|-|\+/-)"
-    r"[)\]]*-)+(?=[\w(\[])"
-)
-_CHARGE = re.compile(r"\(\d*[+-]?$")  # of "citrate(3-)", its end being cut off
-
-
-class Entry(NamedTuple):
-    """A line of the lexicon; `smarts` "motif" stands for the pattern of `collamo.chem.motifs`."""
-
-    kind: str
-    entity: str
-    smarts: str
-
-    @property
-    def entities(self) -> tuple[str, ...]:
-        """Return what a mention of it names: "gold standard" names nothing."""
-        return () if self.kind == "nothing" else (self.entity,)
+from collamo.evaluation.entities.lexicon import load_lexicon
+from collamo.evaluation.entities.words import Words
 
 
 class OfflineExtractor:
-    """Finds entities by the rules of this module, and knows which of them a molecule has.
+    """Finds entities by the rules above, and knows which of them a molecule has.
 
     Examples
     --------
-    >>> found = OfflineExtractor().entities("A ketone with two hydroxy groups, but no ester.")
-    >>> sorted(found)
+    >>> entities = OfflineExtractor().entities("A ketone with two hydroxy groups, but no ester.")
+    >>> sorted(entities)
     ['hydroxyl group', 'ketone']
     """
 
     def __init__(self):
-        self._lexicon = _lexicon()
+        self._lexicon = load_lexicon()
         self.about = {"entities": "offline", "entities_sha256": self._lexicon.sha256}
 
     def __enter__(self) -> OfflineExtractor:
@@ -103,7 +61,7 @@ class OfflineExtractor:
 
     def entities(self, text: str) -> frozenset[str]:
         """Return the entities that a text names and does not deny."""
-        words = _Words(fold(text))
+        words = Words(fold(text))
         mentions = list(self._mentions(words))
         return frozenset(
             entity
@@ -131,7 +89,7 @@ class OfflineExtractor:
             return count_motifs(molecule)[entity] > 0
         return molecule.mol.HasSubstructMatch(_pattern(entry.smarts))
 
-    def _mentions(self, words: _Words) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    def _mentions(self, words: Words) -> Iterator[tuple[int, int, tuple[str, ...]]]:
         """Yield (first word, word after the last, entities) of every mention, in order."""
         roles = dict(self._lexicon.roles(words))
         start = 0
@@ -140,16 +98,16 @@ class OfflineExtractor:
                 end = roles[start]
                 # A role the lexicon knows has its name there.
                 known = self._lexicon.phrase(words, start)
-                found = (
+                entities = (
                     known[1] if known and known[0] == end else (" ".join(words.folded[start:end]),)
                 )
             else:
-                end, found = self._longest(words, start)
-            if found:
-                yield start, end, found
+                end, entities = self._longest(words, start)
+            if entities:
+                yield start, end, entities
             start = end
 
-    def _longest(self, words: _Words, start: int) -> tuple[int, tuple[str, ...]]:
+    def _longest(self, words: Words, start: int) -> tuple[int, tuple[str, ...]]:
         phrase = self._lexicon.phrase(words, start)
         end = self._lexicon.name_end(words, start)
         if end and (phrase is None or end > phrase[0]):
@@ -159,188 +117,6 @@ class OfflineExtractor:
         return start + 1, self._lexicon.parts(words.folded[start]) or ()
 
 
-class _Words:
-    """The words of a folded text, with what stands between them."""
-
-    def __init__(self, text: str):
-        self.text = text
-        self.spans = [match.span() for match in _WORD.finditer(text)]
-        self.folded = [singular(text[start:end]) for start, end in self.spans]
-        gaps = [
-            text[end:start]
-            for (_, end), (start, _) in zip(self.spans, self.spans[1:], strict=False)
-        ]
-        self._gaps = [*gaps, text[self.spans[-1][1] :] if self.spans else ""]
-        follows = [
-            bool(_JOINT.fullmatch(gap)) or (gap == "," and word[0].isdigit())
-            for gap, word in zip(gaps, self.folded[1:], strict=True)
-        ]
-        self.joined = [*follows, False]
-
-    def __len__(self) -> int:
-        return len(self.folded)
-
-    def chunk_end(self, start: int) -> int | None:
-        """Return where the run of words without a blank ends that begins at `start`, else None."""
-        if start and not re.search(r"\s", self._gaps[start - 1]):
-            return None
-        end = start + 1
-        while end < len(self) and not re.search(r"[\s/;:]", self._gaps[end - 1]):
-            end += 1
-        return end
-
-    def name(self, start: int, end: int) -> str:
-        """Return a chemical name as an entity: as written, but singular and not turned."""
-        first = self.spans[start][0]
-        while first and self.text[first - 1] in "([":
-            first -= 1
-        last = self.spans[end - 1][0]
-        name = self.text[first:last] + self.folded[end - 1]
-        turned = _TURNED.match(name)
-        name = _CHARGE.sub("", name[turned.end() :] if turned else name)
-        return name if name.count("(") == name.count(")") else name.strip("()")
-
-    def in_number(self, index: int) -> bool:
-        """Return whether a word is part of a number with points: the 7 of "EC 3.1.1.7"."""
-        return self.folded[index].isdigit() and index > 0 and self._gaps[index - 1] == "."
-
-    def denied(self, start: int, end: int) -> bool:
-        """Return whether the caption says that what stands there is not there."""
-        for before in range(start - 1, max(-1, start - 1 - _NO_REACH), -1):
-            if _CLAUSE_END.match(self._gaps[before].lstrip(")]")):
-                break
-            word = self.folded[before]
-            if word in _CLAUSE_WORDS:
-                break
-            if word in _NO or (word in _NO_OF and self.folded[before + 1] == "of"):
-                return True
-        return self.folded[end : end + 2] in (["is", "absent"], ["are", "absent"])
-
-
-class _Lexicon:
-    """The lexicon by phrases and by parts of words, and the rule for chemical names."""
-
-    def __init__(self):
-        content = (resources.files("collamo.evaluation.entities") / LEXICON).read_bytes()
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self.entries: dict[str, Entry] = {}
-        self._phrases: dict[tuple[str, ...], Entry] = {}
-        self._longest: dict[str, int] = {}  # words of the longest phrase that begins with a word
-        lines = (line for line in content.decode("utf-8").splitlines() if line[0] != "#")
-        words: dict[str, frozenset[str]] = {}
-        for record in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if record["kind"] == "words":
-                words[record["entity"]] = frozenset(record["also"].split("|"))
-                continue
-            entry = Entry(record["kind"], record["entity"], record["smarts"])
-            self.entries[entry.entity] = entry
-            for name in (entry.entity, *filter(None, record["also"].split("|"))):
-                phrase = tuple(_Words(fold(name)).folded)
-                self._phrases[phrase] = entry
-                self._longest[phrase[0]] = max(self._longest.get(phrase[0], 0), len(phrase))
-        self._english = words["english"]
-        self._heads, self._alone = words["head"], words["head alone"]
-        self._untelling = words["untelling"] | _NO
-        self._prefixes = sorted(
-            (
-                words[0]
-                for words, entry in self._phrases.items()
-                if len(words) == 1 and entry.kind in ("group", "element")
-            ),
-            key=len,
-            reverse=True,
-        )
-        # The words of captions come back thousands of times.
-        self.parts = lru_cache(maxsize=65536)(self._parts)
-
-    def phrase(self, words: _Words, start: int) -> tuple[int, tuple[str, ...]] | None:
-        """Return (word after the last, entities) of the longest phrase at `start`."""
-        found, end = None, start
-        longest = start + self._longest.get(words.folded[start], 0)
-        while end < min(longest, len(words)):
-            end += 1
-            entry = self._phrases.get(tuple(words.folded[start:end]))
-            if entry:
-                found = end, entry.entities
-            if not words.joined[end - 1]:
-                break
-        return found
-
-    def roles(self, words: _Words) -> Iterator[tuple[int, int]]:
-        """Yield (first word, word after the last) of every role with a head word."""
-        for head, word in enumerate(words.folded):
-            if word in self._heads:
-                start = head
-                while head - start < _BEFORE_ROLES and self._tells(words, start - 1):
-                    start -= 1
-                if start < head or word in self._alone:
-                    yield start, head + 1
-
-    def _tells(self, words: _Words, index: int) -> bool:
-        """Return whether a word belongs to the role that the next one begins."""
-        return (
-            index >= 0
-            and words.joined[index]
-            and words.folded[index] not in self._untelling
-            and not words.in_number(index)
-        )
-
-    def name_end(self, words: _Words, start: int) -> int | None:
-        """Return the end of the chemical name at `start` that the lexicon does not explain."""
-        end = words.chunk_end(start)
-        if end is None:
-            return None
-        acid = (
-            words.joined[end - 1]
-            and words.folded[end - 1].endswith("ic")
-            and words.folded[end] == "acid"
-        )
-        chemical = acid or any(self._unknown_name(word) for word in words.folded[start:end])
-        return end + acid if chemical else None
-
-    def _unknown_name(self, word: str) -> bool:
-        return (
-            len(word) >= _SHORTEST_NAME
-            and bool(_ENDING.search(word))
-            and word not in self._english
-            and self.parts(word) is None
-        )
-
-    def _parts(self, word: str) -> tuple[str, ...] | None:
-        """Return the entities of a word that is made of known parts, None where it is not."""
-        entry = self._phrases.get((word,))
-        if entry:
-            return entry.entities
-        multiplier = _MULTIPLIER.match(word)
-        rest = word[multiplier.end() :] if multiplier else ""
-        if rest in self._prefixes:  # "dimethyl"
-            return self._phrases[rest,].entities
-        return (rest and self._with_prefix(rest)) or self._with_prefix(word)
-
-    def _with_prefix(self, word: str) -> tuple[str, ...] | None:
-        for prefix in self._prefixes:
-            if word.startswith(prefix) and len(word) > len(prefix):
-                rest = self.parts(word[len(prefix) :])
-                if rest:
-                    return (*self._phrases[prefix,].entities, *rest)
-        return None
-
-
-# Read when first needed.
-_lexicon = lru_cache(maxsize=1)(_Lexicon)
-
-
 @cache
 def _pattern(smarts: str) -> Chem.Mol:
     return Chem.MolFromSmarts(smarts)
-
-
-def singular(word: str) -> str:
-    """Return an English word without the ending of a plural.
-
-    >>> [singular(word) for word in ("ketones", "bases", "moieties", "ester", "analysis", "glass")]
-    ['ketone', 'base', 'moiety', 'ester', 'analysis', 'glass']
-    """
-    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    return word[:-3] + "y" if word.endswith("ies") and word != "species" else word[:-1]

@@ -8,8 +8,8 @@ from rdkit import Chem
 
 from collamo.chem.motifs import MOTIFS
 from collamo.errors import UsageError
-from collamo.evaluation.entities import offline as entities_offline
 from collamo.evaluation.entities.extractor import fold
+from collamo.evaluation.entities.lexicon import load_lexicon
 from collamo.evaluation.entities.loading import load_extractor
 from collamo.evaluation.entities.offline import OfflineExtractor
 
@@ -104,7 +104,7 @@ def test_what_a_molecule_has(molecule, has, lacks):
 
 
 def test_the_lexicon_itself():
-    entries = entities_offline._lexicon().entries.values()
+    entries = load_lexicon().entries.values()
     assert len(entries) > 400
     motifs = {entry.entity for entry in entries if entry.smarts == "motif"}
     assert motifs == set(MOTIFS)  # what we ask about and compose captions of, we read
