@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collamo.errors import UsageError
@@ -45,7 +47,7 @@ class Comparison:
     differences: list[Difference]
 
 
-# What two evaluations must have in common, for their scores to mean the same.
+# Entries of the manifest that must be equal, or the scores do not mean the same.
 SAME = (
     *("judge_model", "prompt_sha256", "parameters"),
     *("split", "data_sha256"),
@@ -84,18 +86,18 @@ def compare(a: Path, b: Path, *, seed: int = 0, resamples: int = RESAMPLES) -> C
     pairs = zip(*(t["prediction"].to_pylist() for t in (rows_a, rows_b)), strict=True)
     numbers = rows_a["row"].to_pylist()
     changed = [number for number, (one, other) in zip(numbers, pairs, strict=True) if one != other]
-    found = []
+    all_differences = []
     for part in _parts(about_a, rows_a):
         sets = [part.sums(rows) for rows in (rows_a, rows_b)]
         one, other = resampled(sets, part.score, seed=seed, resamples=resamples)
-        found += [
+        all_differences += [
             Difference(part.prefix + name, one[0][name], other[0][name], change)
             for name, change in differences(one, other).items()
         ]
-    return Comparison(len(numbers), changed, found)
+    return Comparison(len(numbers), changed, all_differences)
 
 
-def _read(folder: Path):
+def _read(folder: Path) -> tuple[dict[str, Any], pa.Table]:
     try:
         manifest = json.loads((folder / "report.json").read_text(encoding="utf-8"))["manifest"]
         rows = pq.read_table(folder / "rows.parquet")
@@ -118,18 +120,18 @@ class _Part:
 
     prefix: str
     places: np.ndarray
-    units: list
+    units: Sequence[Hashable]
     columns: Sequence[str]
     score: Scored
 
-    def sums(self, rows) -> UnitSums:
+    def sums(self, rows: pa.Table) -> UnitSums:
         part = rows.take(self.places)
         columns = [part[name].to_numpy().astype(float) for name in self.columns]
         order = list(dict.fromkeys(self.units))
         return UnitSums(self.columns, np.stack(columns, axis=1), self.units, order)
 
 
-def _parts(about: dict, rows) -> list[_Part]:
+def _parts(about: Mapping[str, Any], rows: pa.Table) -> list[_Part]:
     """Return the one part of a predictions or judged file, or a part per task of a split."""
     if "judge_model" in about:
         criteria = [name for name in rows.column_names if name not in TAKEN]

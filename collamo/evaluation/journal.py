@@ -1,7 +1,7 @@
 """Answers that cost time or money, written down as they come: a run that was cut off goes on.
 
-Lines of JSON, appended and flushed to the disk. A database would keep them as safely, but not where
-people can read them and cut them with any tool, nor without a second file beside it.
+Lines of JSON, appended and flushed to the disk. SQLite would keep them as safely, but here people
+can read them, and mend them, with any editor.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Journal:
     Raises
     ------
     UsageError
-        When the file is no journal, the unfinished one of another subject, or open elsewhere.
+        When the file is not a journal, is the unfinished one of another subject, or is open in
+        another process.
 
     Examples
     --------
@@ -87,7 +88,7 @@ class Journal:
             return self._begin(subject)
         kept = _record(header).get("answers_to")
         if not isinstance(kept, dict):
-            raise UsageError(f"{self.path} is no file of answers; give another one")
+            raise UsageError(f"{self.path} is not a file of answers; give another one")
         finished = self._read_back(len(header))
         if kept != subject:
             if not finished:
@@ -106,7 +107,7 @@ class Journal:
         self._append([{"answers_to": subject}])
 
     def _read_back(self, place: int) -> bool:
-        """Find the answers from `place` on; return whether the last line says that it is all."""
+        """Find the answers from `place` on; return whether the last line is `finish`'s."""
         damaged, finished = 0, False
         for line in self._file:
             if not line.endswith(b"\n"):

@@ -1,6 +1,6 @@
 """A JSON service over HTTP that may be busy, slow or down: paced and retried.
 
-Nothing here knows an address: whoever asks names it. No redirect is followed.
+The caller names the address; none is built in. Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ServiceError(CollamoError):
 
 
 class ServiceDownError(CollamoError):
-    """The service refuses everything, or does not answer at all: asking on is useless."""
+    """The service refuses everything, or does not answer at all: more requests are useless."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Service:
         ServiceError
             When no attempt brought an answer, or the service will not take this body.
         ServiceDownError
-            When asking on is useless: a refused key or address, a longer pause asked for than
+            When more requests are useless: a refused key or address, a longer pause asked for than
             `Limits.longest_wait`, `GIVE_UP` requests in a row without an answer, or as many bodies
             refused before the first was taken.
         """
@@ -195,7 +195,7 @@ class Service:
             raise _PassingError(reason) from None
 
     def _failed(self, reason: str, counts: bool = True) -> CollamoError:
-        """Return the error of a request that failed for good."""
+        """Return the error of a request that has used up its attempts."""
         with self._lock:
             self._failures += counts
             failures = self._failures

@@ -151,7 +151,7 @@ def resampled(
 def estimates(scores: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """Return every score of one set of `resampled` with its percentile interval.
 
-    A resample in which a score has no value (none of its rows was drawn) says nothing about it.
+    A resample that drew none of a score's rows is left out of that score's interval.
     """
     whole, *draws = scores
     return {name: _estimate(value, [d.get(name) for d in draws]) for name, value in whole.items()}

@@ -67,7 +67,7 @@ def test_a_file_whose_first_line_was_cut_off_is_begun_anew(tmp_path):
 def test_a_file_of_something_else_is_refused_and_kept(tmp_path, text):
     path = tmp_path / "answers.jsonl"
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"answers\.jsonl is no file of answers"):
+    with pytest.raises(UsageError, match=r"answers\.jsonl is not a file of answers"):
         Journal(path, SUBJECT)
     assert path.read_text() == text
 

@@ -24,7 +24,7 @@ from collamo.evaluation.service import (
 )
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of what is kept of an answer; another number asks anew
+VERSION = 1  # of the kept form of an answer; a new number has every text asked again
 LIMITS = Limits(per_minute=150, concurrency=4)  # under what the public server allows
 UNKNOWN = "CUI-less"  # BERN2's id of a mention that it could not normalise
 
@@ -59,8 +59,8 @@ class Bern2Extractor:
     UsageError
         If `url` is not an http(s) address, or for no `answers`.
     ServiceDownError
-        On leaving for good: see `Service.ask`. Answers so far are kept. A single text that fails
-        has no entities known, and a warning says why.
+        When more requests are useless, see `Service.ask`; answers so far are kept. A single text
+        that fails has no entities known, and a warning gives the reason.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Bern2Extractor:
 
 
 def _read(answer: Any) -> list[Annotation]:
-    """Return what is kept of each annotation; ValueError for JSON that is no answer of BERN2."""
+    """Return the kept part of each annotation; ValueError for JSON that BERN2 does not write."""
     annotations = answer.get("annotations") if isinstance(answer, dict) else None
     if not isinstance(annotations, list):
         raise ValueError("no annotations")
@@ -149,7 +149,7 @@ def _annotation(each: Any) -> Annotation:
     prob = each.get("prob")
     numeric = isinstance(prob, int | float) and 0 <= prob <= 1
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-        raise ValueError("identifiers that are no texts")
+        raise ValueError("identifiers that are not text")
     if not numeric and prob is not None:
-        raise ValueError("a probability that is no number from 0 to 1")
+        raise ValueError("a probability that is not a number from 0 to 1")
     return {"mention": each["mention"], "id": ids, "obj": each.get("obj"), "prob": prob}

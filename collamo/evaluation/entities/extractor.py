@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, Self, TypeAlias
 
 Side: TypeAlias = Literal["prediction", "reference"]
-#: The entities of a text; None where they could not be had.
+#: The entities of a text; None where the extractor could not find out.
 Entities: TypeAlias = frozenset[str] | None
 
 
@@ -21,9 +21,9 @@ class Caption(NamedTuple):
 
 
 class EntityExtractor(Protocol):
-    """Finds the entities of captions; `about` says in a report which extractor it was.
+    """Finds the entities of captions; `about` describes the extractor in a report.
 
-    Equal strings are the same entity; how synonyms become equal is the extractor's affair. Use it
+    Equal strings are the same entity; the extractor decides which synonyms it makes equal. Use it
     in a ``with`` statement; rows are asked for in ascending order.
     """
 

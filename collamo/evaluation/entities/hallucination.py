@@ -18,7 +18,7 @@ a column with them; a molecule that cannot be read forgives nothing.
 
 The edges:
 
-- nothing generated (Ê empty): RCHARM is 1; CHARM has no value, since silence says nothing wrong;
+- nothing generated (Ê empty): RCHARM is 1; CHARM has no value, since nothing is made up;
 - nothing to find (G empty): nothing can be compared, neither has a value;
 - no entities known of one of the two (a service failed): neither has a value.
 
@@ -97,7 +97,7 @@ def hallucination_rows(
     for (*_, molecule), generated, reference in zip(captions, entities, entities, strict=False):
         in_molecule = None
         if molecule is not None and generated is not None and reference is not None:
-            # Only what is in question is looked for.
+            # Entities that the reference names need no check against the molecule.
             in_molecule = extractor.grounded(generated - reference, molecule)
         rows.append(hallucination_row(generated, reference, in_molecule))
     return rows

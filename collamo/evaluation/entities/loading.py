@@ -18,7 +18,7 @@ def load_extractor(
 
     - ``offline``: RDKit's facts, a lexicon and a rule for chemical names; needs nothing;
     - ``bern2:URL``: a BERN2 server, at this address and no other; `answers` is the file that keeps
-      what it said, `limits` how hard it is asked;
+      its answers, `limits` how hard it is asked;
     - ``file:PATH``: entities found by other means, see `PrecomputedEntities`.
 
     Raises

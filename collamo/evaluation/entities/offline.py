@@ -13,8 +13,8 @@ How a caption is read, the longest match first, from left to right:
 - A role is a head word (*inhibitor*, *metabolite*, *agent* …) with up to three words before it:
   ``acetylcholinesterase inhibitor``. Roles of one word are in the lexicon.
 - A mention after *no*, *not*, *without*, *lacks*, *neither*, *free of* … (at most five words before
-  it, in the same clause) or before *is absent* is none: the caption denies it. Other denials are
-  not understood, such as "the hydroxy group has been replaced".
+  it, in the same clause) or before *is absent* does not count: the caption denies it. Other
+  denials are not understood, such as "the hydroxy group has been replaced".
 
 Not found are trade names, most names of peptides and proteins, species, and names of natural
 products without a telling ending.

@@ -32,7 +32,7 @@ class PrecomputedEntities:
     Raises
     ------
     UsageError
-        For a missing file, another format, a line that is none of these, rows out of order, and,
+        For a missing file, another format, a malformed line, rows out of order, and,
         on leaving, rows that the predictions file does not have.
     """
 
@@ -55,7 +55,7 @@ class PrecomputedEntities:
             raise UsageError(f"{self.path}: row {self._next.number} is not in the predictions file")
 
     def extract(self, captions: Sequence[Caption]) -> list[Entities]:
-        """Return what the file says of each caption; the texts are not looked at."""
+        """Return the entities that the file lists for each caption, whatever its text."""
         last = max((caption.row for caption in captions), default=0)
         known: dict[int, dict[str, frozenset[str]]] = {}
         while self._next is not None and self._next.number <= last:

@@ -68,7 +68,7 @@ class Words:
         return self.folded[index].isdigit() and index > 0 and self._gaps[index - 1] == "."
 
     def denied(self, start: int, end: int) -> bool:
-        """Return whether the caption says that what stands there is not there."""
+        """Return whether the caption denies what the words from `start` to `end` name."""
         for before in range(start - 1, max(-1, start - 1 - _DENIAL_REACH), -1):
             if _CLAUSE_END.match(self._gaps[before].lstrip(")]")):
                 break

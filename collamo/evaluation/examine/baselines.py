@@ -17,7 +17,7 @@ Key = tuple[str, str]  # (task, target)
 
 @dataclass(frozen=True)
 class TrainStatistics:
-    """What the train split says about each (task, target) without any molecule.
+    """Statistics of the train split by (task, target), which need no molecule.
 
     ``answers``: the most common answer of each target; ``task_answers``: of each task, for targets
     the train split lacks; ``scale`` and ``mean`` [unit of the target]: standard deviation
@@ -80,7 +80,7 @@ def wrong_molecules(
     Raises
     ------
     CollamoError
-        With fewer than two distinct molecules there is no wrong one.
+        With fewer than two distinct molecules: there is no wrong one.
     """
     rows_of, structures = _shuffled(molecules, identity, seed)
     following = dict(zip(structures, structures[1:] + structures[:1], strict=True))

@@ -92,7 +92,7 @@ def count_variants(reliance: bool) -> int:
 
 
 def scatter_atoms(features: MoleculeFeatures, key: str) -> MoleculeFeatures:
-    """Return the features with every atom placed anew, at random in a ball.
+    """Return the features with every atom moved to a random place in a ball.
 
     The ball's volume is `VOLUME_PER_ATOM` Å³ times the number of atoms, so nothing of the conformer
     is left, neither shape nor size; hence no rotation or other change of it matters. The places are

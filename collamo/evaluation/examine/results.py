@@ -19,6 +19,7 @@ from collamo.evaluation.examine.scores import (
     target_scores,
 )
 from collamo.evaluation.examine.verdicts import BASELINES
+from collamo.evaluation.report.page import Report
 from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.rows_file import TEXTS, RowsFile
 from collamo.evaluation.statistics import Sums
@@ -27,7 +28,7 @@ from collamo.evaluation.statistics import Sums
 TARGETED = {"motifs": "per_motif", "property": "per_property"}
 
 
-def make_report(examination: Examination, manifest: Mapping[str, object]) -> dict[str, Any]:
+def make_report(examination: Examination, manifest: Mapping[str, object]) -> Report:
     """Return the report as plain JSON values."""
     captions = _captions_with_entities(examination)
     return {
@@ -103,7 +104,7 @@ def _question(examination: Examination, index: int) -> dict[str, Any]:
 def write_rows(examination: Examination, out: Path) -> None:
     """Write rows.parquet (the model's answers) and variants.parquet (all others).
 
-    With ``entity_status`` where entities were looked for, null for questions that are no captions.
+    With ``entity_status`` where entities were looked for; it is null where no caption was asked.
     """
     texts = (*TEXTS, "entity_status") if _captions_with_entities(examination) else TEXTS
     asked = {"task": "string", "molecule": "int64", "smiles": "string", "question": "string"}

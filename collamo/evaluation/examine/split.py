@@ -24,7 +24,7 @@ from collamo.evaluation.examine.split_scorer import TOKENIZER, SplitScorer
 from collamo.evaluation.examine.verdicts import MOST_COMMON, TRAIN_MEDIAN
 from collamo.evaluation.journal import Journal
 from collamo.evaluation.report.manifest import versions
-from collamo.evaluation.report.page import Section
+from collamo.evaluation.report.page import Report, Section
 from collamo.files import file_sha256
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def evaluate(
     max_new_tokens: int = 128,
     about: Mapping[str, object] | None = None,
     progress: Callable[[str, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Ask `model` the questions of a split, write the report into `out` and return it.
 
     `out` receives ``report.json``, ``report.md``, ``report.html`` and the pictures;
@@ -73,7 +73,7 @@ def evaluate(
     tokenizer, wordnet
         Of captions and names, as in `ScoreOptions`.
     entities
-        Finds those of captions, for CHARM; whoever opened it closes it.
+        Finds those of captions, for CHARM; the caller opens and closes it.
     about
         Further entries of the manifest.
 
@@ -135,8 +135,8 @@ def evaluate(
 
 def _about(
     examples: Sequence[TaskExample], scorer: SplitScorer, pairing: Mapping[str, int]
-) -> dict:
-    """Return what the manifest says of questions, scores and versions."""
+) -> dict[str, Any]:
+    """Return the manifest's entries on questions, scores and versions."""
     return {
         "questions": len(examples),
         "molecules": len({e.molecule for e in examples}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from collamo.evaluation.examine.reliance import (
     ALONE,
@@ -26,11 +27,15 @@ from collamo.evaluation.report.manifest import how_measured, not_scored
 from collamo.evaluation.report.page import (
     Page,
     Picture,
+    Report,
     Section,
     metric_name,
     write_report,
 )
 from collamo.evaluation.statistics import LEVEL, RESAMPLES, Estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WORDS = {"worse": "#c4501b", "no clear change": GREY, "better": "#2a7d3f"}
 _MINE = "#0b5cad"
@@ -45,7 +50,7 @@ _COUNTING = (
 )
 
 
-def write_split_report(report: dict, sections: Sequence[Section], out: Path) -> None:
+def write_split_report(report: Report, sections: Sequence[Section], out: Path) -> None:
     """Write the report of a split into `out`; `sections` (the diagnosis) follow the verdicts."""
     about = report["manifest"]
     title = f"Evaluation on the {about['split']} split"
@@ -54,7 +59,7 @@ def write_split_report(report: dict, sections: Sequence[Section], out: Path) -> 
     write_report(report, page, out)
 
 
-def show(report: dict, console) -> None:
+def show(report: Report, console: Console) -> None:
     """Print the table of each task and the verdicts on a rich console."""
     from rich.table import Table
     from rich.text import Text
@@ -65,7 +70,7 @@ def show(report: dict, console) -> None:
         for name in header:
             table.add_column(name)
         for row in rows:
-            table.add_row(*map(Text, row))  # a Text is no markup: "[0.1, 0.2]" stays
+            table.add_row(*map(Text, row))  # rich would take "[0.1, 0.2]" for markup
         console.print(table)
     for verdict in report["verdicts"]:
         mark = Text("✓ ", "green") if verdict["beats_both"] else Text("✗ ", "red")
@@ -74,7 +79,7 @@ def show(report: dict, console) -> None:
             console.print(Text(f"  {verdict['reading']}"))
 
 
-def _verdicts(report: dict) -> list[Section]:
+def _verdicts(report: Report) -> list[Section]:
     points = [f"{'✓' if v['beats_both'] else '✗'} {v['sentence']}" for v in report["verdicts"]]
     readings = [v["reading"] for v in report["verdicts"] if v["reading"]]
     if not readings:
@@ -91,8 +96,8 @@ def _verdicts(report: dict) -> list[Section]:
 _PAIRED = (
     "The same questions were asked again with less of the molecule, or with another one. Changes "
     "are against the model with everything, with the 95 % interval of paired resamples of "
-    "molecules; “clearly” means that it excludes 0. Where a molecule lacks the view that is taken "
-    "away nothing changes, and the model's answer stands (column “unchanged”)."
+    "molecules; “clearly” means that it excludes zero. Where a molecule lacks the view that is "
+    "taken away nothing changes, and the model's answer stands (column “unchanged”)."
 )
 
 
@@ -111,7 +116,7 @@ def _taken_away(pairing: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _reliance_chart(report: dict) -> Picture:
+def _reliance_chart(report: Report) -> Picture:
     panels = []
     for verdict in report["verdicts"]:
         task, metric = verdict["task"], verdict["metric"]
@@ -132,7 +137,7 @@ def _reliance_chart(report: dict) -> Picture:
     return Picture("reliance", intervals(panels), text)
 
 
-def _interval(name: str, scores: dict, metric: str) -> Interval:
+def _interval(name: str, scores: Mapping[str, Any], metric: str) -> Interval:
     estimate = Estimate(**scores["metrics"][metric])
     numbers = (name, estimate.value, estimate.low, estimate.high)
     if name == MODEL:
@@ -143,7 +148,7 @@ def _interval(name: str, scores: dict, metric: str) -> Interval:
     return Interval(*numbers, _WORDS[dependence(change, metric)], signed(change))
 
 
-def _tables(report: dict) -> list[Section]:
+def _tables(report: Report) -> list[Section]:
     tasks = [
         Section(task, header=header, rows=rows, sub=True)
         for task in report["variants"]
@@ -177,7 +182,7 @@ _HOW = (
 )
 
 
-def _task_table(report: dict, task: str) -> tuple[list[str], list[list[str]]]:
+def _task_table(report: Report, task: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of one task: a row per variant, a column per score."""
     variants = report["variants"][task]
     metrics = [m for m in _SHOWN if any(m in scores["metrics"] for scores in variants.values())]
@@ -194,7 +199,7 @@ def _task_table(report: dict, task: str) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _target_table(report: dict) -> tuple[list[str], list[list[str]]]:
+def _target_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table over all targets: the model beside the baselines."""
     names = (MODEL, *BASELINES)
     header = ["task", "target", "unit", "parsed ↑"]
@@ -218,7 +223,7 @@ def _value(value: float | None) -> str:
 _ROWS = ("task", "rows", "what became of them")
 
 
-def _count_rows(report: dict) -> list[list[str]]:
+def _count_rows(report: Report) -> list[list[str]]:
     entities = (
         {"entities of captions": report["entity_counts"]} if "entity_counts" in report else {}
     )
@@ -235,6 +240,6 @@ def _count_rows(report: dict) -> list[list[str]]:
 _ANSWERS = ("molecule", "question", "truth", "answer", "answer to a wrong molecule")
 
 
-def _answer_rows(report: dict) -> list[list[str]]:
+def _answer_rows(report: Report) -> list[list[str]]:
     keys = ("smiles", "question", "reference", MODEL, WRONG)
     return [[str(example[key]) for key in keys] for example in report["examples"]]

@@ -38,7 +38,7 @@ class SplitScorer:
     Attributes
     ----------
     about
-        What the manifest says of the texts' tokens.
+        The manifest's entries on tokenisation and entities.
     absent
         Each score that cannot be given, with its reason.
     """

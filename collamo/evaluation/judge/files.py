@@ -14,7 +14,7 @@ from collamo.evaluation.judge.model import JudgeOptions, ModelJudge
 from collamo.evaluation.judge.preference import Preference
 from collamo.evaluation.judge.rows import rows_of_one, rows_of_two
 from collamo.evaluation.report.manifest import versions
-from collamo.evaluation.report.page import markdown_table
+from collamo.evaluation.report.page import Report, markdown_table
 from collamo.evaluation.score.predictions import READ_STATUSES, batches
 from collamo.evaluation.score.rows_file import RowsFile
 from collamo.evaluation.statistics import Sums
@@ -32,7 +32,7 @@ def judge_predictions(
     other: Path | None = None,
     answers: Path | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Have a predictions file judged, or compared with `other`; write the report into `out`.
 
     Writes ``report.json``, ``report.md``, ``rows.parquet`` and, unless `answers` names another
@@ -117,7 +117,7 @@ def _manifest(options: JudgeOptions, paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _markdown(report: Mapping[str, Any]) -> str:
+def _markdown(report: Report) -> str:
     def table(title: str, header: list[str], rows: Mapping[str, object]) -> list[str]:
         lines = [[name, str(value)] for name, value in rows.items()]
         return [f"## {title}", "", *markdown_table(header, lines), ""]

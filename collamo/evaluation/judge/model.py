@@ -32,7 +32,7 @@ USAGE = ("requests", "prompt_tokens", "completion_tokens", "answers_without_usag
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Who judges, by what, and for how much.
+    """Which model judges, by which rubric, at what price.
 
     `url` is the endpoint's base (``…/v1``) or its ``…/chat/completions``; `key` goes into the
     request's header and nowhere else. An answer that cannot be read is asked for `reasks` times
@@ -67,7 +67,7 @@ class _Asked(NamedTuple, Generic[T]):
 
 
 class ModelJudge:
-    """Asks one endpoint; every different question once, whoever asks it.
+    """Asks one endpoint; every different question once, however often it comes up.
 
     `usage` adds up what all answers have cost that were needed, kept ones included; `asked` is the
     part of this run.
@@ -159,7 +159,7 @@ class ModelJudge:
 
 
 def read_completion(answer: Any) -> tuple[str, Counter[str]]:
-    """Return (text, usage) of a chat completion; ValueError for JSON that is no completion.
+    """Return (text, usage) of a chat completion; ValueError for other JSON.
 
     A message without text (a refusal) is an empty text; usage that is missing or odd is counted as
     ``answers_without_usage``.
@@ -169,7 +169,7 @@ def read_completion(answer: Any) -> tuple[str, Counter[str]]:
     except (TypeError, KeyError, IndexError):
         raise ValueError("no choices[0].message.content") from None
     if not isinstance(content, str | None):
-        raise ValueError("a content that is no text")
+        raise ValueError("the content is not text")
     usage = answer.get("usage")
     tokens = usage if isinstance(usage, dict) else {}
     prompt, completion = tokens.get("prompt_tokens"), tokens.get("completion_tokens")

@@ -20,7 +20,7 @@ class Preference:
     """Two predictions for one reference, in both orders."""
 
     texts = ("status", "prediction", "other", "reference", "answer", "swapped_answer")
-    # Of answers that are no tie: how many there are, and how many name the first.
+    # Of answers that decide: how many there are, and how many name the first.
     columns = (*PAIR_SCORES, "decided", "first_named")
 
     def __init__(self, rubric: Rubric):

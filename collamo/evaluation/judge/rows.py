@@ -13,7 +13,7 @@ from collamo.evaluation.score.predictions import PredictionRow, read_predictions
 
 @dataclass
 class JudgedRow(PredictionRow):
-    """A row, the prediction of the other file where two are compared, and what the judge said."""
+    """A row with the prediction of the other file, where two are compared, and the answers."""
 
     other: str = ""
     answer: str = ""

@@ -1,4 +1,4 @@
-"""What a judge of captions is told and may answer: its prompt, its scale, its criteria."""
+"""The rubric a judge of captions works by: its prompt, its scale, its criteria."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n```", re.DOTALL)
 
 @dataclass(frozen=True, config=CONFIG)
 class RubricFile:
-    """What a judge is told, as a YAML file like ``prompt.yaml`` says it.
+    """The instructions of a judge, as they stand in a YAML file like ``prompt.yaml``.
 
     Texts with ``$places``, and a scale of whole numbers. `parameters` go into every request as they
     are.
@@ -69,7 +69,10 @@ class Rubric(RubricFile):
 
     def _check(self, path: Path) -> None:
         if self.lowest >= self.highest:
-            raise UsageError(f"{path}: lowest {self.lowest}, highest {self.highest} are no scale")
+            raise UsageError(
+                f"{path}: lowest {self.lowest}, highest {self.highest} are no scale; highest must "
+                "be greater"
+            )
         if not self.criteria:
             raise UsageError(f"{path}: criteria must name at least one, each with its description")
         for name in self.criteria.keys() & TAKEN:
@@ -78,7 +81,7 @@ class Rubric(RubricFile):
             )
         for kind in ("system", *PLACES):
             if not Template(getattr(self, kind)).is_valid():
-                raise UsageError(f"{path}: {kind} is no text with $places; $$ stands for a dollar")
+                raise UsageError(f"{path}: {kind} has a $ without a place; $$ stands for a dollar")
         for kind, places in PLACES.items():
             written = Template(getattr(self, kind)).get_identifiers()
             for place in NEEDED[kind]:
@@ -106,7 +109,7 @@ class Rubric(RubricFile):
         grades = {}
         for name in self.criteria:
             grade = answer.get(name)
-            # A bool is an int to isinstance, and 4.0 is no whole number as it was asked for.
+            # isinstance would take True for an int; 4.0 is not the whole number that was asked for.
             if type(grade) is not int or not self.lowest <= grade <= self.highest:
                 return None
             grades[name] = grade
@@ -116,7 +119,7 @@ class Rubric(RubricFile):
 def read_object(content: str) -> dict[str, Any]:
     """Return the one JSON object that a text is, perhaps in a Markdown fence; else {}.
 
-    Two values under one name are no answer either.
+    Two values under one name make it no answer.
 
     >>> read_object('{"correctness": 4}'), read_object('Sure! {"correctness": 4}')
     ({'correctness': 4}, {})

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from collamo.evaluation.statistics import higher_is_better
 from collamo.files import write_text
+
+#: An evaluation as plain JSON values, which is what report.json holds.
+Report: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Page:
     sections: Sequence[Section] = field(default_factory=list)
 
 
-def write_report(report: Mapping[str, Any], page: Page, out: Path) -> None:
+def write_report(report: Report, page: Page, out: Path) -> None:
     """Write report.json, report.md with its pictures, and report.html, which holds them; each file
     complete or not at all."""
     for section in page.sections:
@@ -94,7 +97,7 @@ def _markdown(page: Page) -> str:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table; bars and line breaks in cells are made harmless."""
 
-    def line(cells):
+    def line(cells: Iterable[str]) -> str:
         escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
         return f"| {' | '.join(escaped)} |"
 

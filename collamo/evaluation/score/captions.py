@@ -27,7 +27,7 @@ class TextScorer:
         digits, no stemmer), which all published scores share.
     wordnet
         WordNet 3.0 in nltk's layout for METEOR: the folder with ``data.noun``, a folder above it
-        (``.``, ``corpora``) or its zip file. None: no METEOR, and `absent` says so.
+        (``.``, ``corpora``) or its zip file. None: no METEOR, and `absent` names it.
 
     Examples
     --------
@@ -44,7 +44,8 @@ class TextScorer:
         self.absent: dict[str, str] = {} if wordnet else {"meteor": NO_WORDNET}
         self.about = {"tokenizer": tokenisation.name, "tokenizer_sha256": tokenisation.sha256}
         self._rouge_tokens = DefaultTokenizer(use_stemmer=False).tokenize
-        # Its tables of longest common subsequences are Python lists: half of the whole run.
+        # Without rougeL: its tables of longest common subsequences are Python lists, and took half
+        # of the whole run. `_rouge_l` computes the same by rapidfuzz.
         self._rouge = RougeScorer(ROUGE[:2], tokenizer=DefaultTokenizer(use_stemmer=False))
         self._meteor = None
         if wordnet:

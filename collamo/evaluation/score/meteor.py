@@ -9,9 +9,12 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from collamo.errors import UsageError
+
+if TYPE_CHECKING:
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
 #: METEOR of a reference's and a prediction's tokens.
 Meteor: TypeAlias = Callable[[Sequence[str], Sequence[str]], float]
@@ -23,7 +26,7 @@ def load_meteor(path: Path) -> tuple[Meteor, str]:
     from nltk.translate.meteor_score import single_meteor_score
 
     wordnet, digest = _load_wordnet(path)
-    # A caption's words come back thousands of times.
+    # The same words come up thousands of times in a file of captions.
     stemmer = PorterStemmer()
     stemmer.stem = functools.lru_cache(maxsize=65536)(stemmer.stem)
     wordnet.synsets = functools.lru_cache(maxsize=65536)(wordnet.synsets)
@@ -34,13 +37,13 @@ def load_meteor(path: Path) -> tuple[Meteor, str]:
     return meteor, digest
 
 
-def _load_wordnet(path: Path):
+def _load_wordnet(path: Path) -> tuple[WordNetCorpusReader, str]:
     import nltk.data
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
     from nltk.data import FileSystemPathPointer
 
     if zipfile.is_zipfile(path):
-        # nltk seeks within the files; they are read from a folder that goes with this process.
+        # nltk seeks within the files, so they are unpacked to a folder that this process removes.
         unpacked = tempfile.TemporaryDirectory(prefix="collamo-wordnet-")
         with zipfile.ZipFile(path) as archive:
             archive.extractall(unpacked.name)
@@ -48,24 +51,24 @@ def _load_wordnet(path: Path):
     else:
         unpacked, folder = None, path
     places = [folder, *(folder / name for name in ("wordnet", "corpora/wordnet"))]
-    found = next((place for place in places if (place / "data.noun").is_file()), None)
-    if found is None:
+    dictionary = next((place for place in places if (place / "data.noun").is_file()), None)
+    if dictionary is None:
         raise UsageError(
             f"--wordnet {path}: no data.noun in it, in its wordnet/ or its corpora/wordnet/; give "
             "the folder of WordNet 3.0 in nltk's layout, or its zip file"
         )
-    digest = hashlib.sha256((found / "data.noun").read_bytes()).hexdigest()
+    digest = hashlib.sha256((dictionary / "data.noun").read_bytes()).hexdigest()
     # nltk ≥ 3.10 opens only folders that its search path names; the user named this one.
-    found = found.resolve()
-    if str(found) not in nltk.data.path:
-        nltk.data.path.append(str(found))
+    dictionary = dictionary.resolve()
+    if str(dictionary) not in nltk.data.path:
+        nltk.data.path.append(str(dictionary))
 
     class Reader(WordNetCorpusReader):
-        def map_wn(self, version="wordnet"):
-            """Other languages alone need the map to version 3.0, for which nltk would search."""
+        def map_wn(self, version: str = "wordnet") -> None:
+            """Do nothing: only other languages need the map to version 3.0, which is not here."""
 
-    with warnings.catch_warnings():  # that other languages are not there: only English is asked for
+    with warnings.catch_warnings():  # it warns of other languages that are missing
         warnings.simplefilter("ignore")
-        reader = Reader(FileSystemPathPointer(str(found)), None)
-    reader.unpacked = unpacked  # keeps the temporary folder as long as the reader
+        reader = Reader(FileSystemPathPointer(str(dictionary)), None)
+    reader.unpacked = unpacked  # so that the temporary folder lives as long as the reader
     return reader, digest

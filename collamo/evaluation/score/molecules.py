@@ -1,4 +1,4 @@
-"""Written molecules against references: the published scores, and beside them the honest ones."""
+"""Written molecules against references: the published scores next to stricter ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def same_structure(one: Chem.Mol, other: Chem.Mol) -> bool:
 
     False where InChI cannot write the molecule: dummy atoms, more than 1,023 atoms.
     """
-    # An InChI names every heavy atom, so unlike atoms spare the slow part for most wrong answers.
+    # An InChI names every heavy atom: comparing atoms first saves the slow InChI of most wrong
+    # answers.
     if _heavy_atoms(one) != _heavy_atoms(other):
         return False
     with captured_log():

@@ -36,7 +36,7 @@ def read_names(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        # One warning for every name that is not read: their number is what we report.
+        # py2opsin warns of every name it cannot read; we report how many there are.
         warnings.simplefilter("ignore")
         from py2opsin import py2opsin
 

@@ -15,16 +15,16 @@ from collamo.errors import UsageError
 from collamo.inference.question_files import check_format
 
 T = TypeVar("T")
-# The first of each that the file has; the first of all is the published form (MolT5).
+# The file's first column among each of these is taken; MolT5's files have the first name.
 PREDICTION_COLUMNS = ("output", "prediction", "answer")
 REFERENCE_COLUMNS = ("ground truth", "reference", "truth")
 MOLECULE_COLUMNS = ("SMILES", "smiles", "SELFIES", "selfies", "molecule")  # of captions
 GROUP_COLUMNS = {"motifs": ("motif", "target"), "property": ("property", "target")}
-#: What a row can be before any task looks at it.
+#: What reading the file finds wrong with a row.
 READ_STATUSES = ("malformed", "not_utf8", "empty_reference", "empty_prediction")
 BATCH = 2000  # rows held in memory, and in one row group of the parquet file
 
-#: A row of the file by column; None for a line that is no row.
+#: A row of the file by column; None for a malformed line.
 Record: TypeAlias = Mapping[str, Any] | None
 
 
@@ -32,7 +32,7 @@ Record: TypeAlias = Mapping[str, Any] | None
 class PredictionRow:
     """One row: `status` is the one count it belongs to, "" until it has been scored.
 
-    `molecule` is what the caption is about, None where the file does not say; `entity_status` what
+    `molecule` is what the caption describes, None where the file does not say; `entity_status` what
     became of its entities, None where none were looked for.
     """
 
@@ -53,7 +53,7 @@ class PredictionRow:
 
 
 class _Columns(NamedTuple):
-    """Which column of the file is what."""
+    """The names of the columns; None for one that the file lacks."""
 
     prediction: str
     reference: str
@@ -65,8 +65,8 @@ def read_predictions(path: Path, task: str) -> Iterator[PredictionRow]:
     """Yield every row of a TSV, CSV or JSONL file, numbered from 1, in constant memory.
 
     A TSV is read as the published files are: one row a line, quotes are ordinary characters, no tab
-    inside a field. CSV quotes as usual; JSONL holds any text. A line that is no row of the table is
-    ``malformed``, bytes that are no UTF-8 make a row ``not_utf8``.
+    inside a field. CSV quotes as usual; JSONL holds any text. A line that does not fit the header
+    is ``malformed``, bytes that are not UTF-8 make a row ``not_utf8``.
 
     Raises
     ------

@@ -1,10 +1,11 @@
-"""report.json, report.md and report.html of a predictions file, with the rows that went worst."""
+"""report.json, report.md and report.html of a predictions file, with the worst rows."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from collamo.chem.draw import draw_molecules_svg
 from collamo.chem.molecule import parse_molecule
@@ -13,6 +14,7 @@ from collamo.evaluation.report.manifest import how_measured, not_scored
 from collamo.evaluation.report.page import (
     Page,
     Picture,
+    Report,
     Section,
     metric_name,
     write_report,
@@ -21,7 +23,7 @@ from collamo.evaluation.score.predictions import PredictionRow
 
 SHOWN = 12  # worst rows in the reports
 SHOWN_CHARACTERS = 300
-# By which statistic a row is bad, and whether more of it is better.
+# The statistic by which rows are ranked, and whether more of it is better.
 _WORST_BY = {
     "captions": ("rougeL", True),
     "molecules": ("morgan", True),
@@ -54,7 +56,7 @@ class WorstRows:
         return [row for _, _, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
 
 
-def write_predictions_report(report: dict, worst: WorstRows, out: Path) -> None:
+def write_predictions_report(report: Report, worst: WorstRows, out: Path) -> None:
     """Write the report of a predictions file into `out`."""
     write_report(
         report, Page(f"Evaluation of {worst.task}", COUNTING, _sections(report, worst)), out
@@ -68,7 +70,7 @@ COUNTING = (
 )
 
 
-def _sections(report: dict, worst: WorstRows) -> list[Section]:
+def _sections(report: Report, worst: WorstRows) -> list[Section]:
     manifest, column = report["manifest"], worst.column
     scores = [
         [f"{group}{metric_name(name)}", f"{value:.4f}"]
@@ -96,7 +98,7 @@ def _counted(title: str, counts: dict[str, int]) -> Section:
     return Section(title, header=["rows", "count"], rows=rows)
 
 
-def _flat(scores: dict, group: str = "") -> Iterator[tuple[str, str, float]]:
+def _flat(scores: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, str, float]]:
     for name, value in scores.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{group}{name} › ")
@@ -114,7 +116,7 @@ def _pictures(worst: WorstRows) -> list[Section]:
     for row in worst.rows():
         try:
             pair = [parse_molecule(row.reference), parse_molecule(row.prediction)]
-        except MoleculeError:  # beyond what is drawn here (size); the table above has the row
+        except MoleculeError:  # too large to draw; the table above has the row
             continue
         molecules += pair
         legends += [f"row {row.number}: reference", f"row {row.number}: prediction"]

@@ -1,4 +1,4 @@
-"""Numbers in answers: counts of motifs, properties with units, and what silence costs."""
+"""Numbers in answers: counts of motifs, and properties with their units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collamo.evaluation.score.text import number_span, parse_number
 from collamo.evaluation.statistics import Sums
 
 HARTREE_IN_EV = 27.211386245988  # CODATA 2018
-# Energies in Hartree; longest names first, so that kJ/mol is not read as another unit.
+# Energies in Hartree. Longer names come first: the pattern below takes the first that matches.
 _HARTREE = {
     "kcal/mol": 1 / 627.5094740631,
     "kj/mol": 1 / 2625.4996394799,
@@ -21,7 +21,7 @@ _UNIT = re.compile(rf"\s*({'|'.join(map(re.escape, _HARTREE))})\b", re.IGNORECAS
 
 
 def energy_factor(unit: str) -> float | None:
-    """Return how many Hartree the energy unit is, None for what is no energy unit known here.
+    """Return how many Hartree the energy unit is, None for any other text.
 
     >>> energy_factor("eV") * HARTREE_IN_EV
     1.0
@@ -71,8 +71,8 @@ def property_row(
 ) -> tuple[str, dict[str, float]]:
     """Return (status, statistics) of a property in `unit`.
 
-    `train_mean` stands in for an answer without a number in the penalised error; without it there
-    is none.
+    `train_mean` stands in for an answer without a number in the penalised error, which is left out
+    without it.
 
     >>> property_row("no idea", "2.0", train_mean=1.5)
     ('unparsed_prediction', {'parsed': 0.0, 'mae_penalised': 0.5})

@@ -71,5 +71,5 @@ class RowsFile:
 
 
 def _clean(text: str | None) -> str | None:
-    """Return the text with every byte or surrogate that is no UTF-8 as a question mark."""
+    """Return the text with every byte or surrogate that is not UTF-8 as a question mark."""
     return None if text is None else text.encode("utf-8", "replace").decode("utf-8")

@@ -24,7 +24,7 @@ class ScoreOptions:
 
     `unit` of the properties (an energy is reported in Hartree and eV too); `train_mean` of each
     property by name, "" for a file without names. `entities` finds those of captions, for
-    CHARM; whoever opened it closes it.
+    CHARM; the caller opens and closes it.
     """
 
     task: str
@@ -36,7 +36,7 @@ class ScoreOptions:
 
 
 class Scorer:
-    """Scores rows of one task; `absent` names scores that cannot be given, with the reason."""
+    """Scores rows of one task; `absent` names the scores that are missing, with the reason."""
 
     def __init__(self, options: ScoreOptions):
         if options.task not in TASKS:
@@ -76,7 +76,7 @@ class Scorer:
         """Fill in status and statistics of a batch of rows."""
         usable = [row for row in rows if row.scorable]
         for row, (status, values) in zip(usable, self._statistics(usable), strict=True):
-            # Values without a reference to compare with are none: then the reference is the fault.
+            # No statistics: the reference is at fault, even where the prediction is empty.
             row.status = row.status if row.status and values else status
             row.values = values
         if self.options.entities is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from collamo.evaluation.entities.hallucination import STATUSES
 from collamo.evaluation.report.manifest import versions
+from collamo.evaluation.report.page import Report
 from collamo.evaluation.score.predictions import (
     MOLECULE_COLUMNS,
     READ_STATUSES,
@@ -24,7 +26,7 @@ from collamo.files import file_sha256
 
 def score_predictions(
     path: Path, options: ScoreOptions, out: Path, progress: Callable[[int], None] | None = None
-) -> dict:
+) -> Report:
     """Score a predictions file; write report.{json,md,html} and rows.parquet into `out`.
 
     Returns the report: ``scores`` (fractions of 1; distances and errors in their units),
@@ -72,8 +74,10 @@ def score_predictions(
     return report
 
 
-def _scores(options: ScoreOptions, sums: Sums, groups: Mapping[str, Sums], absent: dict) -> dict:
-    scores: dict = task_scores(options.task, sums, options.unit)
+def _scores(
+    options: ScoreOptions, sums: Sums, groups: Mapping[str, Sums], absent: dict[str, str]
+) -> dict[str, Any]:
+    scores: dict[str, Any] = task_scores(options.task, sums, options.unit)
     if options.task == "property" and len(groups) > 1:
         # A mean over eV and g/mol means nothing.
         for name in [name for name in scores if name.startswith("mae")]:
@@ -88,7 +92,7 @@ def _scores(options: ScoreOptions, sums: Sums, groups: Mapping[str, Sums], absen
     return scores
 
 
-def _manifest(path: Path, scorer: Scorer) -> dict:
+def _manifest(path: Path, scorer: Scorer) -> dict[str, Any]:
     return {
         **scorer.about,
         "predictions": path.name,

@@ -1,4 +1,4 @@
-"""What a task of a predictions file counts of a row, and the scores that follow from the sums."""
+"""The tasks of predictions files: statuses, statistics of a row, scores from their sums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collamo.evaluation.score.quantities import motif_scores, property_scores
 from collamo.evaluation.statistics import Sums
 
 TASKS = ("captions", "molecules", "iupac", "motifs", "property")
-#: What a row can be beside "scored" and what reading it found.
+#: What can become of a row that is read well, apart from "scored".
 _UNPARSED = ("unparsed_prediction", "unparsed_reference")
 SCORE_STATUSES: dict[str, tuple[str, ...]] = {
     "captions": (),

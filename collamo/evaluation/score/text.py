@@ -1,4 +1,4 @@
-"""Reading an answer: the number in it, and whether it is the right text."""
+"""An answer as text: the number in it, and whether it matches the truth."""
 
 from __future__ import annotations
 

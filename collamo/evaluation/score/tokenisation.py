@@ -1,4 +1,4 @@
-"""Into which tokens BLEU and METEOR cut a text: named, pinned by a hash, read from disk only."""
+"""The tokens of a text for BLEU and METEOR: a rule by name, pinned by a hash, read from disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collamo.errors import MissingDependencyError, UsageError, suggest
 
 KINDS = ("scibert", "llm", "13a", "whitespace")
 SCIBERT_HUB = "allenai/scibert_scivocab_uncased"
-# MolT5 cuts at 512 tokens, BERT's positions, two of which go to [CLS] and [SEP].
+# MolT5 cuts at BERT's 512 positions, two of which are for [CLS] and [SEP].
 SCIBERT_TOKENS = 510
 
 
 @dataclass(frozen=True)
 class Tokenisation:
-    """`tokens` of a text by the rule `name`; `sha256` of the vocabulary (None where there is none).
+    """`tokens` of a text by the rule `name`; `sha256` of the vocabulary (None without one).
 
     Scores of two tokenisations cannot be compared: white space instead of SciBERT moves the BLEU-4
     of captions by six points.

@@ -87,7 +87,7 @@ def diagnose(
     model, processor
         As `collamo.model.load_checkpoint` returns them.
     features
-        At least one; read one at a time, so that there is no padding.
+        At least one. Each is read by itself, so that there is no padding.
     """
     order = np.random.default_rng(seed).permutation(len(features))[:SAMPLE].tolist()
     training = model.training

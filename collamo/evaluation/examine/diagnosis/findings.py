@@ -1,4 +1,4 @@
-"""What the numbers of a diagnosis say: sentences, each right or wrong."""
+"""A diagnosis in sentences: each states a number, and whether it is as it should be."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Curve:
 
 
 class Bias(NamedTuple):
-    """The parameters of one Φ: the table of Φ2d and the module of Φ3d, None where there is none."""
+    """The parameters of one Φ: the table of Φ2d and the module of Φ3d; either may be None."""
 
     where: str
     hop_bias: Tensor | None
