@@ -21,7 +21,7 @@ from collamo.errors import CollamoError, UsageError
 from collamo.evaluation.examine.reliance import MODEL, WRONG_MOLECULE
 from collamo.evaluation.report.page import markdown_table
 from collamo.files import write_text
-from collamo.training.callbacks import draw_learning_curve, read_log
+from collamo.training.learning_curve import draw_learning_curve, read_log
 
 STAGES = {
     "tiny_lm": "tiny language model",

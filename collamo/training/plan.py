@@ -14,43 +14,27 @@ from collamo.errors import MissingDependencyError, UsageError
 from collamo.model.build import published_encoders
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig
 from collamo.model.modeling import CollamoForConditionalGeneration
-from collamo.training import stages
-from collamo.training.recipe import LoraRecipe, Recipe, load_recipe, split_overrides
+from collamo.training.freezing import (
+    align_parts,
+    assert_trained,
+    checkpoints_activations,
+    freeze_all_but,
+)
+from collamo.training.lora import add_lora, expected_with_lora
+from collamo.training.memory import (
+    ATOMS,
+    SELFIES,
+    Part,
+    PlannedBatch,
+    activation_bytes,
+    count,
+)
+from collamo.training.recipe import Recipe, load_recipe, split_overrides
 
-# Our guesses of what data holds: a molecule of PubChem has 27 atoms on average, and a question with
-# its answer and the template around them 40 to 60 tokens.
-ATOMS = SELFIES = 32
+# Our guess: a question with its answer and the template around them has 40 to 60 tokens.
 QUESTION = 64  # tokens
-#: Of a number in NF4, its scales quantized once more: 4 bits, a byte per 64, 4 bytes per 64 · 256.
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 #: Beside the tensors: the CUDA context with its libraries, and a tenth lost between blocks.
 CONTEXT, FRAGMENTATION = 2**30, 1.1
-
-
-@dataclass
-class Part:
-    """Numbers of one part, and the bytes that its weights and their training hold."""
-
-    name: str
-    parameters: int = 0
-    trained: int = 0
-    weights: float = 0
-    gradients: int = 0
-    optimizer: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one forward pass reads: `rows` prompts of `tokens` each, of which `scored` in all.
-
-    `soft` tokens of a molecule, and the `branches` tokens it has in 1D, 2D and 3D together.
-    """
-
-    rows: int
-    tokens: int
-    scored: int
-    soft: int
-    branches: int = 2 * ATOMS + SELFIES
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,7 @@ class Plan:
 
     title: str
     parts: tuple[Part, ...]
-    batch: Batch
+    batch: PlannedBatch
     activations: int
     accumulation: int
     notes: tuple[str, ...]
@@ -99,7 +83,7 @@ def plan_file(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     recipe = load_recipe(path, others)
     if recipe.init_from is None:
         return plan(load_recipe(path, overrides), path)
-    if building and _is_there(recipe):
+    if building and _is_there(recipe.init_from):
         raise UsageError(
             f"'{recipe.init_from}' is there already and fixes what it was built from; drop "
             f"{', '.join(option.partition('=')[0] for option in building)}"
@@ -128,13 +112,13 @@ def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str]
     first = _first(recipe, None if path is None else Path(path), building)
     config, dtype, missing = _configuration(first, recipe)
     four_bits = first.quantization == "4bit" or hasattr(config, "quantization_config")
-    model = skeleton(config)
+    model: nn.Module = skeleton(config)
     if recipe.stage == "align":
-        stages.freeze_all_but(model, stages.align_parts(recipe))
+        freeze_all_but(model, align_parts(recipe))
     else:
-        expected = stages.expected_with_lora(model, recipe.lora)
-        model = stages.add_lora(model, recipe.lora)
-        stages.assert_trained(model, expected, recipe.stage)
+        expected = expected_with_lora(model, recipe.lora)
+        model = add_lora(model, recipe.lora)
+        assert_trained(model, expected, recipe.stage)
     # Not TrainingArguments itself: without a GPU it refuses bf16. Its default is 8.
     training = recipe.training
     batch = _batch(recipe, config, training.get("per_device_train_batch_size", 8))
@@ -149,7 +133,7 @@ def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str]
             trained=sum(part.trained for part in parts),
             half=dtype.itemsize < 4 or bool(training.get("bf16") or training.get("fp16")),
             lora=recipe.lora if recipe.stage == "tune" else None,
-            checkpointing=stages.checkpoints_activations(recipe),
+            checkpointing=checkpoints_activations(recipe),
         ),
         accumulation=training.get("gradient_accumulation_steps", 1),
         notes=(*_notes(recipe, first), *missing),
@@ -162,85 +146,18 @@ def skeleton(config: CollamoConfig) -> CollamoForConditionalGeneration:
         return CollamoForConditionalGeneration(config)
 
 
-def count(model: nn.Module, dtype: torch.dtype, four_bits: bool, stage: str) -> tuple[Part, ...]:
-    """Return the parts of a model in their order, with what training them holds.
-
-    `dtype` is that of frozen weights. With `four_bits` the linear layers of the language model are
-    in NF4 (`NF4_BYTES` a number), and in stage `tune` the rest of it in float32.
-    """
-    parts: dict[str, Part] = {}
-    for name, parameter in model.named_parameters():
-        name_of_part = "lora" if ".lora_" in name else stages.part_of(name)
-        part = parts.setdefault(name_of_part, Part(name_of_part))
-        numbers, quantizable = parameter.numel(), name_of_part == "language_model"
-        part.parameters += numbers
-        if parameter.requires_grad:
-            part.trained += numbers
-            part.weights += 4 * numbers
-            part.gradients += 4 * numbers
-            part.optimizer += 8 * numbers
-        elif four_bits and quantizable and parameter.dim() == 2 and "embed" not in name:
-            part.weights += NF4_BYTES * numbers
-        elif four_bits and quantizable and stage == "tune":
-            part.weights += 4 * numbers
-        else:
-            part.weights += dtype.itemsize * numbers
-    return tuple(parts.values())
-
-
-def activation_bytes(
-    config: CollamoConfig,
-    batch: Batch,
-    trained: int,
-    half: bool = True,
-    lora: LoraRecipe | None = None,
-    checkpointing: bool = False,
-) -> int:
-    """Estimate the bytes that the forward pass keeps for the backward pass.
-
-    With e bytes a number (2 under autocast, else 4), width h, a query and b key-value channels, I
-    channels inside the MLP, a token keeps in every layer of the language model::
-
-        8 h                  the inputs of two norms, float32
-        e (2 a + 2 b + 3 I)  queries and output, keys and values of the attention; gate, up, product
-        (4 + e) h            per LoRA target that reads the stream
-
-    and beside the layers 4 h for the last norm. With `checkpointing` every layer keeps its input
-    alone (e h), and one layer the rest. A scored token keeps its logits in e and in 4 bytes. In
-    each of the projector's layers a token of a branch or a query keeps 15 e C + 2 e F. Of `trained`
-    weights autocast keeps a copy in half precision. Encoders are counted as frozen.
-    """
-    text, projector = config.text_config, config.projector_config
-    e, h = (2 if half else 4), text.hidden_size
-    head = getattr(text, "head_dim", None) or h // text.num_attention_heads
-    queries = head * text.num_attention_heads
-    keys = head * getattr(text, "num_key_value_heads", text.num_attention_heads)
-    layer = 8 * h + e * (2 * queries + 2 * keys + 3 * text.intermediate_size)
-    if lora is not None:
-        layer += (4 + e) * h * len(lora.targets)
-    layers = text.num_hidden_layers * (e * h if checkpointing else layer)
-    of_token = layers + 4 * h + (layer if checkpointing else 0)
-    of_scored = (e + 4) * text.vocab_size
-    sides = 15 * projector.hidden_size + 2 * projector.intermediate_size
-    copies = e * trained if half else 0
-    of_molecule = e * projector.num_layers * (batch.soft + batch.branches) * sides
-    of_prompt = batch.tokens * of_token + of_molecule
-    return copies + batch.rows * of_prompt + batch.scored * of_scored
-
-
-def _is_there(recipe: Recipe) -> bool:
-    return (Path(recipe.init_from) / "config.json").is_file()
+def _is_there(checkpoint: str) -> bool:
+    return (Path(checkpoint) / "config.json").is_file()
 
 
 def _first(recipe: Recipe, path: Path | None, building: Sequence[str]) -> Recipe:
     """Return the recipe that loads the language model: this one, or one that comes before it."""
-    if recipe.init_from is None or _is_there(recipe):
+    checkpoint = recipe.init_from
+    if checkpoint is None or _is_there(checkpoint):
         return recipe
-    for other in sorted(path.parent.glob("*.yaml")) if path else ():
-        if path.samefile(other):
-            continue
+    for other in [] if path is None else sorted(path.parent.glob("*.yaml")):
         before = load_recipe(other)
-        if before.stage == "align" and Path(before.output) / "final" == Path(recipe.init_from):
+        if before.stage == "align" and Path(before.output) / "final" == Path(checkpoint):
             return _first(load_recipe(other, building), other, building)
     raise MissingDependencyError(
         f"'{recipe.init_from}' is not there, nor a recipe beside this one that will write it; "
@@ -255,7 +172,9 @@ def _configuration(
     encoder whose file is not here."""
     if first.init_from is not None:
         config = CollamoConfig.from_pretrained(first.init_from)
-        return config, config.dtype or torch.float32, ()
+        saved = config.dtype or torch.float32
+        return config, getattr(torch, saved) if isinstance(saved, str) else saved, ()
+    assert first.llm is not None  # `parse_recipe` refuses a recipe without either
     text = _text_config(first.llm)
     preset = "llama2-7b" if text is None or text.hidden_size >= 4096 else "tiny"
     config = CollamoConfig.from_overrides(preset, first.model, text_config=text)
@@ -266,15 +185,15 @@ def _configuration(
 
         tokens = PreparedData.open(recipe.data).manifest.selfies_vocabulary
         config.selfies_config.vocab_size = len(tokens) + 2  # padding and the unknown
-    given = {name: getattr(first, name) for name in ("unimol", "gin")}
-    here = {name: x for name, x in given.items() if x is None or Path(x).exists()}
+    weights = {name: getattr(first, name) for name in ("unimol", "gin")}
+    here = {name: x for name, x in weights.items() if x is None or Path(x).exists()}
     for part, encoder in published_encoders(
         here.get("unimol"), here.get("gin"), first.model
     ).items():
         setattr(config, part, encoder.config)
     missing = tuple(
         f"{name} '{x}' is not here; planned with the sizes of the preset"
-        for name, x in given.items()
+        for name, x in weights.items()
         if name not in here
     )
     dtype = getattr(text, "dtype", None) or (torch.float16 if text is None else torch.float32)
@@ -295,10 +214,10 @@ def _text_config(llm: str) -> PreTrainedConfig | None:
         ) from error
 
 
-def _batch(recipe: Recipe, config: CollamoConfig, rows: int) -> Batch:
+def _batch(recipe: Recipe, config: CollamoConfig, rows: int) -> PlannedBatch:
     soft = config.projector_config.num_query_tokens
     questions = recipe.tasks.per_molecule
-    return Batch(rows, soft + QUESTION * questions, rows * questions * QUESTION // 4, soft)
+    return PlannedBatch(rows, soft + QUESTION * questions, rows * questions * QUESTION // 4, soft)
 
 
 def _notes(recipe: Recipe, first: Recipe) -> tuple[str, ...]:

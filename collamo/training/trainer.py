@@ -3,33 +3,36 @@ parts that stay in evaluation mode, and a stop on the first NaN."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainingArguments,
+)
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
 from collamo.training.callbacks import (
-    LearningCurve,
     SealCheckpoints,
     StartEpoch,
     StopOnNonFinite,
     non_finite_message,
 )
-from collamo.training.examples import EpochSampler
+from collamo.training.freezing import PROJECTOR
+from collamo.training.learning_curve import LearningCurve
+from collamo.training.questions import QuestionDataset
 from collamo.training.recipe import Recipe
+from collamo.training.sampler import EpochSampler
+from collamo.training.text_blocks import TextBlocks
 
 logger = logging.getLogger(__name__)
-
-PROJECTOR = "mol_projector"
 
 
 class StageTrainer(Trainer):
@@ -47,6 +50,8 @@ class StageTrainer(Trainer):
     projector_learning_rate
         Learning rate of the projector; None: that of all.
     """
+
+    model: nn.Module  # Trainer's own annotation admits None, which it refuses
 
     def __init__(
         self,
@@ -133,12 +138,12 @@ class StageTrainer(Trainer):
 
 def make_trainer(
     recipe: Recipe,
-    model,
-    processor,
+    model: nn.Module,
+    processor: PreTrainedTokenizerBase | ProcessorMixin,
     *,
-    train: Dataset,
-    validation: Dataset | None,
-    collator,
+    train: QuestionDataset | TextBlocks,
+    validation: QuestionDataset | TextBlocks | None,
+    collator: Callable[[list[Any]], dict[str, Tensor]],
     frozen: Sequence[nn.Module] = (),
 ) -> StageTrainer:
     """Return the trainer of `recipe` with every callback in place."""
@@ -153,7 +158,7 @@ def make_trainer(
         model=model,
         args=args,
         train_dataset=train,
-        eval_dataset=validation if args.eval_strategy != "no" else None,
+        eval_dataset=validation,
         data_collator=collator,
         processing_class=processor,
         frozen=frozen,
@@ -167,6 +172,11 @@ def make_trainer(
             LearningCurve(),
         ],
     )
+
+
+def evaluates(recipe: Recipe) -> bool:
+    """Return whether the validation split is looked at while training."""
+    return recipe.training.get("eval_strategy", "no") != "no"
 
 
 def data_seed(args: TrainingArguments) -> int:
@@ -199,40 +209,3 @@ def _has_tensorboard() -> bool:
         return True
     logger.warning("no TensorBoard files: tensorboard is missing; pip install 'collamo[train]'")
     return False
-
-
-@contextlib.contextmanager
-def only_one(output: Path) -> Iterator[None]:
-    """Keep the output folder for this training; UsageError where another one runs in it.
-
-    The lock goes with its process, however that ends. Of several processes of one training the
-    first holds it.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    lock = FileLock(output / "training.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UsageError(
-            f"another training is writing to {output}; wait for it, end it, or set --output"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def prepare_output(output: Path, resume: bool) -> None:
-    """Make the output folder; UsageError where it is no folder or holds another run."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output {output}: {error.strerror}") from None
-    if not os.access(output, os.W_OK):
-        raise UsageError(f"output {output} cannot be written to")
-    if not resume and any(output.glob("checkpoint-*")):
-        raise UsageError(
-            f"{output} already holds checkpoints; go on with --resume, delete it, or set --output"
-        )

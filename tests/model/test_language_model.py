@@ -13,7 +13,8 @@ from transformers import AutoModelForMultimodalLM, LlamaForCausalLM, LlamaTokeni
 
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model import build_model, language_model, load_checkpoint, tiny_llama_config
-from collamo.training import stages
+from collamo.training.freezing import assert_trained
+from collamo.training.lora import add_lora, expected_with_lora
 from collamo.training.recipe import LoraRecipe
 
 NO_3D = ("1d", "2d")
@@ -78,9 +79,9 @@ def test_another_make_end_to_end(folder, features, tmp_path):
 def test_lora_finds_its_targets_in_another_make(folder, features):
     model, processor = build_model(folder, SMALL)
     lora = LoraRecipe()
-    expected = stages.expected_with_lora(model, lora)
-    adapted = stages.add_lora(model, lora)
-    stages.assert_trained(adapted, expected, "tune")
+    expected = expected_with_lora(model, lora)
+    adapted = add_lora(model, lora)
+    assert_trained(adapted, expected, "tune")
     assert sum("lora_" in name for name in expected) == 2 * 2 * 2  # layers × (q, v) × (A, B)
     batch = processor([processor.prompt("What?")], [features["CCO"]], suffix=["12.5"])
     adapted.train()(**batch).loss.backward()

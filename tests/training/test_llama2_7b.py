@@ -14,8 +14,9 @@ from collamo.model import CollamoConfig, build_model, tiny_llama_config, train_t
 from collamo.model.configuration import GinConfig
 from collamo.model.encoders import GinEncoder
 from collamo.model.weight_files import write_weights
+from collamo.training import freezing, memory, stages, trainer
 from collamo.training import plan as plans
-from collamo.training import stages, trainer
+from collamo.training.lora import add_lora, expected_with_lora
 from collamo.training.recipe import load_recipe
 
 FOLDER = CONFIGS / "llama2_7b"
@@ -36,8 +37,8 @@ def test_stage_1_trains_projector_and_selfies_alone(skeleton):
     recipe = load_recipe(STAGE_1)
     assert recipe.training["max_steps"] == 64_000
     assert count(skeleton.model.language_model) + count(skeleton.lm_head) == 6_738_415_616
-    parts = stages.align_parts(recipe)
-    stages.freeze_all_but(skeleton, parts)
+    parts = freezing.align_parts(recipe)
+    freezing.freeze_all_but(skeleton, parts)
     projector, selfies = skeleton.model.mol_projector, skeleton.model.selfies_encoder
     assert count(skeleton, trained=True) == count(projector) + count(selfies)
 
@@ -45,10 +46,10 @@ def test_stage_1_trains_projector_and_selfies_alone(skeleton):
 def test_stage_2_trains_projector_and_lora_alone(skeleton):
     recipe = load_recipe(STAGE_2)
     assert recipe.training["max_steps"] == 150_000
-    expected = stages.expected_with_lora(skeleton, recipe.lora)
+    expected = expected_with_lora(skeleton, recipe.lora)
     projector = count(skeleton.model.mol_projector)
-    adapted = stages.add_lora(skeleton, recipe.lora)
-    stages.assert_trained(adapted, expected, recipe.stage)
+    adapted = add_lora(skeleton, recipe.lora)
+    freezing.assert_trained(adapted, expected, recipe.stage)
     # Rank 8 beside q_proj and v_proj, 4096 × 4096, in 32 layers.
     assert count(adapted, trained=True) == projector + 32 * 2 * 8 * (4096 + 4096)
 
@@ -214,13 +215,13 @@ def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     options = ("--max_steps=1", "--save_strategy=no", "--use_cpu=true", "--report_to=none")
     recipe = load_recipe(path, [*options, "--output", str(tmp_path)])
     if stage == "align":
-        parts = stages.align_parts(recipe)
-        stages.freeze_all_but(model, parts)
-        expected = {n for n, _ in model.named_parameters() if stages.part_of(n) in parts}
+        parts = freezing.align_parts(recipe)
+        freezing.freeze_all_but(model, parts)
+        expected = {n for n, _ in model.named_parameters() if freezing.part_of(n) in parts}
     else:
-        expected = stages.expected_with_lora(model, recipe.lora)
-        model = stages.add_lora(model, recipe.lora)
-    planned = plans.count(model, torch.bfloat16, four_bits=False, stage=stage)
+        expected = expected_with_lora(model, recipe.lora)
+        model = add_lora(model, recipe.lora)
+    planned = memory.count(model, torch.bfloat16, four_bits=False, stage=stage)
     seen = {}
     step = trainer.StageTrainer.training_step
 
@@ -245,8 +246,8 @@ def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     )
     rows, tokens = seen["shapes"]["input_ids"]
     atoms, length = seen["shapes"]["atom_valid"][2], seen["shapes"]["selfies_ids"][2]
-    batch = plans.Batch(rows, tokens, seen["scored"], soft=32, branches=2 * atoms + length)
+    batch = memory.PlannedBatch(rows, tokens, seen["scored"], soft=32, branches=2 * atoms + length)
     lora = recipe.lora if stage == "tune" else None
     trained_numbers = sum(part.trained for part in planned)
-    estimate = plans.activation_bytes(config, batch, trained_numbers, lora=lora)
+    estimate = memory.activation_bytes(config, batch, trained_numbers, lora=lora)
     assert 0.75 < seen["kept"] / estimate < 1.33

@@ -20,7 +20,8 @@ from collamo.model import load_checkpoint
 from collamo.model.checksums import CHECKSUMS
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
-from collamo.training import stages
+from collamo.training import freezing, stages
+from collamo.training.lora import add_lora, expected_with_lora
 from collamo.training.manifest import MANIFEST, checkpoints, verify_manifest
 from collamo.training.recipe import LoraRecipe, load_recipe
 
@@ -47,7 +48,7 @@ def weights(folder):
 def changed_parts(before, after):
     """The parts of the model in which any tensor (parameter or buffer) differs."""
     assert before.keys() == after.keys()
-    return {stages.part_of(name) for name in before if not torch.equal(before[name], after[name])}
+    return {freezing.part_of(name) for name in before if not torch.equal(before[name], after[name])}
 
 
 def initial(run, **changes):
@@ -73,7 +74,7 @@ def test_tuning_changes_projector_and_adapted_layers_only(run):
     targets = load_recipe(CONFIGS / "stage2.yaml").lora.targets
     assert {name.split(".")[-2] for name in language} == set(targets)
     assert len(language) == 2 * len(targets)  # the language model has two layers
-    assert {stages.part_of(name) for name in changed - language} == {"mol_projector"}
+    assert {freezing.part_of(name) for name in changed - language} == {"mol_projector"}
 
 
 def test_frozen_batch_norms_keep_their_averages(run):
@@ -112,7 +113,7 @@ def test_half_precision_trains_in_float32(run, tmp_path):
     options += ["--learning_rate=1e-5", "--warmup_steps=0"]
     with pytest.raises(UsageError, match=r"training\.bf16"):
         stages.train(run.recipe("stage1", tmp_path / "no", *options[:-5], "--max_steps=3"))
-    model, kept = None, stages._save
+    model, kept = None, stages.save
 
     def save(trained, processor, folder):
         nonlocal model
@@ -120,7 +121,7 @@ def test_half_precision_trains_in_float32(run, tmp_path):
         return kept(trained, processor, folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_save", save)
+        patch.setattr(stages, "save", save)
         final = stages.train(run.recipe("stage1", tmp_path / "one", *options))
     assert {p.dtype for p in model.model.mol_projector.parameters()} == {torch.float32}
     assert {p.dtype for p in model.model.language_model.parameters()} == {torch.bfloat16}
@@ -137,7 +138,7 @@ def trainable(model):
 
 def test_frozen_encoders_leave_the_projector_alone_in_alignment(run):
     model = initial(run)
-    stages.freeze_all_but(model, (stages.PROJECTOR,))
+    freezing.freeze_all_but(model, (freezing.PROJECTOR,))
     assert trainable(model) == {
         n for n, _ in model.named_parameters() if n.startswith("model.mol_projector.")
     }
@@ -148,8 +149,8 @@ def test_frozen_encoders_leave_the_projector_alone_in_alignment(run):
 def test_lora_trains_two_matrices_per_target_and_the_whole_projector(run):
     model = initial(run)
     projector = {n for n, _ in model.named_parameters() if ".mol_projector." in n}
-    expected = stages.expected_with_lora(model, LoraRecipe())
-    adapted = stages.add_lora(model, LoraRecipe())
+    expected = expected_with_lora(model, LoraRecipe())
+    adapted = add_lora(model, LoraRecipe())
     names = trainable(adapted)
     assert names == expected
     lora = {n for n in names if "lora_" in n}
@@ -157,23 +158,23 @@ def test_lora_trains_two_matrices_per_target_and_the_whole_projector(run):
     assert all(".language_model." in n for n in lora)
     kept = {n.replace("modules_to_save.default.", "") for n in names - lora}
     assert kept == {f"base_model.model.{n}" for n in projector}
-    stages.assert_trained(adapted, expected, "tune")
+    freezing.assert_trained(adapted, expected, "tune")
 
 
 def test_the_wrong_parameters_are_named(run):
     model = initial(run)
-    stages.freeze_all_but(model, (stages.PROJECTOR, "graph_encoder"))
-    expected = {n for n, _ in model.named_parameters() if stages.part_of(n) == stages.PROJECTOR}
+    freezing.freeze_all_but(model, (freezing.PROJECTOR, "graph_encoder"))
+    expected = {n for n, _ in model.named_parameters() if freezing.part_of(n) == freezing.PROJECTOR}
     with pytest.raises(CollamoError, match=r"unexpected: model\.graph_encoder\.\S+.* …"):
-        stages.assert_trained(model, expected, "align")
-    stages.freeze_all_but(model, ())
+        freezing.assert_trained(model, expected, "align")
+    freezing.freeze_all_but(model, ())
     with pytest.raises(CollamoError, match=r"stage align would train .* missing: model\.mol_proj"):
-        stages.assert_trained(model, expected, "align")
+        freezing.assert_trained(model, expected, "align")
 
 
 def test_an_unknown_lora_target_is_a_usage_error(run):
     with pytest.raises(UsageError, match=r"no linear layer 'q_prj' \(did you mean 'q_proj'"):
-        stages.expected_with_lora(initial(run), LoraRecipe(targets=("q_prj",)))
+        expected_with_lora(initial(run), LoraRecipe(targets=("q_prj",)))
 
 
 @pytest.mark.parametrize("stage", ["tiny_lm", "stage1", "stage2"])
@@ -280,7 +281,7 @@ def test_a_used_output_folder_needs_resume(run):
 
 
 def test_two_trainings_in_one_folder(run, tmp_path):
-    code = "import sys; from pathlib import Path; from collamo.training.trainer import only_one\n"
+    code = "import sys; from pathlib import Path; from collamo.training.output import only_one\n"
     code += "with only_one(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from trained import trained
 
 from collamo.training import stages
-from collamo.training.facts import FactsHead
+from collamo.training.facts_head import FactsHead
+from collamo.training.freezing import part_of
 from collamo.training.stages import train
 
 NAN = math.nan
@@ -64,7 +65,7 @@ def test_its_gradient_reaches_the_encoders(tmp_path):
     ours, theirs = (
         load_file(f / "model.safetensors") for f in (train(recipe), run.folder / "stage1" / "final")
     )
-    changed = {stages.part_of(name) for name in ours if not torch.equal(ours[name], theirs[name])}
+    changed = {part_of(name) for name in ours if not torch.equal(ours[name], theirs[name])}
     assert {"mol_projector", "graph_encoder", "selfies_encoder", "conformer_encoder"} <= changed
 
 

@@ -36,6 +36,8 @@ class FactsHead(nn.Module):
         count = np.maximum(np.isfinite(known).sum(0), 1)
         mean = np.nansum(known, 0) / count
         spread = np.sqrt(np.nansum((known - mean) ** 2, 0) / count)
+        self.mean: Tensor
+        self.spread: Tensor
         self.linear = nn.Linear(num_tokens * width, known.shape[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer(
