@@ -11,7 +11,7 @@ from pathlib import Path
 
 from collamo import extras
 
-__version__ = extras.version("collamo") or "0+unknown"  # a source tree that is not installed
+__version__ = extras.VERSION
 
 _WHERE = {
     "Assistant": "collamo.inference.assistant",

@@ -59,6 +59,10 @@ def version(package: str) -> str | None:
         return None
 
 
+#: Of this package; a source tree that is not installed has none.
+VERSION = version("collamo") or "0+unknown"
+
+
 def extra_of(module: str) -> str | None:
     """Return the extra whose package a module comes with, or None where there is none.
 

@@ -1,6 +1,7 @@
 """Who may import whom, kernels never the model and inside the model one way only; no pickle."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,63 @@ def complaints(root):
             if here and there and LAYERS.index(there) > LAYERS.index(here):
                 wrong.append(f"{path.relative_to(root)}:{line} ({here}) imports {name} ({there})")
     return wrong
+
+
+def modules(root):
+    """Return dotted name → path of every file of both packages and the examples."""
+    folders = [(root, "collamo*/**/*.py"), (root / "examples", "*.py")]
+    paths = {path: path.relative_to(top) for top, pattern in folders for path in top.glob(pattern)}
+    dotted = {path: ".".join(short.with_suffix("").parts) for path, short in paths.items()}
+    return {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+
+
+def circle(root):
+    """Return the modules that import each other round in a circle, none where there is none.
+
+    ``from a import b`` is an import of the file a/b.py where that exists, else of a.
+    """
+    paths = modules(root)
+    graph = {module: set() for module in paths}
+    for module, path in paths.items():
+        for _, name in imports(path, root):
+            target = name if name in paths else name.rpartition(".")[0]
+            # collamo_kernels._C is compiled: it imports nothing.
+            if target in paths and target != module and not name.endswith("._C"):
+                graph[module].add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circle(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "length"),
+    [
+        ({"a.py": "import collamo.b", "b.py": "def f():\n    from collamo.a import x"}, 2),
+        (
+            {
+                "a.py": "from collamo import b",
+                "b.py": "from . import c",
+                "c.py": "from .a import x",
+            },
+            3,
+        ),
+        ({"p/__init__.py": "from collamo.p.a import x", "p/a.py": "from collamo.p import x"}, 2),
+        ({"p/__init__.py": "from .a import x", "p/a.py": "from collamo.p.b import x"}, 0),
+        ({"a.py": "from collamo import b", "b.py": "import a, os, collamo.c"}, 0),
+    ],
+)
+def test_the_rule_of_circles_itself(files, length, tmp_path):
+    for name, text in files.items():
+        path = tmp_path / "collamo" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert len(set(circle(tmp_path))) == length
 
 
 def test_imports_run_one_way():

@@ -8,7 +8,7 @@ import re
 
 import transformers
 
-import collamo
+from collamo import extras
 from collamo.model.configuration import CollamoConfig
 
 _PARTS = ("selfies_config", "gin_config", "unimol_config", "projector_config")
@@ -31,7 +31,7 @@ with two baselines.
 
 def model_card(config: CollamoConfig) -> str:
     """Return the card of a model with `config`, as Markdown with a front matter."""
-    versions = {"collamo": collamo.__version__, "transformers": transformers.__version__}
+    versions = {"collamo": extras.VERSION, "transformers": transformers.__version__}
     lines = [_HEAD.format(**versions), "## Built from", "", *_sources(config), ""]
     lines += ["## Constants", "", "| constant | value | whose choice |", "| --- | --- | --- |"]
     for part in _PARTS:
