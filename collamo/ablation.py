@@ -75,18 +75,18 @@ def run_ablation(
     UsageError
         For settings that differ from those a variant under `out` was begun with.
     """
-    plans = [
-        _Variant.of(ablation, number, name, out, overrides)
+    variants = [
+        _Variant.build(ablation, number, name, out, overrides)
         for number, name in enumerate(ablation.variants)
     ]
-    asked = {"split": split, "limit": limit, "max_new_tokens": max_new_tokens, "seed": seed}
-    for plan in plans:  # all of them, before the first hour of training
-        plan.begin(asked)
+    settings = {"split": split, "limit": limit, "max_new_tokens": max_new_tokens, "seed": seed}
+    for variant in variants:  # all of them, before the first hour of training
+        variant.begin(settings)
     table = ""
-    for done, plan in enumerate(plans, 1):
-        plan.train()
-        plan.examine(asked, batch_size)
-        finished = {p.name: p.report() for p in plans[:done]}
+    for done, variant in enumerate(variants, 1):
+        variant.train()
+        variant.examine(settings, batch_size)
+        finished = {p.name: p.report() for p in variants[:done]}
         table = _table(ablation, finished)
         write_text(out / "table.md", table)
     return table
@@ -102,7 +102,7 @@ class _Variant:
     tune: Recipe
 
     @classmethod
-    def of(cls, ablation: Ablation, number: int, name: str, out: Path, overrides: Sequence[str]):
+    def build(cls, ablation: Ablation, number: int, name: str, out: Path, overrides: Sequence[str]):
         folder = out / str(number)
         own = [f"--{key}={json.dumps(value)}" for key, value in ablation.variants[name].items()]
         align_path, tune_path = ablation.stages
@@ -112,10 +112,10 @@ class _Variant:
         tune = load_recipe(tune_path, [*shared, start, f"--output={folder / 'tune'}"])
         return cls(name, folder, align, tune)
 
-    def begin(self, asked: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, Any]) -> None:
         """Write down the settings, or compare them with those written down."""
         recipes = {name: dataclasses.asdict(getattr(self, name)) for name in ("align", "tune")}
-        text = json.dumps({"name": self.name, **recipes, "examination": asked}, indent=1)
+        text = json.dumps({"name": self.name, **recipes, "examination": settings}, indent=1)
         file = self.folder / "settings.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class _Variant:
                 train(recipe, resume=True)
                 done.touch()
 
-    def examine(self, asked: Mapping[str, Any], batch_size: int) -> None:
+    def examine(self, settings: Mapping[str, Any], batch_size: int) -> None:
         """Evaluate, unless there is a report."""
         if (self.folder / "report.json").exists():
             return
@@ -149,7 +149,7 @@ class _Variant:
         model, processor = load_checkpoint(Path(self.tune.output) / "final")
         data = PreparedData.open(self.tune.data)
         about = {"variant": self.name}
-        options = {**asked, "batch_size": batch_size, "about": about}
+        options = {**settings, "batch_size": batch_size, "about": about}
         evaluate(model, processor, data, out=self.folder, **options)
 
     def report(self) -> dict:

@@ -67,9 +67,9 @@ def test_a_table_is_made_and_nothing_is_done_twice(small, capsys):
 
 def test_other_settings_are_refused(small, capsys):
     arguments, out = small
-    plan = ablation._Variant.of(load_ablation(arguments[0]), 0, "both", out, arguments[7:])
-    plan.begin({"split": "test"})
-    plan.begin({"split": "test"})
+    variant = ablation._Variant.build(load_ablation(arguments[0]), 0, "both", out, arguments[7:])
+    variant.begin({"split": "test"})
+    variant.begin({"split": "test"})
     assert cli.run(["ablate", *arguments, "--learning_rate", "0.5"]) == 2
     assert "begun with other settings" in capsys.readouterr().err
 

@@ -55,7 +55,7 @@ class ColumnChooser:
     def __init__(self, source: str, columns: Sequence[str]):
         self.source, self.columns = source, columns
 
-    def named(self, name: str) -> str:
+    def column_called(self, name: str) -> str:
         """Return the column that the user named; UsageError where there is none."""
         if name not in self.columns:
             raise UsageError(
@@ -64,7 +64,7 @@ class ColumnChooser:
             )
         return self._once(name)
 
-    def known(self, names: Sequence[str]) -> str | None:
+    def known_column(self, names: Sequence[str]) -> str | None:
         """Return the column that carries the first of the known `names`, None where none does."""
         normal = [normal_name(column) for column in self.columns]
         for name in names:
@@ -74,7 +74,7 @@ class ColumnChooser:
 
     def column(self, name: str | None, names: Sequence[str]) -> str | None:
         """Return the column that the user named, else the one that carries a known name."""
-        return self.known(names) if name is None else self.named(name)
+        return self.known_column(names) if name is None else self.column_called(name)
 
     def measured(self, entries: Sequence[str]) -> dict[str, MeasuredColumn]:
         """Return column → what it is, of known names and of the user's ``"name:unit"``."""
@@ -85,7 +85,7 @@ class ColumnChooser:
         }
         for entry in entries:
             name, _, unit = entry.partition(":")
-            column = self.named(name.strip())
+            column = self.column_called(name.strip())
             words = name.strip().replace("_", " ")
             measured[column] = MeasuredColumn(column, words, unit.strip() or None)
         return measured

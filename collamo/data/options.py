@@ -70,7 +70,7 @@ class PrepareOptions:
 
 
 def check_positive(numbers: Mapping[str, float | None]) -> None:
-    """Raise UsageError for the first number that is not above 0; None is any."""
+    """Raise UsageError for the first number that is not above 0; None passes."""
     for name, value in numbers.items():
         if value is not None and value <= 0:
             raise UsageError(f"{name} is {value}; it must be above 0")

@@ -39,7 +39,7 @@ def text_lines(path: Path) -> Iterator[Iterator[str]]:
     Raises
     ------
     UsageError
-        For UTF-16, a .gz that is none, or one that is damaged.
+        For a file in UTF-16, and for a .gz that is not gzip or is damaged.
     """
     with open(path, "rb") as file:
         start = file.read(4)

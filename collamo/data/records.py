@@ -47,9 +47,9 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
 
 
 def _conformer(molecule: Molecule, options: PrepareOptions, absence: str | None) -> Conformer:
-    given = given_conformer(molecule)
-    if given is not None:
-        return given
+    conformer = given_conformer(molecule)
+    if conformer is not None:
+        return conformer
     if absence is not None:
         return absent_conformer(absence, options.seed)
     if not options.conformers:

@@ -146,15 +146,15 @@ def open_source(
     name = EMBEDDED if str(source) == EMBEDDED else path.name
     columns = column_names(path, kind)
     if kind == "smi":
-        asked = [smiles_column, caption_column, iupac_column, *measured_columns]
-        if any(asked):
+        options = [smiles_column, caption_column, iupac_column, *measured_columns]
+        if any(options):
             raise UsageError(f"{name}: a SMI file has no columns; leave the column options out")
         return Source(name, path, kind)
     chooser = ColumnChooser(name, columns)
     smiles, selfies = None, None
     if kind != "sdf":
         smiles = chooser.column(smiles_column, SMILES_COLUMNS)
-        selfies = None if smiles else chooser.known(SELFIES_COLUMNS)
+        selfies = None if smiles else chooser.known_column(SELFIES_COLUMNS)
         if not smiles and not selfies:
             advice = "name the right one with smiles_column (--smiles-column)"
             if kind == "csv" and len(columns) == 1 and re.search(r"[;\t|]", columns[0]):

@@ -135,8 +135,8 @@ _FORMULA_WORDINGS = (
 def _motif_tasks(facts: Facts, rng: random.Random, row: int) -> list[TaskExample]:
     present = [name for name in MOTIFS if facts.motifs.get(name)]
     absent = [name for name in MOTIFS if not facts.motifs.get(name)]
-    asked = rng.sample(present, min(MOTIFS_PER_MOLECULE, len(present)))
-    asked += rng.sample(absent, min(max(1, len(asked)), len(absent)))
+    motifs = rng.sample(present, min(MOTIFS_PER_MOLECULE, len(present)))
+    motifs += rng.sample(absent, min(max(1, len(motifs)), len(absent)))
     return [
         TaskExample(
             row,
@@ -146,7 +146,7 @@ def _motif_tasks(facts: Facts, rng: random.Random, row: int) -> list[TaskExample
             str(facts.motifs.get(name, 0)),
             float(facts.motifs.get(name, 0)),
         )
-        for name in asked
+        for name in motifs
     ]
 
 
@@ -228,9 +228,9 @@ def _text_tasks(
     facts: Facts, columns: Mapping[str, str], rng: random.Random, row: int
 ) -> list[TaskExample]:
     """Return caption and name; a given caption replaces the composed one."""
-    given = columns.get("caption")
-    caption = " ".join(given.split()) if given else compose_caption(facts, rng)
-    target = "given" if given else "composed"
+    text = columns.get("caption")
+    caption = " ".join(text.split()) if text else compose_caption(facts, rng)
+    target = "given" if text else "composed"
     tasks = [TaskExample(row, "caption", target, rng.choice(_CAPTION_WORDINGS), caption)]
     if columns.get("iupac_name"):
         question = rng.choice(_IUPAC_WORDINGS)

@@ -90,9 +90,9 @@ class _Message:
             return self._failed("crash", f"RDKit crashed (exit code {error.exitcode})")
         except MemoryError:
             return self._failed("memory", OUT_OF_MEMORY)
-        done = list(zip(self.rows, outcomes, strict=False))
+        finished = list(zip(self.rows, outcomes, strict=False))
         rest = self.rows[len(outcomes) :]
-        return done, [_Message(rest)] if rest else []
+        return finished, [_Message(rest)] if rest else []
 
     def _failed(self, code: str, reason: str) -> tuple[list[_Result], list[_Message]]:
         if len(self.rows) > 1:

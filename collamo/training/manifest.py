@@ -61,8 +61,8 @@ def checkpoints(output: Path) -> list[Path]:
     """Return the ``checkpoint-N`` folders of `output`, the newest (largest N) first."""
     if not output.is_dir():
         return []
-    found = {path: _NAME.fullmatch(path.name) for path in output.iterdir() if path.is_dir()}
-    numbered = [(int(match[1]), path) for path, match in found.items() if match]
+    matches = {path: _NAME.fullmatch(path.name) for path in output.iterdir() if path.is_dir()}
+    numbered = [(int(match[1]), path) for path, match in matches.items() if match]
     return [path for _, path in sorted(numbered, reverse=True)]
 
 

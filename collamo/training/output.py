@@ -15,7 +15,7 @@ from collamo.errors import UsageError
 
 @contextlib.contextmanager
 def only_one(output: Path) -> Iterator[None]:
-    """Keep the output folder for this training; UsageError where another one runs in it.
+    """Keep the output folder for this training; UsageError if another one is running in it.
 
     The lock goes with its process, however that ends. Of several processes of one training the
     first holds it.
@@ -37,7 +37,7 @@ def only_one(output: Path) -> Iterator[None]:
 
 
 def prepare_output(output: Path, resume: bool) -> None:
-    """Make the output folder; UsageError where it is no folder or holds another run."""
+    """Make the output folder; UsageError if it is not a folder or holds another run."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -65,12 +65,12 @@ def dialogues(tasks: Iterable[TaskExample], *, per_molecule: int, seed: int) -> 
     for molecule, examples in by_molecule.items():
         for number in range(per_molecule):
             rng = np.random.default_rng([seed, molecule, number])
-            told = [examples[i] for i in rng.permutation(len(examples))]
-            told = told[: rng.integers(1, MOST_FACTS + 1)]
-            facts = "; ".join(f"{e.target.replace('_', ' ')} {e.answer}" for e in told)
-            asked = [told[i] for i in rng.permutation(len(told))]
-            questions = [f"{facts}\n{asked[0].question}", *(e.question for e in asked[1:])]
-            turns = zip(questions, (e.answer for e in asked), strict=True)
+            subset = [examples[i] for i in rng.permutation(len(examples))]
+            subset = subset[: rng.integers(1, MOST_FACTS + 1)]
+            facts = "; ".join(f"{e.target.replace('_', ' ')} {e.answer}" for e in subset)
+            shuffled = [subset[i] for i in rng.permutation(len(subset))]
+            questions = [f"{facts}\n{shuffled[0].question}", *(e.question for e in shuffled[1:])]
+            turns = zip(questions, (e.answer for e in shuffled), strict=True)
             yield [
                 {"role": role, "content": text}
                 for turn in turns

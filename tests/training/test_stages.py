@@ -21,9 +21,8 @@ from collamo.model.checksums import CHECKSUMS
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.training import freezing, stages
-from collamo.training.lora import add_lora, expected_with_lora
 from collamo.training.manifest import MANIFEST, checkpoints, verify_manifest
-from collamo.training.recipe import LoraRecipe, load_recipe
+from collamo.training.recipe import load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 SIZES = {"num_layers": 1, "hidden_size": 16}
@@ -130,51 +129,6 @@ def test_half_precision_trains_in_float32(run, tmp_path):
     assert not torch.equal(weight, weight.bfloat16().float())
     tune = ["--init_from", str(final), "--max_steps=1", "--bf16=true", "--use_cpu=true"]
     assert stages.train(run.recipe("stage2", tmp_path / "two", *tune)).is_dir()
-
-
-def trainable(model):
-    return {name for name, p in model.named_parameters() if p.requires_grad}
-
-
-def test_frozen_encoders_leave_the_projector_alone_in_alignment(run):
-    model = initial(run)
-    freezing.freeze_all_but(model, (freezing.PROJECTOR,))
-    assert trainable(model) == {
-        n for n, _ in model.named_parameters() if n.startswith("model.mol_projector.")
-    }
-    # The learned queries are among them: PEFT and freezing by name both miss a bare parameter.
-    assert any("quer" in name for name in trainable(model))
-
-
-def test_lora_trains_two_matrices_per_target_and_the_whole_projector(run):
-    model = initial(run)
-    projector = {n for n, _ in model.named_parameters() if ".mol_projector." in n}
-    expected = expected_with_lora(model, LoraRecipe())
-    adapted = add_lora(model, LoraRecipe())
-    names = trainable(adapted)
-    assert names == expected
-    lora = {n for n in names if "lora_" in n}
-    assert len(lora) == 2 * 2 * 2  # layers × (q_proj, v_proj) × (A, B)
-    assert all(".language_model." in n for n in lora)
-    kept = {n.replace("modules_to_save.default.", "") for n in names - lora}
-    assert kept == {f"base_model.model.{n}" for n in projector}
-    freezing.assert_trained(adapted, expected, "tune")
-
-
-def test_the_wrong_parameters_are_named(run):
-    model = initial(run)
-    freezing.freeze_all_but(model, (freezing.PROJECTOR, "graph_encoder"))
-    expected = {n for n, _ in model.named_parameters() if freezing.part_of(n) == freezing.PROJECTOR}
-    with pytest.raises(CollamoError, match=r"unexpected: model\.graph_encoder\.\S+.* …"):
-        freezing.assert_trained(model, expected, "align")
-    freezing.freeze_all_but(model, ())
-    with pytest.raises(CollamoError, match=r"stage align would train .* missing: model\.mol_proj"):
-        freezing.assert_trained(model, expected, "align")
-
-
-def test_an_unknown_lora_target_is_a_usage_error(run):
-    with pytest.raises(UsageError, match=r"no linear layer 'q_prj' \(did you mean 'q_proj'"):
-        expected_with_lora(initial(run), LoraRecipe(targets=("q_prj",)))
 
 
 @pytest.mark.parametrize("stage", ["tiny_lm", "stage1", "stage2"])
