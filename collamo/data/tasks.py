@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from collamo.chem.conformer import Conformer
 from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
-from collamo.data.captions import compose_caption
 from collamo.data.columns import MeasuredColumn
+from collamo.data.composed_captions import compose_caption
 from collamo.data.facts import PROPERTIES_2D, PROPERTIES_3D, Facts, format_number, measure
 
 TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "measured")

@@ -2,7 +2,7 @@ import random
 
 from collamo.chem.conformer import absent_conformer
 from collamo.chem.molecule import parse_molecule
-from collamo.data.captions import compose_caption
+from collamo.data.composed_captions import compose_caption
 from collamo.data.facts import measure
 from collamo.data.sources import open_source
 from collamo.data.tasks import task_rng
