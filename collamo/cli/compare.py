@@ -18,7 +18,7 @@ def compare(
         typer.Argument(help="Folder of `collamo evaluate`, `collamo score` or `collamo judge`."),
     ],
     b: Annotated[Path, typer.Argument(help="Another, of the same questions.")],
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
 ) -> None:
     """Compare two evaluations, of models or of files, or two judgements: paired intervals, and the
     rows that changed."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def count_line(counts: Mapping[str, int]) -> str:
-    """Return counts in words, without those of nothing.
+    """Return counts in words, without the zeros.
 
     >>> count_line({"rows": 3, "empty": 0, "scored": 3})
     '3 rows, 3 scored'
@@ -23,7 +23,7 @@ def quiet_transformers() -> None:
 
 
 def one_line(text: str) -> str:
-    """Return an answer on one line, as those who read stdout line by line expect it.
+    """Return an answer on one line, so that stdout has a line per answer.
 
     >>> one_line("two\\nlines")
     'two lines'

@@ -20,11 +20,13 @@ def doctor(
     context: typer.Context,
     plan: Annotated[
         Path | None,
-        typer.Option(help="Recipe: say what it trains, the memory it takes, and where it fits."),
+        typer.Option(
+            help="Recipe: show what it trains, the memory it takes, and which GPU it fits."
+        ),
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="Of --plan: h100, a100-40gb … or GiB. Default: the one here."),
+        typer.Option(help="With --plan: h100, a100-40gb … or GiB. Default: the one here."),
     ] = None,
 ) -> None:
     """Say what is installed, what is missing, and what each missing piece would give."""

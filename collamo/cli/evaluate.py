@@ -50,7 +50,9 @@ def evaluate(
     ] = False,
     batch_size: BatchOption = 64,
     max_new_tokens: TokensOption = 128,
-    seed: Annotated[int, typer.Option(help="Of the wrong molecules, limit and intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the wrong molecules, limit and intervals.")
+    ] = 0,
     tokenizer: Annotated[
         str,
         typer.Option(

@@ -23,7 +23,7 @@ def judge(
     judge: Annotated[
         str, typer.Option(help="OpenAI-compatible endpoint, such as http://localhost:8000/v1.")
     ],
-    judge_model: Annotated[str, typer.Option(help="Its model.")],
+    judge_model: Annotated[str, typer.Option(help="Name of the model there.")],
     other: Annotated[
         Path | None,
         typer.Argument(help="Another file for the same references: which of the two is better?"),
@@ -40,17 +40,17 @@ def judge(
         int, typer.Option(min=0, help="How often an unreadable answer is asked for again.")
     ] = 2,
     price_in: Annotated[
-        float | None, typer.Option(min=0, help="Of 1,000 tokens of prompt.")
+        float | None, typer.Option(min=0, help="Price of 1,000 tokens of prompt.")
     ] = None,
     price_out: Annotated[
-        float | None, typer.Option(min=0, help="Of 1,000 tokens of answer.")
+        float | None, typer.Option(min=0, help="Price of 1,000 tokens of answer.")
     ] = None,
     per_minute: Annotated[
-        float | None, typer.Option(min=0.01, help="Requests at most. Default: no limit.")
+        float | None, typer.Option(min=0.01, help="Most requests a minute. Default: no limit.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at one time.")] = 4,
-    attempts: Annotated[int, typer.Option(min=1, help="Of a request that fails.")] = 5,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Of a request [s].")] = 60,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts at a request that fails.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Longest wait for a request [s].")] = 60,
 ) -> None:
     """Have captions judged by a language model, or two files compared. Run again to go on.
 

@@ -27,7 +27,7 @@ WorkersOption = Annotated[
 SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
 LimitOption = Annotated[
     int | None,
-    typer.Option(min=1, help="At most so many questions per task, drawn with the seed."),
+    typer.Option(min=1, help="Most questions per task, drawn with the seed."),
 ]
 WordnetOption = Annotated[
     Path | None, typer.Option(help="Folder or zip of WordNet 3.0, for METEOR. Never downloaded.")
@@ -35,7 +35,7 @@ WordnetOption = Annotated[
 
 
 def check_split(split: str) -> None:
-    """Refuse a split that there is not, with a UsageError."""
+    """Raise a UsageError unless there is a split of this name."""
     if split not in SPLITS:
         raise UsageError(
             f"--split {split!r} is none of {', '.join(SPLITS)}{suggest(split, SPLITS)}"

@@ -20,25 +20,28 @@ def prepare(
         str, typer.Argument(help="nci (inside RDKit) or a CSV, TSV, JSONL, SMI or SDF file.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    conformers: Annotated[bool, typer.Option(help="Embed conformers where none is given.")] = True,
+    conformers: Annotated[
+        bool, typer.Option(help="Embed a conformer for a molecule that has none.")
+    ] = True,
     force_field_steps: Annotated[
         int, typer.Option(min=0, help="Longest minimisation of a conformer [steps].")
     ] = 200,
-    seed: Annotated[int, typer.Option(help="Of conformers, splits and questions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of conformers, splits and questions.")] = 0,
     workers: WorkersOption = None,
     time_limit: TimeOption = 30.0,
     memory_limit: Annotated[
         float, typer.Option(min=0.01, help="Most memory of a worker [GiB]; only on Linux.")
     ] = 4.0,
     max_reject_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Rejected share of rows that is too much.")
+        float,
+        typer.Option(min=0, max=1, help="Fail when more than this share of rows is rejected."),
     ] = 0.05,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read no more rows than this.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
     smiles_column: Annotated[
         str | None, typer.Option(help="Column of the molecules, where it is not recognised.")
     ] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Column of given captions.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Column of captions.")] = None,
     iupac_column: Annotated[str | None, typer.Option(help="Column of IUPAC names.")] = None,
     measured_columns: Annotated[
         str, typer.Option(help="Numeric columns, by commas; logS:log mol/L adds a unit.")
@@ -47,28 +50,33 @@ def prepare(
         bool,
         typer.Option(
             "--encode",
-            help="Store what frozen encoders say of each molecule; training then skips them.",
+            help="Store the outputs of frozen encoders; training then skips them.",
         ),
     ] = False,
     unimol: Annotated[
         Path | None,
-        typer.Option(help="Of --encode: Uni-Mol weights for 3D, the ones training will be given."),
+        typer.Option(
+            help="With --encode: Uni-Mol weights for 3D, the ones that training will use."
+        ),
     ] = None,
     gin: Annotated[
-        Path | None, typer.Option(help="Of --encode: GIN weights for 2D, likewise.")
+        Path | None, typer.Option(help="With --encode: GIN weights for 2D, likewise.")
     ] = None,
     encode_layers: Annotated[
-        int, typer.Option(min=1, help="Of --encode: the projector's num_layers; sets the levels.")
+        int,
+        typer.Option(
+            min=1, help="With --encode: the projector's num_layers, which sets the levels."
+        ),
     ] = 5,
     encode_dtype: Annotated[
-        str, typer.Option(help="Of --encode: float16, or float32 at twice the size.")
+        str, typer.Option(help="With --encode: float16, or float32 at twice the size.")
     ] = "float16",
 ) -> None:
     """Turn a source of molecules into shards, splits and questions."""
     if encode and unimol is None and gin is None:
         raise UsageError("--encode needs weights: give --unimol FILE, --gin FILE or both")
     if not encode and (unimol or gin):
-        raise UsageError("--unimol and --gin are of --encode; add it")
+        raise UsageError("--unimol and --gin need --encode; add it")
     from collamo.data.options import PrepareOptions
     from collamo.data.prepare import prepare as prepare_source
 

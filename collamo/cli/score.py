@@ -24,9 +24,7 @@ from collamo.progress import progress_bar
 
 @command()
 def score(
-    file: Annotated[
-        Path, typer.Argument(help="TSV, CSV or JSONL of predictions and what they should be.")
-    ],
+    file: Annotated[Path, typer.Argument(help="TSV, CSV or JSONL of predictions and references.")],
     task: Annotated[str, typer.Option(help="captions, molecules, iupac, motifs or property.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("scores"),
     tokenizer: Annotated[

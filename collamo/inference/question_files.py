@@ -25,7 +25,7 @@ FORMATS = (".csv", ".tsv", ".jsonl")
 
 
 def check_format(path: Path) -> None:
-    """Refuse a file whose name says that it is none of `FORMATS`, with a UsageError."""
+    """Raise a UsageError unless the file name ends in one of `FORMATS`."""
     if path.suffix not in FORMATS:
         raise UsageError(f"{path}: the file must end in {', '.join(FORMATS)}")
 
@@ -45,7 +45,7 @@ class QuestionRow:
     def output(self) -> dict[str, object]:
         """Return the row to write: its columns, then row, answer, status (ok or error), reason.
 
-        A column of the input that is called so too is kept as ``input_<name>``.
+        An input column with one of these names is kept as ``input_<name>``.
         """
         ours = ("row", "answer", "status", "reason")
         kept = {f"input_{k}" if k in ours else k: value for k, value in self.columns.items()}
@@ -97,7 +97,7 @@ def _fill(row: QuestionRow, smiles_column: str, question_column: str) -> None:
     for name, column in (("smiles", smiles_column), ("question", question_column)):
         value = row.columns.get(column)
         if not isinstance(value, str) or not value.strip():
-            row.reason = f"row {row.number}: column {column!r} is empty or no text"
+            row.reason = f"row {row.number}: column {column!r} is empty or not text"
             return
         values[name] = value.strip()
     row.smiles, row.question = values["smiles"], values["question"]

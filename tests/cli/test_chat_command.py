@@ -66,6 +66,7 @@ def test_a_bad_start_is_an_error_of_the_command(chat, collamo, tmp_path):
     assert_fails(collamo("chat", "CCO"), 4, "no trained weights", "make demo")
 
 
+@pytest.mark.slow
 def test_lines_come_through_a_pipe(run):
     options = ["--checkpoint", str(run.checkpoint), "--max-new-tokens", "8"]
     done = collamo_process("chat", "CCO", *options, input=f"{RINGS}\n/molecule C1CC\n{RINGS}\n")
@@ -76,6 +77,7 @@ def test_lines_come_through_a_pipe(run):
     assert done.stderr == ("error: SMILES 'C1CC' has an unclosed ring; fix it or drop the row\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of POSIX")
 def test_an_interrupt_at_the_prompt_is_130(run):
     """At a terminal, which shows the prompt; answers go to stdout, a file here."""

@@ -164,6 +164,7 @@ def test_the_installed_command_runs(tmp_path):
     assert done.stderr == "error: SMILES 'C1CC' has an unclosed ring; fix it or drop the row\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["prepare", "evaluate", "train"])
 def test_no_room_names_the_file_and_the_way_out(run, tmp_path, command):
     """A limit on the size of files stands for it; the same command then goes on."""

@@ -10,6 +10,7 @@ from command_line import assert_fails
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
+@pytest.mark.slow
 def test_evaluate_writes_the_report_and_shows_it(collamo, run, tmp_path):
     out = tmp_path / "evaluation"
     options = [run.checkpoint, "--data", run.data, "--out", out]
@@ -70,6 +71,7 @@ def test_evaluate_without_reliance_asks_the_two_of_the_verdict(collamo, run, tmp
     assert not (tmp_path / "reliance.svg").exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_off_goes_on(collamo, run, tmp_path, monkeypatch):
     from collamo.inference import answers
 

@@ -316,7 +316,7 @@ def test_the_command(tmp_path, weights, capsys):
     assert run([*arguments, "--encode"]) == 2
     assert "give --unimol FILE, --gin FILE or both" in capsys.readouterr().err
     assert run([*arguments, *files]) == 2
-    assert "are of --encode" in capsys.readouterr().err
+    assert "need --encode" in capsys.readouterr().err
     assert run([*arguments, "--encode", *files]) == 0
     printed = capsys.readouterr().out
     assert "2d: levels 0, 1, 2 of 16 channels in float16, 0.0 MiB, weights " in printed
