@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -107,13 +109,11 @@ def _with_coordinates(
 
 def _embed(full: Chem.Mol, seed: int) -> bool:
     """Embed in place with ETKDGv3, a second time from random coordinates; True on success."""
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs give every option the object's own type
     parameters.randomSeed = seed
     parameters.optimizerForceTol = EMBED_FORCE_TOLERANCE
-    for parameters.useRandomCoords, parameters.maxIterations in (
-        (False, 0),
-        (True, RANDOM_START_TRIES),
-    ):
+    for random_start, tries in ((False, 0), (True, RANDOM_START_TRIES)):
+        parameters.useRandomCoords, parameters.maxIterations = random_start, tries
         if rdDistGeom.EmbedMolecule(full, parameters) == 0:
             _spread(full)
             return True
@@ -136,6 +136,7 @@ def _spread(full: Chem.Mol) -> None:
 
 def _minimise(full: Chem.Mol, steps: int) -> tuple[str, bool | None]:
     """Minimise in place; return (method, converged)."""
+    minimise: Callable[..., int]
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
         method, minimise = "etkdgv3+mmff", rdForceFieldHelpers.MMFFOptimizeMolecule
     elif rdForceFieldHelpers.UFFHasAllMoleculeParams(full):

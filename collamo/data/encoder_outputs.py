@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from collamo.data.manifest import file_entry
+from collamo.data.manifest import FileEntry, file_entry
 from collamo.data.prepared import PreparedData
 from collamo.data.shards import shard_name
 from collamo.errors import CollamoError, UsageError
@@ -60,13 +60,19 @@ class OutputsOrigin:
     dtype: str
 
 
+class OutputsEntry(FileEntry):
+    """The file of a shard, and the SHA-256 of the molecules it was made from."""
+
+    shard_sha256: str
+
+
 @dataclass(frozen=True)
 class EncoderOutputs:
     """The stored outputs of one encoder; `files` has an entry per finished shard."""
 
     folder: Path
     origin: OutputsOrigin
-    files: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    files: Mapping[str, OutputsEntry] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path, modality: str) -> EncoderOutputs | None:
@@ -112,7 +118,7 @@ class EncoderOutputs:
         path = self.folder / self.file_name(shard)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, outputs, allow_pickle=False)
-        entry = {**file_entry(path, len(outputs)), "shard_sha256": shard_sha256}
+        entry: OutputsEntry = {**file_entry(path, len(outputs)), "shard_sha256": shard_sha256}
         stored = dataclasses.replace(self, files={**self.files, path.name: entry})
         stored.write()
         return stored
@@ -124,7 +130,7 @@ class EncoderOutputs:
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(int(entry["bytes"]) for entry in self.files.values())
+        return sum(entry["bytes"] for entry in self.files.values())
 
     def check(self, weights: str, source: str, levels: Sequence[int], layers: int) -> None:
         """Refuse outputs of other weights than the model's (`source` says which), or of levels

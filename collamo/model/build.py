@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -105,7 +106,7 @@ def build_model(
         else load_language_model(name, dtype, attn_implementation, quantization)
     )
     sources = _sources(name, source, unimol, gin)
-    tokenizer.chat_template = chat_template(tokenizer, preset, sources["llm"]["name"])
+    tokenizer.chat_template = chat_template(tokenizer, preset, sources["llm"]["name"] or "")
     mol_token_id = tell_about_molecules(source, tokenizer)
     vocabulary = SelfiesVocabulary(selfies_tokens)
     attention = source.config._attn_implementation  # a configuration around it chooses anew
@@ -114,7 +115,7 @@ def build_model(
     config.mol_token_id = mol_token_id
     config.sources = sources
     model = _around(source, config, encoders)
-    source.base_model.set_attn_implementation(attention)
+    cast("PreTrainedModel", source.base_model).set_attn_implementation(attention)
     model.generation_config = generation_config(source, tokenizer, mol_token_id)
     _check_same_logits(model, source)
     processor = CollamoProcessor(
@@ -174,7 +175,7 @@ def published_encoders(
         As `load_unimol`.
     """
     fields = nested(overrides or {})
-    encoders = {}
+    encoders: dict[str, UniMolEncoder | GinEncoder] = {}
     if unimol is not None:
         encoder = load_unimol(unimol, **fields.get("unimol_config", {}))
         if encoder.config.vocab_size != len(UNIMOL_DICTIONARY):
@@ -188,9 +189,15 @@ def published_encoders(
     return encoders
 
 
-def _sources(llm, source: PreTrainedModel, unimol, gin) -> dict[str, dict[str, str]]:
+def _sources(
+    llm: LanguageModel,
+    source: PreTrainedModel,
+    unimol: str | Path | None,
+    gin: str | Path | None,
+) -> dict[str, dict[str, str | None]]:
     """Return where weights came from: the language model's name, the encoders' files and hashes."""
-    sources = {"llm": {"name": source.config.name_or_path if isinstance(llm, tuple) else str(llm)}}
+    name = source.config.name_or_path if isinstance(llm, tuple) else str(llm)
+    sources: dict[str, dict[str, str | None]] = {"llm": {"name": name}}
     for part, path in (("unimol", unimol), ("gin", gin)):
         if path is not None:
             file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
@@ -204,16 +211,16 @@ def _check_same_logits(model: CollamoForConditionalGeneration, source: PreTraine
     Logit soft-capping or scaling would be lost without a word; four tokens show it. With gradients:
     without, bitsandbytes would repack 4 bits for the CPU, and no checkpoint would fit them.
     """
-    rows = source.get_input_embeddings().num_embeddings
-    device = source.get_input_embeddings().weight.device
-    ids = torch.arange(4, device=device)[None] % rows
+    embeddings = cast("nn.Embedding", source.get_input_embeddings())
+    ids = torch.arange(4, device=embeddings.weight.device)[None] % embeddings.num_embeddings
     ids = torch.where(ids == model.config.mol_token_id, 0, ids)
     training = source.training
     source.eval(), model.eval()
     ours, theirs = model(input_ids=ids).logits, source(input_ids=ids).logits
     source.train(training)
     if not theirs.isfinite().all():
-        name = model.config.sources["llm"]["name"] or type(source).__name__
+        sources = model.config.sources or {}
+        name = sources.get("llm", {}).get("name") or type(source).__name__
         raise CollamoError(
             f"language model '{name}' answers four tokens with NaN or infinite numbers: its "
             f"weights are damaged (download them again) or too large for {source.dtype}"

@@ -44,9 +44,9 @@ def model_card(config: CollamoConfig) -> str:
 
 def documented(config_class: type) -> dict[str, str]:
     """Return field → text of the Parameters section of a configuration's docstring."""
-    section = inspect.getdoc(config_class).partition("Parameters\n----------\n")[2]
+    section = (inspect.getdoc(config_class) or "").partition("Parameters\n----------\n")[2]
     section = section.partition("\n\n")[0]
-    fields = {}
+    fields: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", section):
         names, _, text = entry.partition("\n")
         fields |= dict.fromkeys(names.split(", "), " ".join(text.split()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -73,15 +73,20 @@ def load_checkpoint(
             f"checkpoint folder '{path}' {problem}; `collamo train configs/stage1.yaml` makes "
             "demo/stage1/final, configs/stage2.yaml goes on from it"
         )
+    model: CollamoForConditionalGeneration | PeftModel
     if (folder / "adapter_config.json").is_file():
         model, processor = _open_adapter(folder, dtype, attn_implementation, dequantize)
     else:
         model, processor = _open_full(folder, dtype, attn_implementation, dequantize)
-    return model.to(device or "cpu").eval(), processor
+    model.to(device or "cpu")  # type: ignore[arg-type]  # transformers' wrapper loses its self
+    return model.eval(), processor
 
 
 def _open_full(
-    folder: Path, dtype, attn_implementation: str | None, dequantize: bool
+    folder: Path,
+    dtype: torch.dtype | str | None,
+    attn_implementation: str | None,
+    dequantize: bool,
 ) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
@@ -95,11 +100,11 @@ def _open_full(
         need_bitsandbytes(f"'{folder}' was saved in 4 bits, which")
     elif dequantize:
         raise UsageError(f"'{folder}' is not quantized; there is nothing to dequantize")
-    options = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": dtype or "auto"}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
-        model, found = CollamoForConditionalGeneration.from_pretrained(
+        model, loading = CollamoForConditionalGeneration.from_pretrained(
             folder, output_loading_info=True, **options
         )
     except SafetensorError as error:
@@ -125,9 +130,9 @@ def _open_full(
         if attn_implementation is None:
             raise
         raise attention_error(attn_implementation, error) from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise CollamoError(
-            f"the weights in '{folder}' do not fit its config.json, which wants {len(missing)} "
+            f"the weights in '{folder}' do not fit its config.json, which has {len(missing)} "
             f"tensors more, such as {missing[0]}; copy or save the checkpoint again"
         )
     if attn_implementation is None:
@@ -140,7 +145,10 @@ def _open_full(
 
 
 def _open_adapter(
-    folder: Path, dtype, attn_implementation: str | None, dequantize: bool
+    folder: Path,
+    dtype: torch.dtype | str | None,
+    attn_implementation: str | None,
+    dequantize: bool,
 ) -> tuple[PeftModel, CollamoProcessor]:
     from peft import PeftModel
 

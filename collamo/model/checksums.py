@@ -41,12 +41,12 @@ def verify_checksums(folder: str | Path) -> None:
     recorded = _recorded(Path(folder))
     files = [Path(folder) / name for name in recorded]
     files = [file for file in files if ".safetensors" in file.name and file.is_file()]
-    for file, found in zip(files, _digests(files), strict=True):
-        if found != recorded[file.name]:
+    for file, digest in zip(files, _digests(files), strict=True):
+        if digest != recorded[file.name]:
             raise CollamoError(
-                f"weights file '{file}' is damaged: its SHA-256 is {found[:16]}…, that of what was "
-                f"written {recorded[file.name][:16]}…; copy or save the checkpoint again (if the "
-                f"file was replaced on purpose, delete {CHECKSUMS} beside it)"
+                f"weights file '{file}' is damaged: its SHA-256 is {digest[:16]}…, that of what "
+                f"was written {recorded[file.name][:16]}…; copy or save the checkpoint again (if "
+                f"the file was replaced on purpose, delete {CHECKSUMS} beside it)"
             )
 
 
@@ -54,14 +54,16 @@ def _recorded(folder: Path) -> dict[str, str]:
     """Return file name → digest."""
     if (folder / CHECKSUMS).is_file():
         lines = (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-        matches = [_LINE.fullmatch(line) for line in lines]
-        if None in matches:
-            line = lines[matches.index(None)]
-            raise CollamoError(
-                f"'{folder / CHECKSUMS}' is damaged: {line[:80]!r} is no digest with a file name; "
-                "copy or save the checkpoint again"
-            )
-        return {match[2]: match[1] for match in matches}
+        digests = {}
+        for line in lines:
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise CollamoError(
+                    f"'{folder / CHECKSUMS}' is damaged: {line[:80]!r} is no digest with a file "
+                    "name; copy or save the checkpoint again"
+                )
+            digests[match[2]] = match[1]
+        return digests
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {name: entry["sha256"] for name, entry in files.items()}

@@ -9,7 +9,7 @@ does not.
 # fields as they stand, and skips those that are strings.
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -230,11 +230,18 @@ class CollamoConfig(PreTrainedConfig):
         "projector_config": ProjectorConfig,
     }
 
-    text_config: dict | PreTrainedConfig | None = None
-    selfies_config: dict | PreTrainedConfig | None = None
-    gin_config: dict | PreTrainedConfig | None = None
-    unimol_config: dict | PreTrainedConfig | None = None
-    projector_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # what they are once `__post_init__` has run
+        text_config: PreTrainedConfig = PreTrainedConfig()
+        selfies_config: SelfiesEncoderConfig = SelfiesEncoderConfig()
+        gin_config: GinConfig = GinConfig()
+        unimol_config: UniMolConfig = UniMolConfig()
+        projector_config: ProjectorConfig = ProjectorConfig()
+    else:  # what `strict` lets a caller give
+        text_config: dict | PreTrainedConfig | None = None
+        selfies_config: dict | PreTrainedConfig | None = None
+        gin_config: dict | PreTrainedConfig | None = None
+        unimol_config: dict | PreTrainedConfig | None = None
+        projector_config: dict | PreTrainedConfig | None = None
     modalities: list[str] | tuple[str, ...] = MODALITIES
     mol_token_id: int = -1
     lm_head_bias: bool = False
@@ -283,7 +290,7 @@ class CollamoConfig(PreTrainedConfig):
         if preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise UsageError(f"preset '{preset}' is not one of {known}{suggest(preset, PRESETS)}")
-        values = {key: dict(part) for key, part in PRESETS[preset].items()}
+        values: dict[str, Any] = {key: dict(part) for key, part in PRESETS[preset].items()}
         if text_config is not None:
             values["text_config"] = text_config
         for key, value in nested(overrides or {}).items():

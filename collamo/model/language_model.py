@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -82,7 +83,11 @@ def load_language_model(
         _check_folder(Path(name))
     else:
         _check_hub(name)
-    options = {"use_safetensors": True, "dtype": dtype, "attn_implementation": attn_implementation}
+    options: dict[str, Any] = {
+        "use_safetensors": True,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+    }
     if quantization is not None:
         options["quantization_config"] = _four_bits(dtype)
     options = {key: value for key, value in options.items() if value is not None}
@@ -194,14 +199,14 @@ def tell_about_molecules(source: PreTrainedModel, tokenizer: PreTrainedTokenizer
     )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    rows = source.get_input_embeddings().num_embeddings
+    rows = cast("nn.Embedding", source.get_input_embeddings()).num_embeddings
     if len(tokenizer) > rows:
         source.resize_token_embeddings(len(tokenizer), mean_resizing=rows > 1)
     # Tokenizers say anything here: LLaMA-2's 10³⁰, others less than their model can do.
     positions = getattr(source.config, "max_position_embeddings", None)
     if positions is not None:
         tokenizer.model_max_length = positions
-    return tokenizer.convert_tokens_to_ids(MOL_TOKEN)
+    return cast("int", tokenizer.convert_tokens_to_ids(MOL_TOKEN))  # of one token, one id
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, preset: str | None, name: str) -> str | None:
@@ -212,7 +217,9 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, preset: str | None, name: 
     return tokenizer.chat_template
 
 
-def generation_config(source: PreTrainedModel, tokenizer, mol_token_id: int) -> GenerationConfig:
+def generation_config(
+    source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mol_token_id: int
+) -> GenerationConfig:
     """Take over the language model's settings; `<mol>` is an input, never an answer."""
     generation = source.generation_config
     generation.pad_token_id = tokenizer.pad_token_id

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from collamo.errors import UsageError
 from collamo.model.checkpoints import load_checkpoint
+from collamo.model.transformers_versions import save_options
 
 
 def merge(adapter: str | Path, out: str | Path, dequantize: bool = False) -> Path:
@@ -38,6 +39,8 @@ def merge(adapter: str | Path, out: str | Path, dequantize: bool = False) -> Pat
     --------
     >>> merge("runs/llama2_7b/stage2/adapter", "served")  # doctest: +SKIP
     """
+    from peft import PeftModel
+
     adapter, out = Path(adapter), Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"'{out}' exists; nothing is overwritten, give another folder")
@@ -49,12 +52,12 @@ def merge(adapter: str | Path, out: str | Path, dequantize: bool = False) -> Pat
             f"the base of '{adapter}' is held in 4 bits: most of what LoRA learned would be "
             "rounded away; with dequantize a model of half precision is written instead"
         )
+    assert isinstance(model, PeftModel)  # the folder holds an adapter
     merged = model.merge_and_unload(safe_merge=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as partial:
         whole = Path(partial) / out.name
-        # transformers 5.17 would try to turn what was of 4 bits back into them.
-        merged.save_pretrained(whole, save_original_format=not dequantize)
+        merged.save_pretrained(whole, **save_options(dequantized=dequantize))
         processor.save_pretrained(whole)
         whole.replace(out)
     return out

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +27,12 @@ from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder
 from collamo.model.encoders.gin import GinConv
 from collamo.model.encoders.unimol import UniformEmbedding
 from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, drop_modalities
+from collamo.model.transformers_versions import CACHE
 from collamo_kernels import CoAttention, GaussianRadial
 
 #: Parts of `CollamoModel` beside the language model: an encoder per modality, and the projector.
 ENCODER_PARTS = {"1d": "selfies_encoder", "2d": "graph_encoder", "3d": "conformer_encoder"}
 MOLECULE_PARTS = (*ENCODER_PARTS.values(), "mol_projector")
-
-#: What transformers calls the keys and values of earlier tokens: "cache" from 5.24 on,
-#: "past_key_values" before.
-CACHE = next(
-    field.name
-    for field in fields(BaseModelOutputWithPast)
-    if field.name in ("cache", "past_key_values")
-)
 
 
 @dataclass
@@ -54,10 +49,14 @@ class CollamoCausalLMOutputWithPast(CausalLMOutputWithPast):
     molecule_hidden_states: torch.FloatTensor | None = None
 
 
-def _extended(kind: type[ModelOutput], outputs: ModelOutput, **own) -> ModelOutput:
-    """Return a `kind` with what `outputs` has of its fields, and its own."""
+Output = TypeVar("Output", CollamoModelOutputWithPast, CollamoCausalLMOutputWithPast)
+
+
+def _output(kind: type[Output], outputs: ModelOutput, **own: Any) -> Output:
+    """Return a `kind` with those fields of `outputs` that it has, and with its own."""
     names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in outputs.items() if name in names}, **own)
+    shared: dict[str, Any] = {name: x for name, x in outputs.items() if name in names}
+    return kind(**shared, **own)
 
 
 class CollamoPreTrainedModel(PreTrainedModel):
@@ -81,7 +80,8 @@ class CollamoPreTrainedModel(PreTrainedModel):
 
         Training may hold the parts beside it in float32.
         """
-        return getattr(self, self.base_model_prefix, self).language_model.dtype
+        core = cast("CollamoModel", getattr(self, self.base_model_prefix, self))
+        return core.language_model.dtype
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -151,7 +151,8 @@ class CollamoModel(CollamoPreTrainedModel):
         )
         self.language_model = language_model or AutoModel.from_config(config.text_config)
         for module in language_model.modules() if language_model else ():
-            module._is_hf_initialized = True  # post_init would draw its weights anew
+            # Without this mark post_init would draw its weights anew.
+            module._is_hf_initialized = True  # type: ignore[assignment]  # to torch no flag
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -224,7 +225,7 @@ class CollamoModel(CollamoPreTrainedModel):
         """Splice the molecules into the prompt and run the language model.
 
         Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; `cache` and `past_key_values`
-        are two names of one thing (see `CACHE`).
+        are two names of one thing (see `transformers_versions.CACHE`).
 
         Raises
         ------
@@ -251,7 +252,7 @@ class CollamoModel(CollamoPreTrainedModel):
             **{CACHE: cache},
             **kwargs,
         )
-        return _extended(CollamoModelOutputWithPast, outputs, molecule_hidden_states=soft)
+        return _output(CollamoModelOutputWithPast, outputs, molecule_hidden_states=soft)
 
     def _placeholders(self, ids: Tensor | None, embeds: Tensor) -> Tensor:
         """[R,T] bool: positions of `<mol>`."""
@@ -265,12 +266,12 @@ class CollamoModel(CollamoPreTrainedModel):
     def _spliced(self, ids: Tensor | None, embeds: Tensor, soft: Tensor, real: Tensor) -> Tensor:
         """Put the soft tokens [R,M,b,D] of real molecules where `<mol>` stands, row by row."""
         where = self._placeholders(ids, embeds)
-        found, wanted = where.sum(1), real.sum(1) * soft.shape[2]
-        if not torch.compiler.is_compiling() and not torch.equal(found, wanted):
-            row = int((found != wanted).nonzero()[0])
+        places, fills = where.sum(1), real.sum(1) * soft.shape[2]
+        if not torch.compiler.is_compiling() and not torch.equal(places, fills):
+            row = int((places != fills).nonzero()[0])
             raise ValueError(
-                f"prompt {row} has {int(found[row])} <mol> tokens, but its {int(real[row].sum())} "
-                f"molecules fill {int(wanted[row])}; use one <mol> per molecule and let "
+                f"prompt {row} has {int(places[row])} <mol> tokens, but its {int(real[row].sum())} "
+                f"molecules fill {int(fills[row])}; use one <mol> per molecule and let "
                 "CollamoProcessor expand it"
             )
         return embeds.masked_scatter(where[..., None], soft[real].to(embeds))
@@ -301,7 +302,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: CollamoConfig, causal_lm: PreTrainedModel | None = None):
         super().__init__(config)
-        self.model = CollamoModel(config, causal_lm and causal_lm.base_model)
+        language_model = causal_lm and cast("PreTrainedModel", causal_lm.base_model)
+        self.model = CollamoModel(config, language_model)
         text = config.text_config
         if causal_lm is None:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
@@ -328,7 +330,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         """Replace the output layer."""
         self.lm_head = value
 
-    def _scored_loss(self, hidden: Tensor, labels: Tensor, **kwargs) -> Tensor:
+    def _scored_loss(self, hidden: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
         """[R,T,D] hidden states, [R,T] labels → the same loss, without logits for -100."""
         scored = labels[:, 1:] != -100
         return self.loss_function(
@@ -339,17 +341,23 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
-    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        is_main_process: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Save as any model of transformers, with a model card (``README.md``) and ``SHA256SUMS``
         beside it."""
         if getattr(self.config, "quantization_config", None) is not None:
             # transformers cannot turn 4 bits that it loaded back into the file's form: they are it.
             kwargs["save_original_format"] = False
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
             card = Path(save_directory) / "README.md"
             card.write_text(model_card(self.config), encoding="utf-8")
-            write_checksums(save_directory)
+            write_checksums(Path(save_directory))
 
     def get_molecule_features(self, molecules: MoleculeBatch) -> Tensor:
         """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""
@@ -431,7 +439,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
                 loss = self.loss_function(
                     logits=logits, labels=labels, vocab_size=vocab_size, **kwargs
                 )
-        return _extended(CollamoCausalLMOutputWithPast, outputs, loss=loss, logits=logits)
+        return _output(CollamoCausalLMOutputWithPast, outputs, loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(
         self,

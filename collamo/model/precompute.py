@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256
 from collamo.model.configuration import ProjectorConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
+from collamo.model.modeling import CollamoModel
 from collamo.model.projector import spread_levels
 from collamo.model.published_weights import load_gin, load_unimol
 
@@ -85,12 +86,11 @@ def store_encoder_outputs(
     layers = ProjectorConfig().num_layers if layers is None else layers
     if layers < 1:
         raise UsageError(f"layers is {layers}; a projector has at least 1")
-    given = {"2d": (gin, load_gin), "3d": (unimol, load_unimol)}
-    encoders = {
-        modality: (load(path).requires_grad_(False), Path(path))
-        for modality, (path, load) in given.items()
-        if path is not None
-    }
+    encoders: dict[str, tuple[UniMolEncoder | GinEncoder, Path]] = {}
+    if gin is not None:
+        encoders["2d"] = load_gin(gin).requires_grad_(False), Path(gin)
+    if unimol is not None:
+        encoders["3d"] = load_unimol(unimol).requires_grad_(False), Path(unimol)
     if not encoders:
         raise UsageError("nothing to encode with: give unimol (--unimol) or gin (--gin), or both")
     data = PreparedData.open(folder)
@@ -115,10 +115,10 @@ def use_encoder_outputs(model: nn.Module, data: PreparedData) -> list[str]:
         projector does not read.
     """
     used = []
-    for modality, name in (("2d", "graph_encoder"), ("3d", "conformer_encoder")):
+    core = next(m for m in model.modules() if isinstance(m, CollamoModel))
+    config = core.config
+    for modality, encoder in (("2d", core.graph_encoder), ("3d", core.conformer_encoder)):
         stored = EncoderOutputs.read(data.folder, modality)
-        core = next(m for m in model.modules() if hasattr(m, "mol_projector"))
-        encoder, config = getattr(core, name), core.config
         if stored is None or modality not in config.modalities:
             continue
         if any(parameter.requires_grad for parameter in encoder.parameters()):
@@ -200,15 +200,15 @@ def _encode_shard(
     outputs = np.zeros((atoms, len(origin.levels), origin.channels), dtype=origin.dtype)
     by_size = iter(sorted(places, key=lambda row: molecules[row].num_atoms))
     while rows := list(islice(by_size, TOGETHER)):
-        found = encode_molecules([molecules[row] for row in rows], encoder, origin.levels)
-        for row, levels in zip(rows, found, strict=True):
+        levels_of_rows = encode_molecules([molecules[row] for row in rows], encoder, origin.levels)
+        for row, levels in zip(rows, levels_of_rows, strict=True):
             start, end = places[row]
             outputs[start:end] = _narrowed(levels, row, origin)
     return outputs
 
 
 def encode_molecules(
-    molecules: list[MoleculeFeatures], encoder: UniMolEncoder | GinEncoder, numbers: list[int]
+    molecules: list[MoleculeFeatures], encoder: UniMolEncoder | GinEncoder, numbers: Sequence[int]
 ) -> Iterator[Tensor]:
     """Yield of each molecule the levels of these numbers, [N,L,C]."""
     levels = encoder.encode(batch_molecules([[one] for one in molecules], {}).flat(), numbers)

@@ -107,8 +107,9 @@ class CollamoProcessor(ProcessorMixin):
             self._check_count(prompt, len(row), number)
         ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
         answers = self._answers(suffix, ids)
-        for number, (prompt, row, (answer, _)) in enumerate(zip(texts, ids, answers, strict=True)):
-            self._check_length(f"prompt {number} {shortened(prompt)}", len(row), len(answer))
+        pairs = zip(ids, answers, strict=True)
+        for number, (prompt, (tokens, (answer, _))) in enumerate(zip(texts, pairs, strict=True)):
+            self._check_length(f"prompt {number} {shortened(prompt)}", len(tokens), len(answer))
         side = padding_side or ("left" if suffix is None else "right")
         data = self._padded(ids, answers, bool(padding) and padding != "do_not_pad", side)
         if suffix is None:
@@ -169,7 +170,7 @@ class CollamoProcessor(ProcessorMixin):
             )
         return whole[len(before) :]
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]  # the stub knows text alone, and no options
         self,
         conversation: Sequence,
         chat_template: str | None = None,
@@ -272,10 +273,10 @@ class CollamoProcessor(ProcessorMixin):
             )
 
     def _check_count(self, prompt: str, num_molecules: int, number: int) -> None:
-        found = prompt.count(self.mol_token)
-        if found != num_molecules:
+        count = prompt.count(self.mol_token)
+        if count != num_molecules:
             raise ValueError(
-                f"prompt {number} {shortened(prompt)} has {found} {self.mol_token}, but "
+                f"prompt {number} {shortened(prompt)} has {count} {self.mol_token}, but "
                 f"{num_molecules} molecules were given for it; use one {self.mol_token} per "
                 "molecule"
             )
@@ -334,7 +335,9 @@ class CollamoProcessor(ProcessorMixin):
         tokens = iter(self.tokenizer(flat, **options)["input_ids"] if flat else [])
         dialogues = []
         for segments, room in zip(rows, rooms, strict=True):
-            ids, labels, end = [], [], 0
+            ids: list[int] = []
+            labels: list[int] = []
+            end = 0
             for number in range(len(segments)):
                 segment, answered = next(tokens), number % 2 == 0
                 segment = segment + [self.tokenizer.eos_token_id] * answered
@@ -353,7 +356,7 @@ class CollamoProcessor(ProcessorMixin):
         length = max((len(p) + len(a) for p, a, _ in rows), default=0) if pad else 0
         token = self.tokenizer.pad_token_id
         token = self.tokenizer.eos_token_id if token is None else token
-        data = {"input_ids": [], "attention_mask": [], "labels": []}
+        data: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
         for prompt, answer, labels in rows:
             ids = prompt + answer
             gap = max(0, length - len(ids))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES, ProjectorConfig
 from collamo_kernels import CoAttention, GaussianRadial, Relations, share_bias
+
+#: What layers share of Φ, as keyword arguments of their attention; see `share_bias`.
+SharedPhi = Mapping[str, Tensor | Callable[..., Tensor] | None]
 
 
 class CoProjector(nn.Module):
@@ -109,7 +113,7 @@ class CoProjector(nn.Module):
 
     def levels_read(self, modality: str) -> list[int]:
         """Return the numbers of the encoder's levels that are read, ascending."""
-        return sorted(set(self.inputs[modality].level))
+        return sorted(set(cast("LevelInputs", self.inputs[modality]).level))
 
     def _reach(
         self, tokens: Mapping[str, RealTokens], real: Mapping[str, Tensor]
@@ -134,14 +138,14 @@ class CoProjector(nn.Module):
         of_query = torch.arange(queries, device=place.device) * len(MODALITIES) // queries
         return place, there & (of_query[:, None] == of_column)
 
-    def _shared_phi(self, relations: Relations) -> dict[str, object]:
+    def _shared_phi(self, relations: Relations) -> SharedPhi:
         """What layers and branches share of Φ, as keyword arguments of their attention."""
         if self.relation_bias is None:
             return {}
         first = self.layers[0]
         # A layer that is computed again in the backward pass must find Φ there again.
         again = self.training and first.gradient_checkpointing
-        device = relations.device.type
+        device = self.norm.weight.device.type
         half = torch.is_autocast_enabled(device)
         return share_bias(
             relations,
@@ -313,7 +317,7 @@ class CoProjectorLayer(GradientCheckpointingLayer):
         relations: Mapping[str, Relations],
         place: Tensor,
         reach: Tensor,
-        phi: Mapping[str, object],
+        phi: SharedPhi,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[B,b,C] queries and packed [M_m,C] branches → the same, one layer on."""
         z = dict(zip(MODALITIES, (z1d, z2d, z3d), strict=True))
@@ -341,7 +345,7 @@ class BranchBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, z: Tensor, relations: Relations, phi: Mapping[str, object]) -> Tensor:
+    def forward(self, z: Tensor, relations: Relations, phi: SharedPhi) -> Tensor:
         """[M,C] → [M,C]; rows of absent modalities stay finite and unread."""
         attended = self.attention(self.attention_norm(z), relations, **phi)
         return self.feed_forward(z + self.dropout(attended))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,11 @@ logger = logging.getLogger(__name__)
 Weights = str | Path | Mapping[str, Tensor]
 
 
+Encoder = TypeVar("Encoder", bound=UniMolEncoder | GinEncoder)
+
+
 @dataclass(frozen=True)
-class _Layout:
+class _Layout(Generic[Encoder]):
     """How the files of one published encoder name their tensors.
 
     `sizes` says which dimension of which tensors (by pattern) shows a field of the configuration;
@@ -36,8 +39,8 @@ class _Layout:
 
     title: str
     option: str
-    module: type[nn.Module]
-    config: type
+    module: Callable[..., Encoder]
+    config: type[UniMolConfig] | type[GinConfig]
     anchors: tuple[str, ...]
     layers: str
     sizes: dict[str, tuple[tuple[str, int], ...]]
@@ -53,7 +56,7 @@ class _Layout:
 
 
 _LAYER = r"encoder\.layers\.\d+\."
-_UNIMOL = _Layout(
+_UNIMOL: _Layout[UniMolEncoder] = _Layout(
     title="Uni-Mol",
     option="--unimol",
     module=UniMolEncoder,
@@ -76,7 +79,7 @@ _UNIMOL = _Layout(
     },
     heads=r"lm_head|pair2coord_proj|dist_head|classification_heads|encoder\.final_head_layer_norm",
 )
-_OGB_GIN = _Layout(
+_OGB_GIN: _Layout[GinEncoder] = _Layout(
     title="an OGB-style GIN",
     option="--gin",
     module=GinEncoder,
@@ -91,7 +94,7 @@ _OGB_GIN = _Layout(
     },
     heads="graph_pred_linear|projection_head",
 )
-_GIN = {
+_GIN: dict[str, _Layout[GinEncoder]] = {
     "ogb": _OGB_GIN,
     "pretrain-gnns": replace(
         _OGB_GIN,
@@ -218,7 +221,9 @@ def convert_encoder(source: str | Path, folder: str | Path) -> UniMolEncoder | G
     return encoder
 
 
-def _open_weights(weights: Weights, config: type) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+def _open_weights(
+    weights: Weights, config: type[UniMolConfig] | type[GinConfig]
+) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     """Return the tensors, what errors call them, and what a config.json beside them says."""
     if isinstance(weights, Mapping):
         return checked_weights(weights, "the state dict"), "the state dict", {}
@@ -237,12 +242,12 @@ def _open_weights(weights: Weights, config: type) -> tuple[dict[str, Tensor], st
 
 
 def _load_encoder(
-    layout: _Layout,
+    layout: _Layout[Encoder],
     tensors: dict[str, Tensor],
     name: str,
     config: dict[str, Any],
     overrides: Mapping[str, Any],
-):
+) -> Encoder:
     if any("mol_projector." in key for key in tensors):
         raise UsageError(
             f"{name} is a whole CoLLaMo model, not {layout.title}; to train on from it give its "
@@ -252,36 +257,38 @@ def _load_encoder(
     if prefix is None:
         raise UsageError(f"{name} is not {layout.title}: {_what_it_is(tensors)}")
     encoder = _empty_encoder(layout, _sizes(layout, tensors, prefix), config, overrides)
-    wanted = {prefix + layout.official(key): key for key in encoder.state_dict()}
+    names = {prefix + layout.official(key): key for key in encoder.state_dict()}
     _add_misc_chirality(tensors, prefix + _CHIRALITY, name)
-    found = {
+    own = {
         key: value
         for key, value in tensors.items()
         if not re.search(rf"(^|\.)({layout.heads})\.", key)
     }
-    _compare(encoder, wanted, found, f"{name} does not fit {layout.title}")
-    weights = {wanted[key]: value for key, value in found.items()}
+    _compare(encoder, names, own, f"{name} does not fit {layout.title}")
+    weights = {names[key]: value for key, value in own.items()}
     for key, empty in encoder.state_dict().items():
         # A count of batches that nothing reads; some files lack it.
         value = weights.get(key, torch.zeros((), dtype=torch.long))
         weights[key] = value.detach().to("cpu", empty.dtype, copy=True)
     encoder.load_state_dict(weights, assign=True)
-    return encoder.eval()
+    encoder.eval()
+    return encoder
 
 
 def _prefix(tensors: Mapping[str, Tensor], *anchors: str) -> str | None:
     """Return what stands before the names of the encoder, or None where none of `anchors` is."""
-    found = Counter(
+    prefixes = Counter(
         key.removesuffix(anchor)
         for key in tensors
         for anchor in anchors
         if key == anchor or key.endswith("." + anchor)
     )
-    return found.most_common(1)[0][0] if found else None
+    return prefixes.most_common(1)[0][0] if prefixes else None
 
 
 def _what_it_is(tensors: Mapping[str, Tensor]) -> str:
-    for layout in (_UNIMOL, *_GIN.values()):
+    layouts: tuple[_Layout[UniMolEncoder] | _Layout[GinEncoder], ...] = (_UNIMOL, *_GIN.values())
+    for layout in layouts:
         if _prefix(tensors, *layout.anchors[:2]) is not None:
             return f"it looks like {layout.title}; give it as {layout.option}"
     names = sorted(tensors)
@@ -307,7 +314,12 @@ def _sizes(layout: _Layout, tensors: Mapping[str, Tensor], prefix: str) -> dict[
     return sizes
 
 
-def _empty_encoder(layout: _Layout, sizes, config, overrides) -> nn.Module:
+def _empty_encoder(
+    layout: _Layout[Encoder],
+    sizes: Mapping[str, int],
+    config: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> Encoder:
     """Return the encoder without memory for its weights."""
     known = sorted(vars(layout.config()).keys() & layout.config.__annotations__.keys())
     for key in overrides:
@@ -336,20 +348,23 @@ def _add_misc_chirality(tensors: dict[str, Tensor], key: str, name: str) -> None
 
 
 def _compare(
-    encoder: nn.Module, wanted: Mapping[str, str], found: Mapping[str, Tensor], what: str
+    encoder: nn.Module, names: Mapping[str, str], tensors: Mapping[str, Tensor], problem: str
 ) -> None:
-    """Raise UsageError with every tensor that is missing, unexpected or of another shape."""
+    """Raise UsageError with every tensor that is missing, unexpected or of another shape.
+
+    `names`: the file's → ours.
+    """
     empty = encoder.state_dict()
-    missing = [key for key in wanted if key not in found and "num_batches_tracked" not in key]
-    unexpected = [key for key in found if key not in wanted]
+    missing = [key for key in names if key not in tensors and "num_batches_tracked" not in key]
+    unexpected = [key for key in tensors if key not in names]
     misshapen = [
-        f"{key} is {list(value.shape)}, expected {list(empty[wanted[key]].shape)}"
-        for key, value in found.items()
-        if key in wanted and value.shape != empty[wanted[key]].shape
+        f"{key} is {list(value.shape)}, expected {list(empty[names[key]].shape)}"
+        for key, value in tensors.items()
+        if key in names and value.shape != empty[names[key]].shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if any(problems.values()):
         listed = "; ".join(
             f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys
         )
-        raise UsageError(f"{what}: {listed}")
+        raise UsageError(f"{problem}: {listed}")

@@ -67,7 +67,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return checked_weights(weights, f"weights file '{file}'")
 
 
-def checked_weights(content, name: str) -> dict[str, Tensor]:
+def checked_weights(content: object, name: str) -> dict[str, Tensor]:
     """Return the name → tensor inside `content`, once they are found plausible; see `read_weights`.
 
     `name` is what errors call it.
@@ -126,7 +126,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -142,7 +142,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _unpickle(file: Path):
+def _unpickle(file: Path) -> object:
     _check_archive(file)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from collamo.errors import CollamoError
+from collamo.model.transformers_versions import checkpoints_activations
 from collamo.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -46,20 +47,13 @@ def frozen_modules(model: nn.Module, recipe: Recipe) -> list[nn.Module]:
     The language model is left alone under gradient checkpointing, which transformers applies in
     training mode only.
     """
-    parts = ENCODERS if checkpoints_activations(recipe) else (*ENCODERS, "language_model")
+    parts = ENCODERS if checkpoints_activations(recipe.training) else (*ENCODERS, "language_model")
     return [
         module
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in parts
         and not any(p.requires_grad for p in module.parameters())
     ]
-
-
-def checkpoints_activations(recipe: Recipe) -> bool:
-    """Return whether layers are computed again in the backward pass."""
-    # activation_checkpointing is the same option's name from transformers 5.23 on.
-    names = ("gradient_checkpointing", "activation_checkpointing")
-    return any(recipe.training.get(name) for name in names)
 
 
 def assert_trained(model: nn.Module, expected: Iterable[str], stage: str) -> None:

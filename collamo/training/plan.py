@@ -14,10 +14,10 @@ from collamo.errors import MissingDependencyError, UsageError
 from collamo.model.build import published_encoders
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig
 from collamo.model.modeling import CollamoForConditionalGeneration
+from collamo.model.transformers_versions import checkpoints_activations
 from collamo.training.freezing import (
     align_parts,
     assert_trained,
-    checkpoints_activations,
     freeze_all_but,
 )
 from collamo.training.lora import add_lora, expected_with_lora
@@ -133,7 +133,7 @@ def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str]
             trained=sum(part.trained for part in parts),
             half=dtype.itemsize < 4 or bool(training.get("bf16") or training.get("fp16")),
             lora=recipe.lora if recipe.stage == "tune" else None,
-            checkpointing=checkpoints_activations(recipe),
+            checkpointing=checkpoints_activations(recipe.training),
         ),
         accumulation=training.get("gradient_accumulation_steps", 1),
         notes=(*_notes(recipe, first), *missing),

@@ -9,7 +9,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from collamo.data.batch import MOLECULE_TENSORS
 from collamo.model import CollamoForConditionalGeneration, CollamoModel
 from collamo.model.checksums import write_checksums
-from collamo.model.modeling import CACHE
+from collamo.model.transformers_versions import CACHE
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 SUBSETS = [

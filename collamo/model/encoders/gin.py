@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +184,8 @@ class GinEncoder(nn.Module):
         Atoms that are equal so far are then worked out once. Of 1,807 atoms of 64 PubChem molecules
         71 differ at first, and 585, 1,088, 1,346, 1,464 and 1,541 after as many rounds.
         """
-        edges = Edges.of(edge_index, self.gnns[0].bond_encoder.kinds(edge_attr), len(x))
+        bonds = cast("GinConv | SelfLoopGinConv", self.gnns[0]).bond_encoder
+        edges = Edges.of(edge_index, bonds.kinds(edge_attr), len(x))
         # In training mode atoms have dropout of their own, and count in the statistics. On a GPU
         # finding classes would ask the device for numbers.
         frozen = torch.is_inference_mode_enabled() and not any(m.training for m in self.modules())
@@ -303,7 +304,8 @@ class GinConv(nn.Module):
         source, kind, ptr, receiver = edges
         bonds = self.bond_encoder()
         z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=1 + self.eps)
-        first, inner_norm, _, second = self.mlp
+        modules = cast("tuple[nn.Linear, AtomBatchNorm, nn.ReLU, nn.Linear]", tuple(self.mlp))
+        first, inner_norm, _, second = modules
         return normalised(second, norm, normalised(first, inner_norm, z, relu=True), relu)
 
 
@@ -323,7 +325,7 @@ class SelfLoopGinConv(nn.Module):
         bonds, one = self.bond_encoder(), h.new_ones(1)
         z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=one, relu=False)
         z = (z + bonds[SELF_LOOP * PRETRAIN_GNNS_BOND_SIZES[1]]).to(h.dtype)
-        first, _, second = self.mlp
+        first, _, second = cast("tuple[nn.Linear, nn.ReLU, nn.Linear]", tuple(self.mlp))
         return normalised(second, norm, F.relu(first(z)), relu)
 
 
@@ -332,6 +334,9 @@ class AtomBatchNorm(nn.BatchNorm1d):
 
     A training batch that holds a single atom has no variance; nn.BatchNorm1d raises there.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """[A,C] → [A,C]."""
@@ -350,22 +355,27 @@ def normalised(linear: nn.Linear, norm: AtomBatchNorm, x: Tensor, relu: bool) ->
     gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = (linear.bias - norm.running_mean) * gain + norm.bias
     weight = linear.weight * gain[:, None]
-    if _takes_onednn(x):
-        return ONEDNN_LINEAR(x, weight, bias, "relu" if relu else "none", [], "")
+    onednn = _onednn_linear(x)
+    if onednn is not None:
+        return onednn(x, weight, bias, "relu" if relu else "none", [], "")
     h = F.linear(x, weight, bias)
     return F.relu(h) if relu else h
 
 
-# What torch's own compiler makes of a frozen linear layer and a ReLU: oneDNN adds the bias and
-# rectifies a row while it has it. It knows no gradients.
-ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+def _onednn_linear(x: Tensor) -> Callable[..., Tensor] | None:
+    """Return oneDNN's linear layer with a ReLU behind it, or None where it cannot serve `x`.
 
+    It is what torch's own compiler makes of a frozen linear layer and a ReLU: the bias is added and
+    a row rectified while it is at hand. It knows no gradients.
 
-def _takes_onednn(x: Tensor) -> bool:
+    The choice is made here, beside `collamo_kernels.backends`: it is between two ways through torch
+    itself, and neither ``backend=`` nor ``use_backend`` concerns it.
+    """
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
     frozen = torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
-    there = ONEDNN_LINEAR is not None and torch.backends.mkldnn.is_available()
-    return plain and frozen and there
+    if not (plain and frozen and torch.backends.mkldnn.is_available()):
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 class AtomEncoder(nn.Module):
@@ -377,7 +387,7 @@ class AtomEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Look up and sum."""
-        tables = [table.weight for table in self.atom_embedding_list]
+        tables = _weights(self.atom_embedding_list)
         starts = [0, *accumulate(len(table) for table in tables)][:-1]
         rows = features + torch.tensor(starts, device=features.device)
         return F.embedding_bag(rows, torch.cat(tables), mode="sum")
@@ -395,7 +405,7 @@ class BondEncoder(nn.Module):
 
     def forward(self) -> Tensor:
         """[K,C], K the product of the sizes."""
-        first, *others = (table.weight for table in self.bond_embedding_list)
+        first, *others = _weights(self.bond_embedding_list)
         for rows in others:
             first = (first[:, None] + rows).flatten(0, 1)
         return first
@@ -403,13 +413,17 @@ class BondEncoder(nn.Module):
     def kinds(self, features: Tensor) -> Tensor:
         """[E,F] int64 → [E] int64, the row of each bond."""
         kind = features.new_zeros(len(features))
-        for i, table in enumerate(self.bond_embedding_list):
-            kind = kind * table.num_embeddings + features[:, i]
+        for i, table in enumerate(_weights(self.bond_embedding_list)):
+            kind = kind * len(table) + features[:, i]
         return kind
 
 
 def _tables(sizes: tuple[int, ...], width: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+
+
+def _weights(tables: nn.ModuleList) -> list[Tensor]:
+    return [cast("nn.Embedding", table).weight for table in tables]
 
 
 def flatten_edges(

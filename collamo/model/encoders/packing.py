@@ -43,7 +43,7 @@ class Packing:
         pairs = real[:, :, None] & real[:, None, :]
         ends = F.pad(real.sum(1).cumsum(0, dtype=torch.int32), (1, 0))
         place, pair_place = (x.flatten().nonzero().squeeze(1) for x in (real, pairs))
-        return cls(tuple(real.shape), place, pair_place, Relations(cu_seqlens=ends))
+        return cls((real.shape[0], real.shape[1]), place, pair_place, Relations(cu_seqlens=ends))
 
     def pack(self, x: Tensor) -> Tensor:
         """[B,T] → [M]."""

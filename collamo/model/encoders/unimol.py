@@ -122,6 +122,7 @@ class UniMolEncoder(nn.Module):
         inputs = src_tokens, src_distance, src_edge_type
         last = self.config.num_layers
         packing, levels, pairs = self._encode(*inputs, [last], with_pairs=True)
+        assert pairs is not None  # asked for
         return packing.pad(levels[last]), packing.pad_pairs(pairs)
 
     def levels(
@@ -237,11 +238,13 @@ class UniMolAttention(nn.Module):
 
         Where no gradient is asked for, the logits are written over `bias`.
         """
-        qkv = self.in_proj(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
+        q, k, v = self.in_proj(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         dropout_p = self.dropout if self.training else 0.0
-        frozen = not (qkv[0].requires_grad or bias.requires_grad)  # nobody reads the bias again
+        frozen = not (q.requires_grad or bias.requires_grad)  # nobody reads the bias again
         out, logits = pair_bias_attention(
-            *qkv,
+            q,
+            k,
+            v,
             bias,
             relations,
             dropout_p=dropout_p,
