@@ -132,8 +132,8 @@ def _open_full(
         raise attention_error(attn_implementation, error) from error
     if missing := sorted(loading["missing_keys"]):
         raise CollamoError(
-            f"the weights in '{folder}' do not fit its config.json, which has {len(missing)} "
-            f"tensors more, such as {missing[0]}; copy or save the checkpoint again"
+            f"the weights in '{folder}' lack {len(missing)} tensors that its config.json "
+            f"describes, such as {missing[0]}; copy or save the checkpoint again"
         )
     if attn_implementation is None:
         take_flash_attention(model)

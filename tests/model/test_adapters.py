@@ -220,7 +220,11 @@ def test_weights_that_do_not_fit_their_configuration(base):
     path, weights = folder / "config.json", folder / "model.safetensors"
     config = json.loads(path.read_text())
     for field, value, words in (
-        ("num_layers", 3, r"wants \d+ tensors more, such as model\.graph_encoder\.batch_norms\.2"),
+        (
+            "num_layers",
+            3,
+            r"lack \d+ tensors that .* describes, such as model\.graph_encoder\.batch_norms\.2",
+        ),
         ("hidden_size", 40, "have other sizes than its config.json says"),
         ("flavour", "obg", r"config\.json' is no configuration: .*'flavour'"),
     ):
