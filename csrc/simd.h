@@ -30,6 +30,7 @@ namespace {
 
 constexpr const char* kCapability = COLLAMO_TEXT_OF(COLLAMO_CAPABILITY);
 constexpr int kWidth = COLLAMO_VECTOR_WIDTH;
+constexpr int64_t W = kWidth;  // for counting
 
 typedef float Vec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));
 typedef int32_t IntVec __attribute__((vector_size(4 * COLLAMO_VECTOR_WIDTH)));

@@ -10,7 +10,6 @@
 namespace collamo::cpu {
 namespace {
 
-constexpr int64_t W = kWidth;
 constexpr int64_t kTerms = 8;  // that are summed in one go; sums of sums round less
 
 // z and the density at u of the Gaussians k … k + W - 1.

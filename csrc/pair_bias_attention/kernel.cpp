@@ -14,7 +14,6 @@
 namespace collamo::cpu {
 namespace {
 
-constexpr int64_t W = kWidth;
 constexpr int kRows = 4;          // queries at a time
 constexpr int kSpan = W / kRows;  // and so many d: their products with all keys fill W registers
 constexpr float kInfinity = __builtin_inff();

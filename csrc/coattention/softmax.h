@@ -1,0 +1,46 @@
+// What both passes need of a row of the softmax.
+
+#pragma once
+
+#include "kernel.h"
+#include "layout.h"
+
+namespace collamo::cpu {
+namespace {
+
+float* of_row(const Call& call, float* x, const Molecule& m, Heads heads, int64_t i) {
+  return x + (m.first_atom + m.atom[i]) * call.heads + heads.first;
+}
+
+// 0 or 1/(1 - p) for the pair (i, j) of each head: Philox with key = seed and counter = (j, i,
+// head, molecule), kept where it is at least p·2³². Atoms are counted by their place in the
+// molecule, so both layouts drop the same weights.
+Vec dropout_factor(const Call& call, const Molecule& m, Heads heads, int64_t i, int64_t j) {
+  BitsVec head;
+  for (int h = 0; h < W; ++h) head[h] = static_cast<uint32_t>(heads.first + h);
+  const BitsVec key = BitsVec{} + static_cast<uint32_t>(m.atom[j]);
+  const BitsVec query = BitsVec{} + static_cast<uint32_t>(m.atom[i]);
+  const BitsVec molecule = BitsVec{} + static_cast<uint32_t>(m.number);
+  const uint32_t threshold = static_cast<uint32_t>(call.dropout * 4294967296.0);
+  const float kept = static_cast<float>(1 / (1 - call.dropout));
+  const BitsVec word = philox(key, query, head, molecule, call.seed);
+  return choose((IntVec)(word >= threshold), broadcast(kept), Vec{});
+}
+
+// A sum of sums of eight terms: one after the other their rounding was four times PyTorch's.
+class Sum {
+ public:
+  void add(int64_t j, Vec term) {
+    some_ += term;
+    if (j % 8 != 7) return;
+    all_ += some_;
+    some_ = Vec{};
+  }
+  Vec total() const { return all_ + some_; }
+
+ private:
+  Vec all_{}, some_{};
+};
+
+}  // namespace
+}  // namespace collamo::cpu
