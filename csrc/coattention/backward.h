@@ -18,8 +18,8 @@ constexpr int64_t kPairsOfTile = 1600;
 // Queries of a tile, which has all keys of the task.
 int64_t tile_rows(int64_t atoms, int64_t keys) {
   if (atoms * keys <= kPairsOfTile) return atoms;
-  const int64_t most = kPairsOfTile / keys / kRows * kRows;
-  return most < kRows ? kRows : most;
+  const int64_t rows = kPairsOfTile / keys / kRows * kRows;
+  return rows < kRows ? kRows : rows;
 }
 
 // Σ_d a·b, for rows of D vectors.
@@ -57,12 +57,12 @@ class BackwardKernel {
                                 const BackwardTask& task) {
     const int64_t atoms = task.molecule->atoms, keys = task.last - task.first;
     const int64_t rows = tile_rows(atoms, keys), groups = task.last_group - task.first_group;
-    int64_t of_keys = 2;
+    int64_t key_matrices = 2;
     for (const Atoms* x : {&gradients.k, &gradients.v}) {
-      of_keys += !takes_lanes(call, *x, *task.molecule);
+      key_matrices += !takes_lanes(call, *x, *task.molecule);
     }
     return PairTerms::floats(atoms, keys, rows) +
-           W * ((of_keys * groups * keys + 3 * rows) * call.dim + 2 * rows * keys +
+           W * ((key_matrices * groups * keys + 3 * rows) * call.dim + 2 * rows * keys +
                 row_vectors(call, keys));
   }
 
@@ -75,8 +75,8 @@ class BackwardKernel {
       for (const Atoms* x : {&call_.q, &gradients_.out}) {
         prefetch_atoms(call_, *x, m_, heads, 0, kAhead);
       }
-      read(call_, call_.k, m_, heads, task_.first, task_.last, 1, of_group(k_, group).data);
-      read(call_, call_.v, m_, heads, task_.first, task_.last, 1, of_group(v_, group).data);
+      read(call_, call_.k, m_, heads, task_.first, task_.last, 1, slice(k_, group).data);
+      read(call_, call_.v, m_, heads, task_.first, task_.last, 1, slice(v_, group).data);
     }
     for (int64_t first = 0; first < m_.atoms; first += rows_) {
       const int64_t last = first + rows_ < m_.atoms ? first + rows_ : m_.atoms;
@@ -95,7 +95,7 @@ class BackwardKernel {
     return keys > call.dim ? keys : call.dim;
   }
 
-  Matrix of_group(Matrix x, int64_t group) const {
+  Matrix slice(Matrix x, int64_t group) const {
     return from_row(x, (group - task_.first_group) * keys_);
   }
 
@@ -109,14 +109,14 @@ class BackwardKernel {
     return {data + task_.first * x.atom, x.atom, W};
   }
 
-  Matrix of_group(Matrix sums, const Atoms& x, int64_t group) const {
-    if (!takes_lanes(call_, x, m_)) return of_group(sums, group);
+  Matrix slice(Matrix sums, const Atoms& x, int64_t group) const {
+    if (!takes_lanes(call_, x, m_)) return slice(sums, group);
     return from_column(sums, group * call_.dim);
   }
 
   void run_tile(int64_t group, int64_t first, int64_t last) {
     const Heads heads = heads_of(call_, group);
-    const Matrix k = of_group(k_, group), v = of_group(v_, group);
+    const Matrix k = slice(k_, group), v = slice(v_, group);
     const int64_t rows = last - first, dim = call_.dim;
     read(call_, call_.q, m_, heads, first, last, call_.scale, q_.data);
     read(call_, gradients_.out, m_, heads, first, last, 1, grad_.data);
@@ -133,7 +133,7 @@ class BackwardKernel {
       if (!mirrored) pairs_.add_radial(i, heads, ds_.at(i - first, 0), keys_);
     }
     if (mirrored) add_mirrored(heads);
-    const Matrix dk = of_group(dk_, gradients_.k, group), dv = of_group(dv_, gradients_.v, group);
+    const Matrix dk = slice(dk_, gradients_.k, group), dv = slice(dv_, gradients_.v, group);
     multiply(dv, transposed(p_), grad_, keys_, rows, dim, first > 0);
     multiply(dk, transposed(ds_), q_, keys_, rows, dim, first > 0);
     Matrix dq = dq_;
@@ -158,20 +158,20 @@ class BackwardKernel {
       }
       multiply_row(ds, row_, keys_);
     }
-    const Vec largest =
-        gather<Element::kFloat>(of_row(call_, call_.largest, m_, heads, i), 1, heads.count);
-    const Vec inverse =
-        gather<Element::kFloat>(of_row(call_, call_.inverse, m_, heads, i), 1, heads.count);
-    Sum sum, sum_of_g;
+    const Vec row_max =
+        gather<Element::kFloat>(row_statistic(call_, call_.row_max, m_, heads, i), 1, heads.count);
+    const Vec inverse_sum = gather<Element::kFloat>(
+        row_statistic(call_, call_.inverse_sum, m_, heads, i), 1, heads.count);
+    Sum sum, weighted_sum;
     terms_.add(i, heads, p, [&](int64_t j, Vec logit) {
-      const Vec weight = exponential(logit - largest) * inverse;
+      const Vec weight = exponential(logit - row_max) * inverse_sum;
       store(p + j * W, weight);
       sum.add(j, weight);
-      sum_of_g.add(j, weight * load(ds + j * W));
+      weighted_sum.add(j, weight * load(ds + j * W));
     });
-    const Vec one = choose(inverse == 0, broadcast(1), sum.total());
+    const Vec one = choose(inverse_sum == 0, broadcast(1), sum.total());
     const Vec mean =
-        task_.q ? dot(grad_.at(row, 0), dq_.at(row, 0), call_.dim) : sum_of_g.total() / one;
+        task_.q ? dot(grad_.at(row, 0), dq_.at(row, 0), call_.dim) : weighted_sum.total() / one;
     for (int64_t j = 0; j < keys_; ++j) {
       store(ds + j * W, load(p + j * W) * (load(ds + j * W) - mean));
     }
@@ -204,7 +204,7 @@ class BackwardKernel {
       return turn(call_, x, m_, heads, task_.first, task_.last, row_);
     }
     prefetch_atoms(call_, x, m_, heads, task_.first, task_.last);
-    write(call_, x, m_, heads, task_.first, task_.last, 1, of_group(sums, group).data);
+    write(call_, x, m_, heads, task_.first, task_.last, 1, slice(sums, group).data);
   }
 
   const Call& call_;

@@ -164,7 +164,7 @@ struct Piece {
   int64_t q;            // that of dq, in atoms; -1 if the piece is the whole molecule
 };
 
-struct Plan {
+struct BackwardPlan {
   std::vector<Piece> pieces;
   std::vector<int64_t> slot;  // pieces slot[s] … slot[s + 1] - 1 share a slot
   int64_t coordinates = 0, q_atoms = 0;
@@ -174,8 +174,8 @@ int64_t parts_of(const Molecule& m) {
   return std::clamp<int64_t>((m.atoms + kKeysPerPart - 1) / kKeysPerPart, 1, kMostParts);
 }
 
-Plan make_plan(const Kernels& kernels, const std::vector<Molecule>& molecules) {
-  Plan plan;
+BackwardPlan plan_backward(const Kernels& kernels, const std::vector<Molecule>& molecules) {
+  BackwardPlan plan;
   int64_t total = 0;
   for (const Molecule& m : molecules) total += m.atoms * m.atoms;
   const int64_t slots = std::clamp<int64_t>(total / kPairsPerSlot, 1, kMostSlots);
@@ -200,14 +200,14 @@ Plan make_plan(const Kernels& kernels, const std::vector<Molecule>& molecules) {
   return plan;
 }
 
-// Private gradients of the slots, and of the groups in them, empty where they are not wanted.
+// Private gradients of the slots, and of the groups in them, empty where nobody asked for them.
 struct Private {
   TableSlots hop_rows;
   Floats affine, coordinates, q;
 };
 
-void sum_coordinates(const Kernels& kernels, const Plan& plan, int64_t bundles, const Floats& parts,
-                     float* coordinates) {
+void sum_coordinates(const Kernels& kernels, const BackwardPlan& plan, int64_t bundles,
+                     const Floats& parts, float* coordinates) {
   for (const Piece& piece : plan.pieces) {
     const Molecule& m = *piece.molecule;
     for (int64_t bundle = 0; bundle < bundles; ++bundle) {
@@ -224,16 +224,16 @@ void sum_coordinates(const Kernels& kernels, const Plan& plan, int64_t bundles, 
 
 }  // namespace
 
-void Attention::backward(const Gradients& gradients, const TableGradients& wanted) const {
-  const Plan plan = make_plan(kernels_, molecules_);
+void Attention::backward(const Gradients& gradients, const TableGradients& tables) const {
+  const BackwardPlan plan = plan_backward(kernels_, molecules_);
   const int64_t width = kernels_.width, groups = call_.groups, line = groups * width;
   const int64_t slots = static_cast<int64_t>(plan.slot.size()) - 1, types = call_.table.types;
   const int64_t step = groups_per_task(slots, groups), bundles = groups / step;
-  const Private own{TableSlots(wanted.hop_rows, slots, call_.hop_buckets, call_.heads, line),
-                    Floats(wanted.affine ? slots * bundles * types * 2 : 0, true),
-                    Floats(wanted.coordinates ? bundles * plan.coordinates : 0, true),
+  const Private own{TableSlots(tables.hop_rows, slots, call_.hop_buckets, call_.heads, line),
+                    Floats(tables.affine ? slots * bundles * types * 2 : 0, true),
+                    Floats(tables.coordinates ? bundles * plan.coordinates : 0, true),
                     Floats(plan.q_atoms * call_.dim * line)};
-  OrderedSum radial_rows(wanted.radial_rows, 2 * call_.table.knots, call_.heads, step * width,
+  OrderedSum radial_rows(tables.radial_rows, 2 * call_.table.knots, call_.heads, step * width,
                          bundles);
   const auto q_part = [&](const Piece& piece, int64_t group) {  // [groups, atoms, D, width]
     const int64_t atoms = piece.q * groups + piece.molecule->atoms * group;
@@ -242,8 +242,8 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
   const auto task_of = [&](const Piece& piece, int64_t slot, int64_t bundle) {
     BackwardTask task{piece.molecule, bundle * step, (bundle + 1) * step, piece.first, piece.last};
     task.hop_rows = own.hop_rows.at(slot);
-    if (wanted.affine) task.affine = own.affine.get() + (slot * bundles + bundle) * types * 2;
-    if (wanted.coordinates) {
+    if (tables.affine) task.affine = own.affine.get() + (slot * bundles + bundle) * types * 2;
+    if (tables.coordinates) {
       task.coordinates = own.coordinates.get() + bundle * plan.coordinates + piece.coordinates;
     }
     task.q = q_part(piece, task.first_group);
@@ -259,10 +259,10 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
     std::fill(memory, scratch, 0.0f);
     for (int64_t at = plan.slot[slot]; at < plan.slot[slot + 1]; ++at) {
       BackwardTask task = task_of(plan.pieces[at], slot, bundle);
-      if (wanted.radial_rows) task.radial_rows = memory;
+      if (tables.radial_rows) task.radial_rows = memory;
       kernels_.backward(call_, gradients, task, scratch);
     }
-    if (wanted.radial_rows) radial_rows.add(bundle, slot, memory);
+    if (tables.radial_rows) radial_rows.add(bundle, slot, memory);
   });
   const int64_t cut = plan.q_atoms > 0 ? static_cast<int64_t>(plan.pieces.size()) : 0;
   run_tasks(cut * groups, 0, [&](int64_t i, float*) {
@@ -276,11 +276,11 @@ void Attention::backward(const Gradients& gradients, const TableGradients& wante
                                   piece->parts);
   });
   own.hop_rows.sum();
-  if (wanted.coordinates)
-    sum_coordinates(kernels_, plan, bundles, own.coordinates, wanted.coordinates);
-  for (int64_t i = 0; wanted.affine && i < slots * bundles; ++i) {
+  if (tables.coordinates)
+    sum_coordinates(kernels_, plan, bundles, own.coordinates, tables.coordinates);
+  for (int64_t i = 0; tables.affine && i < slots * bundles; ++i) {
     for (int64_t at = 0; at < 2 * types; ++at) {
-      wanted.affine[at] += own.affine.get()[i * types * 2 + at];
+      tables.affine[at] += own.affine.get()[i * types * 2 + at];
     }
   }
 }

@@ -22,12 +22,13 @@ class Attention {
   Attention(const Call& call, std::vector<Molecule> molecules, double low, double block);
   ~Attention();
 
-  // Writes call.out and, of real atoms, call.largest and call.inverse.
+  // Writes call.out and, of real atoms, call.row_max and call.inverse_sum.
   void forward() const;
 
-  // Writes the gradients of q, k and v, and what is wanted of phi, bias and the tables. Rows of phi
+  // Writes the gradients of q, k and v, and, where there is a place
+  // for them, of phi, bias and the tables. Rows of phi
   // and elements of bias that belong to no real pair are left alone.
-  void backward(const Gradients& gradients, const TableGradients& wanted) const;
+  void backward(const Gradients& gradients, const TableGradients& tables) const;
 
  private:
   struct Tables;

@@ -15,10 +15,10 @@ constexpr float kInfinity = __builtin_inff();
 
 // Rows of logits that are worked on at a time: as many as keep them in half of a 32 KiB L1, or all.
 int64_t rows_at_a_time(const ForwardTask& task) {
-  const int64_t keys = task.molecule->atoms, all = task.last - task.first;
-  const int64_t rows = 4096 / ((keys ? keys : 1) * W) / kRows * kRows;
-  const int64_t some = rows < kRows ? kRows : rows;
-  return some < all ? some : all;
+  const int64_t keys = task.molecule->atoms, queries = task.last - task.first;
+  const int64_t cached = 4096 / ((keys ? keys : 1) * W) / kRows * kRows;
+  const int64_t rows = cached < kRows ? kRows : cached;
+  return rows < queries ? rows : queries;
 }
 
 int64_t forward_scratch(const Call& call, const ForwardTask& task) {
@@ -48,7 +48,7 @@ class ForwardKernel {
     }
     for (Matrix* x : {&q_, &out_}) *x = matrix(scratch.floats(rows_ * call.dim * W), call.dim);
     p_ = matrix(scratch.floats(rows_ * m_.atoms * W), m_.atoms);
-    inverse_ = scratch.floats(rows_ * W);
+    inverse_sums_ = scratch.floats(rows_ * W);
   }
 
   void run() {
@@ -56,8 +56,8 @@ class ForwardKernel {
       const Heads heads = heads_of(call_, group);
       for (const Atoms* x : {&call_.k, &call_.v}) prefetch_atoms(call_, *x, m_, heads, 0, kAhead);
       prefetch_atoms(call_, call_.q, m_, heads, task_.first, task_.first + kAhead);
-      read(call_, call_.k, m_, heads, 0, m_.atoms, 1, of_group(k_, group).data);
-      read(call_, call_.v, m_, heads, 0, m_.atoms, 1, of_group(v_, group).data);
+      read(call_, call_.k, m_, heads, 0, m_.atoms, 1, slice(k_, group).data);
+      read(call_, call_.v, m_, heads, 0, m_.atoms, 1, slice(v_, group).data);
       if (task_.first == 0) write_zeros(call_, call_.out, m_, heads);
     }
     for (int64_t first = task_.first; first < task_.last; first += rows_) {
@@ -70,7 +70,7 @@ class ForwardKernel {
   }
 
  private:
-  Matrix of_group(Matrix x, int64_t group) const {
+  Matrix slice(Matrix x, int64_t group) const {
     return from_row(x, (group - task_.first_group) * m_.atoms);
   }
 
@@ -78,37 +78,38 @@ class ForwardKernel {
     const Heads heads = heads_of(call_, group);
     const int64_t rows = last - first, keys = m_.atoms, dim = call_.dim;
     read(call_, call_.q, m_, heads, first, last, call_.scale, q_.data);
-    multiply(p_, q_, transposed(of_group(k_, group)), rows, dim, keys, false);
+    multiply(p_, q_, transposed(slice(k_, group)), rows, dim, keys, false);
     for (int64_t i = first; i < last; ++i) {
       float* p = p_.at(i - first, 0);
-      soften(heads, i, p, inverse_ + (i - first) * W);
+      soften(heads, i, p, inverse_sums_ + (i - first) * W);
       if (call_.dropout > 0) drop(call_, m_, heads, i, p);
     }
     prefetch_atoms(call_, call_.out, m_, heads, first, last);
-    multiply(out_, p_, of_group(v_, group), rows, keys, dim, false);
-    write(call_, call_.out, m_, heads, first, last, inverse_, W, out_.data);
+    multiply(out_, p_, slice(v_, group), rows, keys, dim, false);
+    write(call_, call_.out, m_, heads, first, last, inverse_sums_, W, out_.data);
   }
 
-  // p [keys, W], a row of Q Kᵀ, becomes exp(logit - largest); `inverse` [W] takes 1 / its sum, 0
-  // where every key is excluded.
-  void soften(Heads heads, int64_t i, float* p, float* inverse) const {
-    Vec largest = broadcast(-kInfinity);
+  // p [keys, W], a row of Q Kᵀ, becomes exp(logit - row_max); `inverse_sum` [W] takes 1 / its sum,
+  // 0 where every key is excluded.
+  void soften(Heads heads, int64_t i, float* p, float* inverse_sum) const {
+    Vec row_max = broadcast(-kInfinity);
     terms_.add(i, heads, p, [&](int64_t j, Vec logit) {
       store(p + j * W, logit);
-      largest = larger(largest, logit);
+      row_max = larger(row_max, logit);
     });
-    const IntVec dead = largest == -kInfinity;
-    largest = choose(dead, Vec{}, largest);
+    const IntVec dead = row_max == -kInfinity;
+    row_max = choose(dead, Vec{}, row_max);
     Sum sum;
     for (int64_t j = 0; j < m_.atoms; ++j) {
-      const Vec weight = exponential(load(p + j * W) - largest);
+      const Vec weight = exponential(load(p + j * W) - row_max);
       store(p + j * W, weight);
       sum.add(j, weight);
     }
-    store(inverse, choose(dead, Vec{}, 1 / sum.total()));
-    scatter<Element::kFloat>(of_row(call_, call_.largest, m_, heads, i), largest, 1, heads.count);
-    scatter<Element::kFloat>(of_row(call_, call_.inverse, m_, heads, i), load(inverse), 1,
+    store(inverse_sum, choose(dead, Vec{}, 1 / sum.total()));
+    scatter<Element::kFloat>(row_statistic(call_, call_.row_max, m_, heads, i), row_max, 1,
                              heads.count);
+    scatter<Element::kFloat>(row_statistic(call_, call_.inverse_sum, m_, heads, i),
+                             load(inverse_sum), 1, heads.count);
   }
 
   const Call& call_;
@@ -116,10 +117,10 @@ class ForwardKernel {
   const Molecule& m_;
   int64_t rows_;  // at a time
   PairTerms terms_;
-  Matrix k_, v_;    // [groups, atoms, D]
-  Matrix q_, out_;  // [rows, D]; q carries the scale
-  Matrix p_;        // [rows, keys]
-  float* inverse_;  // [rows, W]
+  Matrix k_, v_;         // [groups, atoms, D]
+  Matrix q_, out_;       // [rows, D]; q carries the scale
+  Matrix p_;             // [rows, keys]
+  float* inverse_sums_;  // [rows, W]
 };
 
 }  // namespace

@@ -47,8 +47,8 @@ struct Call {
   bool packed;
   int64_t heads, dim, groups;
   float scale;
-  float* largest;            // [atoms of the batch, H]: of a row's logits; 0 where it has no key
-  float* inverse;            // [atoms of the batch, H]: 1 / Σ exp(logit - largest); likewise
+  float* row_max;            // [atoms of the batch, H]: of a row's logits; 0 where it has no key
+  float* inverse_sum;        // [atoms of the batch, H]: 1 / Σ exp(logit - row_max); likewise
   const uint8_t* hops;       // nullptr: no Φ2d
   const float* hop_rows;     // [S, H↑]
   int64_t hop_buckets;       // S

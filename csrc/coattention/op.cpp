@@ -82,13 +82,13 @@ struct Arguments {
 };
 
 // The batch: where its molecules are and which of their atoms are real.
-struct Batch {
+struct AttentionBatch {
   std::vector<int32_t> atoms;  // positions of the real atoms, molecule after molecule
   std::vector<Molecule> molecules;
   int64_t all_atoms = 0, all_pairs = 0, phi_rows = 0;
 };
 
-void add_molecule(Batch& batch, int64_t size, const bool* valid, bool has_3d) {
+void add_molecule(AttentionBatch& batch, int64_t size, const bool* valid, bool has_3d) {
   Molecule m{static_cast<int64_t>(batch.molecules.size()), size, batch.all_atoms, batch.all_pairs};
   const size_t start = batch.atoms.size();
   for (int64_t i = 0; i < size; ++i) {
@@ -103,7 +103,7 @@ void add_molecule(Batch& batch, int64_t size, const bool* valid, bool has_3d) {
   batch.molecules.push_back(m);
 }
 
-Batch batch_of(const Tensor& q, const Arguments& a) {
+AttentionBatch batch_of(const Tensor& q, const Arguments& a) {
   const bool packed = q.dim() == 3;
   check(packed == a.cu_seqlens.has_value(),
         "q must be [T, H, D] with cu_seqlens, else [B, H, N, D]");
@@ -115,7 +115,7 @@ Batch batch_of(const Tensor& q, const Arguments& a) {
   check(!packed || (count >= 0 && ends->const_data_ptr<int32_t>()[0] == 0 &&
                     ends->const_data_ptr<int32_t>()[count] == atoms),
         "cu_seqlens must go from 0 to the number of atoms");
-  Batch batch;
+  AttentionBatch batch;
   batch.atoms.reserve(atoms);
   for (int64_t b = 0; b < count; ++b) {
     const int32_t* end = pointer<int32_t>(ends);
@@ -134,7 +134,7 @@ Batch batch_of(const Tensor& q, const Arguments& a) {
 // A call with the tensors it points into.
 struct Bound {
   Call call{};
-  Batch batch;
+  AttentionBatch batch;
   std::vector<Optional> kept;
 };
 
@@ -270,49 +270,49 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   Bound bound = bind(q, k, v, a);
   Tensor out = result_like(q);
   const int64_t rows = bound.batch.all_atoms * bound.call.heads;
-  Tensor normalizers =
+  Tensor softmax_statistics =
       torch::stable::new_zeros(q, {2, bound.batch.all_atoms, bound.call.heads}, ScalarType::Float);
   bound.call.out = atoms_of(out, "out");
-  bound.call.largest = normalizers.mutable_data_ptr<float>();
-  bound.call.inverse = bound.call.largest + rows;
+  bound.call.row_max = softmax_statistics.mutable_data_ptr<float>();
+  bound.call.inverse_sum = bound.call.row_max + rows;
   Attention(bound.call, bound.batch.molecules, a.low, a.block).forward();
-  return {out, normalizers};
+  return {out, softmax_statistics};
 }
 
-// Which gradients beside those of q, k and v: bits of `wanted`.
-enum Wanted { kHopBias = 1, kRows = 2, kPhi = 4, kBias = 8, kCoordinates = 16, kAffine = 32 };
+// Which gradients beside those of q, k and v: bits of `requested`.
+enum Requested { kHopBias = 1, kRows = 2, kPhi = 4, kBias = 8, kCoordinates = 16, kAffine = 32 };
 
-// Zeros in the shape of x where its gradient is wanted, else an empty tensor.
-Tensor gradient(const Tensor& like, const Optional& x, bool wanted) {
-  if (!wanted || !x) return torch::stable::new_empty(like, {0}, ScalarType::Float);
+// Zeros in the shape of x where its gradient is requested, else an empty tensor.
+Tensor gradient(const Tensor& like, const Optional& x, bool requested) {
+  if (!requested || !x) return torch::stable::new_empty(like, {0}, ScalarType::Float);
   const auto sizes = x->sizes();
   return torch::stable::new_zeros(*x, sizes);
 }
 
 float* data(Tensor& x) { return x.numel() ? x.mutable_data_ptr<float>() : nullptr; }
 
-std::vector<Tensor> backward(const Tensor& grad, const Tensor& out, const Tensor& normalizers,
-                             const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a,
-                             int64_t wanted) {
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& out,
+                             const Tensor& softmax_statistics, const Tensor& q, const Tensor& k,
+                             const Tensor& v, const Arguments& a, int64_t requested) {
   Bound bound = bind(q, k, v, a);
   Call& call = bound.call;
   check(same_shape(q, grad) && same_shape(q, out), "grad and out must have the shape of q");
   const int64_t softmax_rows = bound.batch.all_atoms * call.heads;
-  check(normalizers.scalar_type() == ScalarType::Float && normalizers.is_contiguous() &&
-            normalizers.numel() == 2 * softmax_rows,
-        "normalizers must be what coattention_forward returned");
+  check(softmax_statistics.scalar_type() == ScalarType::Float &&
+            softmax_statistics.is_contiguous() && softmax_statistics.numel() == 2 * softmax_rows,
+        "softmax_statistics must be what coattention_forward returned");
   call.out = atoms_of(out, "out");
-  call.largest = static_cast<float*>(normalizers.data_ptr());
-  call.inverse = call.largest + softmax_rows;
+  call.row_max = static_cast<float*>(softmax_statistics.data_ptr());
+  call.inverse_sum = call.row_max + softmax_rows;
   Tensor dq = result_like(q);
   Tensor dk = result_like(k);
   Tensor dv = result_like(v);
-  Tensor hops = gradient(q, a.hops ? a.hop_bias : Optional{}, wanted & kHopBias);
-  Tensor rows = gradient(q, a.rows, wanted & kRows);
-  Tensor phi = gradient(q, a.phi, wanted & kPhi);
-  Tensor bias = gradient(q, a.bias, wanted & kBias);
-  Tensor coordinates = gradient(q, a.rows ? a.coordinates : Optional{}, wanted & kCoordinates);
-  Tensor affine = gradient(q, a.rows ? a.affine : Optional{}, wanted & kAffine);
+  Tensor hops = gradient(q, a.hops ? a.hop_bias : Optional{}, requested & kHopBias);
+  Tensor rows = gradient(q, a.rows, requested & kRows);
+  Tensor phi = gradient(q, a.phi, requested & kPhi);
+  Tensor bias = gradient(q, a.bias, requested & kBias);
+  Tensor coordinates = gradient(q, a.rows ? a.coordinates : Optional{}, requested & kCoordinates);
+  Tensor affine = gradient(q, a.rows ? a.affine : Optional{}, requested & kAffine);
   check(coordinates.numel() + affine.numel() == 0 || call.table.slope_rows,
         "gradients of coordinates and affine need slope_rows");
   Gradients gradients{atoms_of(grad, "grad"),
@@ -361,9 +361,9 @@ std::tuple<Tensor, Tensor> coattention_forward(COLLAMO_PARAMETERS) {
 
 using Nine = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Nine coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& normalizers,
-                          COLLAMO_PARAMETERS, int64_t wanted) {
-  const auto g = backward(grad, out, normalizers, q, k, v, COLLAMO_ARGUMENTS, wanted);
+Nine coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& softmax_statistics,
+                          COLLAMO_PARAMETERS, int64_t requested) {
+  const auto g = backward(grad, out, softmax_statistics, q, k, v, COLLAMO_ARGUMENTS, requested);
   return {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8]};
 }
 
@@ -371,10 +371,10 @@ Nine coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& n
 }  // namespace collamo::cpu
 
 STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
-  m.def("coattention_forward(" COLLAMO_SCHEMA ") -> (Tensor out, Tensor normalizers)");
-  m.def(
-      "coattention_backward(Tensor grad, Tensor out, Tensor normalizers, " COLLAMO_SCHEMA
-      ", int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("coattention_forward(" COLLAMO_SCHEMA ") -> (Tensor out, Tensor softmax_statistics)");
+  m.def("coattention_backward(Tensor grad, Tensor out, Tensor softmax_statistics, " COLLAMO_SCHEMA
+        ", int requested) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+        "Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {

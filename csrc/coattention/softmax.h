@@ -8,7 +8,8 @@
 namespace collamo::cpu {
 namespace {
 
-float* of_row(const Call& call, float* x, const Molecule& m, Heads heads, int64_t i) {
+// Where x, which is row_max or inverse_sum, has a query's heads of the group.
+float* row_statistic(const Call& call, float* x, const Molecule& m, Heads heads, int64_t i) {
   return x + (m.first_atom + m.atom[i]) * call.heads + heads.first;
 }
 
@@ -31,15 +32,15 @@ Vec dropout_factor(const Call& call, const Molecule& m, Heads heads, int64_t i, 
 class Sum {
  public:
   void add(int64_t j, Vec term) {
-    some_ += term;
+    eight_ += term;
     if (j % 8 != 7) return;
-    all_ += some_;
-    some_ = Vec{};
+    eights_ += eight_;
+    eight_ = Vec{};
   }
-  Vec total() const { return all_ + some_; }
+  Vec total() const { return eights_ + eight_; }
 
  private:
-  Vec all_{}, some_{};
+  Vec eights_{}, eight_{};
 };
 
 }  // namespace

@@ -46,8 +46,8 @@ std::vector<PairBiasTask> tasks_of(const PackedMolecules& molecules) {
 template <typename Run>
 void run(const PairBiasCall& call, const PackedMolecules& molecules, const Run& run_task) {
   const std::vector<PairBiasTask> tasks = tasks_of(molecules);
-  const int64_t most = tasks.empty() ? 0 : tasks.front().atoms;
-  run_tasks(static_cast<int64_t>(tasks.size()), kernels().scratch_floats(most, call.dim),
+  const int64_t largest = tasks.empty() ? 0 : tasks.front().atoms;
+  run_tasks(static_cast<int64_t>(tasks.size()), kernels().scratch_floats(largest, call.dim),
             [&](int64_t i, float* scratch) { run_task(tasks[i], scratch); });
 }
 

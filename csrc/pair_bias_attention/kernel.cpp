@@ -149,18 +149,18 @@ void add_outer(const float* x, const float* y, int64_t dim, int64_t line, float*
 
 // A row of logits becomes weights, all 0 where every key is excluded.
 void soften(float* row, int64_t line) {
-  Vec most = load(row);
-  for (int64_t j = W; j < line; j += W) most = larger(most, load(row + j));
-  float largest = largest_lane(most);
-  if (largest == -kInfinity) largest = 0;
+  Vec maxima = load(row);
+  for (int64_t j = W; j < line; j += W) maxima = larger(maxima, load(row + j));
+  float row_max = largest_lane(maxima);
+  if (row_max == -kInfinity) row_max = 0;
   Vec sum{};
   for (int64_t j = 0; j < line; j += W) {
-    const Vec weight = exponential(load(row + j) - largest);
+    const Vec weight = exponential(load(row + j) - row_max);
     store(row + j, weight);
     sum += weight;
   }
-  const float total = sum_lanes(sum), inverse = total == 0 ? 0 : 1 / total;
-  for (int64_t j = 0; j < line; j += W) store(row + j, load(row + j) * inverse);
+  const float total = sum_lanes(sum), inverse_sum = total == 0 ? 0 : 1 / total;
+  for (int64_t j = 0; j < line; j += W) store(row + j, load(row + j) * inverse_sum);
 }
 
 // --- one head of a molecule ---------------------------------------------------------------------
@@ -302,12 +302,12 @@ class Head {
   void differentiate_row(int64_t r) const {
     const float* p = s_.p + r * s_.line;
     float* g = s_.g + r * s_.line;
-    Vec sum{}, sum_of_g{};
+    Vec sum{}, weighted_sum{};
     for (int64_t j = 0; j < s_.line; j += W) {
       sum += load(p + j);
-      sum_of_g += load(p + j) * load(g + j);
+      weighted_sum += load(p + j) * load(g + j);
     }
-    const float total = sum_lanes(sum), mean = total == 0 ? 0 : sum_lanes(sum_of_g) / total;
+    const float total = sum_lanes(sum), mean = total == 0 ? 0 : sum_lanes(weighted_sum) / total;
     for (int64_t j = 0; j < s_.line; j += W) store(g + j, load(p + j) * (load(g + j) - mean));
   }
 

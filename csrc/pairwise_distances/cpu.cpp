@@ -122,16 +122,16 @@ void pairwise_distances(const Positions& positions, float* distances) {
 void pairwise_distances_backward(const Positions& positions, const float* grad, float* gradient) {
   const int64_t n = positions.atoms;
   for_rows(positions, [&](const Atoms& atoms, int64_t molecule, int64_t first, int64_t last) {
-    const float* of_molecule = grad + molecule * n * n;
+    const float* molecule_grad = grad + molecule * n * n;
     std::vector<float> across(kRows * n);
     for (int64_t j = 0; j < n; ++j) {
-      for (int64_t i = first; i < last; ++i) across[(i - first) * n + j] = of_molecule[j * n + i];
+      for (int64_t i = first; i < last; ++i) across[(i - first) * n + j] = molecule_grad[j * n + i];
     }
     for (int64_t i = first; i < last; ++i) {
       float* force = gradient + 3 * (molecule * n + i);
       std::fill_n(force, 3, 0.0f);
       if (!atoms.real[i]) continue;
-      pull(atoms, i, n, of_molecule + i * n, &across[(i - first) * n], force);
+      pull(atoms, i, n, molecule_grad + i * n, &across[(i - first) * n], force);
     }
   });
 }

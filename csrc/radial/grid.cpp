@@ -34,40 +34,40 @@ struct Demands {
 
 // Bounds of the fourth (and fifth) derivative in each block [M, orders], of the Gaussians' fourth
 // [M], and the largest values (and slopes) in the blocks' centres.
-struct Survey {
+struct BlockSurvey {
   int64_t orders;
   std::vector<float> bounds, gaussian, largest;
 };
 
-Survey survey(const Module& module, const Module& absolute, const std::vector<float>& centres,
-              double block, int64_t orders) {
+BlockSurvey survey_blocks(const Module& module, const Module& absolute,
+                          const std::vector<float>& centres, double block, int64_t orders) {
   const int64_t count = static_cast<int64_t>(centres.size()), heads = module.get().last().out;
-  Survey found{orders, std::vector<float>(count * orders), std::vector<float>(count),
-               std::vector<float>(orders, 1.0f)};
+  BlockSurvey survey{orders, std::vector<float>(count * orders), std::vector<float>(count),
+                     std::vector<float>(orders, 1.0f)};
   std::vector<float> rows(count * 2 * heads);
   run_tiles(module.get(), count, [&](int64_t first, int64_t tile, float* scratch) {
     kernels().bounds(absolute.get(), centres.data() + first, tile, static_cast<float>(block / 2),
-                     static_cast<int>(3 + orders), found.bounds.data() + first * orders,
-                     found.gaussian.data() + first, scratch);
+                     static_cast<int>(3 + orders), survey.bounds.data() + first * orders,
+                     survey.gaussian.data() + first, scratch);
     kernels().rows(module.get(), centres.data() + first, tile, rows.data() + 2 * first * heads,
                    nullptr, scratch);
   });
   for (int64_t i = 0; i < count * 2 * heads; ++i) {
     const int64_t order = i / heads % 2;
     if (order == orders) continue;
-    float& largest = found.largest[order];
+    float& largest = survey.largest[order];
     largest = std::isnan(rows[i]) ? rows[i] : std::max(largest, std::fabs(rows[i]));
   }
-  return found;
+  return survey;
 }
 
 // Cells of block m, a power of two, as few as the demands allow; NaN where a bound is.
-double cells_of(const Survey& found, int64_t m, double block, const Demands& demands) {
-  double worst = demands.share > 0 ? found.gaussian[m] / demands.share : 0;
-  for (int64_t order = 0; order < found.orders; ++order) {
-    const double bound = found.bounds[m * found.orders + order];
-    const double wanted = bound / (found.largest[order] * demands.slack);
-    if (!(wanted <= worst)) worst = wanted;
+double cells_of(const BlockSurvey& survey, int64_t m, double block, const Demands& demands) {
+  double worst = demands.share > 0 ? survey.gaussian[m] / demands.share : 0;
+  for (int64_t order = 0; order < survey.orders; ++order) {
+    const double bound = survey.bounds[m * survey.orders + order];
+    const double demand = bound / (survey.largest[order] * demands.slack);
+    if (!(demand <= worst)) worst = demand;
   }
   const double cells = block * std::pow(worst / (384 * demands.tolerance), 0.25);
   return cells <= 1 ? 1 : std::exp2(std::ceil(std::log2(cells)));
@@ -138,13 +138,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> radial_grid(
   for (int64_t m = 0; m < blocks; ++m) {
     centres[m] = static_cast<float>(low + (static_cast<double>(m) + 0.5) * block);
   }
-  const Survey found = survey(module, absolute, centres, block, 1 + slopes);
+  const BlockSurvey survey = survey_blocks(module, absolute, centres, block, 1 + slopes);
   Tensor first = torch::stable::new_zeros(centre, {blocks + 1}, ScalarType::Int);
   Tensor errors = torch::stable::new_zeros(centre, {1 + slopes}, ScalarType::Float);
   std::vector<float> u;
   double total = 0;
   for (int64_t m = 0; m < blocks; ++m) {
-    const double cells = cells_of(found, m, block, {tolerance, slack, share});
+    const double cells = cells_of(survey, m, block, {tolerance, slack, share});
     total += cells;
     if (!(total < static_cast<double>(most))) break;  // NaN too
     first.mutable_data_ptr<int32_t>()[m] = static_cast<int32_t>(total - cells);
@@ -154,16 +154,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> radial_grid(
     }
     for (int64_t order = 0; order <= slopes; ++order) {
       float& error = errors.mutable_data_ptr<float>()[order];
-      const double bound = found.bounds[m * found.orders + order] * h * h * h * h / 384;
+      const double bound = survey.bounds[m * survey.orders + order] * h * h * h * h / 384;
       error = std::max(error, static_cast<float>(bound));
     }
   }
-  const bool fits = total < static_cast<double>(most);
-  if (fits) u.push_back(static_cast<float>(low + static_cast<double>(blocks) * block));
-  first.mutable_data_ptr<int32_t>()[blocks] = static_cast<int32_t>(fits ? total : 0);
-  Tensor knots = torch::stable::new_empty(centre, {fits ? static_cast<int64_t>(u.size()) : 0},
+  const bool in_limit = total < static_cast<double>(most);
+  if (in_limit) u.push_back(static_cast<float>(low + static_cast<double>(blocks) * block));
+  first.mutable_data_ptr<int32_t>()[blocks] = static_cast<int32_t>(in_limit ? total : 0);
+  Tensor knots = torch::stable::new_empty(centre, {in_limit ? static_cast<int64_t>(u.size()) : 0},
                                           ScalarType::Float);
-  if (!fits) u.clear();
+  if (!in_limit) u.clear();
   std::copy(u.begin(), u.end(), knots.mutable_data_ptr<float>());
   return {knots, first, errors, used_knots(u, occurring, first_place, last_place, centre)};
 }

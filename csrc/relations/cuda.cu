@@ -42,11 +42,11 @@ __device__ void count_tile(const Pairs& pairs, unsigned (*counts)[kBins]) {
 
 // counts [key][tile].
 __global__ void __launch_bounds__(kThreads) count(Pairs pairs, int64_t* counts) {
-  __shared__ unsigned of_warp[kWarps][kBins];
-  count_tile(pairs, of_warp);
+  __shared__ unsigned warp_counts[kWarps][kBins];
+  count_tile(pairs, warp_counts);
   if (threadIdx.x >= kBins) return;
   int64_t sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += of_warp[w][threadIdx.x];
+  for (int w = 0; w < kWarps; ++w) sum += warp_counts[w][threadIdx.x];
   counts[threadIdx.x * int64_t{gridDim.x} + blockIdx.x] = sum;
 }
 

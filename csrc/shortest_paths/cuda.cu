@@ -174,7 +174,7 @@ struct Molecule {
   }
 };
 
-struct Batch {
+struct GraphBatch {
   Graphs graphs;
   Words words;
   int64_t padded;  // or -1
@@ -316,7 +316,7 @@ class Search {
 
 constexpr int kSmallStaged = 256, kBlockStaged = 1024;
 
-__global__ void __launch_bounds__(kSmallThreads) search_small(Batch batch) {
+__global__ void __launch_bounds__(kSmallThreads) search_small(GraphBatch batch) {
   __shared__ Set sets[kSets * kTargets];
   __shared__ uint32_t staged[kSmallStaged];
   if (batch.atoms(blockIdx.x) > kTargets) return;
@@ -324,7 +324,7 @@ __global__ void __launch_bounds__(kSmallThreads) search_small(Batch batch) {
   Search<kSmallThreads, kSmallStaged>(molecule, 0, sets, staged).run();
 }
 
-__global__ void __launch_bounds__(kBlockThreads, 4) search_block(Batch batch) {
+__global__ void __launch_bounds__(kBlockThreads, 4) search_block(GraphBatch batch) {
   __shared__ Set sets[kSets * kShared];
   __shared__ uint32_t staged[kBlockStaged];
   if (blockIdx.x >= batch.words.totals[2]) return;
@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4) search_block(Batch batch) {
 }
 
 __global__ void __launch_bounds__(kBlockThreads, 4)
-    search_far(Batch batch, int64_t largest, Set* scratch) {
+    search_far(GraphBatch batch, int64_t largest, Set* scratch) {
   __shared__ uint32_t staged[kBlockStaged];
   Set* sets = scratch + (blockIdx.y * gridDim.x + blockIdx.x) * kSets * largest;
   for (int64_t i = blockIdx.y; i < batch.words.totals[2]; i += gridDim.y) {
@@ -363,14 +363,14 @@ cudaError_t survey(const Graphs& graphs, const Limits& limits, bool trap, int64_
                 trap, parts(graphs, words));
 }
 
-cudaError_t read_survey(const Graphs& graphs, const int64_t* words, Survey* found,
+cudaError_t read_survey(const Graphs& graphs, const int64_t* words, Survey* sizes,
                         cudaStream_t stream) {
-  std::vector<int64_t> host(3 + survey_blocks(graphs));  // totals, then what each block found wrong
+  std::vector<int64_t> host(3 + survey_blocks(graphs));  // totals, then what each block saw wrong
   cudaError_t error =
       cudaMemcpyAsync(host.data(), words, 8 * host.size(), cudaMemcpyDeviceToHost, stream);
   if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
   const bool wrong = std::any_of(host.begin() + 3, host.end(), [](int64_t x) { return x != 0; });
-  *found = {wrong, host[0], host[1], host[2]};
+  *sizes = {wrong, host[0], host[1], host[2]};
   return error;
 }
 
@@ -383,30 +383,30 @@ Survey worst_case(const Graphs& graphs, const Limits& limits) {
 namespace {
 
 // The blocks that search molecules of more than kShared atoms at a time: targets, molecules.
-dim3 far_grid(const Survey& found) {
-  if (found.largest <= kShared) return dim3(0, 0);
-  const int64_t most = std::max<int64_t>(1, kScratchWords / (kSets * found.largest));
-  const int64_t targets = std::min(most, ceil_divide(found.largest, kTargets));
-  return dim3(targets, std::min(found.large, most / targets));
+dim3 far_grid(const Survey& sizes) {
+  if (sizes.largest <= kShared) return dim3(0, 0);
+  const int64_t blocks = std::max<int64_t>(1, kScratchWords / (kSets * sizes.largest));
+  const int64_t targets = std::min(blocks, ceil_divide(sizes.largest, kTargets));
+  return dim3(targets, std::min(sizes.large, blocks / targets));
 }
 
 }  // namespace
 
-int64_t scratch_words(const Survey& found) {
-  const dim3 grid = far_grid(found);
-  return int64_t{grid.x} * grid.y * kSets * found.largest;
+int64_t scratch_words(const Survey& sizes) {
+  const dim3 grid = far_grid(sizes);
+  return int64_t{grid.x} * grid.y * kSets * sizes.largest;
 }
 
-cudaError_t search(const Graphs& graphs, const Survey& found, int64_t padded, const int64_t* words,
+cudaError_t search(const Graphs& graphs, const Survey& sizes, int64_t padded, const int64_t* words,
                    int64_t* scratch, uint8_t* hops, cudaStream_t stream) {
-  const Batch batch = {graphs, parts(graphs, words), padded, hops};
-  const int64_t targets = ceil_divide(std::min<int64_t>(found.largest, kShared), kTargets);
+  const GraphBatch batch = {graphs, parts(graphs, words), padded, hops};
+  const int64_t targets = ceil_divide(std::min<int64_t>(sizes.largest, kShared), kTargets);
   cudaError_t error = launch(dim3(graphs.molecules), kSmallThreads, stream, search_small, batch);
   if (error == cudaSuccess) {
-    error = launch(dim3(found.large, targets), kBlockThreads, stream, search_block, batch);
+    error = launch(dim3(sizes.large, targets), kBlockThreads, stream, search_block, batch);
   }
   if (error == cudaSuccess) {
-    error = launch(far_grid(found), kBlockThreads, stream, search_far, batch, found.largest,
+    error = launch(far_grid(sizes), kBlockThreads, stream, search_far, batch, sizes.largest,
                    reinterpret_cast<Set*>(scratch));
   }
   return error;

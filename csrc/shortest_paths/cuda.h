@@ -36,18 +36,18 @@ int64_t survey_words(const Graphs& graphs);
 cudaError_t survey(const Graphs& graphs, const Limits& limits, bool trap, int64_t* words,
                    cudaStream_t stream);
 
-cudaError_t read_survey(const Graphs& graphs, const int64_t* words, Survey* found,
+cudaError_t read_survey(const Graphs& graphs, const int64_t* words, Survey* sizes,
                         cudaStream_t stream);
 
 // The worst that the limits allow, for when the survey cannot be read.
 Survey worst_case(const Graphs& graphs, const Limits& limits);
 
 // Words of 64 bits that `search` works in, for molecules beyond 512 atoms; often 0.
-int64_t scratch_words(const Survey& found);
+int64_t scratch_words(const Survey& sizes);
 
-// Writes hops [molecules, padded, padded], or [Σ n²] if padded is -1. `found` may be the worst
+// Writes hops [molecules, padded, padded], or [Σ n²] if padded is -1. `sizes` may be the worst
 // case.
-cudaError_t search(const Graphs& graphs, const Survey& found, int64_t padded, const int64_t* words,
+cudaError_t search(const Graphs& graphs, const Survey& sizes, int64_t padded, const int64_t* words,
                    int64_t* scratch, uint8_t* hops, cudaStream_t stream);
 
 }  // namespace collamo::cuda

@@ -104,17 +104,17 @@ Tensor shortest_paths_cuda(const Tensor& edge_index, const Tensor& ptr, bool pac
                       packed ? size.value_or(-1) : -1};
   const Tensor words = new_words(edges, survey_words(graphs));
   check_success(survey(graphs, limits, capturing, words.mutable_data_ptr<int64_t>(), stream));
-  Survey seen = worst_case(graphs, limits);
+  Survey batch = worst_case(graphs, limits);
   if (!capturing) {
-    check_success(read_survey(graphs, words.const_data_ptr<int64_t>(), &seen, stream));
+    check_success(read_survey(graphs, words.const_data_ptr<int64_t>(), &batch, stream));
   }
-  check(!seen.wrong,
+  check(!batch.wrong,
         "edge_index or ptr is wrong: on a GPU edges stand molecule by molecule, ptr rises from 0, "
         "no molecule has more atoms than size, and packed size is the number of pairs");
-  const int64_t written = size.value_or(packed ? seen.pairs : seen.largest);
+  const int64_t written = size.value_or(packed ? batch.pairs : batch.largest);
   const Tensor hops = empty_hops(edges, graphs.molecules, packed, written);
-  const Tensor scratch = new_words(edges, scratch_words(seen));
-  check_success(search(graphs, seen, packed ? -1 : written, words.const_data_ptr<int64_t>(),
+  const Tensor scratch = new_words(edges, scratch_words(batch));
+  check_success(search(graphs, batch, packed ? -1 : written, words.const_data_ptr<int64_t>(),
                        scratch.mutable_data_ptr<int64_t>(), hops.mutable_data_ptr<uint8_t>(),
                        stream));
   return hops;
