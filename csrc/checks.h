@@ -1,5 +1,5 @@
-// The checks that keep kernels inside their tensors. The Python functions check first, with
-// friendlier errors; these stand for callers who come in through torch.ops.
+// Checks that keep the kernels inside their tensors. The Python functions check first, with
+// friendlier errors; these are for callers of torch.ops.
 
 #pragma once
 
@@ -18,7 +18,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
-// check(holds, message) throws std::invalid_argument with the message behind the prefix.
+// check(holds, message) throws std::invalid_argument: the prefix, then the message.
 class Check {
  public:
   explicit constexpr Check(const char* prefix = "") : prefix_(prefix) {}
@@ -33,7 +33,7 @@ class Check {
 
 constexpr int64_t kAny = -1;
 
-// Whether x has this type and these sizes, where kAny stands for any size.
+// Whether x has this type and these sizes; kAny stands for any size.
 inline bool fits(const Tensor& x, ScalarType type, std::initializer_list<int64_t> sizes) {
   if (x.scalar_type() != type || x.dim() != static_cast<int64_t>(sizes.size())) return false;
   int64_t axis = 0;

@@ -1,5 +1,5 @@
 // The Python module collamo_kernels._C. Importing it registers the operators of every op.cpp;
-// what it holds itself says how it was built and what this processor can do.
+// build_info() says how it was built and what this processor can do.
 
 #include <pybind11/pybind11.h>
 

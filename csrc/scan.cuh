@@ -37,7 +37,7 @@ inline __device__ int64_t sum_through_block(int64_t value, int64_t* total) {
   __syncthreads();
   if (warp > 0) value += warps[warp - 1];
   *total = warps[kWarp - 1];
-  __syncthreads();  // nobody writes the next round's sums before all have read these
+  __syncthreads();  // all must read these sums before anyone writes the next round's
   return value;
 }
 

@@ -1,14 +1,14 @@
 #pragma once
 
 // Vectors of kWidth floats, written once for every instruction set. The compiler's vector types
-// carry the arithmetic; the flags of the file that includes this (see setup.py) choose the width,
-// unless it is told one.
+// carry the arithmetic. The compiler's flags (see setup.py) choose the width, unless
+// COLLAMO_VECTOR_WIDTH does.
 
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
 
-// What setup.py compiles the file for.
+// The instruction set that setup.py compiles this for.
 #ifndef COLLAMO_CAPABILITY
 #define COLLAMO_CAPABILITY baseline
 #endif
@@ -148,7 +148,7 @@ inline Vec exchange(Vec a, Vec b, Lanes<Lane...>) {
 #endif
 }
 
-// The largest of all lanes, unless one is NaN.
+// The largest lane, unless one is NaN.
 template <int Step = kWidth / 2>
 inline float largest_lane(Vec x) {
   x = larger(x, exchange<Step, false>(x, x, CountLanes<kWidth>::type{}));
@@ -177,8 +177,8 @@ inline Vec sum_lanes(Vec (&rows)[kWidth]) {
   return rows[0];
 }
 
-// rows[i][j] becomes rows[j][i], for the bits of i and j from Count / 2 down: with Count = kWidth /
-// 2 two squares side by side.
+// rows[i][j] becomes rows[j][i], for the bits of i and j from Count / 2 down. With
+// Count = kWidth / 2 these are two squares side by side.
 template <int Count, int Step = Count / 2>
 inline void transpose(Vec (&rows)[Count]) {
   using All = typename CountLanes<kWidth>::type;

@@ -25,14 +25,14 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Whether a CUDA graph is captured, when nobody may wait for the device.
+// Whether a CUDA graph is being captured: then nobody may wait for the device.
 inline bool captured(cudaStream_t stream) {
   cudaStreamCaptureStatus status;
   check_success(cudaStreamIsCapturing(stream, &status));
   return status != cudaStreamCaptureStatusNone;
 }
 
-// Memory of so many words of 64 bits on the device of `like`.
+// Memory for 64-bit words on the device of `like`.
 inline Tensor new_words(const Tensor& like, int64_t words) {
   return torch::stable::new_empty(like, {words}, torch::headeronly::ScalarType::Long);
 }

@@ -14,7 +14,7 @@
 
 namespace collamo::cpu {
 
-// Memory on a cache line's border.
+// Memory that starts at a cache line.
 class Floats {
  public:
   explicit Floats(int64_t count, bool zero = false) {
@@ -31,8 +31,8 @@ class Floats {
   std::unique_ptr<float, Free> data_;
 };
 
-// Runs task(number, scratch) for all numbers below `tasks`, each thread with its own scratch memory
-// of `floats`. Threads take tasks as they get free, so a slow one does not hold up the rest.
+// Runs task(number, scratch) for all numbers below `tasks`, each thread with `floats` of scratch
+// memory. A thread takes the next task when it is free, so a slow one does not hold up the rest.
 template <typename Task>
 void run_tasks(int64_t tasks, int64_t floats, const Task& task) {
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), tasks);

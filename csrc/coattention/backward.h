@@ -12,10 +12,10 @@
 namespace collamo::cpu {
 namespace {
 
-// Pairs of a tile: their weights and dL/ds stay in L2, and a typical molecule is one tile.
+// Pairs in a tile: their weights and dL/ds stay in L2, and a typical molecule is one tile.
 constexpr int64_t kPairsOfTile = 1600;
 
-// Queries of a tile, which has all keys of the task.
+// Queries in a tile, which has all keys of the task.
 int64_t tile_rows(int64_t atoms, int64_t keys) {
   if (atoms * keys <= kPairsOfTile) return atoms;
   const int64_t rows = kPairsOfTile / keys / kRows * kRows;
@@ -99,7 +99,7 @@ class BackwardKernel {
     return from_row(x, (group - task_.first_group) * keys_);
   }
 
-  // Where dL/dk or dL/dv is added up: x itself where that can be, in memory of its own elsewhere.
+  // Where dL/dk or dL/dv is summed: in x itself if it has the room, else in scratch memory.
   Matrix sums(const Atoms& x, Scratch& scratch) const {
     const int64_t groups = task_.last_group - task_.first_group;
     if (!takes_lanes(call_, x, m_)) {
@@ -121,7 +121,7 @@ class BackwardKernel {
     read(call_, call_.q, m_, heads, first, last, call_.scale, q_.data);
     read(call_, gradients_.out, m_, heads, first, last, 1, grad_.data);
     if (task_.q) read(call_, call_.out, m_, heads, first, last, 1, dq_.data);
-    if (first == 0) {  // written to three products from here
+    if (first == 0) {  // they are written three products later
       prefetch_atoms(call_, gradients_.k, m_, heads, task_.first, task_.last);
       prefetch_atoms(call_, gradients_.v, m_, heads, task_.first, task_.last);
     }
@@ -146,10 +146,10 @@ class BackwardKernel {
     if (!task_.q) write(call_, gradients_.q, m_, heads, first, last, call_.scale, dq_.data);
   }
 
-  // A row of Q Kᵀ becomes weights p, one of g = dL/dout · Vᵀ becomes dL/ds = p·(g - Σ p·g). The sum
-  // is taken over the very p and g that are used, and divided by Σ p, which rounding keeps from 1,
-  // so a row of dL/ds adds up to 0 as it should; a task that has not all keys takes the same number
-  // from the result.
+  // A row of Q Kᵀ becomes the weights p, one of g = dL/dout · Vᵀ becomes dL/ds = p·(g - Σ p·g). The
+  // sum uses these very p and g and is divided by Σ p, which rounding keeps from 1, so that a row
+  // of dL/ds adds up to 0 as it should. A task without all the keys gets the same number as Σ_d of
+  // dL/dout · out.
   void run_row(Heads heads, int64_t i, int64_t row) {
     float *p = p_.at(row, 0), *ds = ds_.at(row, 0);
     if (call_.dropout > 0) {
@@ -179,7 +179,7 @@ class BackwardKernel {
     pairs_.add(i, heads, ds);
   }
 
-  // The pairs (i, j) and (j, i) together.
+  // Adds the pairs (i, j) and (j, i) together.
   void add_mirrored(Heads heads) {
     for (int64_t i = 0; i < m_.atoms; ++i) {
       for (int64_t j = 0; j < i; ++j) store(row_ + j * W, load(ds_.at(i, j)) + load(ds_.at(j, i)));
@@ -211,13 +211,13 @@ class BackwardKernel {
   const Gradients& gradients_;
   const BackwardTask& task_;
   const Molecule& m_;
-  int64_t keys_, rows_;  // of the task, of a tile
+  int64_t keys_, rows_;  // in the task; in a tile
   PairTerms terms_;
   PairGradients pairs_;
   Matrix k_, v_, dk_, dv_;  // [groups, keys, D]
-  Matrix q_, grad_, dq_;    // [rows, D]; q carries the scale; dq holds the result's rows at first
+  Matrix q_, grad_, dq_;    // [rows, D]; q is scaled; dq holds rows of the result at first
   Matrix p_, ds_;           // [rows, keys]
-  float* row_;  // [keys] of dropout factors or of mirrored gradients' sums, or [D] of an atom
+  float* row_;  // [keys]: dropout factors or sums of mirrored gradients; or [D]: an atom
 };
 
 }  // namespace

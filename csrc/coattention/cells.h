@@ -1,4 +1,4 @@
-// Distances between atoms, and where they are in the radial table.
+// Distances between atoms, and their cells in the radial table.
 
 #pragma once
 
@@ -9,8 +9,8 @@
 namespace collamo::cpu {
 namespace {
 
-// What a row of pairs (one query, all keys of a tile) needs of the tables. Whole vectors: what is
-// behind the last key is never read as data.
+// Where a row of pairs (one query, all keys of a task) reads the tables. Fields are whole vectors;
+// nothing behind the last key is read as data.
 struct PairRow {
   float* distance;
   float* gamma;  // du/dr
@@ -27,7 +27,7 @@ int32_t type_of(const Call& call, const Molecule& m, int64_t i, int64_t j, int s
   return call.atom_types[2 * (m.first_atom + m.atom[side == 0 ? i : j]) + side];
 }
 
-// Coordinates are [3, atoms_row]: whole vectors can be read and written from any atom on.
+// The line of coordinates [3, atoms_row], so long that a whole vector may start at any atom.
 int64_t atoms_row(int64_t atoms) { return (atoms + 2 * W - 1) / W * W; }
 
 // r, γ and u = γ·r + β of query i and the keys first … last - 1; x is [3, atoms_row].
@@ -69,7 +69,7 @@ void find_blocks(const RadialTable& table, int64_t count, const PairRow& row) {
   }
 }
 
-// block is a power of two, so u/block and what is left of it are exact. A NaN stays one.
+// block is a power of two, so u/block and its remainder are exact. NaN stays NaN.
 void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
   find_blocks(table, count, row);
   for (int64_t j = 0; j < count; j += W) {
@@ -86,13 +86,13 @@ void find_cells(const RadialTable& table, int64_t count, const PairRow& row) {
     store(row.weight[1] + j, width * f * g * g);
     store(row.weight[2] + j, right);
     store(row.weight[3] + j, -width * ff * g);
-    // Unsigned, because there may be anything behind the last key.
+    // Unsigned, because anything may stand behind the last key.
     const BitsVec knot = (load_as<BitsVec>(row.knot + j) + (BitsVec)cell) * 2;
     std::memcpy(row.knot + j, &knot, sizeof knot);
   }
 }
 
-// A row of a table, all heads of the group, at the place of pair j.
+// The table's value at pair j, for all heads of the group.
 Vec interpolate(const float* rows, int64_t line, const PairRow& row, int64_t j) {
   const float* knot = rows + row.knot[j] * line;
   Vec phi = row.weight[0][j] * load(knot);

@@ -1,8 +1,8 @@
-// Which instruction set runs the attention, and which task does what.
+// Cuts the attention into tasks, and chooses the instruction set that runs them.
 //
 // Work is cut into tasks by the input alone, and threads take the next one from a counter: any
 // number of threads gives the same bits. Nothing here is larger than the inputs: a thread's scratch
-// memory grows with the atoms of the largest molecule.
+// memory grows with the number of atoms in the largest molecule.
 
 #include "cpu.h"
 
@@ -40,7 +40,7 @@ const Kernels& kernels_for(int64_t heads) {
   return *chosen;
 }
 
-// rows [R, H] → [R, H↑], the lanes of absent heads 0.
+// rows [R, H] → [R, H↑], with 0 in the lanes of absent heads.
 Floats whole_vectors(const float* rows, int64_t count, int64_t heads, int64_t line) {
   Floats padded(count * line);
   for (int64_t row = 0; row < count; ++row) {
@@ -104,8 +104,8 @@ Attention::~Attention() = default;
 
 namespace {
 
-// A task has all groups of heads, which share what depends on pairs alone, unless there would be
-// fewer tasks than this: then each group is a task of its own.
+// A task has all groups of heads, because they share what depends on pairs alone. If that makes
+// fewer tasks than this, each group is a task of its own.
 constexpr int64_t kEnoughTasks = 8;
 
 int64_t groups_per_task(int64_t tasks, int64_t groups) {
@@ -118,7 +118,7 @@ int64_t groups_per_task(int64_t tasks, int64_t groups) {
 
 namespace {
 
-// Queries of one task. Only a large molecule is cut: each piece reads all keys and values anew.
+// Queries in a task. Only a large molecule is cut, as every piece reads all keys and values again.
 constexpr int64_t kQueriesPerTask = 128;
 
 }  // namespace
@@ -129,7 +129,7 @@ void Attention::forward() const {
   for (const Molecule& m : molecules_) {
     for (int64_t group = 0; group < call_.groups; group += step) {
       int64_t first = 0;
-      do {  // once for a molecule without atoms too: it may have padding to zero
+      do {  // at least once: a molecule without atoms may have padding to zero
         const int64_t last = std::min(first + kQueriesPerTask, m.atoms);
         tasks.push_back({&m, group, group + step, first, last});
         first = last;
@@ -139,7 +139,7 @@ void Attention::forward() const {
   std::stable_sort(tasks.begin(), tasks.end(), [](const ForwardTask& a, const ForwardTask& b) {
     return (a.last - a.first) * a.molecule->atoms > (b.last - b.first) * b.molecule->atoms;
   });
-  int64_t floats = 0;  // not that of the largest molecule: tiles of a smaller one can be larger
+  int64_t floats = 0;  // a smaller molecule can have larger tiles, so ask for every task
   for (const ForwardTask& task : tasks) {
     floats = std::max(floats, kernels_.forward_scratch(call_, task));
   }
@@ -151,17 +151,18 @@ void Attention::forward() const {
 
 namespace {
 
-constexpr int64_t kPairsPerSlot = 16384;  // ≈ 3 ms of work, 50 times what clearing and summing cost
-constexpr int64_t kMostSlots = 16;        // private copies of the tables' gradients
-constexpr int64_t kMostParts = 4;         // of a large molecule, each with a private dq
+constexpr int64_t kPairsPerSlot =
+    16384;                          // ≈ 3 ms of work, 50 times the cost of clearing and summing
+constexpr int64_t kMostSlots = 16;  // private copies of the tables' gradients
+constexpr int64_t kMostParts = 4;   // of a large molecule, each with a private dq
 constexpr int64_t kKeysPerPart = 128;
 
 // Keys first … last - 1 of a molecule, done by one task per group.
 struct Piece {
   const Molecule* molecule;
   int64_t first, last, part, parts;
-  int64_t coordinates;  // where the piece's private gradient of its atoms starts, in floats
-  int64_t q;            // that of dq, in atoms; -1 if the piece is the whole molecule
+  int64_t coordinates;  // where its private gradient of coordinates starts, in floats
+  int64_t q;            // where its private dq starts, in atoms; -1 if it is a whole molecule
 };
 
 struct BackwardPlan {

@@ -7,7 +7,7 @@
 
 namespace collamo::cpu {
 
-// Where the sums over all pairs are added to; nullptr where nobody asked.
+// Where the sums over all pairs are added; nullptr if nobody asked for them.
 struct TableGradients {
   float* hop_rows;     // [S, H]
   float* radial_rows;  // [G, 2, H]
@@ -18,16 +18,15 @@ struct TableGradients {
 // A call with its tables laid out for the kernels.
 class Attention {
  public:
-  // `call` as its user has it: hop_rows [S, H] and table.rows [G, 2, H], without cells and width.
+  // `call` has hop_rows [S, H] and table.rows [G, 2, H], but no cells and no width yet.
   Attention(const Call& call, std::vector<Molecule> molecules, double low, double block);
   ~Attention();
 
-  // Writes call.out and, of real atoms, call.row_max and call.inverse_sum.
+  // Writes call.out and, for real atoms, call.row_max and call.inverse_sum.
   void forward() const;
 
-  // Writes the gradients of q, k and v, and, where there is a place
-  // for them, of phi, bias and the tables. Rows of phi
-  // and elements of bias that belong to no real pair are left alone.
+  // Writes the gradients of q, k and v, and, where there is a place for them, of phi, bias and the
+  // tables. Rows of phi and elements of bias that belong to no real pair are left alone.
   void backward(const Gradients& gradients, const TableGradients& tables) const;
 
  private:

@@ -13,7 +13,7 @@ namespace {
 
 constexpr float kInfinity = __builtin_inff();
 
-// Rows of logits that are worked on at a time: as many as keep them in half of a 32 KiB L1, or all.
+// Rows of logits to work on at a time: as many as fit half of a 32 KiB L1, or all.
 int64_t rows_at_a_time(const ForwardTask& task) {
   const int64_t keys = task.molecule->atoms, queries = task.last - task.first;
   const int64_t cached = 4096 / ((keys ? keys : 1) * W) / kRows * kRows;

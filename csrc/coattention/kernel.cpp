@@ -1,11 +1,10 @@
 // One task of the attention: a molecule and its heads, forward or backward.
 //
-// Heads are the lanes: as many as a vector has are a group, and are worked on together. q, k, v of
-// a group are laid out [atom, d, head], logits [query, key, head]; then every step is lane by lane:
-// a matrix product needs no padding to a multiple of anything, softmax no sum across lanes, and a
-// row of a table (hop or knot, all heads side by side) is one load that adds to the logits as it
-// is. What depends on the pair alone is found once for all groups. A molecule of 26 atoms fits in
-// L2.
+// Heads are the lanes: a group has as many as a vector, worked on together. q, k, v of a group are
+// laid out [atom, d, head], logits [query, key, head]. Every step is then lane by lane: a matrix
+// product needs no padding, softmax no sum across lanes, and a row of a table (hop or knot, all
+// heads side by side) is one load that is added to the logits as it is. What depends on the pair
+// alone is computed once for all groups. A molecule of 26 atoms fits in L2.
 //
 // Compiled once per instruction set (setup.py). Includes no header with inline functions that
 // another file may share: the linker could pick this file's copy for an older processor.

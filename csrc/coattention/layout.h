@@ -1,4 +1,4 @@
-// Between the tensors' layouts and [atom, d, head].
+// Reads and writes atoms: from the tensors' layouts to [atom, d, head] and back.
 
 #pragma once
 
@@ -39,7 +39,7 @@ struct Format<Element::kHalf> {
   }
 };
 
-// `count` elements `stride` apart, 0 in the lanes behind; reads no others.
+// Reads `count` elements, `stride` apart, and nothing else; the other lanes are 0.
 template <Element Type>
 inline Vec gather(const typename Format<Type>::Scalar* from, int64_t stride, int64_t count) {
   if (stride == 1 && count == W) return Format<Type>::widen(from);
@@ -56,7 +56,7 @@ inline void scatter(typename Format<Type>::Scalar* to, Vec x, int64_t stride, in
   for (int64_t lane = 0; lane < count; ++lane) to[lane * stride] = lanes[lane];
 }
 
-// The heads of a group: the first one and how many there are.
+// The heads of one group.
 struct Heads {
   int64_t first, count;
 };
@@ -70,8 +70,9 @@ int64_t molecule_offset(const Call& call, const Atoms& x, const Molecule& molecu
   return call.packed ? molecule.first_atom * x.atom : molecule.number * x.molecule;
 }
 
-// The processor does not guess the next atom: its heads lie a row of all heads away. Inlined by
-// force: gcc takes a function that only prefetches for one without effect, and drops its calls.
+// The processor does not predict the next atom: its heads are a row of all heads away. Inlining is
+// forced, because gcc believes that a function that only prefetches has no effect and drops its
+// calls.
 constexpr int64_t kAhead = 4;
 
 [[gnu::always_inline]] inline void prefetch(const char* from, int64_t bytes) {
@@ -87,7 +88,7 @@ template <typename Scalar>
   for (int64_t h = 0; h < heads.count; ++h) prefetch(bytes + h * x.head * size, dim * size);
 }
 
-// Of what is read or written soon.
+// Prefetches atoms that are read or written soon.
 [[gnu::always_inline]] inline void prefetch_atoms(const Call& call, const Atoms& x,
                                                   const Molecule& m, Heads heads, int64_t first,
                                                   int64_t last) {
@@ -102,7 +103,7 @@ template <typename Scalar>
   }
 }
 
-// Whether an atom's heads fill vectors that lie in memory as they are.
+// Whether an atom's elements can be moved as whole vectors.
 inline bool whole(const Call& call, const Atoms& x, Heads heads) {
   return heads.count == W && x.dim == 1 && call.dim >= W;
 }
@@ -119,7 +120,7 @@ inline void read_square(const typename Format<Type>::Scalar* from, int64_t head,
   for (int d = 0; d < W; ++d) store(to + d * W, rows[d]);
 }
 
-// to [W/2, W] = the elements from[W/2 … W - 1] alone, for half as many exchanges.
+// to [W/2, W] = the elements from[W/2 … W - 1] alone, with half as many exchanges.
 template <Element Type>
 inline void read_half_square(const typename Format<Type>::Scalar* from, int64_t head, Vec factor,
                              float* to) {
@@ -147,7 +148,7 @@ inline void read_atom(const typename Format<Type>::Scalar* atom, const Call& cal
   }
   int64_t d = 0;
   for (; d + W <= call.dim; d += W) read_square<Type>(atom + d, x.head, factor, to + d * W);
-  // The last elements of a width that is no multiple of W are the end of a square that overlaps.
+  // Where the width is not a multiple of W, the last square overlaps the one before.
   const int64_t rest = call.dim - d, last = call.dim - W;
   if (rest > W / 2) {
     read_square<Type>(atom + last, x.head, factor, to + last * W);
@@ -164,7 +165,7 @@ void read_as(const Call& call, const Atoms& x, const Molecule& molecule, Heads h
   const Scalar* base = static_cast<const Scalar*>(x.data) + molecule_offset(call, x, molecule) +
                        heads.first * x.head;
   for (int64_t i = first; i < last; ++i, to += call.dim * W) {
-    if (i + kAhead < molecule.atoms) {  // also of what is read next
+    if (i + kAhead < molecule.atoms) {  // in the next call too
       prefetch_atom(base + molecule.atom[i + kAhead] * x.atom, x, heads, call.dim);
     }
     const Scalar* atom = base + molecule.atom[i] * x.atom;
@@ -195,8 +196,8 @@ inline void write_square(typename Format<Type>::Scalar* to, int64_t head, Vec fa
   for (int h = 0; h < W; ++h) Format<Type>::narrow(to + h * head, rows[h]);
 }
 
-// x[atom, heads] = factor · from [D, W]. Squares overlap: writing some elements twice is several
-// times faster than writing single ones.
+// x[atom, heads] = factor · from [D, W]. Squares overlap: writing elements twice is several times
+// faster than writing them one by one.
 template <Element Type>
 inline void write_atom(typename Format<Type>::Scalar* atom, const Call& call, const Atoms& x,
                        Heads heads, Vec factor, const float* from) {
@@ -246,15 +247,15 @@ void write(const Call& call, const Atoms& x, const Molecule& molecule, Heads hea
   write(call, x, molecule, heads, first, last, factors, 0, from);
 }
 
-// Whether the place of every group's heads in x takes [D, W] as they are, atom after atom: sums can
-// be kept there until `turn`.
+// Whether x itself has room for sums [D, W] of every group, atom after atom, until `turn` gives
+// them their layout.
 bool takes_lanes(const Call& call, const Atoms& x, const Molecule& m) {
   const bool consecutive = m.atoms == 0 || m.atom[m.atoms - 1] == m.atoms - 1;
   return x.type == Element::kFloat && x.dim == 1 && x.head == call.dim && call.heads % W == 0 &&
          consecutive;
 }
 
-// x[atoms, heads] = what is there as [D, W]; `copy` has room for one atom.
+// Turns the sums [D, W] that lie in x into x[atoms, heads]; `copy` has room for one atom.
 void turn(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads, int64_t first,
           int64_t last, float* copy) {
   float* base =
@@ -266,7 +267,7 @@ void turn(const Call& call, const Atoms& x, const Molecule& molecule, Heads head
   }
 }
 
-// Rows of padding, which have no result.
+// Zeros for the atoms of padding.
 void write_zeros(const Call& call, const Atoms& x, const Molecule& molecule, Heads heads) {
   const int64_t bytes = x.type == Element::kFloat ? 4 : 2;
   char* base = static_cast<char*>(x.data) + molecule_offset(call, x, molecule) * bytes;

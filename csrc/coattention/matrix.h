@@ -24,10 +24,10 @@ Matrix from_column(Matrix m, int64_t j) { return {m.at(0, j), m.row, m.column}; 
 constexpr int kRows = 4;
 constexpr int kColumns = W == 16 ? 6 : 3;
 
-// Terms that are summed in one go. Sums of sums: the rounding of a head of 128 halves.
+// Terms in one sum, before sums are summed: that halves the rounding of a head of 128.
 constexpr int64_t kTerms = 32;
 
-// c[0:Rows, 0:Columns] (+)= Σ_k x[:, k] y[k, :], the block that stays in registers.
+// c[0:Rows, 0:Columns] (+)= Σ_k x[:, k] y[k, :], a block that stays in registers.
 template <int Rows, int Columns>
 inline void multiply_block(Matrix c, Matrix x, Matrix y, int64_t inner, bool add) {
   const float* left = x.data;

@@ -59,7 +59,7 @@ bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// The tensor as the kernels read it, or nothing: contiguous, of this type and number of elements.
+// The tensor as the kernels read it, if there is one: contiguous, with this type and size.
 Optional plain(const Optional& x, ScalarType type, int64_t elements, const char* name) {
   if (!x) return {};
   check(x->scalar_type() == type, std::string(name) + " has the wrong dtype");
@@ -72,7 +72,7 @@ const T* pointer(const Optional& x) {
   return x ? x->const_data_ptr<T>() : nullptr;
 }
 
-// The operators' arguments after q, k, v; the order is that of the schema.
+// The operators' arguments after q, k, v, in the order of the schema.
 struct Arguments {
   Optional hop_bias, rows, slope_rows, phi, bias, coordinates, affine, hops, valid, cu_seqlens,
       has_3d;
@@ -249,9 +249,8 @@ Bound bind(const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a
   return bound;
 }
 
-// Memory for a result, not yet written. The system is asked for large pages where it gives them on
-// demand: a batch's results are thousands of small ones, each of which it maps and clears when it
-// is first written to.
+// Memory for a result, not yet written. Asks the system for large pages: a batch's results are
+// thousands of small ones, each of which it maps and clears at the first write.
 Tensor result_like(const Tensor& x) {
   Tensor result = torch::stable::empty_like(x);
 #if defined(MADV_HUGEPAGE)
@@ -279,10 +278,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   return {out, softmax_statistics};
 }
 
-// Which gradients beside those of q, k and v: bits of `requested`.
+// The gradients beyond those of q, k and v, as bits of `requested`.
 enum Requested { kHopBias = 1, kRows = 2, kPhi = 4, kBias = 8, kCoordinates = 16, kAffine = 32 };
 
-// Zeros in the shape of x where its gradient is requested, else an empty tensor.
+// Zeros in the shape of x if its gradient is requested, else an empty tensor.
 Tensor gradient(const Tensor& like, const Optional& x, bool requested) {
   if (!requested || !x) return torch::stable::new_empty(like, {0}, ScalarType::Float);
   const auto sizes = x->sizes();

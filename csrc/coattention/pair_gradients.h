@@ -8,10 +8,10 @@
 namespace collamo::cpu {
 namespace {
 
-// Gradients of the terms of a query's pairs, given ds [keys, W] of each group.
+// Adds up the gradients of a query's pairs from ds [keys, W] of each group.
 //
-// Where a tile has a whole molecule, the pairs (i, j) and (j, i) are at one place of the radial
-// table: j ≤ i take both gradients there, and each row is read and written once.
+// Where a tile has a whole molecule, the pairs (i, j) and (j, i) share their place in the radial
+// table: j ≤ i takes both gradients there, and each row is read and written once.
 class PairGradients {
  public:
   PairGradients(const Call& call, const Gradients& gradients, const BackwardTask& task,
@@ -23,25 +23,25 @@ class PairGradients {
         terms_(terms),
         wants_u_(terms.has_table() && (task.affine || task.coordinates)) {}
 
-  // A tile of so many rows has both (i, j) and (j, i), and they share their u.
+  // Whether a tile of so many rows has both (i, j) and (j, i), with the same u.
   bool mirrors(int64_t rows) const {
     return rows == m_.atoms && keys() == m_.atoms && !call_.table.affine;
   }
 
-  // Through u, for the first `count` keys.
+  // The gradients through u, for the first `count` keys.
   void add_radial(int64_t i, Heads heads, const float* ds, int64_t count) const {
     if (terms_.has_table() && task_.radial_rows) add_table(i, heads, ds, count);
     if (wants_u_) add_u(i, heads, ds, count);
   }
 
-  // Everything else.
+  // All other gradients.
   void add(int64_t i, Heads heads, const float* ds) const {
     if (task_.hop_rows) add_hops(i, heads, ds);
     if (terms_.has_phi() && gradients_.phi) write_phi(i, heads, ds);
     if (gradients_.bias.data) write_bias(i, heads, ds);
   }
 
-  // Of a row to which all groups have been added; its first `count` keys have dL/du.
+  // Ends a row to which all groups have been added; its first `count` keys have dL/du.
   void finish(int64_t i, int64_t count) const {
     if (!wants_u_) return;
     if (task_.affine) add_affine(i);
@@ -85,8 +85,8 @@ class PairGradients {
     }
   }
 
-  // dL/du of a pair is a sum over heads; it goes on to γ, β and, through r, to both atoms. Takes
-  // the place of u, which is not needed any more.
+  // dL/du of a pair is a sum over heads, for γ, β and, through r, both atoms. It replaces u, which
+  // is no longer needed.
   void add_u(int64_t i, Heads heads, const float* ds, int64_t count) const {
     const PairRow pairs = terms_.row(i);
     const float* slopes = call_.table.slope_rows + heads.first;
@@ -113,8 +113,8 @@ class PairGradients {
     }
   }
 
-  // dL/du becomes dL/dr / r, 0 where r is and behind the last of them; then the forces on i and on
-  // the keys.
+  // dL/du becomes dL/dr / r, which is 0 where r is 0 and behind the last key; then the forces on i
+  // and on the keys.
   void push(int64_t i, int64_t count) const {
     const PairRow pairs = terms_.row(i);
     const int64_t line = atoms_row(m_.atoms);

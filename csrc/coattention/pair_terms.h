@@ -1,4 +1,4 @@
-// The parts of the logits that depend on pairs of atoms.
+// The terms of the logits that depend on pairs of atoms.
 
 #pragma once
 
@@ -51,8 +51,7 @@ void write_pair(const Pairs& x, int64_t offset, Heads heads, Vec value) {
   write_pair<Element::kBFloat16>(x, offset, heads, value);
 }
 
-// The parts of the logits that depend on pairs alone: some queries of a molecule, the keys of a
-// task.
+// The terms between the queries of a tile and the keys of a task.
 class PairTerms {
  public:
   PairTerms(const Call& call, const Molecule& molecule, int64_t first_key, int64_t keys,
@@ -79,7 +78,7 @@ class PairTerms {
     return 3 * atoms_row(atoms) + rows * kFields * padded(keys);
   }
 
-  // Turns to the queries first … last - 1.
+  // Moves on to the queries first … last - 1.
   void locate(int64_t first, int64_t last) {
     first_ = first;
     for (int64_t i = first; i < last; ++i) {
@@ -96,7 +95,7 @@ class PairTerms {
   }
 
   // Calls visit(j, logit) for every key j of query i, where logit is s [keys, W], Q Kᵀ, with Φ2d,
-  // Φ3d and the bias added. Both tables in one pass, which is the usual case.
+  // Φ3d and the bias added. The usual case is both tables, in one pass.
   template <typename Visit>
   void add(int64_t i, Heads heads, float* s, const Visit& visit) const {
     if (has_phi_) add_phi(i, heads, s);

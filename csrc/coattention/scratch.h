@@ -1,4 +1,4 @@
-// Memory of one task.
+// Scratch memory of one task.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace collamo::cpu {
 namespace {
 
-// Handed out from front to back in whole vectors.
+// Hands memory out from front to back, in whole vectors.
 class Scratch {
  public:
   explicit Scratch(float* data) : next_(data) {}

@@ -1,4 +1,4 @@
-// What both passes need of a row of the softmax.
+// A row of the softmax, as both passes need it.
 
 #pragma once
 
@@ -8,13 +8,13 @@
 namespace collamo::cpu {
 namespace {
 
-// Where x, which is row_max or inverse_sum, has a query's heads of the group.
+// The heads of the group in row_max or inverse_sum, at query i.
 float* row_statistic(const Call& call, float* x, const Molecule& m, Heads heads, int64_t i) {
   return x + (m.first_atom + m.atom[i]) * call.heads + heads.first;
 }
 
 // 0 or 1/(1 - p) for the pair (i, j) of each head: Philox with key = seed and counter = (j, i,
-// head, molecule), kept where it is at least p·2³². Atoms are counted by their place in the
+// head, molecule), kept where it is at least p·2³². Atoms are numbered by their place in the
 // molecule, so both layouts drop the same weights.
 Vec dropout_factor(const Call& call, const Molecule& m, Heads heads, int64_t i, int64_t j) {
   BitsVec head;
@@ -28,7 +28,7 @@ Vec dropout_factor(const Call& call, const Molecule& m, Heads heads, int64_t i, 
   return choose((IntVec)(word >= threshold), broadcast(kept), Vec{});
 }
 
-// A sum of sums of eight terms: one after the other their rounding was four times PyTorch's.
+// A sum of sums of eight terms. Adding terms one by one rounded four times as much as PyTorch.
 class Sum {
  public:
   void add(int64_t j, Vec term) {

@@ -1,4 +1,4 @@
-// Sums over tasks, in one order whatever the threads.
+// Sums over tasks, in the same order for any number of threads.
 
 #pragma once
 
@@ -15,8 +15,8 @@
 
 namespace collamo::cpu {
 
-// Private copies [slots, R, H↑] of a table's gradient rows [R, H], which are zeros at first. They
-// are the first slot themselves where the heads fill whole vectors.
+// Private copies [slots, R, H↑] of a table's gradient rows [R, H], which start as zeros. Where the
+// heads fill whole vectors, the rows themselves are the first slot.
 class TableSlots {
  public:
   TableSlots(float* rows, int64_t slots, int64_t count, int64_t heads, int64_t line)
@@ -33,7 +33,7 @@ class TableSlots {
     return slot < first_ ? rows_ : own_.get() + (slot - first_) * count_ * line_;
   }
 
-  // Adds all slots up in rows, in order.
+  // Adds all slots to the rows, in order.
   void sum() const {
     torch::stable::parallel_for(0, count_, 256, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
@@ -51,14 +51,14 @@ class TableSlots {
   Floats own_;
 };
 
-// Adds private gradients [R, line] of a bundle of heads up in rows [R, H], in the order of their
-// slots whichever is done first. Only one that comes too early is kept until its turn.
+// Adds private gradients [R, line] of a bundle of heads to the rows [R, H], in the order of their
+// slots, whichever is done first. One that comes early is kept until its turn.
 class OrderedSum {
  public:
   OrderedSum(float* rows, int64_t count, int64_t heads, int64_t line, int64_t bundles)
       : rows_(rows), count_(rows ? count : 0), heads_(heads), line_(line), next_(bundles) {}
 
-  // Of one private gradient.
+  // Size of one private gradient.
   int64_t floats() const { return count_ * line_; }
 
   void add(int64_t bundle, int64_t slot, const float* own) {
@@ -88,7 +88,7 @@ class OrderedSum {
 
   float* rows_;
   int64_t count_, heads_, line_;
-  std::vector<int64_t> next_;  // slot of each bundle whose turn it is
+  std::vector<int64_t> next_;  // each bundle's slot whose turn it is
   std::map<std::pair<int64_t, int64_t>, Floats> early_;
   std::mutex mutex_;
 };

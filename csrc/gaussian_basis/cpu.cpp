@@ -1,7 +1,7 @@
-// Which instruction set evaluates the Gaussians, and which task does what.
+// Cuts the places into tasks, and chooses the instruction set that evaluates the Gaussians.
 //
-// Places are cut into tasks by their number alone, and sums over tasks have a fixed order: any
-// number of threads gives the same bits.
+// Tasks depend on the number of places alone, and sums over tasks have a fixed order: any number of
+// threads gives the same bits.
 
 #include "cpu.h"
 

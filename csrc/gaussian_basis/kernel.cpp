@@ -10,7 +10,7 @@
 namespace collamo::cpu {
 namespace {
 
-constexpr int64_t kTerms = 8;  // that are summed in one go; sums of sums round less
+constexpr int64_t kTerms = 8;  // in one sum, before sums are summed: that rounds less
 
 // z and the density at u of the Gaussians k … k + W - 1.
 struct Density {

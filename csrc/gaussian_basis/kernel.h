@@ -4,7 +4,7 @@
 
 namespace collamo::cpu {
 
-// K normal densities; rows are whole vectors, with any centre and width 1 in the padding.
+// K normal densities; rows are whole vectors, with width 1 in the padding.
 struct Gaussians {
   const float* centre;
   const float* width;
@@ -18,8 +18,8 @@ struct GaussianKernels {
   int64_t width;
   // out [places, K]: the densities at u.
   void (*forward)(const Gaussians&, const float* u, int64_t places, float* out);
-  // For dL/dout `grad` the gradient of u, and added to `sums` [2, K↑] those of centre and width,
-  // each times the width; scratch is as large.
+  // For dL/dout `grad`: writes the gradient of u, and adds those of centre and width, each times
+  // the width, to `sums` [2, K↑]. `scratch` is as large.
   void (*backward)(const Gaussians&, const float* u, int64_t places, const float* grad, float* du,
                    float* sums, float* scratch);
 };

@@ -1,7 +1,7 @@
 // Sums over the neighbours of a node, and their gradients.
 //
-// A row of a result belongs to one task and takes its edges in the order they stand in, so that
-// sums have one order whatever the threads. A row of 300 channels stays in the first cache while
+// A row of a result belongs to one task and takes its edges in their order, so that sums have
+// one order for any number of threads. A row of 300 channels stays in the first cache while
 // its edges are added to it.
 
 #include "cpu.h"
@@ -17,7 +17,7 @@ namespace collamo::cpu {
 namespace {
 
 constexpr int64_t kNumbersPerTask = 16384;  // read from rows: some microseconds
-constexpr int64_t kChannelsPerTask = 64;    // where there are few rows with many edges each
+constexpr int64_t kChannelsPerTask = 64;    // of a table, which has few rows with many edges each
 
 COLLAMO_ALSO_AVX2
 void scale_row(const float* x, float scale, int64_t channels, float* out) {
@@ -28,7 +28,7 @@ COLLAMO_ALSO_AVX2
 void add_message(const float* x, const float* edge, bool relu, int64_t channels, float* out) {
   for (int64_t c = 0; c < channels; ++c) {
     const float message = x[c] + edge[c];
-    out[c] += relu && message < 0 ? 0 : message;  // NaN goes through
+    out[c] += relu && message < 0 ? 0 : message;  // keeps NaN
   }
 }
 
@@ -38,7 +38,7 @@ void add_gradient(const float* x, const float* edge, const float* grad, bool rel
   for (int64_t c = 0; c < channels; ++c) out[c] += relu && x[c] + edge[c] <= 0 ? 0 : grad[c];
 }
 
-// Edges by the row that `key` gives, those of one row in their old order.
+// Edges grouped by the row that `key` gives, in a stable order.
 struct Groups {
   std::vector<int64_t> order, ptr;
 

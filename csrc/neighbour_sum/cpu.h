@@ -4,7 +4,7 @@
 
 namespace collamo::cpu {
 
-// Edges sorted by the node they lead to: those of node i are ptr[i] to ptr[i + 1]. `source` is a
+// Edges sorted by the node they lead to: node i has the edges ptr[i] to ptr[i + 1]. `source` is a
 // row of x, `kind` a row of `table`.
 struct SortedEdges {
   const int64_t* source;
@@ -25,13 +25,13 @@ struct Rows {
 };
 
 // out[i] = scale · x[receiver[i]] + Σ_e relu(x[source[e]] + table[kind[e]]) of the edges e into
-// node i, [nodes, channels]. Without `relu` the sum is of the bare terms; null `receiver` is i
-// itself, null `scale` leaves the first term out.
+// node i, [nodes, channels]. Without `relu` the terms are added as they are; without `receiver`
+// it is i; without `scale` there is no first term.
 void neighbour_sum(const SortedEdges& edges, const Rows& rows, const int64_t* receiver,
                    const float* scale, float* out);
 
-// For dL/dout `grad` the gradients of the sum over edges: of x [rows, channels] and of the table
-// [kinds, channels].
+// Writes the gradients of the sum over edges for dL/dout `grad`: of x [rows, channels] and of the
+// table [kinds, channels].
 void neighbour_sum_backward(const SortedEdges& edges, const Rows& rows, const float* grad,
                             float* dx, float* dtable);
 

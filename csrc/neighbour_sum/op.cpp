@@ -18,7 +18,7 @@ namespace {
 
 constexpr Check check;
 
-// That every number is a row of a tensor that has so many.
+// Checks that every number is one of `rows`.
 void check_numbers(const Tensor& numbers, int64_t rows, const char* message) {
   check(fits(numbers, ScalarType::Long, {kAny}), message);
   const auto* first = numbers.const_data_ptr<int64_t>();

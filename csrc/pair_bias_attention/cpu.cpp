@@ -1,6 +1,6 @@
-// Which instruction set runs the attention with a pair bias, and which task does what.
+// Cuts the attention with a pair bias into tasks, and chooses the instruction set that runs them.
 //
-// A task owns all that it writes, so any number of threads gives the same bits.
+// A task owns all it writes, so any number of threads gives the same bits.
 
 #include "cpu.h"
 
@@ -24,7 +24,7 @@ const PairBiasKernels& kernels() {
   return table;
 }
 
-// Large molecules first, so that no thread is left with one at the end.
+// Large molecules first, so that no thread ends up with one at the end.
 std::vector<PairBiasTask> tasks_of(const PackedMolecules& molecules) {
   std::vector<PairBiasTask> tasks;
   int64_t first_pair = 0;

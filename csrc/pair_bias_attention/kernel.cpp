@@ -1,8 +1,8 @@
 // One task of the attention with a pair bias: some heads of a molecule, forward or backward.
 //
-// Keys are the lanes: a row of bias or logits lies in memory as vectors of keys, so it is read and
-// written as it is, and softmax is a walk along it. k and v of a head are laid out [d, key]; four
-// queries at a time share what is read of them. All of it stays in L1 for a molecule of 100 atoms.
+// Keys are the lanes: a row of bias or logits is already a row of vectors, so it is read and
+// written as it is, and softmax walks along it. k and v of a head are laid out [d, key]; four
+// queries share each load. All of it stays in L1 for a molecule of 100 atoms.
 //
 // Compiled once per instruction set (setup.py). Includes no header with inline functions that
 // another file may share: the linker could pick this file's copy for an older processor.
@@ -15,7 +15,7 @@ namespace collamo::cpu {
 namespace {
 
 constexpr int kRows = 4;          // queries at a time
-constexpr int kSpan = W / kRows;  // and so many d: their products with all keys fill W registers
+constexpr int kSpan = W / kRows;  // d at a time: their products with all keys fill W registers
 constexpr float kInfinity = __builtin_inff();
 
 void clear(float* x, int64_t count) { std::memset(x, 0, count * sizeof(float)); }
@@ -147,7 +147,7 @@ void add_outer(const float* x, const float* y, int64_t dim, int64_t line, float*
   }
 }
 
-// A row of logits becomes weights, all 0 where every key is excluded.
+// A row of logits becomes weights; all are 0 if every key is excluded.
 void soften(float* row, int64_t line) {
   Vec maxima = load(row);
   for (int64_t j = W; j < line; j += W) maxima = larger(maxima, load(row + j));
@@ -214,8 +214,8 @@ class Head {
   }
 
   // With weights p and g = dL/dout · Vᵀ, dL/dlogits = p·(g - Σ p·g) is the gradient of the bias
-  // too. The sum is taken over the very p and g that are used, and divided by Σ p, which rounding
-  // keeps from 1, so a row adds up to 0 as it should.
+  // too. The sum uses these very p and g and is divided by Σ p, which rounding keeps from 1, so
+  // that a row adds up to 0 as it should.
   void backward(const PairBiasGradients& gradients) const {
     for (float* x : {s_.dk, s_.dv}) clear(x, s_.dims * s_.line);
     for (int64_t i = 0; i < task_.atoms; i += kRows) {
@@ -227,8 +227,7 @@ class Head {
         drop(i);
         multiply_rows(s_.g);
       }
-      // p is needed twice: with what dropout leaves of it for dv, and as it is for dL/dlogits,
-      // which takes the place of g.
+      // p is needed twice: after dropout for dv, and before it for dL/dlogits, which replaces g.
       for (int64_t r = 0; r < kRows; ++r) differentiate_row(r);
       if (call_.dropout > 0) multiply_rows(s_.p);
       add_outer(s_.grad, s_.p, call_.dim, s_.line, s_.dv);
@@ -247,7 +246,7 @@ class Head {
   }
 
  private:
-  // Real ones of the four queries from i on.
+  // How many of the four queries from i on are real.
   int64_t rows(int64_t i) const { return task_.atoms - i < kRows ? task_.atoms - i : kRows; }
 
   template <typename Float>

@@ -25,7 +25,7 @@ struct PairBiasTask {
 
 struct PairBiasResults {
   Atoms out;
-  float* logits;  // may be the bias itself; nullptr: nobody asked
+  float* logits;  // may be the bias itself; nullptr if nobody asked
 };
 
 struct PairBiasGradients {

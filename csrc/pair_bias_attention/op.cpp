@@ -34,7 +34,7 @@ Tensor pairs_of(const Tensor& x, int64_t heads, int64_t pairs, const char* messa
   return torch::stable::contiguous(x);
 }
 
-// What both operators are given, checked, with the tensors that the call points into.
+// The arguments that the operators share, checked, with the tensors that the call points into.
 struct Arguments {
   PairBiasCall call{};
   PackedMolecules molecules{};

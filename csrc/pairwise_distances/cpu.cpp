@@ -2,7 +2,7 @@
 //
 // Direct differences, because |x|² + |y|² - 2xy cancels. A row of distances, or the gradient of an
 // atom, belongs to one task, so that sums have one order.
-// Loops become vectors only under -fno-math-errno and -fno-trapping-math, which setup.py gives.
+// Loops are vectorized only under -fno-math-errno and -fno-trapping-math, which setup.py gives.
 
 #include "cpu.h"
 
@@ -18,10 +18,10 @@ namespace collamo::cpu {
 namespace {
 
 constexpr int64_t kPairsPerTask = 32768;
-constexpr int kLanes = 16;  // sums kept apart, so that they can be vectors
+constexpr int kLanes = 16;  // separate sums, which can be a vector
 constexpr int kRows = 16;   // atoms whose columns of `grad` are read together
 
-// The atoms of one molecule, coordinate by coordinate, those of padding at the origin.
+// The atoms of one molecule, coordinate by coordinate; padding is at the origin.
 struct Atoms {
   std::vector<float> x, y, z;
   std::vector<uint8_t> real;
@@ -136,7 +136,7 @@ void pairwise_distances_backward(const Positions& positions, const float* grad, 
   });
 }
 
-// On one thread: a fiftieth of what attention does with these pairs, and once for all its layers.
+// On one thread: a fiftieth of what attention does with these pairs, once for all its layers.
 void occurring_distances(const PackedPositions& positions, float high, int64_t count,
                          uint8_t* parts) {
   std::fill_n(parts, count, uint8_t{0});

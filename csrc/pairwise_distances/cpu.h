@@ -13,8 +13,7 @@ struct Positions {
   int64_t atoms;
 };
 
-// The atoms of molecules of any sizes [molecules], one after the other: coordinates [T, 3], valid
-// [T].
+// Molecules of any sizes [molecules], laid end to end: coordinates [T, 3], valid [T].
 struct PackedPositions {
   const float* coordinates;
   const uint8_t* valid;
@@ -25,10 +24,10 @@ struct PackedPositions {
 // Writes distances [molecules, atoms, atoms], 0 where a pair has padding in it.
 void pairwise_distances(const Positions& positions, float* distances);
 
-// Writes dL/dcoordinates for dL/ddistances `grad`; 0 for padding, whatever stands in `grad` there.
+// Writes dL/dcoordinates for dL/ddistances `grad`; 0 for padding, whatever `grad` has there.
 void pairwise_distances_backward(const Positions& positions, const float* grad, float* gradient);
 
-// Sets parts [count], of equal parts of [0, high], to 1 where the distance of two atoms is.
+// parts [count] cut [0, high] into equal parts: 1 if some distance of two atoms is in it, else 0.
 void occurring_distances(const PackedPositions& positions, float high, int64_t count,
                          uint8_t* parts);
 

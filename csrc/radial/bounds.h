@@ -1,4 +1,4 @@
-// Bounds of the derivatives that tell how far apart knots may be.
+// Bounds of the derivatives, from which the distance between knots follows.
 
 #pragma once
 
@@ -10,12 +10,12 @@
 namespace collamo::cpu {
 namespace {
 
-// A NaN stays one.
+// NaN stays NaN.
 inline Vec at_least(Vec x, Vec least) { return choose(x < least, least, x); }
 inline float largest(float a, float b) { return b > a || b != b ? b : a; }
 
-// Where |Heₙ(z)| exp(-z²/2), the n-th derivative of a Gaussian, turns back (z > 0), and its value
-// there, rounded up. BELL_PEAKS of collamo_kernels/radial.
+// Where |Heₙ(z)| exp(-z²/2), the n-th derivative of a Gaussian, has an extremum (z > 0), and its
+// value there, rounded up. BELL_PEAKS of collamo_kernels/radial.
 struct Peak {
   float z, value;
 };
@@ -52,7 +52,8 @@ inline void gelu_bounds(const Vec (&a)[kMostOrders], Vec& fourth, Vec& fifth) {
   fifth += q * a[0] * (10 * g4 * a[1] + g5 * q);
 }
 
-// x [count, orders, K↑] = bounds of the Gaussians' derivatives; the largest 4th one of each place.
+// x [count, orders, K↑] = bounds of the Gaussians' derivatives; the largest 4th derivative at each
+// place.
 void gaussian_bounds(const RadialModule& m, const float* centres, Shape shape, float reach,
                      float* x, float* gaussian) {
   const int64_t row = whole_vectors(m.first().in);

@@ -28,8 +28,8 @@ void run_tiles(const RadialModule& module, int64_t count, const Task& task) {
 // What a grid has to satisfy; GaussianRadial.table has the reasons.
 struct Demands {
   double tolerance;
-  double slack;  // the bounds of Φ3d and its slope may be so many times too large
-  double share;  // of the tolerance, for each Gaussian alone; 0 does not hold them
+  double slack;  // how many times too large the bounds of Φ3d and its slope may be
+  double share;  // of the tolerance, for each Gaussian by itself; 0: no such limit
 };
 
 // Bounds of the fourth (and fifth) derivative in each block [M, orders], of the Gaussians' fourth
@@ -61,7 +61,7 @@ BlockSurvey survey_blocks(const Module& module, const Module& absolute,
   return survey;
 }
 
-// Cells of block m, a power of two, as few as the demands allow; NaN where a bound is.
+// Cells of block m, a power of two, as few as the demands allow; NaN if a bound is NaN.
 double cells_of(const BlockSurvey& survey, int64_t m, double block, const Demands& demands) {
   double worst = demands.share > 0 ? survey.gaussian[m] / demands.share : 0;
   for (int64_t order = 0; order < survey.orders; ++order) {
@@ -73,7 +73,7 @@ double cells_of(const BlockSurvey& survey, int64_t m, double block, const Demand
   return cells <= 1 ? 1 : std::exp2(std::ceil(std::log2(cells)));
 }
 
-// The knots that a u in an occurring part of [first, last] is next to.
+// The parts of [first, last] that occur.
 class Occurring {
  public:
   Occurring(const Tensor& parts, double first, double last)
@@ -93,7 +93,7 @@ class Occurring {
   }
 
  private:
-  // In parts: a distance of single precision may be a hundredth as far on the wrong side.
+  // In parts. Rounding moves a distance by a hundredth of a part at most, so this is ample.
   static constexpr double kSlack = 0.1;
 
   int64_t part_of(double u, double slack) const {
@@ -104,10 +104,10 @@ class Occurring {
   Tensor parts_;
   int64_t count_;
   double first_, per_part_;
-  int64_t next_ = 0;  // none that occurs lies between the last interval's start and this one
+  int64_t next_ = 0;  // nothing occurs between the last interval's start and this part
 };
 
-// Which of the knots u are next to a place that occurs; none where nothing is known of that.
+// Which of the knots u are next to a place that occurs; empty if nothing says what occurs.
 Tensor used_knots(const std::vector<float>& u, const Optional& occurring, double first, double last,
                   const Tensor& like) {
   const auto count = static_cast<int64_t>(u.size());

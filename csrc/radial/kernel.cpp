@@ -1,7 +1,8 @@
-// The Gaussians of a radial function and its head, at a tile of places u: what a table is made of.
+// The Gaussians of a radial function and its head at a tile of places u, from which a table is
+// made.
 //
 // The function and its derivatives by u go through the layers together, as neighbouring rows of one
-// matrix [u, order, channel]. Nothing of it leaves the tile, so the backward pass computes it anew.
+// matrix [u, order, channel]. It never leaves the tile; the backward pass computes it again.
 // collamo_kernels/radial has the formulas.
 //
 // Compiled once per instruction set (setup.py). Includes no header with inline functions that

@@ -4,8 +4,8 @@
 
 namespace collamo::cpu {
 
-// Rows of weights are rounded up to whole vectors, the padding 0, so that a row of a product is
-// whole vectors too.
+// Rows of weights are padded with 0 to whole vectors, so that rows of products are whole vectors
+// too.
 struct RadialLayer {
   const float* weight;      // [out, in↑], for gradients alone
   const float* transposed;  // [in, out↑]
@@ -24,13 +24,13 @@ struct RadialModule {
   const RadialLayer& last() const { return layer[layers - 1]; }
 };
 
-// Added to; the shapes are those of the module, weights as [out, in↑].
+// Sums of gradients, in the shapes of the module; weights are [out, in↑].
 struct RadialGradients {
   float *centre, *width;
   float *weight[2], *bias[2];
 };
 
-// Places u that are worked on at a time: their activations stay in L2.
+// Places u to work on at a time: their activations stay in L2.
 constexpr int64_t kRadialTile = 32;
 
 // The same source compiled for one instruction set. `scratch` has room for `scratch_floats`.

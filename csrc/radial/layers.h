@@ -9,7 +9,7 @@
 namespace collamo::cpu {
 namespace {
 
-constexpr int kMostOrders = 5;  // of derivatives that are bounded
+constexpr int kMostOrders = 5;  // of the derivatives that have bounds
 constexpr float kInverseRoot2Pi = 0.39894228f;
 
 inline Vec magnitude(Vec x) { return as_float(as_int(x) & 0x7FFFFFFF); }
@@ -28,14 +28,14 @@ inline Vec normal(Vec a) {
   return choose(a < 0, tail, 1 - tail);
 }
 
-// GELU'(a) and GELU''(a), given Φ(a).
+// GELU'(a) and GELU''(a) from Φ(a).
 inline void gelu_slopes(Vec a, Vec phi, Vec& slope, Vec& curvature) {
   const Vec density = kInverseRoot2Pi * exponential(-0.5f * a * a);
   slope = phi + a * density;
   curvature = (2 - a * a) * density;
 }
 
-// Rows of a tile: what a channel's derivatives of order 0 … orders - 1 are is `stride` apart.
+// A tile has a row for each place and each order of derivative, 0 … orders - 1.
 struct Shape {
   int64_t count;  // of places u
   int orders;
@@ -96,7 +96,7 @@ void activate_gradient(const float* a, int64_t count, int64_t row, float* grad) 
   }
 }
 
-// Adds dL/dμ and dL/ds, given dL/dψ [count, 2, K↑] of value and slope.
+// Adds dL/dμ and dL/ds, from dL/dψ [count, 2, K↑] of value and slope.
 void gaussians_gradient(const RadialModule& m, const float* u, int64_t count, const float* grad,
                         const RadialGradients& to) {
   const int64_t row = whole_vectors(m.first().in);

@@ -19,8 +19,8 @@ struct Left {
 constexpr int kRows = W == 16 ? 8 : 4;
 constexpr int kColumns = 3;
 
-// Terms that are summed in one go. Sums of sums: without fused multiplication the rounding of 128
-// terms in a row was twice PyTorch's.
+// Terms in one sum, before sums are summed: without fused multiply-add, 128 terms in a row rounded
+// twice as much as PyTorch.
 constexpr int64_t kTerms = 32;
 
 // c[0:Rows, 0:Columns·W] (+)= Σ_k x[:, k] y[k, :].

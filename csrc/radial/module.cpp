@@ -45,8 +45,8 @@ Floats laid_out(const float* from, int64_t rows, int64_t columns, float fill = 0
   return to;
 }
 
-// from [rows, columns] → [columns, rows↑], or of its absolute values; 0 in the padding. A strip of
-// rows at a time, so that each is read from front to back.
+// from [rows, columns] → [columns, rows↑], or of its absolute values; 0 in the padding. Goes by
+// strips of rows, so that each row is read from front to back.
 Floats transposed(const float* from, int64_t rows, int64_t columns, bool absolute) {
   constexpr int64_t kStrip = 16;
   const int64_t line = whole_vectors(rows);

@@ -15,11 +15,11 @@
 namespace collamo::cpu::radial {
 namespace {
 
-// Some places out of many, a tile at a time. Rows of a place are copied to and from a tile's: next
-// to what is worked out for each, that is nothing.
+// A selection of places, a tile at a time. Rows are copied to and from the tile, which costs
+// nothing next to computing them.
 class Places {
  public:
-  // Those that `used` marks, if it is there, and for which needed(i).
+  // The places that `used` marks, if given, and for which needed(i) holds.
   template <typename Needed>
   Places(const Tensor& u, const Optional& used, const Needed& needed)
       : all_(plain(u, u.numel(), "u")) {
@@ -51,7 +51,7 @@ class Places {
              [&](int64_t i, int64_t place) { std::copy_n(from + i * row, row, to + place * row); });
   }
 
-  // Rows of all others become 0.
+  // Zeros the rows of all other places.
   void clear_others(int64_t row, float* to) const {
     int64_t next = 0;
     for (const int64_t place : places_) {
@@ -107,7 +107,7 @@ namespace {
 
 constexpr int64_t kMostSlots = 8;  // private copies of the gradients, 85 KB each for 128 Gaussians
 
-// Private gradients, one after the other in one block of memory.
+// Private gradients, one after another in one block of memory.
 struct ModuleSlots {
   explicit ModuleSlots(const RadialModule& m, int64_t count) {
     const auto next = [this](int64_t floats) {

@@ -23,10 +23,10 @@ struct Pairs {
   __device__ unsigned key(int64_t i) const { return real && !real[i] ? kBins - 1 : hops[i]; }
 };
 
-// One tile without pairs still says where everything begins.
+// Without pairs, one tile still writes where every key begins.
 int64_t tiles_of(int64_t pairs) { return pairs < 1 ? 1 : (pairs - 1) / kPairsPerTile + 1; }
 
-// How often each key stands in each warp's part of the tile.
+// How often each key occurs in each warp's part of the tile.
 __device__ void count_tile(const Pairs& pairs, unsigned (*counts)[kBins]) {
   if (threadIdx.x < kBins) {
     for (int w = 0; w < kWarps; ++w) counts[w][threadIdx.x] = 0;
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) count(Pairs pairs, int64_t* counts) 
   counts[threadIdx.x * int64_t{gridDim.x} + blockIdx.x] = sum;
 }
 
-// counts [key][tile] → how often the key stands in the tiles before; totals [key].
+// counts [key][tile] → how often the key occurs in the tiles before; totals [key].
 __global__ void __launch_bounds__(kThreads)
     sum_over_tiles(int64_t tiles, int64_t* counts, int64_t* totals) {
   int64_t* row = counts + blockIdx.x * tiles;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = (blockIdx.x * int64_t{kWarps} + warp) * kPairsPerWarp;
   for (int64_t i = first + lane(); i - lane() < first + kPairsPerWarp; i += kWarp) {
     const bool any = i < pairs.count;
-    const unsigned key = any ? pairs.key(i) : kBins;  // behind the end: a key of its own
+    const unsigned key = any ? pairs.key(i) : kBins;  // beyond the end: a key of its own
     const unsigned same = __match_any_sync(kEveryLane, key);
     const unsigned rank = __popc(same & ((1u << lane()) - 1));
     if (any) {

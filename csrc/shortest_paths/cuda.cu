@@ -1,11 +1,10 @@
 // All-pairs hop counts by breadth-first search from every atom at once, on a GPU.
 //
-// As on the CPU (cpu.cpp), away[v] is a set of 64 targets more than k bonds
-// away from v, and one more bond is away'[v] = away[v] & AND over v→u of away[u]. Here the edges
-// push: a thread takes an edge and clears bits of next[v] by an integer atomic, whose order cannot
-// matter, so any number of edges in any order needs no adjacency list. The hops of a pair are the
-// number of k at which it was still away, kept as bit planes in Gray code: counting one on turns
-// one plane.
+// As on the CPU (cpu.cpp), away[v] is a set of 64 targets more than k bonds away from v, and one
+// more bond is away'[v] = away[v] & AND over v→u of away[u]. Here the edges push: a thread takes an
+// edge and clears bits of next[v] by an integer atomic, whose order cannot matter, so edges need no
+// order and no adjacency list. The hops of a pair are the number of k at which it was still away,
+// kept as bit planes in Gray code: counting up by one flips one plane.
 //
 // Two launches for molecules of up to 64 atoms. `survey` checks every number, finds each molecule's
 // first edge and first pair, and lists the molecules that need more than a warp; `search` gives a
@@ -48,7 +47,7 @@ struct Words {
   int64_t* large;   // the molecules of more than kTargets atoms, in no order
 };
 
-// One block looks at ptr, each of the others at some edges and the last at the end of all edges.
+// One block checks ptr, each of the others some edges, and the last the end of all edges.
 int64_t survey_blocks(const Graphs& graphs) {
   return 1 + graphs.edges / (kSurveyThreads * kEdgesPerThread) + 1;
 }
@@ -63,7 +62,7 @@ Words parts(const Graphs& graphs, const int64_t* words) {
   return parts;
 }
 
-// Whether something is wrong is the same in every thread.
+// Every thread returns the same.
 __device__ bool survey_molecules(const Graphs& graphs, const Limits& limits, const Words& words) {
   __shared__ int largest, large;
   if (threadIdx.x == 0) largest = large = 0;
@@ -118,7 +117,7 @@ __device__ bool inside(const Graphs& graphs, int64_t b, int64_t atom) {
   return b >= 0 && graphs.ptr[b] <= atom && atom < graphs.ptr[b + 1];
 }
 
-// The end of all edges counts as an edge of a molecule behind the last.
+// The end of all edges counts as an edge of one more molecule.
 __device__ bool survey_edges(const Graphs& graphs, const Words& words) {
   const int64_t thread = (blockIdx.x - 1) * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   const int64_t first = thread * kEdgesPerThread;
@@ -138,7 +137,7 @@ __device__ bool survey_edges(const Graphs& graphs, const Words& words) {
     molecule[i + 1] = b;
   }
   wrong = __syncthreads_or(wrong);
-  if (wrong) return true;  // molecules in disorder would make the loop below a long one
+  if (wrong) return true;  // unsorted molecules would make the loop below long
 #pragma unroll
   for (int i = 0; i < kEdgesPerThread; ++i) {
     if (first + i > graphs.edges) break;
@@ -210,8 +209,8 @@ __device__ void store(uint8_t* to, uint32_t bytes, unsigned count) {
   for (unsigned i = 0; i < min(count, 4u); ++i) to[i] = static_cast<uint8_t>(bytes >> 8 * i);
 }
 
-// Searches for 64 targets of a molecule and writes their columns; the last targets' go on to the
-// end of the row, and rows of padding are written as well. Every thread of the block calls.
+// Searches for 64 targets of a molecule and writes their columns, up to the end of the row for the
+// last targets, and rows of padding too. Every thread of the block calls.
 template <int kThreads, int kStaged>
 class Search {
  public:
@@ -237,8 +236,7 @@ class Search {
   }
 
  private:
-  // Returns the longest hop. Walks on past the longest that is counted, as then only "away for
-  // ever" matters.
+  // Returns the largest number of hops, kLongest at most; beyond, only "away for ever" matters.
   __device__ int count_bonds() {
     int bonds = 0;
     for (; bonds < kLongest; ++bonds) {
@@ -273,14 +271,14 @@ class Search {
     return met;
   }
 
-  // In halves: 64 bits in shared memory would be a loop of compare and swap.
+  // In halves: for 64 bits in shared memory, the atomic is a loop of compare-and-swap.
   __device__ static void clear(Set* set, Set keep, Set gone) {
     uint32_t* half = reinterpret_cast<uint32_t*>(set);
     if (static_cast<uint32_t>(gone)) atomicAnd(half, static_cast<uint32_t>(keep));
     if (gone >> 32) atomicAnd(half + 1, static_cast<uint32_t>(keep >> 32));
   }
 
-  // Four hops at a time: Gray code to binary from the top plane down, then 255 over what was never
+  // Four hops at a time: Gray code to binary from the top plane down, then 255 for what was never
   // reached.
   __device__ void write(int longest) const {
     const int planes = 32 - __clz(longest);
@@ -344,7 +342,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4)
     if (molecule.atoms <= kShared) continue;
     for (int first = blockIdx.x * kTargets; first < molecule.atoms; first += gridDim.x * kTargets) {
       Search<kBlockThreads, kBlockStaged>(molecule, first, sets, staged).run();
-      __syncthreads();  // before the next search writes over this one's sets
+      __syncthreads();  // the next search overwrites these sets
     }
   }
 }
@@ -382,7 +380,7 @@ Survey worst_case(const Graphs& graphs, const Limits& limits) {
 
 namespace {
 
-// The blocks that search molecules of more than kShared atoms at a time: targets, molecules.
+// How many blocks search molecules of more than kShared atoms at a time: targets, molecules.
 dim3 far_grid(const Survey& sizes) {
   if (sizes.largest <= kShared) return dim3(0, 0);
   const int64_t blocks = std::max<int64_t>(1, kScratchWords / (kSets * sizes.largest));

@@ -14,13 +14,13 @@
 
 namespace collamo::cuda {
 
-// What a batch may be at most.
+// What a batch may have.
 struct Limits {
   int64_t atoms;  // of a molecule
-  int64_t pairs;  // exactly so many Σ n², or -1 for any number
+  int64_t pairs;  // Σ n² exactly, or -1 for any number
 };
 
-// What a batch is.
+// What a batch has.
 struct Survey {
   bool wrong;       // an edge out of place or out of order, a falling ptr, a limit exceeded
   int64_t pairs;    // Σ n²
@@ -31,15 +31,15 @@ struct Survey {
 // Words of 64 bits that `survey` fills and `search` reads.
 int64_t survey_words(const Graphs& graphs);
 
-// Looks at every number of the batch once; nothing else is trusted, nothing is read out of bounds.
-// trap: stop the kernel (an error of the device) where something is wrong, as nobody will look.
+// Checks every number of the batch; trusts none of them and reads nothing out of bounds.
+// trap: stop the kernel (a device error) if something is wrong, for when nobody reads the survey.
 cudaError_t survey(const Graphs& graphs, const Limits& limits, bool trap, int64_t* words,
                    cudaStream_t stream);
 
 cudaError_t read_survey(const Graphs& graphs, const int64_t* words, Survey* sizes,
                         cudaStream_t stream);
 
-// The worst that the limits allow, for when the survey cannot be read.
+// The largest batch that the limits allow, for when the survey cannot be read.
 Survey worst_case(const Graphs& graphs, const Limits& limits);
 
 // Words of 64 bits that `search` works in, for molecules beyond 512 atoms; often 0.
