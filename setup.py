@@ -41,8 +41,8 @@ KERNELS = sources("*/kernel.cpp")  # compiled once per instruction set
 
 def extension():
     """Describe the extension module, with CUDA where there is a toolkit and a torch for it."""
-    wanted = "COLLAMO_FORCE_CUDA" in SET or (cpp.CUDA_HOME and torch.version.cuda)
-    cuda = sources("*/*.cu") if wanted and "COLLAMO_CPU_ONLY" not in SET else []
+    toolkit = "COLLAMO_FORCE_CUDA" in SET or (cpp.CUDA_HOME and torch.version.cuda)
+    cuda = sources("*/*.cu") if toolkit and "COLLAMO_CPU_ONLY" not in SET else []
     define = [("TORCH_TARGET_VERSION", STABLE_ABI)] + [("COLLAMO_WITH_X86", "1")] * X86
     # USE_CUDA: torch's headers then declare the function that tells the current stream.
     define += [("COLLAMO_WITH_CUDA", "1"), ("USE_CUDA", "1")] * bool(cuda)

@@ -223,6 +223,27 @@ void sum_coordinates(const Kernels& kernels, const BackwardPlan& plan, int64_t b
   }
 }
 
+void sum_affine(const Floats& parts, int64_t count, int64_t numbers, float* affine) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t at = 0; at < numbers; ++at) affine[at] += parts.get()[i * numbers + at];
+  }
+}
+
+// Of molecules in several pieces, each of which has its own q_part(piece, group).
+template <typename QPart>
+void write_query_gradients(const Kernels& kernels, const Call& call, const Gradients& gradients,
+                           const BackwardPlan& plan, const QPart& q_part) {
+  const int64_t cut = plan.q_atoms > 0 ? static_cast<int64_t>(plan.pieces.size()) : 0;
+  run_tasks(cut * call.groups, 0, [&](int64_t i, float*) {
+    const Piece* piece = &plan.pieces[i / call.groups];
+    const int64_t group = i % call.groups;
+    if (piece->q < 0 || piece->part > 0) return;
+    float* parts[kMostParts];
+    for (int64_t part = 0; part < piece->parts; ++part) parts[part] = q_part(piece[part], group);
+    kernels.write_query_gradient(call, gradients, *piece->molecule, group, parts, piece->parts);
+  });
+}
+
 }  // namespace
 
 void Attention::backward(const Gradients& gradients, const TableGradients& tables) const {
@@ -265,25 +286,12 @@ void Attention::backward(const Gradients& gradients, const TableGradients& table
     }
     if (tables.radial_rows) radial_rows.add(bundle, slot, memory);
   });
-  const int64_t cut = plan.q_atoms > 0 ? static_cast<int64_t>(plan.pieces.size()) : 0;
-  run_tasks(cut * groups, 0, [&](int64_t i, float*) {
-    const Piece* piece = &plan.pieces[i / groups];
-    if (piece->q < 0 || piece->part > 0) return;
-    float* parts[kMostParts];
-    for (int64_t part = 0; part < piece->parts; ++part) {
-      parts[part] = q_part(piece[part], i % groups);
-    }
-    kernels_.write_query_gradient(call_, gradients, *piece->molecule, i % groups, parts,
-                                  piece->parts);
-  });
+  write_query_gradients(kernels_, call_, gradients, plan, q_part);
   own.hop_rows.sum();
-  if (tables.coordinates)
+  if (tables.coordinates) {
     sum_coordinates(kernels_, plan, bundles, own.coordinates, tables.coordinates);
-  for (int64_t i = 0; tables.affine && i < slots * bundles; ++i) {
-    for (int64_t at = 0; at < 2 * types; ++at) {
-      tables.affine[at] += own.affine.get()[i * types * 2 + at];
-    }
   }
+  if (tables.affine) sum_affine(own.affine, slots * bundles, 2 * types, tables.affine);
 }
 
 }  // namespace collamo::cpu

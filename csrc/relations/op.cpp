@@ -1,7 +1,6 @@
-// The operator pairs_by_hops on a GPU. Its schema and its definition, which is what a CPU runs, are
-// in Python.
-
-#ifdef COLLAMO_WITH_CUDA
+// The operators occurring_distances, for the CPU, and pairs_by_hops, for a GPU. Python has the
+// schema of pairs_by_hops and its definition, which a CPU runs. collamo_kernels/relations/op.py
+// says what the arguments mean.
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -13,16 +12,47 @@
 #include <tuple>
 
 #include "../checks.h"
+#include "../pairwise_distances/cpu.h"
+#ifdef COLLAMO_WITH_CUDA
 #include "../stream.h"
 #include "cuda.h"
+#endif
 
-namespace collamo::cuda {
+namespace collamo {
 namespace {
 
 constexpr Check check;
 
+Tensor occurring_distances(const Tensor& coordinates, const Tensor& real, const Tensor& sizes,
+                           double high, int64_t parts) {
+  check(fits(coordinates, ScalarType::Float, {kAny, 3}), "coordinates must be float32 [T, 3]");
+  const int64_t atoms = coordinates.size(0);
+  check(fits(real, ScalarType::Bool, {atoms}), "real must be bool [T]");
+  check(fits(sizes, ScalarType::Long, {kAny}), "sizes must be int64 [B]");
+  check(parts >= 1, "parts must be at least 1");
+  const Tensor x = torch::stable::contiguous(coordinates);
+  const Tensor valid = torch::stable::contiguous(real), counts = torch::stable::contiguous(sizes);
+  const int64_t* size = counts.const_data_ptr<int64_t>();
+  int64_t total = 0;
+  for (int64_t b = 0; b < counts.size(0); ++b) {
+    check(size[b] >= 0 && size[b] <= atoms, "sizes must not be negative");
+    total += size[b];
+  }
+  check(total == atoms, "sizes must add up to the number of atoms");
+  Tensor occurring = torch::stable::new_empty(coordinates, {parts}, ScalarType::Bool);
+  const cpu::PackedPositions positions{x.const_data_ptr<float>(),
+                                       static_cast<const uint8_t*>(valid.const_data_ptr()), size,
+                                       counts.size(0)};
+  cpu::occurring_distances(positions, static_cast<float>(high), parts,
+                           static_cast<uint8_t*>(occurring.mutable_data_ptr()));
+  return occurring;
+}
+
+#ifdef COLLAMO_WITH_CUDA
+
 std::tuple<Tensor, Tensor, Tensor> pairs_by_hops(const Tensor& hops,
                                                  const std::optional<Tensor>& real) {
+  using namespace cuda;
   check(fits(hops, ScalarType::Byte, {kAny}), "hops must be uint8 [P]");
   const int64_t pairs = hops.size(0);
   check(!real || (fits(*real, ScalarType::Bool, {pairs}) && on_device_of(*real, hops)),
@@ -42,11 +72,23 @@ std::tuple<Tensor, Tensor, Tensor> pairs_by_hops(const Tensor& hops,
   return {order, keys, starts};
 }
 
-}  // namespace
-}  // namespace collamo::cuda
+#endif  // COLLAMO_WITH_CUDA
 
-STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CUDA, m) {
-  m.impl("pairs_by_hops", TORCH_BOX(&collamo::cuda::pairs_by_hops));
+}  // namespace
+}  // namespace collamo
+
+STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
+  m.def(
+      "occurring_distances(Tensor coordinates, Tensor real, Tensor sizes, float high, int parts) "
+      "-> Tensor");
 }
 
-#endif  // COLLAMO_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {
+  m.impl("occurring_distances", TORCH_BOX(&collamo::occurring_distances));
+}
+
+#ifdef COLLAMO_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CUDA, m) {
+  m.impl("pairs_by_hops", TORCH_BOX(&collamo::pairs_by_hops));
+}
+#endif

@@ -4,9 +4,9 @@
 //   away'[v] = away[v] & AND over v→u of away[u],
 // 64 pairs to an instruction. The hops of a pair are the number of k at which it was still away,
 // and all pairs that are away have counted alike. So the counts are kept as bit planes in Gray
-// code, where counting one on turns one plane over, plane[ctz(k + 1)] ^= away, and become bytes
-// once, at the end: 1.4 µs for a molecule of 28 atoms, where writing each pair's byte as it
-// is met takes 7. Atoms are numbered inside their molecule; targets are taken in blocks of at most
+// code, where counting up by one flips one plane, plane[ctz(k + 1)] ^= away, and become bytes once,
+// at the end: 1.4 µs for a molecule of 28 atoms, where writing each pair's byte as it is met takes
+// 7. Atoms are numbered inside their molecule; targets are taken in blocks of at most
 // 512, so that the sets of a large molecule stay in cache and its memory grows with N, not N².
 
 #include "cpu.h"
@@ -28,7 +28,7 @@ namespace {
 constexpr int kLongest = 253;
 constexpr int kPlanes = 8;  // of counts up to kLongest
 constexpr uint8_t kUnreachable = 255;
-constexpr int64_t kPairsPerTask = 32768;  // ≈ 50 µs, several times what waking a thread costs
+constexpr int64_t kPairsPerTask = 32768;  // ≈ 50 µs, several times the cost of waking a thread
 
 [[noreturn]] void bad_edge(const Graphs& graphs, int64_t edge, const char* why) {
   throw std::invalid_argument("edge_index column " + std::to_string(edge) + " is [" +
@@ -43,7 +43,7 @@ class EdgesByMolecule {
   const int64_t* target;
   std::vector<int64_t> first;
 
-  // Throws here and not in the parallel loop, which would swallow the message.
+  // Throws here and not in the parallel loop, which swallows the message.
   explicit EdgesByMolecule(const Graphs& graphs)
       : source(graphs.source), target(graphs.target), first(graphs.molecules + 1, 0) {
     bool grouped = true;
