@@ -79,8 +79,8 @@ def evaluate(
     quiet_transformers()
     from rich.console import Console
 
-    from collamo.evaluation.examine.questions import count_questions
     from collamo.evaluation.examine.split import evaluate as evaluate_split
+    from collamo.evaluation.examine.split_questions import count_questions
     from collamo.evaluation.examine.split_report import show
     from collamo.inference.assistant import load
 

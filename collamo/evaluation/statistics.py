@@ -1,4 +1,8 @@
-"""Numbers with their uncertainty: bootstrap intervals over molecules."""
+"""Numbers with their uncertainty: bootstrap intervals over molecules.
+
+Not scipy's bootstrap: here one draw of molecules serves every score of every set, so that
+differences are paired, and a draw is a product of matrices and no second look at the rows.
+"""
 
 from __future__ import annotations
 

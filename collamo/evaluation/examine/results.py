@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from collamo.evaluation.examine.examination import Examination
-from collamo.evaluation.examine.questions import choose_questions
 from collamo.evaluation.examine.reliance import MODEL
 from collamo.evaluation.examine.scores import (
     KINDS,
@@ -18,6 +17,7 @@ from collamo.evaluation.examine.scores import (
     split_scores,
     target_scores,
 )
+from collamo.evaluation.examine.split_questions import choose_questions
 from collamo.evaluation.examine.verdicts import BASELINES
 from collamo.evaluation.report.page import Report
 from collamo.evaluation.score.predictions import PredictionRow

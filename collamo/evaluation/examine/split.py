@@ -16,9 +16,9 @@ from collamo.errors import UsageError
 from collamo.evaluation.entities.extractor import EntityExtractor
 from collamo.evaluation.examine.baselines import TrainStatistics
 from collamo.evaluation.examine.examination import examine
-from collamo.evaluation.examine.questions import choose_questions
 from collamo.evaluation.examine.reliance import Answers, answer_variants, make_variants
 from collamo.evaluation.examine.results import make_report, write_rows
+from collamo.evaluation.examine.split_questions import choose_questions
 from collamo.evaluation.examine.split_report import write_split_report
 from collamo.evaluation.examine.split_scorer import TOKENIZER, SplitScorer
 from collamo.evaluation.examine.verdicts import MOST_COMMON, TRAIN_MEDIAN

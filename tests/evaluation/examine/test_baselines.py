@@ -1,9 +1,15 @@
-"""Wrong molecules: never the molecule itself, the same on every run, of the same size if asked."""
+"""Baselines: wrong molecules are never the molecule itself, train answers are the most common."""
 
+import numpy as np
 import pytest
+from handmade import count, logp
 
 from collamo.errors import CollamoError
-from collamo.evaluation.examine.baselines import same_size_molecules, wrong_molecules
+from collamo.evaluation.examine.baselines import (
+    TrainStatistics,
+    same_size_molecules,
+    wrong_molecules,
+)
 
 IDENTITY = dict(enumerate(["a", "b", "a", "c", "d", "a"]))  # 0, 2 and 5 are the same structure
 SIZES = dict(enumerate([3, 3, 3, 3, 7, 3]))
@@ -43,3 +49,23 @@ def test_same_size_where_there_is_one_else_the_nearest():
         assert {sizes[partner[row]] for row in (0, 1, 2)} == {5}
         assert sizes[partner[3]] == 5
         assert (partner[4], partner[5], partner[6]) == (5, 4, 5)
+
+
+def test_train_statistics_by_hand():
+    train = TrainStatistics.count(
+        [logp(0, 1.0), logp(1, 3.0), logp(2, 3.0), count(0, 2), count(1, 1)]
+    )
+    key = ("property_2d", "logp")
+    assert train.most_common_answer(*key) == "3.00"
+    assert train.median_answer(*key) == "3.0"
+    assert train.mean[key] == pytest.approx(7 / 3)
+    assert train.scale[key] == pytest.approx(np.sqrt(((4 / 3) ** 2 + 2 * (2 / 3) ** 2) / 3))
+    # Two answers equally common: the first in the alphabet, on every machine.
+    assert train.most_common_answer("motif_count", "hydroxyl group") == "1"
+
+
+def test_an_unseen_target_gets_the_answer_of_its_task():
+    train = TrainStatistics.count([count(0, 2), count(1, 2)])
+    assert train.most_common_answer("motif_count", "amide") == "2"
+    assert train.most_common_answer("caption", "x") == ""
+    assert train.median_answer("motif_count", "amide") == "2"
