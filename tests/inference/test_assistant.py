@@ -149,3 +149,11 @@ def test_the_checkpoint_is_named_or_found(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MissingDependencyError, match="is a file: give its folder"):
         collamo.load(tmp_path / "file")
+
+
+def test_an_adapter_gives_what_its_merged_model_gives(assistant):
+    adapter = collamo.load(trained().folder / "stage2" / "adapter")
+    assert len(adapter.ask(MOLECULES, RINGS, max_new_tokens=4)) == len(MOLECULES)
+    torch.testing.assert_close(adapter.soft_tokens("CCO"), assistant.soft_tokens("CCO"))
+    embeds = [each.prompt_embeds("CCO", RINGS) for each in (adapter, assistant)]
+    torch.testing.assert_close(*embeds)
