@@ -39,19 +39,19 @@ COLUMNS += tuple(f"sm_{c} {x}" for c in CAPABILITIES for x in ("REG", "STACK", "
 COLUMNS += ("median_us", "fastest")
 
 
-def choices(forward: bool) -> Iterator[tuple[int | str, int, torch.dtype, list]]:
+def choices(forward: bool) -> Iterator[tuple[configuration.Bucket, int, torch.dtype, list]]:
     """Yield every bucket, width and dtype, and the configurations that compete for it."""
     shipped = configuration.forward if forward else configuration.backward
     for dtype in (torch.bfloat16, torch.float32):
         for width in configuration.WIDTHS:
-            for of in configuration.buckets(width, dtype):
-                now = shipped(of, width, dtype)
-                yield of, width, dtype, [dataclasses.replace(now, num_warps=w) for w in WARPS]
+            for bucket in configuration.buckets(width, dtype):
+                now = shipped(bucket, width, dtype)
+                yield bucket, width, dtype, [dataclasses.replace(now, num_warps=w) for w in WARPS]
 
 
-def inputs_of(of: int | str, width: int, dtype: torch.dtype) -> Inputs:
+def inputs_of(bucket: configuration.Bucket, width: int, dtype: torch.dtype) -> Inputs:
     """256 molecules that fill the bucket, 8 heads."""
-    low, high = SIZES[of]
+    low, high = SIZES[bucket]
     sizes = torch.randint(low, high + 1, (256,), generator=torch.Generator().manual_seed(0))
     case = Case("tune", tuple(sizes.tolist()), 8, width, 64, gaussians=128, head="mlp")
     inputs = make_inputs(case, dtype, "cuda")
@@ -86,22 +86,22 @@ def rows() -> Iterator[dict]:
     """Yield a row for each choice."""
     for forward in (True, False):
         shipped = configuration.forward if forward else configuration.backward
-        for of, width, dtype, competing in choices(forward):
-            found = []
-            inputs = inputs_of(of, width, dtype) if torch.cuda.is_available() else None
+        for bucket, width, dtype, competing in choices(forward):
+            measured = []
+            inputs = inputs_of(bucket, width, dtype) if torch.cuda.is_available() else None
             for chosen in competing:
-                row = {"pass": "forward" if forward else "backward", "bucket": of}
+                row = {"pass": "forward" if forward else "backward", "bucket": bucket}
                 row |= {"width": width, "dtype": TYPES[dtype], "warps": chosen.num_warps}
-                row["shipped"] = int(chosen == shipped(of, width, dtype))
+                row["shipped"] = int(chosen == shipped(bucket, width, dtype))
                 for capability in CAPABILITIES:
-                    used = attention(of, width, dtype, forward, chosen).compile(capability)
+                    used = attention(bucket, width, dtype, forward, chosen).compile(capability)
                     row |= {f"sm_{capability} {x}": number for x, number in used.items()}
                 if inputs is not None:
                     row["median_us"] = round(time_with(chosen, forward, inputs), 1)
-                found.append(row)
+                measured.append(row)
             if inputs is not None:
-                min(found, key=lambda row: row["median_us"])["fastest"] = 1
-            yield from found
+                min(measured, key=lambda row: row["median_us"])["fastest"] = 1
+            yield from measured
 
 
 def main() -> None:

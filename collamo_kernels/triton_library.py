@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 LIBRARY = torch.library.Library("collamo_kernels", "FRAGMENT")  # operators live as long as this
 
 
 def define(
-    name: str, schema: str, run: Callable, fake: Callable, keep: Callable, differentiate: Callable
+    name: str,
+    schema: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    keep: Callable[..., None],
+    differentiate: Callable[..., Any],
 ) -> None:
     """Register an operator for GPUs, and for Triton's interpreter on the CPU.
 
@@ -30,5 +37,15 @@ def tensors(names: Iterable[str], always: Iterable[str] = ()) -> str:
     return ", ".join(f"Tensor{'' if x in always else '?'} {x}" for x in names)
 
 
-def keep_nothing(ctx: object, inputs: tuple, output: object) -> None:
+def unnamed_tensors(count: int) -> str:
+    """So many tensors as a schema lists what an operator returns."""
+    return f"({', '.join(['Tensor'] * count)})"
+
+
+def no_gradient(like: Tensor) -> Tensor:
+    """Return what stands for a gradient that nobody asked for: ``[0]``, on the device of `like`."""
+    return like.new_empty((0,), dtype=torch.float32)
+
+
+def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Save nothing, for an operator whose derivative is an error."""

@@ -5,12 +5,17 @@ Triton is imported by the first call that needs it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from collamo_kernels.coattention.triton.backend import INSTALLED, INTERPRETED
 from collamo_kernels.pairwise_distances import op
 from collamo_kernels.pairwise_distances.call import DistancesCall
+
+if TYPE_CHECKING:
+    from triton import JITFunction
 
 BLOCK = 32  # atoms by atoms of a tile
 NUM_WARPS = 4
@@ -60,7 +65,11 @@ def run_backward(grad: Tensor, coordinates: Tensor, valid: Tensor | None) -> Ten
 
 
 def _launch(
-    kernel: object, grid: tuple, coordinates: Tensor, valid: Tensor | None, *arrays: Tensor
+    kernel: JITFunction,
+    grid: tuple[int, ...],
+    coordinates: Tensor,
+    valid: Tensor | None,
+    *arrays: Tensor,
 ) -> None:
     real = None if valid is None else valid.contiguous().view(torch.uint8)
     arguments = (coordinates.contiguous(), real, *arrays, coordinates.shape[1])

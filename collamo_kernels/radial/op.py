@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,12 +79,22 @@ def shapes(gaussians: int, hidden: int, heads: int) -> list[tuple[int, ...]]:
     return [(gaussians,), (gaussians,), (first, gaussians), (first,), *last]
 
 
-def separate(layers: Tensor, *sizes: int) -> list[Tensor | None]:
+class Parameters(NamedTuple):
+    """The parameters of a radial function, as `derivatives` takes them."""
+
+    centre: Tensor
+    width: Tensor
+    weight: Tensor
+    bias: Tensor
+    weight2: Tensor | None = None
+    bias2: Tensor | None = None
+
+
+def separate(layers: Tensor, *sizes: int) -> Parameters:
     """What `join` put together, given the sizes that `shapes` takes."""
-    wanted = shapes(*sizes)
-    parts = layers.split([math.prod(shape) for shape in wanted])
-    found = [part.view(shape) for part, shape in zip(parts, wanted, strict=True)]
-    return [*found, *[None] * (6 - len(found))]
+    each = shapes(*sizes)
+    parts = layers.split([math.prod(shape) for shape in each])
+    return Parameters(*(part.view(shape) for part, shape in zip(parts, each, strict=True)))
 
 
 # --- bounds ------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def hold_to_limits(program, capability):
     used = program.compile(capability)
     what = f"{program.name} on sm_{capability}: {used}"
     assert used["REG"] <= REGISTERS, what
-    allowed = 0 if program.constants.get("SINGLE", True) else LOOP_SPILLS
+    allowed = 0 if program.single else LOOP_SPILLS
     assert used["STACK"] <= SPILLS.get((program.name, capability), allowed), what
     assert used["SHARED"] <= SHARED, what
 
@@ -102,17 +102,19 @@ def test_radial_kernels_fit(capability, triton):
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("of", [32, "loop"])
-def test_every_term_compiles(of, packed, triton):
+@pytest.mark.parametrize("bucket", [32, "loop"])
+def test_every_term_compiles(bucket, packed, triton):
     """Padding, dropout, a dense bias and its gradient on top, with TensorFloat-32."""
     from collamo_kernels.coattention.triton import ahead as ahead
 
     for forward in (True, False):
         program = ahead.attention(
-            of, 32, torch.float32, forward, THRESHOLD=2**30, PACKED=packed, PRECISION="tf32"
+            *(bucket, 32, torch.float32, forward),
+            absent=(),
+            packed=packed,
+            THRESHOLD=2**30,
+            PRECISION="tf32",
         )
-        for name in ("seed", "bias", "dbias", "valid"):
-            program.constants.pop(name)
         assert program.compile(90)["STACK"] <= LOOP_SPILLS
 
 
@@ -120,15 +122,17 @@ def test_no_number_of_a_batch_is_compiled_in(triton):
     """A new N, or a new number of pairs, must never compile a kernel again."""
     from collamo_kernels.coattention.triton import ahead as ahead
 
-    of_a_model = {"heads", "buckets", "count", "units", "types", "q_t", "out_t"}
-    of_a_model |= {"size", "slices", "length"}
+    model_numbers = {"heads", "buckets", "count", "units", "types", "q_t", "out_t"}
+    model_numbers |= {"size", "slices", "length"}
     every = *ahead.shipped(), *ahead.shipped_on_pairs(), *ahead.shipped_of_radial()
     for program in every:
-        for parameter in program.kernel.params:
-            name = parameter.name
-            if name in program.constants or program._type(name) != "i32" or name in of_a_model:
+        for argument in program.arguments():
+            if argument.type != "i32" or argument.name in model_numbers:
                 continue
-            assert parameter.do_not_specialize, f"{program.name}: {name}"
+            what = f"{program.name}: {argument.name}"
+            # Triton specialises what is in a tuple, whatever do_not_specialize says.
+            assert len(argument.path) == 1, what
+            assert program.kernel.params[argument.path[0]].do_not_specialize, what
 
 
 # --- on a GPU ------------------------------------------------------------------------------------

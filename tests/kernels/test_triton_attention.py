@@ -64,7 +64,7 @@ def few_programs(monkeypatch):
     set_knots(monkeypatch, 2048)
     if not _triton.INTERPRETED:
         return
-    launch = pytest.importorskip("collamo_kernels.coattention.triton.launch")
+    launch = pytest.importorskip("collamo_kernels.coattention.triton.launch_pairs")
     larger = dataclasses.replace(
         *(launch.PAIRS,), cells=1024, entries=1024, runs=2, hop_entries=32, pairs=2048
     )
@@ -280,12 +280,13 @@ def test_dropout_is_the_stream_of_the_definition(case):
 @pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
 def test_heads_in_rounds(knots, monkeypatch):
     """Heads beyond the budget take another round, forward and backward."""
-    from collamo_kernels.coattention.triton import launch as _triton_launch
+    from collamo_kernels.coattention.triton import rounds as rounds_of_heads
 
     set_knots(monkeypatch, knots)
     inputs = draw(Case("three heads", (6, 4), heads=3, width=8, head="mlp"))
     whole = with_gradients(by_triton(), inputs)
-    monkeypatch.setattr(_triton_launch, "BUDGET", 4 * inputs.relations.num_pairs)  # a head a round
+    a_head = 4 * inputs.relations.num_pairs  # a round
+    monkeypatch.setattr(rounds_of_heads, "BUDGET", a_head)
     with launches() as names:
         rounds = with_gradients(by_triton(), inputs)
     assert names.count("attend") == 3
@@ -395,7 +396,7 @@ def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
     """Slices that share chunks and chunks that share slices, gaps and heads of two columns."""
     from triton.runtime.interpreter import interpreter_builder
 
-    from collamo_kernels.coattention.triton import launch as launch
+    from collamo_kernels.coattention.triton import launch_pairs as launch
 
     set_knots(monkeypatch, knots)
     finer = {"entries": 64, "hop_entries": 2, "chunk": 64, "runs": 4, "heads": 2}
@@ -423,7 +424,7 @@ def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
 @pytest.mark.usefixtures("unwritten_is_nan")
 def test_entries_behind_a_gap_are_zero(monkeypatch):
     """Whole slices of the hop table that no pair reads, where a chunk ends and within one."""
-    from collamo_kernels.coattention.triton import launch as launch
+    from collamo_kernels.coattention.triton import launch_pairs as launch
 
     finer = dataclasses.replace(launch.PAIRS, hop_entries=2, chunk=64)
     monkeypatch.setattr(launch, "PAIRS", finer)
@@ -434,10 +435,10 @@ def test_entries_behind_a_gap_are_zero(monkeypatch):
     hop_bias = torch.randn(3, 64, generator=generator).to(DEVICE).requires_grad_()
 
     out = ck.coattention(q, k, v, relations=relations, hop_bias=hop_bias, backend="triton")
-    found, read = torch.autograd.grad(out, hop_bias, cotangent)[0].cpu(), torch.zeros(64).bool()
+    gradient, read = torch.autograd.grad(out, hop_bias, cotangent)[0].cpu(), torch.zeros(64).bool()
     read[[1, 20, 40, 63]] = True
-    assert torch.equal(found[:, ~read], torch.zeros(3, 60))
-    assert (found[:, read] != 0).all()
+    assert torch.equal(gradient[:, ~read], torch.zeros(3, 60))
+    assert (gradient[:, read] != 0).all()
 
 
 class Recorder(TorchDispatchMode):

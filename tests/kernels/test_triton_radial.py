@@ -109,15 +109,15 @@ def by_definition(radial, dtype=torch.float32, derivative=False, terms=1):
 
 @pytest.mark.parametrize(("dtype", "derivative"), KINDS)
 def test_is_the_grid_of_the_definition(radial, dtype, derivative):
-    table, wanted = tabulate(radial, dtype, derivative), by_definition(radial, dtype, derivative)
+    table, defined = tabulate(radial, dtype, derivative), by_definition(radial, dtype, derivative)
     first, per_block = table.geometry
-    assert (first / per_block, 1 / per_block) == (wanted.low, wanted.block)
-    assert torch.equal(table.first_knot, wanted.first_knot)
+    assert (first / per_block, 1 / per_block) == (defined.low, defined.block)
+    assert torch.equal(table.first_knot, defined.first_knot)
     cells = table.first_knot[-1]
-    assert torch.equal(table.lengths[:cells], wanted.lengths[:cells])
-    assert table.fits == wanted.fits == 1
+    assert torch.equal(table.lengths[:cells], defined.lengths[:cells])
+    assert table.fits == defined.fits == 1
     # Bounds of an error, both in float32 and summed in other orders: three digits do.
-    torch.testing.assert_close(table.errors, wanted.errors.float(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(table.errors, defined.errors.float(), rtol=1e-3, atol=0)
     assert (table.slope_rows.numel() > 0) is derivative
 
 
@@ -173,14 +173,14 @@ def test_gradients(radial):
     yardstick = gradients(plain(knots, *parameters), parameters)
     exact = gradients(plain(knots.double(), *wide), wide)
     names = ("centre", "width", "weight", "bias", "weight2", "bias2")
-    for name, *found in zip(names, ours, yardstick, exact, strict=False):
+    for name, *results in zip(names, ours, yardstick, exact, strict=False):
         at = OTHER.get(name)
         beside = None if at is None else (yardstick[at], exact[at])
-        assert_accurate(*found, TABLE_FACTOR, name, beside)
+        assert_accurate(*results, TABLE_FACTOR, name, beside)
 
 
 def tabulate_parameters(parameters, radial):
-    from collamo_kernels.radial.triton.op import Table
+    from collamo_kernels.radial.triton.op import FixedTable
 
     hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
     sizes = radial.num_gaussians, hidden, radial.num_heads
@@ -188,14 +188,14 @@ def tabulate_parameters(parameters, radial):
     made = torch.ops.collamo_kernels.radial_table(
         torch.tensor(REACH), None, layers, 1, *sizes, *numbers
     )
-    return Table(*made, layers, sizes)
+    return FixedTable(*made, layers, sizes)
 
 
 def test_every_parameter_of_the_module_learns(radial):
     table = tabulate(radial, torch.float16)
     parameters = {n: x for n, x in radial.named_parameters() if n not in ("gamma", "beta")}
-    found = torch.autograd.grad(table.rows, parameters.values(), torch.randn_like(table.rows))
-    for (name, x), gradient in zip(parameters.items(), found, strict=True):
+    results = torch.autograd.grad(table.rows, parameters.values(), torch.randn_like(table.rows))
+    for (name, x), gradient in zip(parameters.items(), results, strict=True):
         assert gradient.dtype == x.dtype
         assert gradient.abs().sum() > 0, name
 

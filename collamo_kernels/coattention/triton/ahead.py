@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 import triton
@@ -26,20 +27,28 @@ from collamo_kernels.radial.triton import kernels as radial
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 OWN_TYPE = {"q", "k", "v", "out", "grad", "dq", "dk", "dv", "bias", "dbias"}
 POINTERS = {
-    "*i64": {"pair_start", "seed", "hop_order", "hop_offsets", "cell_order", "segments", "spot"},
-    "*u8": {"valid", "hops", "hop_keys"},
+    "*i64": {"pair_start", "seed", "order", "offsets", "segments", "spot"},
+    "*u8": {"valid", "hops", "keys"},
     "*i32": {
-        *("cu_seqlens", "tiles", "fits", "known", "first_knot", "pair_types"),
-        *("atom_types", "hop_counters", "cell_counters", "layer_counters", "counters"),
+        *("cu_seqlens", "tiles", "fits", "known", "first_knot", "pair_types", "atom_types"),
+        "counters",
     },
     "*fp32": {
-        *("most", "inverse", "hop_bias", "coefficients", "phi", "ds_all", "ds"),
-        *("u", "geometry", "rows", "lengths", "hop_parts", "cell_parts", "du", "dx", "du_r"),
-        *("coordinates", "distances", "affine", "of_query", "of_key", "parts", "reach", "layers"),
-        *("survey", "slope_rows", "knots", "errors", "layer_parts", "of_layers"),
+        *("row_max", "inverse_sum", "hop_bias", "coefficients", "phi", "ds", "u", "geometry"),
+        *("rows", "lengths", "parts", "du", "dx", "du_r", "coordinates", "distances", "affine"),
+        *("by_query", "by_key", "reach", "layers", "survey", "slope_rows", "knots", "errors"),
     },
     "fp32": {"scale", "limit", "slack", "share"},
 }
+ABSENT = ("seed", "bias", "dbias", "valid")  # of the attention, unless asked for
+
+
+class Argument(NamedTuple):
+    """A tensor or a number that a kernel takes: a parameter, or a field of one that is a tuple."""
+
+    path: tuple[int, ...]
+    name: str
+    type: str  # as Triton's signatures have it
 
 
 @dataclass(frozen=True)
@@ -47,23 +56,52 @@ class Program:
     """One kernel as it is compiled: `constants` by name, None for a pointer that is left out."""
 
     name: str
-    kernel: object
+    kernel: triton.JITFunction
     num_warps: int
-    constants: dict = field(repr=False)
+    constants: dict[str, Any] = field(repr=False)
     dtype: torch.dtype = torch.float32
+
+    @property
+    def single(self) -> bool:
+        """Whether it goes over one tile of the attention, or over none."""
+        return getattr(self.constants.get("build"), "SINGLE", True)
+
+    def arguments(self) -> list[Argument]:
+        """Return the kernel's arguments, tuples flattened as its launcher does."""
+        hints = get_type_hints(self.kernel.fn)
+        arguments = []
+        for index, parameter in enumerate(self.kernel.arg_names):
+            fields = getattr(hints.get(parameter), "_fields", None)
+            if fields is None:
+                arguments.append(Argument((index,), parameter, self._type(parameter)))
+            else:
+                paths = ((index, place) for place in range(len(fields)))
+                arguments += [
+                    Argument(path, name, self._type(name))
+                    for path, name in zip(paths, fields, strict=True)
+                ]
+        return arguments
 
     def compile(self, capability: int) -> dict[str, int]:
         """Registers and bytes of stack of a thread, bytes of shared memory of a program."""
-        names = self.kernel.arg_names
-        constants = {name: value for name, value in self.constants.items() if name in names}
-        signature = {x: "constexpr" if x in constants else self._type(x) for x in names}
+        arguments, names = self.arguments(), self.kernel.arg_names
+        types: dict[str, Any] = {}
+        for argument in arguments:
+            parameter = names[argument.path[0]]
+            if len(argument.path) == 1:
+                types[parameter] = argument.type
+            else:
+                types[parameter] = (*types.get(parameter, ()), argument.type)
+        constants = {x.path: self.constants[x.name] for x in arguments if x.type == "constexpr"}
         # What PyTorch allocates begins at a multiple of 16 bytes; heads times width, the stride of
         # atoms, is a multiple of 16 in every model we know.
         aligned = {
-            (at,): [["tt.divisibility", 16]]
-            for at, x in enumerate(names)
-            if signature[x][0] == "*" or x in ("q_t", "out_t")
+            x.path: [["tt.divisibility", 16]]
+            for x in arguments
+            if x.type[0] == "*" or x.name in ("q_t", "out_t")
         }
+        hints = get_type_hints(self.kernel.fn)
+        signature = {x: hints[x](*y) if isinstance(y, tuple) else y for x, y in types.items()}
         source = triton.compiler.ASTSource(self.kernel, signature, constants, aligned)
         options = {"num_warps": self.num_warps, "num_stages": 1, "enable_fp_fusion": True}
         target = GPUTarget("cuda", capability, 32)
@@ -71,6 +109,8 @@ class Program:
         return {**_resources(built.asm["cubin"]), "SHARED": built.metadata.shared}
 
     def _type(self, name: str) -> str:
+        if name in self.constants:
+            return "constexpr"
         if name in OWN_TYPE:
             return f"*{TYPES[self.dtype]}"
         return next((type for type, names in POINTERS.items() if name in names), "i32")
@@ -82,83 +122,92 @@ def _resources(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
+        command = [str(tool), "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {name: int(number) for name, number in re.findall(r"(REG|STACK):(\d+)", text)}
 
 
 def attention(
-    of: int | str, width: int, dtype: torch.dtype, forward: bool,
-    chosen: Configuration | None = None, **changes: object,
+    bucket: configuration.Bucket, width: int, dtype: torch.dtype, forward: bool,
+    chosen: Configuration | None = None, absent: Iterable[str] = ABSENT, packed: bool = True,
+    **changes: Any,
 ) -> Program:  # fmt: skip
     """The attention with hop table and radial table, without dropout and dense bias."""
     choose = configuration.forward if forward else configuration.backward
-    chosen = chosen or choose(of, width, dtype)
-    constants = {"THRESHOLD": 0, "KEPT": 1.0, "PRECISION": "ieee", "PACKED": True, "ALIGN": 8}
-    constants |= {"SINGLE": chosen.tiles == 1, "BLOCK": chosen.block, "WIDTH": width}
-    constants["LISTED"] = chosen.listed(changes.get("PACKED", True))
-    constants["HEAD"] = 3 * width // 4  # as 24 in 32: some of the tile is padding
-    constants |= dict.fromkeys(("seed", "bias", "dbias", "valid"))
-    name = f"{'forward' if forward else 'backward'} {of} atoms, width {width}, {TYPES[dtype]}"
+    chosen = chosen or choose(bucket, width, dtype)
+    build = kernels.Build(
+        THRESHOLD=0,
+        KEPT=1.0,
+        PRECISION="ieee",
+        ALIGN=8,
+        PACKED=packed,
+        LISTED=chosen.listed(packed),
+        SINGLE=chosen.tiles == 1,
+        BLOCK=chosen.block,
+        HEAD=3 * width // 4,  # as 24 in 32: some of the tile is padding
+        WIDTH=width,
+    )
+    name = f"{'forward' if forward else 'backward'} {bucket} atoms, width {width}, {TYPES[dtype]}"
     kernel = kernels.differentiate_tile if chosen.tiles is None else kernels.differentiate
     kernel = kernels.attend if forward else kernel
-    return Program(name, kernel, chosen.num_warps, constants | changes, dtype)
+    constants = {"build": build._replace(**changes), **dict.fromkeys(absent)}
+    return Program(name, kernel, chosen.num_warps, constants, dtype)
 
 
 def shipped() -> Iterator[Program]:
     """Every configuration of the attention; float16 compiles to the same as bfloat16."""
     for dtype in (torch.bfloat16, torch.float32):
         for width in configuration.WIDTHS:
-            for of in configuration.buckets(width, dtype):
+            for bucket in configuration.buckets(width, dtype):
                 for forward in (True, False):
-                    yield attention(of, width, dtype, forward)
+                    yield attention(bucket, width, dtype, forward)
 
 
 def shipped_on_pairs() -> Iterator[Program]:
     """The kernels on pairs."""
-    blocks = {
-        **{"BLOCK": PAIRS.atoms, "PACKED": True, "PAIRS": PAIRS.pairs, "CELLS": PAIRS.cells},
-        **{"HEADS": PAIRS.heads, "CHUNK": PAIRS.chunk, "ENTRIES": PAIRS.entries},
-        **{"RUNS": PAIRS.runs, "HOP_ENTRIES": PAIRS.hop_entries, "HOP_RUNS": PAIRS.hop_runs},
-        "TABLE_BLOCKS": BLOCKS,
-    }
-    plain = dict.fromkeys(("affine", "pair_types", "atom_types", "du_r", "of_query", "of_key"))
-    by_atom, by_pair = {"pair_types": None}, {"atom_types": None}
-    of_atoms = PAIRS.atoms_warps
-    yield Program("u, atom types", on_pairs.stretch, of_atoms, blocks | by_atom)
-    yield Program("u, pair types", on_pairs.stretch, of_atoms, blocks | by_pair)
-    yield Program("coordinates", on_pairs.pull, of_atoms, blocks | plain)
-    yield Program("coordinates, atom types", on_pairs.pull, of_atoms, blocks | by_atom)
-    yield Program("coordinates, pair types", on_pairs.pull, of_atoms, blocks | by_pair)
+    blocks = {"BLOCK": PAIRS.atoms, "PACKED": True}
+    plain = dict.fromkeys(("affine", "pair_types", "atom_types", "du_r", "by_query", "by_key"))
+    by_atom, by_pair = blocks | {"pair_types": None}, blocks | {"atom_types": None}
+    warps = PAIRS.atoms_warps
+    yield Program("u, atom types", on_pairs.stretch, warps, by_atom)
+    yield Program("u, pair types", on_pairs.stretch, warps, by_pair)
+    yield Program("coordinates", on_pairs.pull, warps, blocks | plain)
+    yield Program("coordinates, atom types", on_pairs.pull, warps, by_atom)
+    yield Program("coordinates, pair types", on_pairs.pull, warps, by_pair)
+    sizes = {"TABLE_BLOCKS": BLOCKS, "PAIRS": PAIRS.pairs, "CELLS": PAIRS.cells}
+    sum_build = on_pairs.SumBuild(
+        *(PAIRS.chunk, PAIRS.heads, PAIRS.hop_entries, PAIRS.hop_runs),
+        *(PAIRS.entries, PAIRS.runs, True),
+    )
     for heads in (32, 64):
         for head in ("mlp", "linear"):
-            name = f"{head}, {heads} heads"
-            of = blocks | _of_radial(heads) | {"COLUMN": PAIRS.heads, "MLP": head == "mlp"}
-            yield Program(f"locate, {name}", on_pairs.locate, RADIAL.warps, of)
-            of = of | {"GAUSSIANS": RADIAL.chunk, "CHUNK": PAIRS.chunk, "ENTRIES": PAIRS.entries}
-            yield Program(f"add_up, {name}", on_pairs.add_up, RADIAL.warps, of)
-    yield Program("build", on_pairs.build, PAIRS.warps, blocks, torch.bfloat16)
-    slope = {"ADD": True, "PAIRS": 128}
-    yield Program("du", on_pairs.slope, PAIRS.warps, slope)
+            name, build = f"{head}, {heads} heads", _radial_build(head, heads)
+            constants = sizes | {"COLUMN": PAIRS.heads, "build": build}
+            yield Program(f"locate, {name}", on_pairs.locate, RADIAL.warps, constants)
+            constants = {"sum_build": sum_build, "build": build}
+            yield Program(f"add_up, {name}", on_pairs.add_up, RADIAL.warps, constants)
+    constants = {"PAIRS": PAIRS.pairs}
+    yield Program("build", on_pairs.build, PAIRS.warps, constants, torch.bfloat16)
+    yield Program("du", on_pairs.slope, PAIRS.warps, {"ADD": True, "PAIRS": 128})
 
 
-def _of_radial(heads: int) -> dict:
-    return {
-        **{"TABLE_BLOCKS": BLOCKS, "PLACES": RADIAL.places, "CHUNK": RADIAL.chunk, "TERMS": 2},
-        **{"SLICE": RADIAL.slice, "HEADS": heads, "SLOPES": True, "ADD": True},
-        "ENTRIES": RADIAL.entries,
-    }
+def _radial_build(
+    head: str, heads: int, places: int = RADIAL.places, chunk: int = RADIAL.chunk
+) -> radial.Build:
+    return radial.Build(head == "mlp", places, chunk, RADIAL.slice, heads)
 
 
 def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
     """The radial table and the exact Φ3d; any number of Gaussians compiles to the same."""
-    blocks = _of_radial(heads)
+    table = {"TABLE_BLOCKS": BLOCKS, "TERMS": 2, "SLOPES": True}
     for head in ("mlp", "linear"):
-        of = blocks | {"MLP": head == "mlp"}
-        places = of | {"PLACES": RADIAL.blocks}
-        yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, places)
+        build = {"build": _radial_build(head, heads, RADIAL.blocks)}
+        yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, table | build)
+        build = {"build": _radial_build(head, heads)}
         for kernel in (radial.tabulate, radial.evaluate, radial.pull_back):
-            yield Program(f"{kernel.__name__}, {head}", kernel, RADIAL.warps, of)
-        of = of | {"CHUNK": RADIAL.table_chunk}
-        yield Program(f"table differentiate, {head}", radial.differentiate, RADIAL.warps, of)
-    yield Program("collect", radial.collect, 4, blocks)
+            name = f"{kernel.__name__}, {head}"
+            yield Program(name, kernel, RADIAL.warps, table | build)
+        build = {"build": _radial_build(head, heads, chunk=RADIAL.table_chunk)}
+        yield Program(f"table differentiate, {head}", radial.differentiate, RADIAL.warps, build)
+    entries = {"PLACES": RADIAL.places, "ENTRIES": RADIAL.entries}
+    yield Program("collect", radial.collect, 4, entries)

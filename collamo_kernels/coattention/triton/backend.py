@@ -12,7 +12,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.coattention.radial_function import types_of
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
+
+if TYPE_CHECKING:
+    from collamo_kernels.coattention.triton.phi import HopTerm, RadialTerm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
@@ -40,7 +43,7 @@ def unsupported(call: CoattentionCall) -> str | None:
         return f"head width {q.shape[-1]} > {MAX_WIDTH}"
     if hop_bias is not None and hop_bias.shape[1] > MAX_BUCKETS:
         return f"a hop table of {hop_bias.shape[1]} columns > {MAX_BUCKETS}"
-    longest = relations.max_seqlen if relations.packed else q.shape[2]
+    longest, _ = _extent(q, relations)
     if longest > MAX_ATOMS:
         return f"a molecule of {longest} atoms > {MAX_ATOMS}"
     if not INSTALLED:
@@ -48,6 +51,13 @@ def unsupported(call: CoattentionCall) -> str | None:
     if INTERPRETED and q.dtype == torch.bfloat16:
         return "bfloat16 needs a GPU: Triton's interpreter has no such numbers"
     return None
+
+
+def _extent(q: Tensor, relations: Relations) -> tuple[int, int]:
+    """Atoms of the largest molecule, and the number of pairs, padding included."""
+    if relations.max_seqlen is None or relations.num_pairs is None:  # padded
+        return q.shape[2], q.shape[0] * q.shape[2] ** 2
+    return relations.max_seqlen, relations.num_pairs
 
 
 def run(call: CoattentionCall) -> Tensor:
@@ -60,36 +70,36 @@ def run(call: CoattentionCall) -> Tensor:
     from collamo_kernels.coattention.triton import op as op
 
     q, relations, radial, bias = call.q, call.relations, call.radial, call.bias
-    phi3d: dict[str, Any] = {}
+    radial_term = None
     if radial is not None and relations.coordinates is not None:
         with torch.autocast(q.device.type, enabled=False):
             if tabulated(radial):
-                phi3d = _radial_arguments(q.dtype, q.shape[1], relations, radial)
+                radial_term = _radial_term(q.dtype, q.shape[1], relations, radial)
             else:
-                phi = _phi(relations, radial).float()
+                phi = _phi(relations, radial)
                 bias = phi if bias is None else bias.float() + phi
-    packed = relations.packed
+    packed, (longest, pairs) = relations.packed, _extent(q, relations)
     if q.stride(-1) != 1:  # the result is laid out as q is, and kernels move whole heads
         q = q.contiguous()
     return op.attend(
-        *(q, call.k, call.v),
-        bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
-        valid=relations.valid,
-        cu_seqlens=relations.cu_seqlens,
-        pair_start=relations.pair_start if packed else None,
-        tiles=relations.tiles if packed else None,
-        scale=1 / math.sqrt(q.shape[-1]) if call.scale is None else call.scale,
-        dropout_p=call.dropout_p,
-        # Drawn on the device, so that nobody waits for the number.
-        seed=torch.randint(2**63 - 1, (1,), device=q.device) if call.dropout_p > 0 else None,
-        longest=relations.max_seqlen if packed else q.shape[2],
-        pairs=relations.num_pairs if packed else q.shape[0] * q.shape[2] ** 2,
-        **_hop_arguments(relations, call.hop_bias),
-        **phi3d,
+        op.Attention(
+            *(q, call.k, call.v),
+            bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
+            valid=relations.valid,
+            cu_seqlens=relations.cu_seqlens,
+            pair_start=relations.pair_start if packed else None,
+            tiles=relations.tiles if packed else None,
+            # Drawn on the device, so that nobody waits for the number.
+            seed=torch.randint(2**63 - 1, (1,), device=q.device) if call.dropout_p > 0 else None,
+            scale=1 / math.sqrt(q.shape[-1]) if call.scale is None else call.scale,
+            dropout_p=call.dropout_p,
+            longest=longest,
+            phi=op.Phi(_hop_term(relations, call.hop_bias), radial_term, pairs),
+        )
     )
 
 
-def tabulated(radial: Callable) -> bool:
+def tabulated(radial: object) -> TypeGuard[GaussianRadial]:
     """Whether the kernels know the formula of a radial function: no class or layer changed it."""
     return isinstance(radial, GaussianRadial) and radial.is_standard()
 
@@ -101,82 +111,88 @@ def pair_bias(
     dtype: torch.dtype,
 ) -> Tensor:
     """Φ2d + Φ3d of every pair in `dtype`, as `coattention` takes a dense bias."""
-    from collamo_kernels.coattention.triton import op as op
+    from collamo_kernels.coattention.triton import bias_op as bias_op
 
     like = relations.hops if relations.coordinates is None else relations.coordinates
-    phi3d: dict[str, Any] = {}
+    if like is None:
+        raise ValueError("the relations have neither hops nor coordinates; give them one of both")
+    radial_term = None
     if radial is not None and relations.coordinates is not None:
         with torch.autocast(like.device.type, enabled=False):
-            phi3d = _radial_arguments(dtype, radial.num_heads, relations, radial)
-    molecules, n = like.shape[:2] if not relations.packed else (0, 0)
-    pairs = relations.num_pairs if relations.packed else molecules * n * n
-    bias = op.build_bias(dtype, pairs=pairs, **_hop_arguments(relations, hop_bias), **phi3d)
-    return bias if relations.packed else bias.view(-1, molecules, n, n).transpose(0, 1)
+            radial_term = _radial_term(dtype, radial.num_heads, relations, radial)
+    phi = bias_op.Phi(_hop_term(relations, hop_bias), radial_term, relations.count_pairs())
+    bias = bias_op.build_bias(phi, dtype)
+    if relations.packed:
+        return bias
+    molecules, n = like.shape[:2]
+    return bias.view(-1, molecules, n, n).transpose(0, 1)
 
 
-def _hop_arguments(relations: Relations, hop_bias: Tensor | None) -> dict[str, Any]:
+def _hop_term(relations: Relations, hop_bias: Tensor | None) -> HopTerm | None:
     """Φ2d as the operators take it; the order of pairs where the table gets a gradient."""
+    from collamo_kernels.coattention.triton.phi import HopTerm
+
     if hop_bias is None or relations.hops is None:
-        return {}
-    found = {"hop_bias": hop_bias.float(), "hops": relations.hops}
-    if hop_bias.requires_grad:
-        by_hops = relations.pairs_by_hops
-        found |= {"hop_order": by_hops.order, "hop_keys": by_hops.keys}
-        found["hop_offsets"] = relations.hop_offsets
-    return found
+        return None
+    if not hop_bias.requires_grad:
+        return HopTerm(hop_bias.float(), relations.hops)
+    by_hops = relations.pairs_by_hops
+    orders = by_hops.order, by_hops.keys, relations.hop_offsets
+    return HopTerm(hop_bias.float(), relations.hops, *orders)
 
 
-def _radial_arguments(
+def _radial_term(
     dtype: torch.dtype, heads: int, relations: Relations, radial: GaussianRadial
-) -> dict[str, Any]:
+) -> RadialTerm:
     """Φ3d as the operator takes it: u of each pair, a table, and its parameters for when it fails.
 
     Nothing is asked of the device: whether the table fits stands there, and the kernels look.
     """
+    from collamo_kernels.coattention.triton.phi import RadialTerm
     from collamo_kernels.radial.triton.op import tabulate
 
     if radial.num_heads != heads:
         raise ValueError(f"radial has {radial.num_heads} heads, but q has {heads}")
+    coordinates = relations.coordinates
+    assert coordinates is not None  # else there is no Φ3d
     types = types_of(relations, radial)
-    affine, learned = None, relations.coordinates.requires_grad
-    if types.rows:
+    affine, learned = None, coordinates.requires_grad
+    if types.rows and radial.gamma is not None and radial.beta is not None:
         affine = torch.stack([radial.gamma, radial.beta], 1).float()
         learned = learned or affine.requires_grad
     u = relations.distances
     if learned or types.rows:
         packed = relations.packed
         u = torch.ops.collamo_kernels.radial_argument(
-            *(relations.coordinates.float(), affine, u),
-            *types,
+            *(coordinates.float(), affine, u, *types),
             relations.cu_seqlens,
             relations.pair_start if packed else None,
             relations.tiles if packed else None,
-            relations.max_seqlen if packed else relations.coordinates.shape[1],
+            relations.max_seqlen if packed else coordinates.shape[1],
         )
     derivative = learned and torch.is_grad_enabled()
     table = tabulate(radial, relations.farthest, affine, max(1, types.rows), dtype, derivative)
     order = None
     if table.rows.requires_grad:
-        order = (
-            u.new_empty(0, dtype=torch.int64) if types.rows else relations.pairs_by_distance.order
-        )
-    names = "rows", "first_knot", "geometry", "lengths", "fits", "layers"
-    return {
-        "u": u,
-        "pair_order": order,
-        "slope_rows": table.slope_rows if derivative else None,
-        "gaussians": table.sizes[0],
-        "hidden": table.sizes[1],
-        **{name: getattr(table, name) for name in names},
-    }
+        order = relations.pairs_by_distance.order
+        if types.rows:  # u changes with γ and β: sorted where the gradient is made
+            order = u.new_empty(0, dtype=torch.int64)
+    return RadialTerm(
+        *(table.rows, table.layers, u, table.first_knot, table.geometry, table.lengths, table.fits),
+        pair_order=order,
+        slope_rows=table.slope_rows if derivative else None,
+        gaussians=table.sizes[0],
+        hidden=table.sizes[1],
+    )
 
 
-def _phi(relations: Relations, radial: Callable) -> Tensor:
+def _phi(relations: Relations, radial: Callable[..., Tensor]) -> Tensor:
     """Φ3d of every pair from the module itself, in the layout of a dense bias."""
     from collamo_kernels.coattention.reference import radial_term
 
     dense = radial_term(relations.padded(), radial)  # [B, H, N, N]
+    assert dense is not None  # the relations have coordinates
+    dense = dense.float()
     if not relations.packed:
         return dense
-    layout = relations.packed_layout()
-    return layout.pack_pairs(dense.permute(0, 2, 3, 1)).t()
+    return relations.packed_layout().pack_pairs(dense.permute(0, 2, 3, 1)).t()

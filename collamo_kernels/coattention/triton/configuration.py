@@ -14,12 +14,14 @@ how long it lasts where there is a GPU. What spills is listed in ``tests/kernels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 WIDTHS = (16, 32, 64, 128)  # a head is padded to one of these inside the tile
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LOOP = "loop"
+LOOP: Literal["loop"] = "loop"
+Bucket = int | Literal["loop"]
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,24 @@ class Configuration:
         return packed and self.tiles is None
 
 
-def buckets(width: int, dtype: torch.dtype) -> tuple[int | str, ...]:
+def buckets(width: int, dtype: torch.dtype) -> tuple[Bucket, ...]:
     """Return the buckets that are compiled for heads padded to `width`."""
+    return (*_tiled_buckets(width, dtype), LOOP)
+
+
+def _tiled_buckets(width: int, dtype: torch.dtype) -> tuple[int, ...]:
     if dtype == torch.float32:
-        return (32, LOOP) if width == 128 else (32, 64, LOOP)
-    return (32, 64, LOOP) if width == 128 else (32, 64, 128, LOOP)
+        return (32,) if width == 128 else (32, 64)
+    return (32, 64) if width == 128 else (32, 64, 128)
 
 
-def bucket(longest: int, mean: float, width: int, dtype: torch.dtype) -> int | str:
+def bucket(longest: int, mean: float, width: int, dtype: torch.dtype) -> Bucket:
     """Return the smallest bucket that holds the largest molecule, or "loop".
 
     A tile of 64 for every molecule is mostly padding where they differ much (real ones have 26
     atoms on average), so it is taken where the mean molecule fills half of its side.
     """
-    for size in buckets(width, dtype)[:-1]:
+    for size in _tiled_buckets(width, dtype):
         if longest <= size:
             return size if size == 32 or 2 * mean >= size else LOOP
     return LOOP
@@ -59,28 +65,28 @@ def padded_width(width: int) -> int:
     return next(size for size in WIDTHS if width <= size)
 
 
-def forward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
+def forward(bucket: Bucket, width: int, dtype: torch.dtype) -> Configuration:
     """Return the configuration of `attend`."""
-    if of == 64 and _in_one_tile(width, dtype):
+    if bucket == 64 and _in_one_tile(width, dtype):
         return Configuration(64, 4, 1)
     # Above one tile the loop takes fewer instructions a pair, and pads less, than tiles of 64.
-    if of != 32 and dtype == torch.float32:
+    if bucket != 32 and dtype == torch.float32:
         return Configuration(16, 2 if width < 128 else 4, None)
     # A tile of 32 rows has work for two warps: of four, two do again what the others do.
-    if of == 32:
+    if bucket == 32:
         return Configuration(32, 8 if width == 128 and dtype == torch.float32 else 2, 1)
     return Configuration(32, 2 if width < 128 else 4, None)
 
 
-def backward(of: int | str, width: int, dtype: torch.dtype) -> Configuration:
+def backward(bucket: Bucket, width: int, dtype: torch.dtype) -> Configuration:
     """Return the configuration of `differentiate` and `differentiate_tile`."""
-    if of == 64 and _in_one_tile(width, dtype):
+    if bucket == 64 and _in_one_tile(width, dtype):
         return Configuration(64, 4, 1)
-    if of == 64:
+    if bucket == 64:
         return Configuration(32, 4 if width == 16 else 8, 2)
-    if of == 128:
+    if bucket == 128:
         return Configuration(64, 8, 2)
-    if of == 32:
+    if bucket == 32:
         wide = 64 if dtype == torch.float32 else 128
         return Configuration(32, 2 if width < wide else 4 if width == wide else 16, 1)
     if dtype == torch.float32:

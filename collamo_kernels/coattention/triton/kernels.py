@@ -15,18 +15,118 @@ A molecule's atoms and pairs begin at int64 offsets, because Σ N²·H passes 2�
 heads. Inside a molecule offsets are int32: with 64-bit ones the backward of one tile took 238
 registers, not 182. A pointer that is None takes its term out of the compiled kernel. No number that
 changes with the batch is specialised, so that a new N never compiles anything.
+
+Arguments come as named tuples. Numbers of a batch are listed one by one: neither Triton 3.6 nor 3.9
+heeds ``do_not_specialize`` inside a tuple (`native_specialize_impl` of ``(16, 5, 1)`` gives
+divisible by 16, plain, and compiled in), so in one they would compile a kernel for each batch.
+Tensors, which are specialised anyway, are in tuples, and what is compiled in is one constexpr: both
+versions make of them the very instructions that they make of parameters listed one by one, if the
+order is the same, and their launchers flatten them (`annotate_arguments` of 3.9, `format_of` of
+3.6). A field of that constexpr is a plain number to 3.6: give it a name of its own (``HEADS:
+tl.constexpr = build.HEADS``) before it goes into a shape.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 TILE = tl.constexpr(32)  # atoms an entry of `Relations.tiles` stands for
 
+
+class Projections(NamedTuple):
+    """Queries, keys and values, all with the same strides."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class Results(NamedTuple):
+    """What `attend` writes: the result, and of each row its largest logit and 1 / Σ exp."""
+
+    out: Tensor
+    row_max: Tensor  # [atoms, H]
+    inverse_sum: Tensor  # [atoms, H]
+
+
+class Gradients(NamedTuple):
+    """dL/dout, and what the backward kernels write."""
+
+    grad: Tensor
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+    ds: Tensor | None  # [group, pairs]: dL/dlogits
+    dbias: Tensor | None
+    counters: Tensor | None  # of `pairs.add_up`, to be set to 0
+
+
+class Places(NamedTuple):
+    """Where molecules begin, and which atoms are real."""
+
+    cu_seqlens: Tensor | None
+    pair_start: Tensor | None
+    tiles: Tensor | None
+    valid: Tensor | None
+
+
+class Terms(NamedTuple):
+    """What is added to the logits, and the seed of dropout; None leaves a term out."""
+
+    hops: Tensor | None
+    hop_bias: Tensor | None
+    spot: Tensor | None
+    coefficients: Tensor | None
+    phi: Tensor | None
+    fits: Tensor | None
+    bias: Tensor | None
+    seed: Tensor | None
+
+
+class Position(NamedTuple):
+    """Where a program is: its molecule's first atom, atoms and first pair; its head in a group."""
+
+    molecule: tl.tensor
+    start: tl.tensor
+    n: tl.tensor
+    pair: tl.tensor
+    pairs: tl.tensor  # of the batch
+    head: tl.tensor
+    local: tl.tensor
+
+
+class Sizes(NamedTuple):
+    """Numbers that a tile of weights takes."""
+
+    heads: int
+    buckets: int  # columns of the hop table
+    cells: int  # of the radial table
+    scale: float
+    bias_strides: tuple  # over molecules, heads, queries and keys
+
+
+class Build(NamedTuple):
+    """What is compiled into a kernel of the attention."""
+
+    THRESHOLD: int  # of dropout: a weight is kept whose 32 random bits are at least this
+    KEPT: float  # 1 / (1 - dropout_p)
+    PRECISION: str  # of float32 products
+    ALIGN: int  # what strides over molecules, heads and atoms have in common
+    PACKED: bool
+    LISTED: bool
+    SINGLE: bool
+    BLOCK: int
+    HEAD: int
+    WIDTH: int
+
+
 # Numbers of a batch: what may change from step to step. Strides over atoms (q_t, out_t) do not.
-OF_A_BATCH = (
+BATCH_NUMBERS = (
     *("longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
     *("q_b", "q_h", "out_b", "out_h"),
     *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
@@ -120,42 +220,41 @@ def _one_each(place):
 
 
 @triton.jit
-def _terms(i, j, real, where, added, PACKED: tl.constexpr):
+def _sum_terms(i, j, real, position: Position, terms: Terms, sizes: Sizes, PACKED: tl.constexpr):
     """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf where no key is ``real``.
 
     Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
     in ``phi [local, pairs]``. Summed apart and added to the logits once: logits added to term by
     term leave the layout of the matrix product, and softmax then takes ten times the shuffles.
     """
-    molecule, head, local, n, pair, pairs = where
-    hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense = added
+    molecule, _start, n, pair, pairs, head, local = position
     # Behind the last atom its own pairs are read: a mask would cost an instruction more for each.
-    at = tl.minimum(i, n - 1)[:, None] * n + tl.minimum(j, n - 1)[None, :]  # [i, j]
+    inside = tl.minimum(i, n - 1)[:, None] * n + tl.minimum(j, n - 1)[None, :]  # [i, j]
     head = head.to(tl.int64)
-    terms = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
-    if spot is not None:
-        found = _one_each(spot + pair + at)
-        if tl.load(fits) != 0:
-            of_head = coefficients + head * (cells + 1) * 4
-            phi3d = polynomial(of_head, entry_of(found), fraction_of(found))
+    total = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
+    if terms.spot is not None:
+        spot = _one_each(terms.spot + pair + inside)
+        if tl.load(terms.fits) != 0:
+            head_cells = terms.coefficients + head * (sizes.cells + 1) * 4
+            phi3d = polynomial(head_cells, entry_of(spot), fraction_of(spot))
         else:
-            phi3d = _one_each(phi + local.to(tl.int64) * pairs + pair + at)
-        terms = phi3d
-        if hop_bias is not None:
-            terms += _one_each(hop_bias + head * buckets + column_of(found))
-    elif hops is not None:
-        hop = _one_each(hops + pair + at).to(tl.int32)
-        terms = _one_each(hop_bias + head * buckets + hop_column(hop, buckets))
-    bias, bias_b, bias_h, bias_i, bias_j = dense
-    if bias is not None:
+            phi3d = _one_each(terms.phi + local.to(tl.int64) * pairs + pair + inside)
+        total = phi3d
+        if terms.hop_bias is not None:
+            total += _one_each(terms.hop_bias + head * sizes.buckets + column_of(spot))
+    elif terms.hops is not None:
+        hop = _one_each(terms.hops + pair + inside).to(tl.int32)
+        total = _one_each(terms.hop_bias + head * sizes.buckets + hop_column(hop, sizes.buckets))
+    if terms.bias is not None:
+        bias_b, bias_h, bias_i, bias_j = sizes.bias_strides
         if PACKED:
-            place = bias + head * bias_h + (pair + at) * bias_j
+            place = terms.bias + head * bias_h + (pair + inside) * bias_j
         else:
-            place = bias + molecule.to(tl.int64) * bias_b + head * bias_h
+            place = terms.bias + molecule.to(tl.int64) * bias_b + head * bias_h
             place += tl.minimum(i, n - 1).to(tl.int64)[:, None] * bias_i
             place += tl.minimum(j, n - 1).to(tl.int64)[None, :] * bias_j
-        terms += _one_each(place).to(tl.float32)
-    return tl.where(real[None, :], terms, float("-inf"))
+        total += _one_each(place).to(tl.float32)
+    return tl.where(real[None, :], total, float("-inf"))
 
 
 @triton.jit
@@ -210,93 +309,93 @@ def _exponentials(s, top):
 @triton.jit
 def _reciprocal(total):
     """1 / Σ of each row; 0 where every key is excluded, and NaN where it is: that must be seen."""
-    some = total > 0
-    one_over = tl.where(some, 1.0 / tl.where(some, total, 1.0), 0.0)
+    positive = total > 0
+    one_over = tl.where(positive, 1.0 / tl.where(positive, total, 1.0), 0.0)
     return tl.where(total == total, one_over, total)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def attend(
-    q, k, v, out, most, inverse, cu_seqlens, pair_start, tiles, valid,
-    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    projections: Projections, results: Results, places: Places, terms: Terms,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
-    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, build: tl.constexpr,
 ):  # fmt: skip
     """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
-    ``most`` and ``inverse`` ``[atoms, H]`` are the largest logit of a row and 1 / Σ exp(s - most).
-    Together they give the weights again without the rounding of log Σ exp, which is larger than
-    all else in them.
+    ``row_max`` and ``inverse_sum`` ``[atoms, H]`` are the largest logit of a row and
+    1 / Σ exp(s - row_max). Together they give the weights again without the rounding of log Σ exp,
+    which is larger than all else in them.
     """
+    BLOCK: tl.constexpr = build.BLOCK
+    SINGLE: tl.constexpr = build.SINGLE
+    PACKED: tl.constexpr = build.PACKED
+    HEAD: tl.constexpr = build.HEAD
+    WIDTH: tl.constexpr = build.WIDTH
     local = tl.program_id(0) % group
     head = first_head + local
-    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, LISTED, BLOCK)
+    tile = tl.program_id(0) // group
+    molecule, first = tile_of(tile, places.tiles, blocks, build.LISTED, BLOCK)
     if molecule < 0:
         return
-    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
     if first >= n:
         return
     if SINGLE:
         first = 0
-    where = (molecule, head, local, n, pair, pairs)
-    dense = (bias, bias_b, bias_h, bias_i, bias_j)
-    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
+    position = Position(molecule, start, n, pair, pairs, head, local)
+    sizes = Sizes(heads, buckets, cells, scale, (bias_b, bias_h, bias_i, bias_j))
     i = first + tl.arange(0, BLOCK)
-    query = alive(valid, start, i, n)
-    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
-    x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+    query = alive(places.valid, start, i, n)
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
+    x = _rows(projections.q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     mean = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, BLOCK if SINGLE else n, BLOCK):
         j = next + tl.arange(0, BLOCK)
-        real = alive(valid, start, j, n)
-        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
-        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
-        terms = _terms(i, j, real, where, added, PACKED)  # [i, j]
-        s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
+        real = alive(places.valid, start, j, n)
+        key = _rows(projections.k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(projections.v, origin, j, q_t, real, HEAD, WIDTH)
+        added = _sum_terms(i, j, real, position, terms, sizes, PACKED)  # [i, j]
+        s = tl.dot(x, tl.trans(key), input_precision=build.PRECISION) * scale + added  # [i, j]
         p, top, fade = _exponentials(s, top)
         if not SINGLE:
             total *= fade
             mean *= fade[:, None]
         total += tl.sum(p, 1)
-        if seed is not None:
-            p = tl.where(_kept(seed, molecule, head, i, j, THRESHOLD), p, 0.0)
-        mean += tl.dot(p.to(value.dtype), value, input_precision=PRECISION)
+        if terms.seed is not None:
+            p = tl.where(_kept(terms.seed, molecule, head, i, j, build.THRESHOLD), p, 0.0)
+        mean += tl.dot(p.to(value.dtype), value, input_precision=build.PRECISION)
     total = tl.where(query, total, 0.0)
     one_over = _reciprocal(total)
-    result = tl.where(query[:, None], mean * (one_over * KEPT)[:, None], 0.0)
-    place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
-    _store_rows(out, place, i, out_t, n, result, HEAD, WIDTH)
+    result = tl.where(query[:, None], mean * (one_over * build.KEPT)[:, None], 0.0)
+    place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
+    _store_rows(results.out, place, i, out_t, n, result, HEAD, WIDTH)
     row = (start + i) * heads + head
-    tl.store(most + row, tl.where(total > 0, top, 0.0), mask=i < n)
-    tl.store(inverse + row, one_over, mask=i < n)
+    tl.store(results.row_max + row, tl.where(total > 0, top, 0.0), mask=i < n)
+    tl.store(results.inverse_sum + row, one_over, mask=i < n)
 
 
 @triton.jit
 def _weights(
-    x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, PACKED: tl.constexpr,
+    x, g, key, value, i, j, query, real, position: Position, results: Results, terms: Terms,
+    sizes: Sizes, build: tl.constexpr,
 ):  # fmt: skip
     """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
-    terms = _terms(i, j, real, where, added, PACKED)  # [i, j]
-    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * scale + terms  # [i, j]
+    PRECISION: tl.constexpr = build.PRECISION
+    added = _sum_terms(i, j, real, position, terms, sizes, build.PACKED)
+    s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * sizes.scale + added  # [i, j]
     s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
-    most, inverse, start, heads = rows
-    molecule, head = where[0], where[1]
-    row = (start + i) * heads + head
-    top = tl.load(most + row, mask=query, other=0.0)  # [i]
-    one_over = tl.load(inverse + row, mask=query, other=0.0)
+    row = (position.start + i) * sizes.heads + position.head
+    top = tl.load(results.row_max + row, mask=query, other=0.0)  # [i]
+    one_over = tl.load(results.inverse_sum + row, mask=query, other=0.0)
     p = tl.exp2(s * LOG2E - (top * LOG2E)[:, None]) * one_over[:, None]
     dp = tl.dot(g, tl.trans(value), input_precision=PRECISION)
     used = p
-    if seed is not None:
-        kept = _kept(seed, molecule, head, i, j, THRESHOLD)
-        used = tl.where(kept, p * KEPT, 0.0)
-        dp = tl.where(kept, dp * KEPT, 0.0)
+    if terms.seed is not None:
+        kept = _kept(terms.seed, position.molecule, position.head, i, j, build.THRESHOLD)
+        used = tl.where(kept, p * build.KEPT, 0.0)
+        dp = tl.where(kept, dp * build.KEPT, 0.0)
     return p, used, dp
 
 
@@ -308,16 +407,20 @@ def _delta(out, g, result, i, t, query, HEAD: tl.constexpr, WIDTH: tl.constexpr)
 
 
 @triton.jit
-def _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED: tl.constexpr):
+def _store_pairs(
+    ds, i, j, gradients: Gradients, dbias_b, dbias_h, position: Position, PACKED: tl.constexpr
+):  # fmt: skip
     """Write dL/dlogits [i, j]: for the gradients of tables, and as that of the dense bias."""
-    molecule, head, local, n, pair, pairs = where
-    at = i[:, None] * n + j[None, :]
+    molecule, _start, n, pair, pairs, head, local = position
+    inside = i[:, None] * n + j[None, :]
     stored = (i < n)[:, None] & (j < n)[None, :]
-    if ds_all is not None:
-        tl.store(ds_all + local.to(tl.int64) * pairs + pair + at, ds, mask=stored)
-    if dbias is not None:
+    if gradients.ds is not None:
+        place = gradients.ds + local.to(tl.int64) * pairs + pair + inside
+        tl.store(place, ds, mask=stored)
+    if gradients.dbias is not None:
+        dbias = gradients.dbias
         dbias += (pair if PACKED else molecule.to(tl.int64) * dbias_b) + head.to(tl.int64) * dbias_h
-        tl.store(dbias + at, ds.to(dbias.dtype.element_ty), mask=stored)
+        tl.store(dbias + inside, ds.to(dbias.dtype.element_ty), mask=stored)
 
 
 @triton.jit
@@ -328,84 +431,79 @@ def _clear(counters, counter_count):
             tl.store(counters + c, 0)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate(
-    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
-    cu_seqlens, pair_start, tiles, valid,
-    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one molecule and head, of `BLOCK` atoms (`SINGLE`) or up to twice as many.
 
     One program: five products a tile of pairs, and nothing is added to what is in memory. Those of
     the queries stay in registers until the keys of both halves have passed.
     """
-    _clear(counters, counter_count)
+    BLOCK: tl.constexpr = build.BLOCK
+    SINGLE: tl.constexpr = build.SINGLE
+    PACKED: tl.constexpr = build.PACKED
+    PRECISION: tl.constexpr = build.PRECISION
+    HEAD: tl.constexpr = build.HEAD
+    WIDTH: tl.constexpr = build.WIDTH
+    _clear(gradients.counters, counter_count)
     local = tl.program_id(0) % group
     head = first_head + local
     molecule = tl.program_id(0) // group
-    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
     if n <= 0:
         return
-    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
-    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
-    rows = (most, inverse, start, heads)
-    where = (molecule, head, local, n, pair, pairs)
-    dense = (bias, bias_b, bias_h, bias_i, bias_j)
-    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
+    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
+    position = Position(molecule, start, n, pair, pairs, head, local)
+    sizes = Sizes(heads, buckets, cells, scale, (bias_b, bias_h, bias_i, bias_j))
     atom = tl.arange(0, BLOCK)
-    of_query = tl.zeros((BLOCK, WIDTH), tl.float32)
-    of_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
+    dq = tl.zeros((BLOCK, WIDTH), tl.float32)
+    dq_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
     for next in range(0, BLOCK if SINGLE else n, BLOCK):
         j = next + atom
-        real = alive(valid, start, j, n)
-        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
-        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
-        of_key = tl.zeros((BLOCK, WIDTH), tl.float32)
-        of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
+        real = alive(places.valid, start, j, n)
+        key = _rows(projections.k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(projections.v, origin, j, q_t, real, HEAD, WIDTH)
+        dk = tl.zeros((BLOCK, WIDTH), tl.float32)
+        dv = tl.zeros((BLOCK, WIDTH), tl.float32)
         for half in range(0, BLOCK if SINGLE else n, BLOCK):
             i = half + atom
-            query = alive(valid, start, i, n)
-            x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
-            g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
+            query = alive(places.valid, start, i, n)
+            x = _rows(projections.q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+            g = _rows(gradients.grad, result, i, out_t, query, HEAD, WIDTH)
             p, used, dp = _weights(
-                x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
-                THRESHOLD, KEPT, PRECISION, PACKED,
-            )  # fmt: skip
+                x, g, key, value, i, j, query, real, position, results, terms, sizes, build
+            )
             if SINGLE:
                 # From the very p and dp that are used, so that a row of ds adds up to 0.
                 delta = tl.sum(p * dp, 1)
             else:
-                delta = _delta(out, g, result, i, out_t, query, HEAD, WIDTH)
+                delta = _delta(results.out, g, result, i, out_t, query, HEAD, WIDTH)
             ds = p * (dp - delta[:, None])
-            _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED)
-            of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
-            of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
+            _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, position, PACKED)
+            dv += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
+            dk += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
             if half == 0:
-                of_query += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+                dq += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
             else:
-                of_later += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
-        _store_rows(dk, result, j, out_t, n, of_key * scale, HEAD, WIDTH)
-        _store_rows(dv, result, j, out_t, n, of_value, HEAD, WIDTH)
-    _store_rows(dq, result, atom, out_t, n, of_query * scale, HEAD, WIDTH)
+                dq_later += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+        _store_rows(gradients.dk, result, j, out_t, n, dk * scale, HEAD, WIDTH)
+        _store_rows(gradients.dv, result, j, out_t, n, dv, HEAD, WIDTH)
+    _store_rows(gradients.dq, result, atom, out_t, n, dq * scale, HEAD, WIDTH)
     if not SINGLE:
-        _store_rows(dq, result, BLOCK + atom, out_t, n, of_later * scale, HEAD, WIDTH)
+        _store_rows(gradients.dq, result, BLOCK + atom, out_t, n, dq_later * scale, HEAD, WIDTH)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate_tile(
-    q, k, v, out, most, inverse, grad, dq, dk, dv, ds_all, dbias, counters,
-    cu_seqlens, pair_start, tiles, valid,
-    hops, hop_bias, spot, coefficients, phi, fits, bias, seed,
+    projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    THRESHOLD: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
-    PACKED: tl.constexpr, LISTED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of atoms and a head: as keys (program 0 of axis 1) or as queries.
 
@@ -413,47 +511,51 @@ def differentiate_tile(
     rows and for columns, takes seven products instead of five; one program for both would have to
     add to dq in memory, tile after tile.
     """
-    _clear(counters, counter_count)
+    BLOCK: tl.constexpr = build.BLOCK
+    PACKED: tl.constexpr = build.PACKED
+    PRECISION: tl.constexpr = build.PRECISION
+    HEAD: tl.constexpr = build.HEAD
+    WIDTH: tl.constexpr = build.WIDTH
+    _clear(gradients.counters, counter_count)
     local = tl.program_id(0) % group
     head = first_head + local
-    molecule, first = tile_of(tl.program_id(0) // group, tiles, blocks, LISTED, BLOCK)
+    tile = tl.program_id(0) // group
+    molecule, first = tile_of(tile, places.tiles, blocks, build.LISTED, BLOCK)
     if molecule < 0:
         return
-    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
     if first >= n:
         return
     as_keys = tl.program_id(1) == 0
-    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, ALIGN)
-    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, ALIGN)
-    rows = (most, inverse, start, heads)
-    where = (molecule, head, local, n, pair, pairs)
-    dense = (bias, bias_b, bias_h, bias_i, bias_j)
-    added = (hops, hop_bias, buckets, spot, coefficients, cells, phi, fits, dense)
-    of_key = tl.zeros((BLOCK, WIDTH), tl.float32)  # of queries in a program for queries
-    of_value = tl.zeros((BLOCK, WIDTH), tl.float32)
+    origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
+    result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
+    position = Position(molecule, start, n, pair, pairs, head, local)
+    sizes = Sizes(heads, buckets, cells, scale, (bias_b, bias_h, bias_i, bias_j))
+    dk = tl.zeros((BLOCK, WIDTH), tl.float32)  # dq in a program for queries
+    dv = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, n, BLOCK):
         i = tl.where(as_keys, next, first) + tl.arange(0, BLOCK)
         j = tl.where(as_keys, first, next) + tl.arange(0, BLOCK)
-        query = alive(valid, start, i, n)
-        real = alive(valid, start, j, n)
-        x = _rows(q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
-        g = _rows(grad, result, i, out_t, query, HEAD, WIDTH)
-        key = _rows(k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
-        value = _rows(v, origin, j, q_t, real, HEAD, WIDTH)
+        query = alive(places.valid, start, i, n)
+        real = alive(places.valid, start, j, n)
+        x = _rows(projections.q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
+        g = _rows(gradients.grad, result, i, out_t, query, HEAD, WIDTH)
+        key = _rows(projections.k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
+        value = _rows(projections.v, origin, j, q_t, real, HEAD, WIDTH)
         p, used, dp = _weights(
-            x, g, key, value, i, j, query, real, rows, where, added, seed, scale,
-            THRESHOLD, KEPT, PRECISION, PACKED,
-        )  # fmt: skip
-        ds = p * (dp - _delta(out, g, result, i, out_t, query, HEAD, WIDTH)[:, None])
+            x, g, key, value, i, j, query, real, position, results, terms, sizes, build
+        )
+        delta = _delta(results.out, g, result, i, out_t, query, HEAD, WIDTH)
+        ds = p * (dp - delta[:, None])
         if as_keys:
-            _store_pairs(ds, i, j, ds_all, dbias, dbias_b, dbias_h, where, PACKED)
-            of_value += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
-            of_key += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
+            _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, position, PACKED)
+            dv += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
+            dk += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
         else:
-            of_key += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
+            dk += tl.dot(ds.to(key.dtype), key, input_precision=PRECISION)
     atom = first + tl.arange(0, BLOCK)
     if as_keys:
-        _store_rows(dk, result, atom, out_t, n, of_key * scale, HEAD, WIDTH)
-        _store_rows(dv, result, atom, out_t, n, of_value, HEAD, WIDTH)
+        _store_rows(gradients.dk, result, atom, out_t, n, dk * scale, HEAD, WIDTH)
+        _store_rows(gradients.dv, result, atom, out_t, n, dv, HEAD, WIDTH)
     else:
-        _store_rows(dq, result, atom, out_t, n, of_key * scale, HEAD, WIDTH)
+        _store_rows(gradients.dq, result, atom, out_t, n, dk * scale, HEAD, WIDTH)

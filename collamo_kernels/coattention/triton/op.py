@@ -1,244 +1,191 @@
-"""The Triton attention as operators: their shapes, their gradients, and theirs.
+"""The Triton attention as an operator: its shapes, its gradients, and theirs.
 
-Two operators, each differentiable by a backward operator. They take Φ3d as u of every pair, a table
-and, for when that is too coarse, the parameters it was made from (`radial.triton.op`):
-
-- ``coattention_triton``: the attention
-- ``pair_bias``: Φ2d + Φ3d of every pair, for layers that share them
-
-On the CPU the kernels run in Triton's interpreter alone, so these are operators of their own,
-beside the compiled ones of `op`.
+``coattention_triton_forward`` is differentiable by ``coattention_triton_backward``, which
+recomputes the weights and has a gradient of its own, by the definition. On the CPU the kernels run
+in Triton's interpreter alone, so these are operators beside the compiled ones of
+`coattention.op`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention import definition as attention
 from collamo_kernels.coattention import op
 from collamo_kernels.coattention.arguments import Arguments
+from collamo_kernels.coattention.definition import definition
 from collamo_kernels.coattention.second_derivative import differentiate_twice
+from collamo_kernels.coattention.triton import launch as launch
+from collamo_kernels.coattention.triton import launch_pairs as launch_pairs
+from collamo_kernels.coattention.triton import phi as phi_terms
+from collamo_kernels.coattention.triton.kernels import Projections
+from collamo_kernels.coattention.triton.launch_pairs import Located
+from collamo_kernels.coattention.triton.molecules import Molecules
+from collamo_kernels.coattention.triton.phi import Learned, Phi
 from collamo_kernels.radial import RadialTable
 from collamo_kernels.radial import op as radial_op
-from collamo_kernels.triton_library import define, keep_nothing, tensors
-
-LEARNED = ("q", "k", "v", "hop_bias", "rows", "layers", "bias", "u")
-ALWAYS = 3  # the first three of LEARNED; the others are bits of `wanted`
-TENSORS = (
-    *LEARNED,
-    *("hops", "valid", "cu_seqlens", "pair_start", "tiles", "hop_order", "hop_keys"),
-    *("hop_offsets", "pair_order", "slope_rows", "first_knot", "geometry", "lengths", "fits"),
-    "seed",
-)
-NUMBERS = ("scale", "dropout_p", "longest", "pairs", "gaussians", "hidden")
-LOCATED = ("spot", "coefficients", "segments")
-RESULTS = ("out", "most", "inverse", *LOCATED)
+from collamo_kernels.triton_library import define, no_gradient, tensors, unnamed_tensors
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, **arguments: object) -> Tensor:
-    """Call the attention; a tensor left out is None."""
-    arguments = {"gaussians": 0, "hidden": 0} | arguments
-    others = [arguments.get(name) for name in (*TENSORS[3:], *NUMBERS)]
-    return torch.ops.collamo_kernels.coattention_triton_forward(q, k, v, *others)[0]
+class Attention(NamedTuple):
+    """What the forward operator takes."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    valid: Tensor | None
+    cu_seqlens: Tensor | None
+    pair_start: Tensor | None
+    tiles: Tensor | None
+    seed: Tensor | None
+    scale: float
+    dropout_p: float
+    longest: int  # atoms of the largest molecule
+    phi: Phi
+
+    def flattened(self) -> tuple[Tensor | float | None, ...]:
+        """Return the operator's arguments, in the order of its schema."""
+        own = self.q, self.k, self.v, self.bias, self.valid
+        places = self.cu_seqlens, self.pair_start, self.tiles
+        numbers = self.scale, self.dropout_p, self.longest
+        return *own, *places, self.seed, *self.phi.tensors(), *numbers, *self.phi.numbers()
+
+    @classmethod
+    def of_operator(cls, arguments: tuple[Any, ...]) -> Attention:
+        """Return what was flattened."""
+        tensors, numbers = arguments[: len(TENSORS)], arguments[len(TENSORS) :]
+        phi = Phi.of_operator(tensors[OWN_TENSORS:], numbers[OWN_NUMBERS:])
+        own: tuple[Any, ...] = (*tensors[:OWN_TENSORS], *numbers[:OWN_NUMBERS], phi)
+        return cls(*own)
+
+    def atoms(self) -> int:
+        """Atoms of all molecules, padding included."""
+        return self.q.shape[0] * (self.q.shape[2] if self.cu_seqlens is None else 1)
+
+    def molecules(self) -> Molecules:
+        """Where the molecules are."""
+        count = self.q.shape[0] if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+        places = self.cu_seqlens, self.pair_start, self.tiles
+        return Molecules(count, self.longest, self.atoms(), self.phi.pairs, *places)
+
+    def launched(self, located: Located, first_phi: Tensor | None = None) -> launch.AttentionInputs:
+        """Return what the launchers take."""
+        valid = None if self.valid is None else self.valid.contiguous().view(torch.uint8)
+        return launch.AttentionInputs(
+            Projections(self.q, self.k, self.v),
+            self.molecules(),
+            valid,
+            phi_terms.logit_terms(self.phi, located, first_phi, self.bias, self.seed),
+            self.scale,
+            self.dropout_p,
+        )
 
 
-def _batch(a: SimpleNamespace) -> object:
-    from collamo_kernels.coattention.triton import launch as launch
+class ForwardResults(NamedTuple):
+    """What the forward operator returns; the backward operator takes all of it."""
 
-    molecules = a.q.shape[0] if a.cu_seqlens is None else len(a.cu_seqlens) - 1
-    atoms = a.q.shape[0] * (a.q.shape[2] if a.cu_seqlens is None else 1)
-    where = a.cu_seqlens, a.pair_start, a.tiles
-    return launch.Batch(molecules, a.longest, atoms, a.pairs, *where)
+    out: Tensor
+    row_max: Tensor
+    inverse_sum: Tensor
+    spot: Tensor
+    coefficients: Tensor
+    segments: Tensor
 
-
-def _terms(a: SimpleNamespace) -> object:
-    from collamo_kernels.coattention.triton import launch as launch
-
-    found = {"bias": a.bias, "seed": a.seed, **_hops(a)}
-    if a.rows is not None:
-        found |= {name: getattr(a, name) for name in (*LOCATED[:2], "fits", "u")}
-        found |= {"exact": _function(a), "ready": getattr(a, "phi", None)}
-    return launch.Terms(**found)
+    def located(self) -> Located:
+        """Where pairs are in the tables."""
+        return Located(self.spot, self.coefficients, self.segments)
 
 
-def _hops(a: SimpleNamespace) -> dict[str, Tensor]:
-    """Hops and the table they are looked up in, where both are there."""
-    if a.hops is None or a.hop_bias is None:
-        return {}
-    return {"hops": a.hops.contiguous(), "hop_bias": a.hop_bias.contiguous()}
+class Requested(NamedTuple):
+    """Which gradients are asked for, beside those of q, k and v."""
+
+    bias: bool
+    phi: Learned[bool]
+
+    @classmethod
+    def of_operator(cls, requested: list[bool]) -> Requested:
+        """Return what the operator's list stands for."""
+        bias, *phi = requested
+        return cls(bias, Learned(*phi))
 
 
-def _table(a: SimpleNamespace, rows: Tensor) -> object:
-    from collamo_kernels.coattention.triton import launch as launch
-
-    return launch.Table(rows.contiguous(), a.first_knot, a.geometry, a.lengths)
-
-
-def _named(names: tuple[str, ...], values: tuple) -> SimpleNamespace:
-    return SimpleNamespace(**dict(zip(names, values, strict=True)))
-
-
-def _bytes(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous().view(torch.uint8)
+OWN_TENSORS = Attention._fields.index("scale")
+OWN_NUMBERS = 3
+TENSORS = (*Attention._fields[:OWN_TENSORS], *phi_terms.TENSORS)
+NUMBERS = ("scale", "dropout_p", "longest", *phi_terms.NUMBERS)
+PROJECTIONS = Projections._fields
+OPTIONAL = ("bias", *phi_terms.LEARNED)  # in the order of `Requested`
+LEARNED = (*PROJECTIONS, *OPTIONAL)  # in the order of the backward operator's results
 
 
-def run_forward(*arguments: object) -> tuple[Tensor, ...]:
+def attend(attention: Attention) -> Tensor:
+    """Call the attention."""
+    operator = torch.ops.collamo_kernels.coattention_triton_forward
+    return operator(*attention.flattened())[0]
+
+
+def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Launch what the forward operator stands for: two kernels."""
-    from collamo_kernels.coattention.triton import launch as launch
-
-    a = _named((*TENSORS, *NUMBERS), arguments)
-    located = _locate(a, a.q)
-    forward = launch.forward(
-        a.q, a.k, a.v, _batch(a), _bytes(a.valid), _terms(a), a.scale, a.dropout_p
-    )
-    return *forward, *located
+    attention = Attention.of_operator(arguments)
+    located, first_phi = phi_terms.locate(attention.phi, attention.q)
+    results = launch.forward(attention.launched(located, first_phi))
+    return *results, *located
 
 
-def _locate(a: SimpleNamespace, like: Tensor) -> Iterable[Tensor]:
-    """Add `LOCATED` to the arguments, and Φ3d of the first heads where the table does not fit."""
-    from collamo_kernels.coattention.triton import launch as launch
-
-    located, a.phi = [like.new_empty(0) for _ in LOCATED], None
-    if a.rows is not None:
-        wanted = a.pair_order is not None
-        function, hops = _function(a), _hops(a)
-        located, a.phi = launch.locate(a.u, _table(a, a.rows), wanted, a.fits, function, **hops)
-    a.__dict__.update(zip(LOCATED, located, strict=True))
-    return located
-
-
-def _function(a: SimpleNamespace) -> object:
-    from collamo_kernels.coattention.triton import launch as launch
-
-    sizes = a.gaussians, a.hidden, a.rows.shape[2]
-    return launch.on_radial.Function(a.layers.contiguous(), *sizes)
-
-
-def run_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
+def run_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
     """Launch what the backward operator stands for.
 
     That is two kernels, two more for u, and one for the exact Φ3d, which returns at once where the
-    table fits. Gradients are in the order of `LEARNED`; one that is not wanted has the shape
+    table fits. Gradients are in the order of `LEARNED`; one that is not asked for has the shape
     [0].
     """
-    from collamo_kernels.coattention.triton import launch as launch
-
-    a = _named((*RESULTS, *TENSORS, *NUMBERS), arguments)
-    terms = _terms(a)
-    wants = {name for bit, name in enumerate(LEARNED[ALWAYS:]) if wanted >> bit & 1}
-    wants -= {x for x in ("hop_bias", "rows", "layers", "u") if not _is_read(a, x)}
-    counters = launch.counters(terms, grad, a.q.shape[1]) if wants - {"bias"} else None
-    dq, dk, dv, dbias, rounds = launch.backward(
-        *(grad, a.out, a.most, a.inverse, a.q, a.k, a.v, _batch(a), _bytes(a.valid), terms),
-        *(a.scale, a.dropout_p, "bias" in wants, counters),
-    )
-    gradients = _table_gradients(a, terms, wants, counters, rounds)
-    gradients |= {"q": dq, "k": dk, "v": dv, "bias": dbias}
-    return tuple(_given(a, name, gradients.get(name), wants, grad) for name in LEARNED)
-
-
-def _table_gradients(
-    a: SimpleNamespace, terms: object, wants: set[str], counters: Tensor | None,
-    rounds: Iterable[tuple[slice, Tensor]],
-) -> dict[str, Tensor]:  # fmt: skip
-    """Gradients of hop table, radial table or its parameters, and u; dL/dlogits come in rounds.
-
-    Whoever makes a round sets the counters to 0.
-    """
-    from collamo_kernels.coattention.triton import launch as launch
-
-    gradients = {
-        name: torch.empty_like(getattr(a, name), memory_format=torch.contiguous_format)
-        for name in wants & {"hop_bias", "rows", "layers"}
-    }
-    coefficients = None
-    if "u" in wants:
-        (_, coefficients, _), _ = launch.locate(a.u[:0], _table(a, a.slope_rows), sums=False)
-    sums = launch.Sums(a.hop_order, a.hop_keys, a.hop_offsets, _order(a, wants), a.segments)
-    tables = dict(gradients)
-    for number, (heads, ds) in enumerate(rounds):
-        if tables:
-            launch.sum_up(ds, heads, sums, terms, a.lengths, counters, add=number > 0, **tables)
-        if "u" in wants:
-            of_heads = coefficients[heads]
-            gradients["u"] = launch.slopes(ds, terms, of_heads, gradients.get("u"))
-            launch.on_radial.pull_back(ds, a.u, a.fits, terms.exact, heads, gradients["u"])
-    return gradients
-
-
-def _is_read(a: SimpleNamespace, name: str) -> bool:
-    """Whether the formula reads a learned tensor: a hop table without hops is not read."""
-    if name == "hop_bias":
-        return a.hop_bias is not None and a.hops is not None
-    return a.rows is not None
-
-
-def _order(a: SimpleNamespace, wants: set[str]) -> Tensor | None:
-    """Pairs sorted by cell; [0] stands for "sort them": u changes with γ and β."""
-    if "rows" not in wants or len(a.pair_order) == a.pairs:
-        return a.pair_order
-    return (a.spot & 0x1FFFF).sort(stable=True).indices
-
-
-def _given(a, name: str, gradient: Tensor | None, wants: set[str], grad: Tensor) -> Tensor:
-    if name not in (*LEARNED[:ALWAYS], *wants):
-        return grad.new_empty((0,), dtype=torch.float32)
-    if gradient is None or not a.pairs:  # no pair was there to give one
-        return torch.zeros_like(getattr(a, name))
-    return gradient
+    results = ForwardResults(*arguments[: len(ForwardResults._fields)])
+    attention = Attention.of_operator(arguments[len(results) :])
+    located, phi, requests = results.located(), attention.phi, Requested.of_operator(requested)
+    inputs, phi_requested = attention.launched(located), phi.read_of(requests.phi)
+    counters = None
+    if any(phi_requested):
+        counters = launch_pairs.counters(inputs.terms, grad, attention.q.shape[1])
+    rows = launch.Results(results.out, results.row_max, results.inverse_sum)
+    dq, dk, dv, dbias, rounds = launch.backward(inputs, rows, grad, requests.bias, counters)
+    gradients = phi_terms.gradients_of(phi, located, inputs.terms, phi_requested, counters, rounds)
+    by_bias = no_gradient(grad)
+    if requests.bias:
+        by_bias = phi_terms.gradient_or_zero(attention.bias, dbias, phi.pairs, grad)
+    return dq, dk, dv, by_bias, *phi_terms.results(phi, gradients, phi_requested, grad)
 
 
 # --- shapes -------------------------------------------------------------------------------------
 
 
-def fake_forward(*arguments: object) -> tuple[Tensor, ...]:
+def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Return empty results of the right shapes and strides."""
-    a = _named((*TENSORS, *NUMBERS), arguments)
-    atoms = a.q.shape[0] * (a.q.shape[2] if a.cu_seqlens is None else 1)
-    row = a.q.new_empty((atoms, a.q.shape[1]), dtype=torch.float32)
-    return torch.empty_like(a.q), row, torch.empty_like(row), *_fake_located(a, a.q)
+    attention = Attention.of_operator(arguments)
+    q = attention.q
+    row = q.new_empty((attention.atoms(), q.shape[1]), dtype=torch.float32)
+    located = phi_terms.fake_located(attention.phi, q)
+    return torch.empty_like(q), row, torch.empty_like(row), *located
 
 
-def _fake_located(a: SimpleNamespace, like: Tensor) -> list[Tensor]:
-    if a.rows is None:
-        return [like.new_empty(0) for _ in LOCATED]
-    cells, _, heads = a.rows.shape
-    cells = cells - 1
-    return [
-        a.u.new_empty(a.u.shape, dtype=torch.int64),
-        a.u.new_empty((heads, cells + 1, 4)),
-        a.u.new_empty((2, 0 if a.pair_order is None else cells), dtype=torch.int64),
-    ]
-
-
-def fake_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
+def fake_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
     """Return empty gradients."""
-    a = _named((*RESULTS, *TENSORS, *NUMBERS), arguments)
-    found = [torch.empty_like(a.out) for _ in range(ALWAYS)]
-    for bit, name in enumerate(LEARNED[ALWAYS:]):
-        read = name == "bias" or _is_read(a, name)
-        if wanted >> bit & 1 and read:
-            x = getattr(a, name)
-            found.append(_like_bias(x) if name == "bias" else x.new_empty(x.shape))
-        else:
-            found.append(grad.new_empty((0,), dtype=torch.float32))
-    return tuple(found)
-
-
-def _like_bias(bias: Tensor) -> Tensor:
-    from collamo_kernels.coattention.triton import launch as launch
-
-    return launch.like_bias(bias)
+    results = ForwardResults(*arguments[: len(ForwardResults._fields)])
+    attention = Attention.of_operator(arguments[len(results) :])
+    requests, bias = Requested.of_operator(requested), attention.bias
+    return (
+        *(torch.empty_like(results.out) for _ in PROJECTIONS),
+        no_gradient(grad) if bias is None or not requests.bias else launch.like_bias(bias),
+        *phi_terms.fake_results(attention.phi, requests.phi, grad),
+    )
 
 
 # --- first derivative ---------------------------------------------------------------------------
 
 
-def keep_forward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def keep_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save everything: the backward operator takes it all again."""
     ctx.numbers = inputs[len(TENSORS) :]
     ctx.mark_non_differentiable(*output[1:])
@@ -246,198 +193,101 @@ def keep_forward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*output, *inputs[: len(TENSORS)])
 
 
-def differentiate(ctx: object, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     """Gradients of the forward operator's inputs, by the backward operator."""
     if grad is None:  # only the results that the backward operator takes were differentiated
         return (None,) * (len(TENSORS) + len(NUMBERS))
     saved = ctx.saved_tensors
-    given = saved[len(RESULTS) :]
-    wanted = sum(
-        1 << bit for bit, name in enumerate(LEARNED[ALWAYS:]) if ctx.needs_input_grad[bit + ALWAYS]
-    )
+    inputs = dict(zip(TENSORS, saved[len(ForwardResults._fields) :], strict=True))
+    needed = dict(zip(TENSORS, ctx.needs_input_grad, strict=False))
+    requested = [needed[name] for name in OPTIONAL]
     operator = torch.ops.collamo_kernels.coattention_triton_backward
-    gradients = operator(grad, wanted, *saved, *ctx.numbers)
-    found = [
-        gradient if needed and gradient.shape == x.shape else None
-        for x, gradient, needed in zip(given, gradients, ctx.needs_input_grad, strict=False)
-    ]
-    return *found, *[None] * (len(TENSORS) - len(LEARNED) + len(NUMBERS))
+    results = operator(grad, requested, *saved, *ctx.numbers)
+    gradients = {
+        name: gradient
+        for name, gradient in zip(LEARNED, results, strict=True)
+        if needed[name] and gradient.shape == inputs[name].shape
+    }
+    return *(gradients.get(name) for name in TENSORS), *[None] * len(NUMBERS)
 
 
 # --- second derivative --------------------------------------------------------------------------
 
 
-def keep_backward(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save what the definition needs."""
-    grad, ctx.wanted, *rest = inputs
-    rest = rest[len(RESULTS) :]
-    ctx.numbers = rest[len(TENSORS) :]
+    grad, ctx.requested, *arguments = inputs
+    arguments = arguments[len(ForwardResults._fields) :]
+    ctx.numbers = arguments[len(TENSORS) :]
     ctx.set_materialize_grads(False)  # None tells a gradient that nobody uses from one that is 0
-    ctx.save_for_backward(grad, *rest[: len(TENSORS)])
+    ctx.save_for_backward(grad, *arguments[: len(TENSORS)])
 
 
-def differentiate_again(ctx: object, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+def differentiate_again(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Gradients of the backward operator's inputs, by the definition."""
     grad, *saved = ctx.saved_tensors
-    given = dict(zip(LEARNED, cotangents, strict=True))
-    for bit, name in enumerate(LEARNED[ALWAYS:]):
-        if not ctx.wanted >> bit & 1:
-            given[name] = None
-    if given["u"] is not None:
+    unused = [x for x, wish in zip(OPTIONAL, ctx.requested, strict=True) if not wish]
+    by_gradients = dict(zip(LEARNED, cotangents, strict=True)) | dict.fromkeys(unused)
+    if by_gradients["u"] is not None:
         raise NotImplementedError(op.NO_SECOND_DERIVATIVE)
     arguments = dict(zip((*TENSORS, *NUMBERS), (*saved, *ctx.numbers), strict=True))
-
-    def formula(learned: dict[str, Tensor]) -> Tensor:
-        return definition(**arguments | learned)
-
     learned = {name: arguments[name] for name in LEARNED if arguments[name] is not None}
-    found = differentiate_twice(formula, learned, grad, given)
-    gradients = (found.get(name) for name in TENSORS)
-    return found["grad"], None, *[None] * len(RESULTS), *gradients, *[None] * len(NUMBERS)
+    second = differentiate_twice(lambda x: _formula(arguments | x), learned, grad, by_gradients)
+    by_results = [None] * len(ForwardResults._fields)
+    by_tensors = (second.get(name) for name in TENSORS)
+    return second["grad"], None, *by_results, *by_tensors, *[None] * len(NUMBERS)
 
 
-def definition(
-    q: Tensor, k: Tensor, v: Tensor, *, rows: Tensor | None, slope_rows: Tensor | None,
-    layers: Tensor | None, bias: Tensor | None, u: Tensor | None, first_knot: Tensor | None,
-    geometry: Tensor | None, fits: Tensor | None, longest: int, gaussians: int, hidden: int,
-    **arguments: object,
-) -> Tensor:  # fmt: skip
-    """What the forward operator computes, in plain PyTorch."""
-    if rows is not None:
-        first, per_block = geometry.tolist()
-        table = RadialTable(rows, first_knot, first / per_block, 1 / per_block, [], slope_rows)
-        known = u != float("inf")
-        near = torch.where(known, u, 0.0)
-        parameters = radial_op.separate(layers, gaussians, hidden, rows.shape[2])
-        (exact,) = radial_op.derivatives(near, *parameters, order=0)
-        values = torch.where(fits == 1, table.lookup(near), exact)  # [pairs, H]
-        dense = (values * known[:, None]).t()
-        if arguments["cu_seqlens"] is None:
-            dense = dense.unflatten(1, (-1, longest, longest)).transpose(0, 1)
+def _formula(arguments: dict[str, Any]) -> Tensor:
+    """What the forward operator computes of its arguments by name, in plain PyTorch."""
+    attention = Attention.of_operator(tuple(arguments[name] for name in (*TENSORS, *NUMBERS)))
+    bias, radial, hop = attention.bias, attention.phi.radial_term, attention.phi.hop_term
+    if radial is not None:
+        dense = _dense_phi3d(radial)
+        if attention.cu_seqlens is None:
+            dense = dense.unflatten(1, (-1, attention.longest, attention.longest)).transpose(0, 1)
         bias = dense if bias is None else bias.float() + dense
-    names = ("hop_bias", "hops", "valid", "cu_seqlens", "scale", "dropout_p", "seed")
-    return attention.definition(Arguments(q, k, v, bias=bias, **{x: arguments[x] for x in names}))
-
-
-# --- Φ built once -------------------------------------------------------------------------------
-
-OF_BIAS = ("hop_bias", "rows", "layers", "u")  # what gets a gradient
-BIAS_TENSORS = (
-    *OF_BIAS,
-    *("hops", "hop_order", "hop_keys", "hop_offsets", "pair_order", "slope_rows", "first_knot"),
-    *("geometry", "lengths", "fits"),
-)
-BIAS_NUMBERS = ("pairs", "gaussians", "hidden")
-
-
-def build_bias(dtype: torch.dtype, **arguments: object) -> Tensor:
-    """Φ2d + Φ3d ``[H, pairs]``; a tensor left out is None."""
-    values = [arguments.get(name) for name in BIAS_TENSORS]
-    numbers = [arguments.get(name, 0) for name in BIAS_NUMBERS]
-    return torch.ops.collamo_kernels.pair_bias(*values, dtype, *numbers)[0]
-
-
-def run_bias(*arguments: object) -> tuple[Tensor, ...]:
-    """Launch two kernels: cells of all pairs, with the exact Φ3d, and the bias."""
-    from collamo_kernels.coattention.triton import launch as launch
-
-    a = _named((*BIAS_TENSORS, "dtype", *BIAS_NUMBERS), arguments)
-    like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
-    located = _locate(a, like)
-    a.bias = a.seed = None
-    return launch.build(_terms(a), like, heads, a.pairs, a.dtype), *located
-
-
-def fake_bias(*arguments: object) -> tuple[Tensor, ...]:
-    """Return an empty bias and empty cells."""
-    a = _named((*BIAS_TENSORS, "dtype", *BIAS_NUMBERS), arguments)
-    like, heads = (a.u, a.rows.shape[2]) if a.rows is not None else (a.hop_bias, len(a.hop_bias))
-    return like.new_empty((heads, a.pairs), dtype=a.dtype), *_fake_located(a, like)
-
-
-def run_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
-    """Gradients in the order of `OF_BIAS`; one that is not wanted has the shape [0]."""
-    from collamo_kernels.coattention.triton import launch as launch
-
-    a = _named((*LOCATED, *BIAS_TENSORS, *BIAS_NUMBERS), arguments)
-    a.bias = a.seed = None
-    wants = {x for bit, x in enumerate(OF_BIAS) if wanted >> bit & 1 and _is_read(a, x)}
-    grad = grad.contiguous()
-    terms = _terms(a)
-    counters = launch.counters(terms, grad, len(grad)).zero_()
-    gradients = _table_gradients(a, terms, wants, counters, [(slice(0, len(grad)), grad)])
-    return tuple(_given(a, name, gradients.get(name), wants, grad) for name in OF_BIAS)
-
-
-def fake_bias_backward(grad: Tensor, wanted: int, *arguments: object) -> tuple[Tensor, ...]:
-    """Return empty gradients."""
-    a = _named((*LOCATED, *BIAS_TENSORS, *BIAS_NUMBERS), arguments)
-    read = (wanted >> bit & 1 and _is_read(a, name) for bit, name in enumerate(OF_BIAS))
-    return tuple(
-        getattr(a, name).new_empty(getattr(a, name).shape if needed else 0)
-        if needed
-        else grad.new_empty((0,), dtype=torch.float32)
-        for name, needed in zip(OF_BIAS, read, strict=True)
+    return definition(
+        Arguments(
+            *(attention.q, attention.k, attention.v),
+            hop_bias=None if hop is None else hop.hop_bias,
+            bias=bias,
+            hops=None if hop is None else hop.hops,
+            valid=attention.valid,
+            cu_seqlens=attention.cu_seqlens,
+            seed=attention.seed,
+            scale=attention.scale,
+            dropout_p=attention.dropout_p,
+        )
     )
 
 
-def keep_bias(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    """Save everything."""
-    *saved, _, pairs, gaussians, hidden = inputs
-    ctx.numbers = pairs, gaussians, hidden
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[1:], *saved)
-
-
-def differentiate_bias(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the builder's inputs, by its backward operator."""
-    wanted = sum(1 << bit for bit in range(len(OF_BIAS)) if ctx.needs_input_grad[bit])
-    operator = torch.ops.collamo_kernels.pair_bias_backward
-    gradients = operator(grad, wanted, *ctx.saved_tensors, *ctx.numbers)
-    found = (
-        x if needed else None for x, needed in zip(gradients, ctx.needs_input_grad, strict=False)
-    )
-    return *found, *[None] * (len(BIAS_TENSORS) - len(OF_BIAS) + 1 + len(BIAS_NUMBERS))
-
-
-def _refuse_bias(ctx: object, *_: Tensor) -> None:
-    raise NotImplementedError(
-        "the gradients of a Φ that was built once cannot be differentiated again; give hop_bias "
-        "and radial to each layer instead of what share_bias returns"
-    )
+def _dense_phi3d(radial: phi_terms.RadialTerm) -> Tensor:
+    """Φ3d ``[H, pairs]``, by the table where it fits."""
+    first, per_block = radial.geometry.tolist()
+    low, block = first / per_block, 1 / per_block
+    table = RadialTable(radial.rows, radial.first_knot, low, block, [], radial.slope_rows)
+    known = radial.u != float("inf")
+    near = torch.where(known, radial.u, 0.0)
+    heads = radial.rows.shape[2]
+    parameters = radial_op.separate(radial.layers, radial.gaussians, radial.hidden, heads)
+    (exact,) = radial_op.derivatives(near, *parameters, order=0)
+    values = torch.where(radial.fits == 1, table.lookup(near), exact)  # [pairs, H]
+    return (values * known[:, None]).t()
 
 
 # --- registration -------------------------------------------------------------------------------
 
-
-def _several(count: int) -> str:
-    return f"({', '.join(['Tensor'] * count)})"
-
-
-ARGUMENTS = f"{tensors(TENSORS, LEARNED[:ALWAYS])}, float scale, float dropout_p, SymInt longest, "
-ARGUMENTS += "SymInt pairs, int gaussians, int hidden"
-MADE = tensors(RESULTS, RESULTS)
+ARGUMENTS = f"{tensors(TENSORS, PROJECTIONS)}, float scale, float dropout_p, SymInt longest, "
+ARGUMENTS += phi_terms.NUMBERS_SCHEMA
+RESULTS = tensors(ForwardResults._fields, ForwardResults._fields)
 define(
     "coattention_triton_forward",
-    f"({ARGUMENTS}) -> ({MADE})",
+    f"({ARGUMENTS}) -> ({RESULTS})",
     *(run_forward, fake_forward, keep_forward, differentiate),
 )
 define(
     "coattention_triton_backward",
-    f"(Tensor grad, int wanted, {MADE}, {ARGUMENTS}) -> {_several(len(LEARNED))}",
+    f"(Tensor grad, bool[] requested, {RESULTS}, {ARGUMENTS}) -> {unnamed_tensors(len(LEARNED))}",
     *(run_backward, fake_backward, keep_backward, differentiate_again),
-)
-PLACED = tensors(LOCATED, LOCATED)
-OF_PAIRS = "SymInt pairs, int gaussians, int hidden"
-define(
-    "pair_bias",
-    f"({tensors(BIAS_TENSORS)}, ScalarType dtype, {OF_PAIRS}) -> (Tensor bias, {PLACED})",
-    *(run_bias, fake_bias, keep_bias, differentiate_bias),
-)
-define(
-    "pair_bias_backward",
-    f"(Tensor grad, int wanted, {PLACED}, {tensors(BIAS_TENSORS)}, {OF_PAIRS}) -> "
-    + _several(len(OF_BIAS)),
-    *(run_bias_backward, fake_bias_backward, keep_nothing, _refuse_bias),
 )

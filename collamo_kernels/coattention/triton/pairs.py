@@ -8,10 +8,14 @@ from run to run, what it adds and in which order does not: the same bits every t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from collamo_kernels.coattention.triton.kernels import (
+    Places,
     column_of,
     entry_of,
     fraction_of,
@@ -21,21 +25,86 @@ from collamo_kernels.coattention.triton.kernels import (
     tile_of,
 )
 from collamo_kernels.radial.triton.kernels import (
+    Function,
+    Turn,
     add_parts,
     arrive,
     evaluate_from,
     finish_parts,
 )
 
-OF_A_BATCH = (
+BATCH_NUMBERS = (  # see `kernels`
     *("longest", "blocks", "pairs", "cells", "group", "first_head", "pair_programs"),
     *("columns", "hop_programs", "cell_programs", "hop_size", "cell_size", "programs"),
 )
 
 
+class Affine(NamedTuple):
+    """γ and β ``[types, 2]``, and the types that choose a row: of pairs, or of their two atoms."""
+
+    affine: Tensor | None
+    pair_types: Tensor | None
+    atom_types: Tensor | None
+
+
+class CellTable(NamedTuple):
+    """A `RadialTable` of fixed size, as `locate` reads it."""
+
+    rows: Tensor  # [C + 1, 2, H]
+    first_knot: Tensor
+    geometry: Tensor  # number of the first block, 1 / its length
+    lengths: Tensor
+
+
+class HopSums(NamedTuple):
+    """What `add_up` takes for the gradient of the hop table, ``hop_bias [H, S]``."""
+
+    order: Tensor | None  # pairs sorted by hops
+    keys: Tensor | None
+    offsets: Tensor | None
+    parts: Tensor | None
+    hop_bias: Tensor | None
+    counters: Tensor
+
+
+class CellSums(NamedTuple):
+    """Likewise for the gradient of the radial table, ``rows [C + 1, 2, H]``."""
+
+    order: Tensor | None  # pairs sorted by cell
+    spot: Tensor | None
+    parts: Tensor | None
+    segments: Tensor | None
+    lengths: Tensor | None
+    rows: Tensor | None
+    counters: Tensor
+
+
+class LayerSums(NamedTuple):
+    """Likewise for the gradient of the radial function's parameters, `layers`."""
+
+    u: Tensor | None
+    fits: Tensor | None
+    parts: Tensor | None
+    layers: Tensor | None
+    counters: Tensor
+
+
+class SumBuild(NamedTuple):
+    """What is compiled into `add_up`, apart from the radial function's `Build`."""
+
+    CHUNK: int  # sorted pairs
+    COLUMN: int  # heads
+    HOP_ENTRIES: int
+    HOP_RUNS: int
+    ENTRIES: int
+    RUNS: int
+    ADD: bool
+
+
 @triton.jit
-def _affine(affine, pair_types, atom_types, start, pair, i, j, n, offset: tl.constexpr):
+def _affine(types: Affine, start, pair, i, j, n, offset: tl.constexpr):
     """γ (offset 0) or β (offset 1) of each pair [i, j]."""
+    affine, pair_types, atom_types = types
     there = (i < n)[:, None] & (j < n)[None, :]
     if pair_types is not None:
         kind = tl.load(pair_types + pair + i[:, None] * n + j[None, :], mask=there, other=0)
@@ -43,38 +112,39 @@ def _affine(affine, pair_types, atom_types, start, pair, i, j, n, offset: tl.con
     else:
         query = tl.load(atom_types + (start + i) * 2, mask=i < n, other=0)
         key = tl.load(atom_types + (start + j) * 2 + 1, mask=j < n, other=0)
-        of_query = tl.load(affine + 2 * query + offset)
-        value = of_query[:, None] + tl.load(affine + 2 * key + offset)[None, :]
+        by_query = tl.load(affine + 2 * query + offset)
+        value = by_query[:, None] + tl.load(affine + 2 * key + offset)[None, :]
     return value
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def stretch(
-    distances, affine, pair_types, atom_types, cu_seqlens, pair_start, tiles, u, longest, blocks,
+    distances, types: Affine, u, places: Places, longest, blocks,
     PACKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """u = γ_t·r + β_t of each pair; ∞, no distance, stays ∞."""
-    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, BLOCK)
+    molecule, first = tile_of(tl.program_id(0), places.tiles, blocks, PACKED, BLOCK)
     if molecule < 0:
         return
-    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
     i = first + tl.arange(0, BLOCK)
     for next in range(0, n, BLOCK):
         j = next + tl.arange(0, BLOCK)
         place = pair + i[:, None] * n + j[None, :]
         stored = (i < n)[:, None] & (j < n)[None, :]
         r = tl.load(distances + place, mask=stored, other=0.0)
-        gamma = _affine(affine, pair_types, atom_types, start, pair, i, j, n, 0)
-        beta = _affine(affine, pair_types, atom_types, start, pair, i, j, n, 1)
+        gamma = _affine(types, start, pair, i, j, n, 0)
+        beta = _affine(types, start, pair, i, j, n, 1)
         far = r == float("inf")
         tl.store(u + place, tl.where(far, r, gamma * r + beta), mask=stored)
 
 
 @triton.jit
 def _locate(
-    u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS: tl.constexpr
+    u, hops, table: CellTable, spot, p, pairs, cells, buckets, TABLE_BLOCKS: tl.constexpr
 ):  # fmt: skip
     """Where the pairs p are in both tables."""
+    _rows, first_knot, geometry, _lengths = table
     x = tl.load(u + p, mask=p < pairs, other=0.0)
     low = tl.load(geometry)
     # A block's length is a power of two: u / block and what is left of it are exact.
@@ -95,8 +165,8 @@ def _locate(
     if hops is not None:
         hop = tl.load(hops + p, mask=p < pairs, other=0).to(tl.int32)
         code |= hop_column(hop, buckets) << 17
-    found = f.to(tl.int32, bitcast=True).to(tl.int64) << 32 | code.to(tl.int64)
-    tl.store(spot + p, found, mask=p < pairs)
+    value = f.to(tl.int32, bitcast=True).to(tl.int64) << 32 | code.to(tl.int64)
+    tl.store(spot + p, value, mask=p < pairs)
 
 
 @triton.jit
@@ -105,28 +175,27 @@ def _expand(rows, lengths, coefficients, c, cells, heads, COLUMN: tl.constexpr):
     length = tl.load(lengths + c, mask=c < cells, other=0.0)[:, None]
     for first in range(0, heads, COLUMN):
         h = first + tl.arange(0, COLUMN)
-        some = (h < heads)[None, :]
-        mask = (c < cells)[:, None] & some
+        column = (h < heads)[None, :]
+        mask = (c < cells)[:, None] & column
         row = rows + c[:, None] * (2 * heads) + h[None, :]
         y0 = tl.load(row, mask=mask, other=0.0)  # [c, h]
         s0 = tl.load(row + heads, mask=mask, other=0.0) * length
         rise = tl.load(row + 2 * heads, mask=mask, other=0.0) - y0
         s1 = tl.load(row + 3 * heads, mask=mask, other=0.0) * length
         place = coefficients + (h[None, :].to(tl.int64) * (cells + 1) + c[:, None]) * 4
-        mask = (c <= cells)[:, None] & some
+        mask = (c <= cells)[:, None] & column
         tl.store(place, y0, mask=mask)
         tl.store(place + 1, s0, mask=mask)
         tl.store(place + 2, 3 * rise - 2 * s0 - s1, mask=mask)
         tl.store(place + 3, s0 + s1 - 2 * rise, mask=mask)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def locate(
-    u, hops, first_knot, geometry, rows, lengths, spot, coefficients, segments, fits, layers, phi,
-    pairs, cells, buckets, heads, pair_programs, cell_programs, group, count, units,
+    u, hops, table: CellTable, spot, coefficients, segments, fits, function: Function, phi,
+    pairs, cells, buckets, pair_programs, cell_programs, group,
     TABLE_BLOCKS: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl.constexpr, COLUMN: tl.constexpr,
-    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-    HEADS: tl.constexpr,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Where each pair is in both tables; then the radial table as polynomials.
 
@@ -142,24 +211,22 @@ def locate(
     program = tl.program_id(0)
     if program < pair_programs:
         p = program.to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-        _locate(u, hops, first_knot, geometry, spot, p, pairs, cells, buckets, TABLE_BLOCKS)
+        _locate(u, hops, table, spot, p, pairs, cells, buckets, TABLE_BLOCKS)
     elif program < pair_programs + cell_programs:
         c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
         if segments is not None:
             zero = tl.zeros((CELLS,), tl.int64)
             tl.store(segments + c, zero, mask=c < cells)
             tl.store(segments + cells + c, zero, mask=c < cells)
-        _expand(rows, lengths, coefficients, c, cells, heads, COLUMN)
+        _expand(table.rows, table.lengths, coefficients, c, cells, function.heads, COLUMN)
     else:
         if phi is not None and tl.load(fits) == 0:
             before = pair_programs + cell_programs
-            evaluate_from(
-                program - before, tl.num_programs(0) - before, u, layers, phi, pairs, 0, group,
-                count, units, heads, MLP, PLACES, CHUNK, SLICE, HEADS,
-            )  # fmt: skip
+            programs = tl.num_programs(0) - before
+            evaluate_from(program - before, programs, u, function, phi, pairs, 0, group, build)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def build(
     hops, hop_bias, spot, coefficients, phi, fits, bias, first_head, pairs, buckets, cells,
     PAIRS: tl.constexpr,
@@ -172,12 +239,12 @@ def build(
     p = tl.minimum(p, pairs - 1)
     value = tl.zeros((PAIRS, 1), tl.float32)
     if spot is not None:
-        found = tl.load(spot + p)[:, None]
+        place = tl.load(spot + p)[:, None]
         if hop_bias is not None:
-            value += tl.load(hop_bias + head * buckets + column_of(found))
+            value += tl.load(hop_bias + head * buckets + column_of(place))
         if tl.load(fits) != 0:
-            of_head = coefficients + head * (cells + 1) * 4
-            value += polynomial(of_head, entry_of(found), fraction_of(found))
+            head_cells = coefficients + head * (cells + 1) * 4
+            value += polynomial(head_cells, entry_of(place), fraction_of(place))
         else:
             value += tl.load(phi + local * pairs + p)[:, None]
     elif hops is not None:
@@ -210,9 +277,9 @@ def _store_runs(parts, x, s, starts, ends, chunk, c, group, size):
     """
     running = tl.cumsum(x, 0)
     place = parts + (s + chunk).to(tl.int64)[:, None] * group + c[None, :]
-    some = (c < group)[None, :]
-    tl.store(place, running - x, mask=starts[:, None] & some)
-    tl.store(place + size * group, running, mask=ends[:, None] & some)
+    column = (c < group)[None, :]
+    tl.store(place, running - x, mask=starts[:, None] & column)
+    tl.store(place + size * group, running, mask=ends[:, None] & column)
 
 
 @triton.jit
@@ -377,9 +444,9 @@ def _finish_cells(
         value += _runs(parts, g, right, right_end, done, h, group, size, CHUNK, RUNS)
         x = _runs(parts + step, g, right, right_end, done, h, group, size, CHUNK, RUNS)
         slope += x * right_length[:, None, None]
-        of_end = parts + 2 * step
-        value += _runs(of_end, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
-        x = _runs(of_end + step, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
+        end_parts = parts + 2 * step
+        value += _runs(end_parts, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
+        x = _runs(end_parts + step, g - 1, left, left_end, done, h, group, size, CHUNK, RUNS)
         slope += x * left_length[:, None, None]
     place = rows + g[:, None] * (2 * heads) + (first_head + h)[None, :]
     stored = (g <= cells)[:, None] & (h < group)[None, :]
@@ -389,11 +456,15 @@ def _finish_cells(
 
 @triton.jit
 def _sum_hops(
-    column, chunk, columns, ds, order, keys, offsets, parts, hop_bias, counters,
-    group, pairs, buckets, size, first_head,
-    CHUNK: tl.constexpr, COLUMN: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr,
+    column, chunk, columns, ds, sums: HopSums, group, pairs, buckets, size, first_head,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Share of a chunk of pairs in the hop table's gradient, and the slices it completes."""
+    order, keys, offsets, parts, hop_bias, counters = sums
+    CHUNK: tl.constexpr = build.CHUNK
+    COLUMN: tl.constexpr = build.COLUMN
+    ENTRIES: tl.constexpr = build.HOP_ENTRIES
+    RUNS: tl.constexpr = build.HOP_RUNS
     h = column * COLUMN + tl.arange(0, COLUMN)
     _add_up_hops(ds, order, keys, parts, chunk, h, group, pairs, buckets, size, CHUNK)
     t = chunk.to(tl.int64) * CHUNK
@@ -415,11 +486,15 @@ def _sum_hops(
 
 @triton.jit
 def _sum_cells(
-    column, chunk, columns, ds, order, spot, parts, segments, lengths, rows, fits, counters,
-    group, pairs, cells, size, first_head, heads,
-    CHUNK: tl.constexpr, COLUMN: tl.constexpr, ENTRIES: tl.constexpr, RUNS: tl.constexpr,
+    column, chunk, columns, ds, sums: CellSums, fits, group, pairs, cells, size, first_head, heads,
+    build: tl.constexpr,
 ):  # fmt: skip
     """The same for the radial table, whose gradient is 0 where it does not fit."""
+    order, spot, parts, segments, lengths, rows, counters = sums
+    CHUNK: tl.constexpr = build.CHUNK
+    COLUMN: tl.constexpr = build.COLUMN
+    ENTRIES: tl.constexpr = build.ENTRIES
+    RUNS: tl.constexpr = build.RUNS
     h = column * COLUMN + tl.arange(0, COLUMN)
     if tl.load(fits) != 0:
         _add_up_cells(ds, order, spot, parts, segments, chunk, h, group, pairs, cells, size, CHUNK)
@@ -441,16 +516,11 @@ def _sum_cells(
             )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def add_up(
-    ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias,
-    cell_order, spot, cell_parts, segments, lengths, rows,
-    fits, u, layers, layer_parts, of_layers, hop_counters, cell_counters, layer_counters,
+    ds, hop_sums: HopSums, cell_sums: CellSums, layer_sums: LayerSums, function: Function,
     columns, group, pairs, buckets, cells, hop_programs, cell_programs, hop_size, cell_size,
-    first_head, programs, slices, count, units, heads, size,
-    CHUNK: tl.constexpr, COLUMN: tl.constexpr, HOP_ENTRIES: tl.constexpr, HOP_RUNS: tl.constexpr,
-    ENTRIES: tl.constexpr, RUNS: tl.constexpr, ADD: tl.constexpr, MLP: tl.constexpr,
-    PLACES: tl.constexpr, GAUSSIANS: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+    first_head, programs, slices, size, sum_build: tl.constexpr, build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the hop table ``[H, S]``, of the radial table's rows ``[C + 1, 2, H]``, and of
     the radial function's parameters, added to what they are if `ADD`, from dL/dlogits ``ds [group,
@@ -463,46 +533,40 @@ def add_up(
     """
     program = tl.program_id(0)
     if program < hop_programs:
-        if hop_parts is not None:
+        if hop_sums.parts is not None:
             _sum_hops(
-                program % columns, program // columns, columns,
-                ds, hop_order, hop_keys, hop_offsets, hop_parts, hop_bias, hop_counters,
-                group, pairs, buckets, hop_size, first_head,
-                CHUNK, COLUMN, HOP_ENTRIES, HOP_RUNS,
+                program % columns, program // columns, columns, ds, hop_sums,
+                group, pairs, buckets, hop_size, first_head, sum_build,
             )  # fmt: skip
     elif program < hop_programs + cell_programs:
-        if cell_parts is not None:
+        if cell_sums.parts is not None:
             program -= hop_programs
             _sum_cells(
-                program % columns, program // columns, columns,
-                ds, cell_order, spot, cell_parts, segments, lengths, rows, fits, cell_counters,
-                group, pairs, cells, cell_size, first_head, heads,
-                CHUNK, COLUMN, ENTRIES, RUNS,
+                program % columns, program // columns, columns, ds, cell_sums, layer_sums.fits,
+                group, pairs, cells, cell_size, first_head, function.heads, sum_build,
             )  # fmt: skip
     else:
-        if layer_parts is not None:
+        if layer_sums.parts is not None:
+            u, fits, parts, layers, counters = layer_sums
             program -= hop_programs + cell_programs
             rest = program // programs
+            turn = Turn(program % programs, rest % slices, rest // slices, programs, slices)
             add_parts(
-                program % programs, rest % slices, rest // slices, programs, slices,
-                ds, u, fits, layers, layer_parts, pairs, first_head, group, count, units, heads,
-                size, False, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
-            )  # fmt: skip
+                turn, ds, u, fits, function, parts, pairs, first_head, group, size, False, build
+            )
             finish_parts(
-                program % programs, rest % slices, rest // slices, programs, slices,
-                layer_counters, layer_parts, fits, of_layers, pairs, count, units, heads, size,
-                ADD, MLP, PLACES, GAUSSIANS, SLICE, HEADS,
-            )  # fmt: skip
+                turn, counters, parts, fits, layers, pairs, function, size, sum_build.ADD, build
+            )
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def slope(
     ds, spot, coefficients, fits, du, pairs, group, cells, ADD: tl.constexpr, PAIRS: tl.constexpr
 ):  # fmt: skip
     """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    found = tl.load(spot + tl.minimum(p, pairs - 1))[:, None]
-    entry, x = entry_of(found), fraction_of(found)
+    place = tl.load(spot + tl.minimum(p, pairs - 1))[:, None]
+    entry, x = entry_of(place), fraction_of(place)
     total = tl.zeros((PAIRS, 1), tl.float32)
     if ADD:
         total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
@@ -515,21 +579,21 @@ def slope(
     tl.store(du + p, tl.sum(total, 1), mask=p < pairs)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def pull(
-    coordinates, distances, affine, pair_types, atom_types, cu_seqlens, pair_start, tiles,
-    du, dx, du_r, of_query, of_key, longest, blocks, PACKED: tl.constexpr, BLOCK: tl.constexpr,
+    coordinates, distances, types: Affine, du, dx, du_r, by_query, by_key, places: Places,
+    longest, blocks, PACKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """From du of each pair to its atoms: gradients of coordinates, and the sums that γ, β need.
 
-    ``du_r [pairs]`` is du·r; ``of_query [atoms, 2]`` holds Σ_j of du_ij·r and of du_ij, and
-    ``of_key [atoms, 2]`` the same over du_ji. Both directions of a pair go to the row that this
+    ``du_r [pairs]`` is du·r; ``by_query [atoms, 2]`` holds Σ_j of du_ij·r and of du_ij, and
+    ``by_key [atoms, 2]`` the same over du_ji. Both directions of a pair go to the row that this
     program owns.
     """
-    molecule, first = tile_of(tl.program_id(0), tiles, blocks, PACKED, BLOCK)
+    molecule, first = tile_of(tl.program_id(0), places.tiles, blocks, PACKED, BLOCK)
     if molecule < 0:
         return
-    start, n, pair = place_of(molecule, cu_seqlens, pair_start, longest, PACKED)
+    start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
     i = first + tl.arange(0, BLOCK)
     xi, yi, zi = _positions(coordinates, start, i, n)
     dx0 = tl.zeros((BLOCK,), tl.float32)
@@ -544,14 +608,14 @@ def pull(
         r = tl.where(there, r, 0.0)
         forth = tl.load(du + place, mask=there, other=0.0)
         away = tl.load(du + back, mask=there, other=0.0)
-        if affine is not None:
+        if types.affine is not None:
             tl.store(du_r + place, forth * r, mask=stored)
             query_r += tl.sum(forth * r, 1)
             query += tl.sum(forth, 1)
             key_r += tl.sum(away * r, 1)
             key += tl.sum(away, 1)
-            forth *= _affine(affine, pair_types, atom_types, start, pair, i, j, n, 0)
-            turned = _affine(affine, pair_types, atom_types, start, pair, j, i, n, 0)
+            forth *= _affine(types, start, pair, i, j, n, 0)
+            turned = _affine(types, start, pair, j, i, n, 0)
             away *= tl.trans(turned)
         xj, yj, zj = _positions(coordinates, start, j, n)
         away = tl.where(r > 0, (forth + away) / tl.where(r > 0, r, 1.0), 0.0)
@@ -564,11 +628,11 @@ def pull(
     tl.store(place, dx0, mask=stored)
     tl.store(place + 1, dx1, mask=stored)
     tl.store(place + 2, dx2, mask=stored)
-    if affine is not None:
-        tl.store(of_query + (start + i) * 2, query_r, mask=stored)
-        tl.store(of_query + (start + i) * 2 + 1, query, mask=stored)
-        tl.store(of_key + (start + i) * 2, key_r, mask=stored)
-        tl.store(of_key + (start + i) * 2 + 1, key, mask=stored)
+    if types.affine is not None:
+        tl.store(by_query + (start + i) * 2, query_r, mask=stored)
+        tl.store(by_query + (start + i) * 2 + 1, query, mask=stored)
+        tl.store(by_key + (start + i) * 2, key_r, mask=stored)
+        tl.store(by_key + (start + i) * 2 + 1, key, mask=stored)
 
 
 @triton.jit

@@ -11,16 +11,61 @@ last, adds up in order: no atomics on floats, the same bits every time.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
-OF_A_BATCH = ("pairs", "first_head", "group", "programs")
+BATCH_NUMBERS = ("pairs", "first_head", "group", "programs")  # see `coattention.triton.kernels`
 ROOT_HALF = tl.constexpr(0.7071067811865476)
 BELL = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 # As `radial.op` has them: of GELU's derivatives, and where a Gaussian's turn back.
 GELU_1, GELU_2 = tl.constexpr(1.1290), tl.constexpr(0.7979)
 GELU_3, GELU_4, GELU_5 = tl.constexpr(0.7788), tl.constexpr(1.5958), tl.constexpr(2.8426)
 MOST_CELLS = tl.constexpr(65536)  # of a block: more than any table has, and 128 of them an int32
+
+
+class Function(NamedTuple):
+    """A radial function: its parameters, and its numbers of Gaussians (K), units (J) and heads."""
+
+    layers: Tensor | None
+    count: int
+    units: int
+    heads: int
+
+
+class Table(NamedTuple):
+    """What `tabulate` writes: see `radial.triton.op.FixedTable`."""
+
+    rows: Tensor
+    slope_rows: Tensor | None
+    knots: Tensor
+    lengths: Tensor
+    first_knot: Tensor
+    geometry: Tensor
+    fits: Tensor
+    errors: Tensor
+
+
+class Turn(NamedTuple):
+    """Which share of a gradient of the parameters a program works out: see `add_parts`."""
+
+    program: tl.tensor
+    part: tl.tensor  # units
+    chunk: tl.tensor  # Gaussians
+    programs: tl.tensor
+    slices: tl.tensor  # of the units
+
+
+class Build(NamedTuple):
+    """What is compiled into a kernel of a radial function."""
+
+    MLP: bool
+    PLACES: int  # knots, blocks or pairs at a time
+    CHUNK: int  # Gaussians at a time
+    SLICE: int  # units of the first layer at a time
+    HEADS: int  # a power of two
 
 
 @triton.jit
@@ -60,22 +105,21 @@ def _bells(u, layers, k, count):
 
 
 @triton.jit
-def _first_layer(
-    u, layers, j, count, units, ORDERS: tl.constexpr, CHUNK: tl.constexpr
-):  # fmt: skip
+def _first_layer(u, function: Function, j, ORDERS: tl.constexpr, CHUNK: tl.constexpr):
     """W ψ + b of the units j and its first ORDERS - 1 derivatives by u, ``[p, j]`` each."""
+    layers, count, units, _heads = function
     a0 = tl.zeros((u.shape[0], j.shape[0]), tl.float32)
     a1 = a0
     a2 = a0
     for begin in range(0, count, CHUNK):
         k = begin + tl.arange(0, CHUNK)
-        z, psi, inverse = _bells(u, layers, k, count)
+        z, psi, inverse_width = _bells(u, layers, k, count)
         weight = tl.trans(_matrix(layers + 2 * count, j, k, units, count))  # [k, j]
         a0 += tl.dot(psi, weight, input_precision="ieee")
         if ORDERS > 1:
-            a1 += tl.dot(-z * inverse[None, :] * psi, weight, input_precision="ieee")
+            a1 += tl.dot(-z * inverse_width[None, :] * psi, weight, input_precision="ieee")
         if ORDERS > 2:
-            bent = (z * z - 1.0) * (inverse * inverse)[None, :] * psi
+            bent = (z * z - 1.0) * (inverse_width * inverse_width)[None, :] * psi
             a2 += tl.dot(bent, weight, input_precision="ieee")
     bias = tl.load(layers + 2 * count + units * count + j, mask=j < units, other=0.0)
     return a0 + bias[None, :], a1, a2
@@ -90,20 +134,18 @@ def _gelu(a):
 
 
 @triton.jit
-def _function(
-    u, layers, h, count, units, heads,
-    ORDERS: tl.constexpr, MLP: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-):  # fmt: skip
+def _evaluate(u, function: Function, h, ORDERS: tl.constexpr, build: tl.constexpr):
     """Φ3d of the heads h and its first ORDERS - 1 derivatives by u, ``[p, h]`` each."""
-    if MLP:
+    if build.MLP:
+        layers, count, units, heads = function
         last = layers + 2 * count + units * count + units
         y0 = tl.zeros((u.shape[0], h.shape[0]), tl.float32)
         y0 += tl.load(last + heads * units + h, mask=h < heads, other=0.0)[None, :]
         y1 = tl.zeros((u.shape[0], h.shape[0]), tl.float32)
         y2 = y1
-        for begin in range(0, units, SLICE):
-            j = begin + tl.arange(0, SLICE)
-            a0, a1, a2 = _first_layer(u, layers, j, count, units, ORDERS, CHUNK)
+        for begin in range(0, units, build.SLICE):
+            j = begin + tl.arange(0, build.SLICE)
+            a0, a1, a2 = _first_layer(u, function, j, ORDERS, build.CHUNK)
             below, slope, curvature = _gelu(a0)
             weight = tl.trans(_matrix(last, h, j, heads, units))  # [j, h]
             y0 += tl.dot(a0 * below, weight, input_precision="ieee")
@@ -113,7 +155,7 @@ def _function(
                 bent = slope * a2 + curvature * a1 * a1
                 y2 += tl.dot(bent, weight, input_precision="ieee")
     else:
-        y0, y1, y2 = _first_layer(u, layers, h, count, units, ORDERS, CHUNK)
+        y0, y1, y2 = _first_layer(u, function, h, ORDERS, build.CHUNK)
     return y0, y1, y2
 
 
@@ -138,17 +180,17 @@ def _grid(reach, affine, types, TERMS: tl.constexpr):
     if affine is not None:
         far = high
         t = tl.arange(0, 128)
-        least = tl.full((128,), float("inf"), tl.float32)
-        most = tl.full((128,), float("-inf"), tl.float32)
+        lowest = tl.full((128,), float("inf"), tl.float32)
+        highest = tl.full((128,), float("-inf"), tl.float32)
         for begin in range(0, types, 128):
             there = begin + t < types
             gamma = tl.load(affine + 2 * (begin + t), mask=there, other=0.0)
             beta = tl.load(affine + 2 * (begin + t) + 1, mask=there, other=0.0)
             end = gamma * far + beta
-            least = tl.minimum(least, tl.where(there, tl.minimum(beta, end), float("inf")))
-            most = tl.maximum(most, tl.where(there, tl.maximum(beta, end), float("-inf")))
-        low = TERMS * tl.min(least, 0)
-        high = TERMS * tl.max(most, 0)
+            lowest = tl.minimum(lowest, tl.where(there, tl.minimum(beta, end), float("inf")))
+            highest = tl.maximum(highest, tl.where(there, tl.maximum(beta, end), float("-inf")))
+        low = TERMS * tl.min(lowest, 0)
+        high = TERMS * tl.max(highest, 0)
     finite = (tl.abs(low) < 1e30) & (tl.abs(high) < 1e30)
     span = tl.where(finite, high - low, 1.0)
     bits = tl.math.div_rn(tl.maximum(span, 1e-3), 127.0).to(tl.int32, bitcast=True)
@@ -162,7 +204,7 @@ def _turned(bound, z, place: tl.constexpr, peak: tl.constexpr):
 
 
 @triton.jit
-def _bell_bounds(z, inverse):
+def _bell_bounds(z, inverse_width):
     """`radial.op._bell_derivative_bounds` of the orders 1 to 5, in units of u."""
     q = z * z
     bell = tl.exp(-0.5 * q)
@@ -175,9 +217,9 @@ def _bell_bounds(z, inverse):
     fifth = _turned(tl.abs(((q - 10.0) * q + 15.0) * z) * bell, z, 0.61671, 5.78306)
     fifth = _turned(fifth, z, 1.88918, 2.52212)
     fifth = _turned(fifth, z, 3.32426, 0.35248)
-    two = inverse * inverse
-    three, four = two * inverse, two * two
-    return first * inverse, second * two, third * three, fourth * four, fifth * two * three
+    two = inverse_width * inverse_width
+    three, four = two * inverse_width, two * two
+    return first * inverse_width, second * two, third * three, fourth * four, fifth * two * three
 
 
 @triton.jit
@@ -194,31 +236,31 @@ def _largest(x):
 
 @triton.jit
 def _first_bounds(
-    centre, block, layers, j, count, units,
-    MLP: tl.constexpr, SLOPES: tl.constexpr, CHUNK: tl.constexpr,
+    centre, block, function: Function, j, SLOPES: tl.constexpr, build: tl.constexpr
 ):  # fmt: skip
     """Wψ + b of the units j at some centres and its derivative ``[m, j]``; bounds of five more.
 
     The last result is the largest bound of ``|ψ⁗|``, ``[m]``. What is not needed is 0.
     """
+    layers, count, units, _heads = function
     a0 = tl.zeros((centre.shape[0], j.shape[0]), tl.float32)
     a1, b1, b2, b3, b4, b5 = a0, a0, a0, a0, a0, a0
     gaussian = tl.zeros((centre.shape[0],), tl.float32)
-    for begin in range(0, count, CHUNK):
-        k = begin + tl.arange(0, CHUNK)
-        z, psi, inverse = _bells(centre, layers, k, count)
+    for begin in range(0, count, build.CHUNK):
+        k = begin + tl.arange(0, build.CHUNK)
+        z, psi, inverse_width = _bells(centre, layers, k, count)
         weight = _matrix(layers + 2 * count, j, k, units, count)  # [j, k]
         a0 += _product(psi, weight)
         if SLOPES:
-            a1 += _product(-z * inverse[None, :] * psi, weight)
+            a1 += _product(-z * inverse_width[None, :] * psi, weight)
         weight = tl.abs(weight)  # 0 beyond the last Gaussian, and so is every product
-        away = tl.abs(z) - 0.5 * block * inverse[None, :]
+        away = tl.abs(z) - 0.5 * block * inverse_width[None, :]
         away = tl.where(away > 0.0, away, tl.where(away == away, 0.0, away))  # NaN stays
-        x1, x2, x3, x4, x5 = _bell_bounds(away, inverse[None, :])
+        x1, x2, x3, x4, x5 = _bell_bounds(away, inverse_width[None, :])
         b4 += _product(x4, weight)
         if SLOPES:
             b5 += _product(x5, weight)
-        if MLP:
+        if build.MLP:
             b1 += _product(x1, weight)
             b2 += _product(x2, weight)
             b3 += _product(x3, weight)
@@ -240,15 +282,18 @@ def _gelu_bounds(b1, b2, b3, b4, b5):
 
 @triton.jit
 def survey(
-    reach, affine, layers, survey, types, count, units, heads,
-    TERMS: tl.constexpr, MLP: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr,
-    PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+    reach, affine, types, function: Function, survey,
+    TERMS: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr, build: tl.constexpr,
 ):  # fmt: skip
     """What `radial.op.derivative_bounds` says of `PLACES` blocks of u, and Φ3d at their centres.
 
     ``survey [5, TABLE_BLOCKS]``: the largest ``|Φ⁗|`` and, for `SLOPES`, ``|Φ⁽⁵⁾|`` that the
     parameters allow, ``|ψ⁗|`` likewise, and ``|Φ|``, ``|Φ'|`` of the centre.
     """
+    PLACES: tl.constexpr = build.PLACES
+    HEADS: tl.constexpr = build.HEADS
+    MLP: tl.constexpr = build.MLP
+    layers, count, units, heads = function
     first, block, _finite = _grid(reach, affine, types, TERMS)
     m = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     centre = (first + m.to(tl.float32) + 0.5) * block
@@ -260,10 +305,10 @@ def survey(
     last = layers + 2 * count + units * count + units
     if MLP:
         y0 += tl.load(last + heads * units + h, mask=h < heads, other=0.0)[None, :]
-    for begin in range(0, units, SLICE):
-        j = begin + tl.arange(0, SLICE)
+    for begin in range(0, units, build.SLICE):
+        j = begin + tl.arange(0, build.SLICE)
         a0, a1, b1, b2, b3, b4, b5, gaussian = _first_bounds(
-            centre, block, layers, j, count, units, MLP, SLOPES, CHUNK
+            centre, block, function, j, SLOPES, build
         )
         if MLP:
             below, slope, _curvature = _gelu(a0)
@@ -314,15 +359,15 @@ def _cells(survey, block, finite, size, limit, slack, share, TABLE_BLOCKS: tl.co
 
 @triton.jit
 def tabulate(
-    reach, affine, layers, survey, rows, slope_rows, knots, lengths, first_knot, geometry, fits,
-    errors, types, size, count, units, heads, limit, slack, share,
-    TERMS: tl.constexpr, MLP: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr,
-    PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr, HEADS: tl.constexpr,
+    reach, affine, types, function: Function, survey, table: Table, size, limit, slack, share,
+    TERMS: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr, build: tl.constexpr,
 ):  # fmt: skip
     """`PLACES` rows of a `RadialTable` of fixed size; what is one number in it, by program 0.
 
     Rows to spare are 0, and their knots are the end of the grid.
     """
+    PLACES: tl.constexpr = build.PLACES
+    HEADS: tl.constexpr = build.HEADS
     first, block, finite = _grid(reach, affine, types, TERMS)
     cells, enough, error0, error1 = _cells(
         survey, block, finite, size, limit, slack, share, TABLE_BLOCKS
@@ -331,14 +376,14 @@ def tabulate(
     total = tl.sum(cells, 0)
     m = tl.arange(0, TABLE_BLOCKS)
     if tl.program_id(0) == 0:
-        tl.store(first_knot + 1 + m, after)
-        tl.store(first_knot, 0)
-        tl.store(geometry, first)
-        tl.store(geometry + 1, 1.0 / block)
-        tl.store(fits, enough.to(tl.int32))
-        tl.store(errors, error0)
+        tl.store(table.first_knot + 1 + m, after)
+        tl.store(table.first_knot, 0)
+        tl.store(table.geometry, first)
+        tl.store(table.geometry + 1, 1.0 / block)
+        tl.store(table.fits, enough.to(tl.int32))
+        tl.store(table.errors, error0)
         if SLOPES:
-            tl.store(errors + 1, error1)
+            tl.store(table.errors + 1, error1)
     g = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     before = after - cells
     inside = (g[:, None] >= before[None, :]) & (g[:, None] < after[None, :])  # [g, m]
@@ -348,26 +393,25 @@ def tabulate(
     length = block / number.to(tl.float32)
     u = (first + start.to(tl.float32)) * block + along.to(tl.float32) * length
     u = tl.where(g < total, u, (first + TABLE_BLOCKS) * block)
-    tl.store(knots + g, u, mask=g < size)
-    tl.store(lengths + g, length, mask=g < size)
+    tl.store(table.knots + g, u, mask=g < size)
+    tl.store(table.lengths + g, length, mask=g < size)
+    heads = function.heads
     h = tl.arange(0, HEADS)
     y0 = tl.zeros((PLACES, HEADS), tl.float32)
     y1, y2 = y0, y0
     if tl.program_id(0) * PLACES <= total:
-        y0, y1, y2 = _function(
-            u, layers, h, count, units, heads, 3 if SLOPES else 2, MLP, CHUNK, SLICE
-        )
+        y0, y1, y2 = _evaluate(u, function, h, 3 if SLOPES else 2, build)
         used = (g <= total)[:, None]
         y0 = tl.where(used, y0, 0.0)
         y1 = tl.where(used, y1, 0.0)
         y2 = tl.where(used, y2, 0.0)
     place = g[:, None] * (2 * heads) + h[None, :]
     mask = (g < size)[:, None] & (h < heads)[None, :]
-    tl.store(rows + place, y0, mask=mask)
-    tl.store(rows + place + heads, y1, mask=mask)
+    tl.store(table.rows + place, y0, mask=mask)
+    tl.store(table.rows + place + heads, y1, mask=mask)
     if SLOPES:
-        tl.store(slope_rows + place, y1, mask=mask)
-        tl.store(slope_rows + place + heads, y2, mask=mask)
+        tl.store(table.slope_rows + place, y1, mask=mask)
+        tl.store(table.slope_rows + place + heads, y2, mask=mask)
 
 
 # --- the exact function at every pair -------------------------------------------------------------
@@ -375,54 +419,48 @@ def tabulate(
 
 @triton.jit
 def evaluate_from(
-    program, programs, u, layers, phi, pairs, first_head, group, count, units, heads,
-    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-    HEADS: tl.constexpr,
+    program, programs, u, function: Function, phi, pairs, first_head, group, build: tl.constexpr
 ):  # fmt: skip
     """Every `programs`-th tile of ``phi [group, pairs]``: see `evaluate`."""
-    h = tl.arange(0, HEADS)
+    PLACES: tl.constexpr = build.PLACES
+    h = tl.arange(0, build.HEADS)
     local = h - first_head
     for start in range(program * PLACES, pairs, programs * PLACES):
         p = start + tl.arange(0, PLACES)
         x = tl.load(u + p, mask=p < pairs, other=float("inf"))
-        y, _slope, _curvature = _function(x, layers, h, count, units, heads, 1, MLP, CHUNK, SLICE)
+        y, _slope, _curvature = _evaluate(x, function, h, 1, build)
         y = tl.where((x == float("inf"))[:, None], 0.0, y)
         place = phi + local[None, :].to(tl.int64) * pairs + p[:, None]
         tl.store(place, y, mask=(p < pairs)[:, None] & ((local >= 0) & (local < group))[None, :])
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def evaluate(
-    u, fits, layers, phi, pairs, first_head, group, count, units, heads,
-    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-    HEADS: tl.constexpr,
+    u, fits, function: Function, phi, pairs, first_head, group, build: tl.constexpr
 ):  # fmt: skip
     """``phi [group, pairs]`` = Φ3d of the heads from `first_head` on; 0 where u = ∞.
 
     Where the table fits, which stands on the device, nothing is written.
     """
     if tl.load(fits) == 0:
-        evaluate_from(
-            tl.program_id(0), tl.num_programs(0), u, layers, phi, pairs, first_head, group,
-            count, units, heads, MLP, PLACES, CHUNK, SLICE, HEADS,
-        )  # fmt: skip
+        program, programs = tl.program_id(0), tl.num_programs(0)
+        evaluate_from(program, programs, u, function, phi, pairs, first_head, group, build)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def pull_back(
-    ds, u, fits, layers, du, pairs, first_head, group, count, units, heads,
-    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-    HEADS: tl.constexpr,
+    ds, u, fits, function: Function, du, pairs, first_head, group, build: tl.constexpr
 ):  # fmt: skip
     """``du[p] += Σ_h ds[h, p]·dΦ3d_h/du`` over the same heads, likewise."""
     if tl.load(fits) != 0:
         return
-    h = tl.arange(0, HEADS)
+    PLACES: tl.constexpr = build.PLACES
+    h = tl.arange(0, build.HEADS)
     local = h - first_head
     for start in range(tl.program_id(0) * PLACES, pairs, tl.num_programs(0) * PLACES):
         p = start + tl.arange(0, PLACES)
         x = tl.load(u + p, mask=p < pairs, other=float("inf"))
-        _y, slope, _curvature = _function(x, layers, h, count, units, heads, 2, MLP, CHUNK, SLICE)
+        _y, slope, _curvature = _evaluate(x, function, h, 2, build)
         shown = (x != float("inf"))[:, None] & ((local >= 0) & (local < group))[None, :]
         place = ds + local[None, :].to(tl.int64) * pairs + p[:, None]
         g = tl.load(place, mask=shown, other=0.0).to(tl.float32)
@@ -445,52 +483,52 @@ def _places(known, pairs, TABLE: tl.constexpr):
 
 @triton.jit
 def _through_head(
-    x, g0, g1, layers, h, j, of_weight, of_bias, count, units, heads,
+    x, g0, g1, function: Function, h, j, dweight, dbias,
     TABLE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Cotangents of the first layer and its slope ``[p, j]``; the last layer's gradients so far."""
+    layers, count, units, heads = function
     last = layers + 2 * count + units * count + units
-    a0, a1, _a2 = _first_layer(x, layers, j, count, units, 2 if TABLE else 1, CHUNK)
+    a0, a1, _a2 = _first_layer(x, function, j, 2 if TABLE else 1, CHUNK)
     below, slope, curvature = _gelu(a0)
     weight = _matrix(last, h, j, heads, units)  # [h, j]
-    of_bias += tl.sum(g0, 0)
-    of_weight += tl.dot(tl.trans(g0), a0 * below, input_precision="ieee")
+    dbias += tl.sum(g0, 0)
+    dweight += tl.dot(tl.trans(g0), a0 * below, input_precision="ieee")
     da0 = tl.dot(g0, weight, input_precision="ieee") * slope
     da1 = da0
     if TABLE:
-        of_weight += tl.dot(tl.trans(g1), slope * a1, input_precision="ieee")
+        dweight += tl.dot(tl.trans(g1), slope * a1, input_precision="ieee")
         da1 = tl.dot(g1, weight, input_precision="ieee")
         da0 += da1 * curvature * a1
         da1 *= slope
-    return da0, da1, of_weight, of_bias
+    return da0, da1, dweight, dbias
 
 
 @triton.jit
 def _through_bells(
-    x, da0, da1, layers, j, k, of_centre, of_width, of_weight, count, units, TABLE: tl.constexpr
+    x, da0, da1, function: Function, j, k, dcentre, dwidth, dweight, TABLE: tl.constexpr
 ):  # fmt: skip
     """Gradients so far of the Gaussians, times their widths, and of the first layer's weight."""
-    z, psi, inverse = _bells(x, layers, k, count)
+    layers, count, units, _heads = function
+    z, psi, inverse_width = _bells(x, layers, k, count)
     weight = _matrix(layers + 2 * count, j, k, units, count)  # [j, k]
-    of_weight += tl.dot(tl.trans(da0), psi, input_precision="ieee")
+    dweight += tl.dot(tl.trans(da0), psi, input_precision="ieee")
     dz = -tl.dot(da0, weight, input_precision="ieee") * psi * z
     if TABLE:
-        steep = -z * inverse[None, :] * psi
-        of_weight += tl.dot(tl.trans(da1), steep, input_precision="ieee")
-        g1 = tl.dot(da1, weight, input_precision="ieee") * inverse[None, :] * psi
+        steep = -z * inverse_width[None, :] * psi
+        dweight += tl.dot(tl.trans(da1), steep, input_precision="ieee")
+        g1 = tl.dot(da1, weight, input_precision="ieee") * inverse_width[None, :] * psi
         dz += (z * z - 1.0) * g1
-        of_width += tl.sum(g1 * z, 0)
-    of_centre -= tl.sum(dz, 0)
-    of_width -= tl.sum(dz * z, 0)
-    return of_centre, of_width, of_weight
+        dwidth += tl.sum(g1 * z, 0)
+    dcentre -= tl.sum(dz, 0)
+    dwidth -= tl.sum(dz * z, 0)
+    return dcentre, dwidth, dweight
 
 
 @triton.jit
 def add_parts(
-    program, part, chunk, programs, slices,
-    grad, u, known, layers, parts, pairs, first_head, group, count, units, heads, size,
-    TABLE: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr,
-    SLICE: tl.constexpr, HEADS: tl.constexpr,
+    turn: Turn, grad, u, known, function: Function, parts, pairs, first_head, group, size,
+    TABLE: tl.constexpr, build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `layers` from every `programs`-th tile of places, a row of ``parts`` each.
 
@@ -499,17 +537,24 @@ def add_parts(
     `part` of `slices`) and `CHUNK` Gaussians; all it does is linear in that share. A row is like
     `layers`, but dμ and ds have a line per slice, ``[2, slices, K]``.
     """
+    program, part, chunk, programs, slices = turn
+    PLACES: tl.constexpr = build.PLACES
+    HEADS: tl.constexpr = build.HEADS
+    CHUNK: tl.constexpr = build.CHUNK
+    SLICE: tl.constexpr = build.SLICE
+    MLP: tl.constexpr = build.MLP
+    layers, count, units, heads = function
     places = _places(known, pairs, TABLE)
     if program * PLACES < places:
         h = tl.arange(0, HEADS)
         j = part * SLICE + tl.arange(0, SLICE)
         k = chunk * CHUNK + tl.arange(0, CHUNK)
-        of_centre = tl.zeros((CHUNK,), tl.float32)
-        of_width = of_centre
-        of_weight = tl.zeros((SLICE, CHUNK), tl.float32)
-        of_bias = tl.zeros((SLICE,), tl.float32)
-        of_last = tl.zeros((HEADS, SLICE), tl.float32)
-        of_last_bias = tl.zeros((HEADS,), tl.float32)
+        dcentre = tl.zeros((CHUNK,), tl.float32)
+        dwidth = dcentre
+        dweight = tl.zeros((SLICE, CHUNK), tl.float32)
+        dbias = tl.zeros((SLICE,), tl.float32)
+        dlast = tl.zeros((HEADS, SLICE), tl.float32)
+        dlast_bias = tl.zeros((HEADS,), tl.float32)
         for start in range(program * PLACES, places, programs * PLACES):
             p = start + tl.arange(0, PLACES)
             x = tl.load(u + p, mask=p < places, other=float("inf"))
@@ -517,43 +562,40 @@ def add_parts(
             out = h if MLP else j
             da0, da1 = _cotangents(grad, p, out, shown, pairs, first_head, group, heads, TABLE)
             if MLP:
-                da0, da1, of_last, of_last_bias = _through_head(
-                    x, da0, da1, layers, h, j, of_last, of_last_bias, count, units, heads,
-                    TABLE, CHUNK,
-                )  # fmt: skip
-            of_bias += tl.sum(da0, 0)
-            of_centre, of_width, of_weight = _through_bells(
-                x, da0, da1, layers, j, k, of_centre, of_width, of_weight, count, units, TABLE
+                da0, da1, dlast, dlast_bias = _through_head(
+                    x, da0, da1, function, h, j, dlast, dlast_bias, TABLE, CHUNK
+                )
+            dbias += tl.sum(da0, 0)
+            dcentre, dwidth, dweight = _through_bells(
+                x, da0, da1, function, j, k, dcentre, dwidth, dweight, TABLE
             )
         row = parts + program.to(tl.int64) * size
-        inverse = 1.0 / tl.load(layers + count + k, mask=k < count, other=1.0)
-        tl.store(row + part * count + k, of_centre * inverse, mask=k < count)
-        tl.store(row + (slices + part) * count + k, of_width * inverse, mask=k < count)
+        inverse_width = 1.0 / tl.load(layers + count + k, mask=k < count, other=1.0)
+        tl.store(row + part * count + k, dcentre * inverse_width, mask=k < count)
+        tl.store(row + (slices + part) * count + k, dwidth * inverse_width, mask=k < count)
         row += 2 * slices * count
-        _store_matrix(row, of_weight, j, k, units, count)
+        _store_matrix(row, dweight, j, k, units, count)
         if chunk == 0:
             row += units * count
-            tl.store(row + j, of_bias, mask=j < units)
+            tl.store(row + j, dbias, mask=j < units)
             if MLP:
-                _store_matrix(row + units, of_last, h, j, heads, units)
+                _store_matrix(row + units, dlast, h, j, heads, units)
                 if part == 0:
                     row += units + heads * units
-                    tl.store(row + h, of_last_bias, mask=h < heads)
+                    tl.store(row + h, dlast_bias, mask=h < heads)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate(
-    grad, u, known, layers, parts, pairs, count, units, heads, size,
-    MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-    HEADS: tl.constexpr,
+    grad, u, known, function: Function, parts, pairs, size, build: tl.constexpr
 ):  # fmt: skip
     """`add_parts` of a table: tiles of knots, slices of units, chunks of Gaussians."""
-    add_parts(
+    turn = Turn(
         tl.program_id(0), tl.program_id(1), tl.program_id(2),
         tl.num_programs(0), tl.num_programs(1),
-        grad, u, known, layers, parts, pairs, 0, heads, count, units, heads, size,
-        True, MLP, PLACES, CHUNK, SLICE, HEADS,
     )  # fmt: skip
+    heads = function.heads
+    add_parts(turn, grad, u, known, function, parts, pairs, 0, heads, size, True, build)
 
 
 @triton.jit
@@ -598,10 +640,8 @@ def _sum_rows(to, place, parts, first, mask, rows, size, lines, line, ADD: tl.co
 
 @triton.jit
 def finish_parts(
-    program, part, chunk, programs, slices,
-    counters, parts, known, out, pairs, count, units, heads, size,
-    ADD: tl.constexpr, MLP: tl.constexpr, PLACES: tl.constexpr, CHUNK: tl.constexpr,
-    SLICE: tl.constexpr, HEADS: tl.constexpr,
+    turn: Turn, counters, parts, known, out, pairs, function: Function, size,
+    ADD: tl.constexpr, build: tl.constexpr,
 ):  # fmt: skip
     """``out``, in the order of `layers`, (+)= the sum of the rows of `add_parts`.
 
@@ -610,12 +650,14 @@ def finish_parts(
     which all slices have a share in. Where the table fits there are no rows: the first program of
     each writes 0.
     """
-    rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, False), PLACES))
+    program, part, chunk, programs, slices = turn
+    _layers, count, units, heads = function
+    rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, False), build.PLACES))
     turns = tl.maximum(rows, 1)
     if program < turns:
-        h = tl.arange(0, HEADS)
-        j = part * SLICE + tl.arange(0, SLICE)
-        k = chunk * CHUNK + tl.arange(0, CHUNK)
+        h = tl.arange(0, build.HEADS)
+        j = part * build.SLICE + tl.arange(0, build.SLICE)
+        k = chunk * build.CHUNK + tl.arange(0, build.CHUNK)
         counters += chunk * (slices + 1)
         if arrive(counters + part, 1, turns):
             to = out + 2 * count
@@ -627,22 +669,22 @@ def finish_parts(
                 to += units * count
                 row += units * count
                 _sum_rows(to, j, row, j, j < units, rows, size, 1, 0, ADD)
-                if MLP:
+                if build.MLP:
                     last = units + h[:, None] * units + j[None, :]
-                    some = (h < heads)[:, None] & (j < units)[None, :]
-                    _sum_rows(to, last, row, last, some, rows, size, 1, 0, ADD)
+                    stored = (h < heads)[:, None] & (j < units)[None, :]
+                    _sum_rows(to, last, row, last, stored, rows, size, 1, 0, ADD)
                     if part == 0:
                         bias = units + heads * units + h
                         _sum_rows(to, bias, row, bias, h < heads, rows, size, 1, 0, ADD)
         if arrive(counters + slices, 1, turns * slices):
-            of = tl.arange(0, 2)[:, None]  # μ, s
-            both = of * count + k[None, :]
-            first = of * slices * count + k[None, :]
-            there = (of < 2) & (k < count)[None, :]
+            line = tl.arange(0, 2)[:, None]  # μ, s
+            both = line * count + k[None, :]
+            first = line * slices * count + k[None, :]
+            there = (line < 2) & (k < count)[None, :]
             _sum_rows(out, both, parts, first, there, rows, size, slices, count, ADD)
 
 
-@triton.jit(do_not_specialize=OF_A_BATCH)
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
 def collect(
     parts, known, out, pairs, programs, slices, count, size, length,
     PLACES: tl.constexpr, ENTRIES: tl.constexpr,

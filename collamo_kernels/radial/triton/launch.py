@@ -17,73 +17,78 @@ FUSION = True  # a·b + c in one rounding; said aloud because Triton's default i
 
 
 @dataclass(frozen=True)
-class Function:
+class RadialFunction:
     """A radial function: the parameters of `radial_op` in one tensor, and their numbers."""
 
-    layers: Tensor | None
+    layers: Tensor
     gaussians: int
     hidden: int  # 0 for a linear head
     heads: int
 
-    def sizes(self, chunk: int) -> dict:
-        """What every kernel takes; what is compiled in is in capitals."""
-        return {
-            "count": self.gaussians,
-            "units": self.hidden or self.heads,
-            "heads": self.heads,
-            "MLP": self.hidden > 0,
-            "CHUNK": chunk,
-            "SLICE": RADIAL.slice,
-            "HEADS": max(16, triton.next_power_of_2(self.heads)),
-            "enable_fp_fusion": FUSION,
-        }
+    @property
+    def units(self) -> int:
+        """Units of the first layer."""
+        return self.hidden or self.heads
+
+    @property
+    def kernel_arguments(self) -> kernels.Function:
+        """Return what every kernel takes."""
+        return kernels.Function(self.layers, self.gaussians, self.units, self.heads)
+
+    def build(self, chunk: int | None = None, places: int | None = None) -> kernels.Build:
+        """Return what is compiled in; `chunk` Gaussians and `places` at a time."""
+        return _build(self.hidden > 0, self.heads, chunk, places)
 
 
-ABSENT = Function(None, 0, 0, 0)  # for kernels that do without
+def absent(heads: int) -> tuple[kernels.Function, kernels.Build]:
+    """Return what kernels take that do without a radial function, of a table for `heads`."""
+    return kernels.Function(None, 0, 0, heads), _build(False, 0)
+
+
+def _build(
+    mlp: bool, heads: int, chunk: int | None = None, places: int | None = None
+) -> kernels.Build:
+    columns = max(16, triton.next_power_of_2(heads))
+    return kernels.Build(mlp, places or RADIAL.places, chunk or RADIAL.chunk, RADIAL.slice, columns)
+
 
 # --- the table ------------------------------------------------------------------------------------
 
 
 def tabulate(
-    reach: Tensor, affine: Tensor | None, terms: int, of: Function, tolerance: float,
+    reach: Tensor, affine: Tensor | None, terms: int, function: RadialFunction, tolerance: float,
     derivative: bool, size: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """What `op.FIELDS` names, in two launches."""
-    rows = of.layers.new_empty((size, 2, of.heads))
-    slope_rows = torch.empty_like(rows) if derivative else rows.new_empty((0, 2, of.heads))
+    layers, heads = function.layers, function.heads
+    rows = layers.new_empty((size, 2, heads))
+    slope_rows = torch.empty_like(rows) if derivative else rows.new_empty((0, 2, heads))
     knots, lengths = rows.new_empty(size), rows.new_empty(size)
     first_knot, fits = (rows.new_empty(x, dtype=torch.int32) for x in ((BLOCKS + 1,), ()))
     geometry, errors = rows.new_empty(2), rows.new_empty(1 + derivative)
-    seen = rows.new_empty((5, BLOCKS))
-    grid = {"affine": affine, "types": 0 if affine is None else len(affine), "TERMS": terms}
-    shared = {**grid, **of.sizes(RADIAL.chunk), "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
+    survey = rows.new_empty((5, BLOCKS))
+    types = 0 if affine is None else len(affine)
+    shared = (reach, affine, types, function.kernel_arguments, survey)
+    compiled = {"TERMS": terms, "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
     kernels.survey[(triton.cdiv(BLOCKS, RADIAL.blocks),)](
-        reach,
-        layers=of.layers,
-        survey=seen,
-        PLACES=RADIAL.blocks,
+        *shared,
+        build=function.build(places=RADIAL.blocks),
         num_warps=RADIAL.survey_warps,
-        **shared,
+        enable_fp_fusion=FUSION,
+        **compiled,
     )
+    made = slope_rows if derivative else None
     kernels.tabulate[(triton.cdiv(size, RADIAL.places),)](
-        reach,
-        layers=of.layers,
-        survey=seen,
-        rows=rows,
-        slope_rows=slope_rows if derivative else None,
-        knots=knots,
-        lengths=lengths,
-        first_knot=first_knot,
-        geometry=geometry,
-        fits=fits,
-        errors=errors,
+        *shared,
+        kernels.Table(rows, made, knots, lengths, first_knot, geometry, fits, errors),
         size=size,
         limit=384 * tolerance,
-        slack=max(1.0, math.sqrt(of.gaussians / MLP_SLACK)) if of.hidden else 1.0,
+        slack=max(1.0, math.sqrt(function.gaussians / MLP_SLACK)) if function.hidden else 1.0,
         share=GAUSSIAN_SHARE,
-        PLACES=RADIAL.places,
+        build=function.build(),
         num_warps=RADIAL.warps,
-        **shared,
+        enable_fp_fusion=FUSION,
+        **compiled,
     )
     return rows, slope_rows, knots, lengths, first_knot, geometry, fits, errors
 
@@ -92,46 +97,46 @@ def tabulate(
 class Parts:
     """Where the programs of `add_parts` leave partial sums of a gradient of the parameters."""
 
-    rows: Tensor | None  # [programs, size]
+    rows: Tensor  # [programs, size]
     grid: tuple[int, int, int]  # turns at the places, slices of the units, chunks of Gaussians
 
-    def numbers(self) -> dict:
-        """What kernels take of them."""
-        size = 0 if self.rows is None else self.rows.shape[1]
-        return {"programs": self.grid[0], "slices": self.grid[1], "size": size}
+    @property
+    def size(self) -> int:
+        """Length of a row."""
+        return self.rows.shape[1]
 
 
-def parts(of: Function, places: int, chunk: int) -> Parts:
+def parts(function: RadialFunction, places: int, chunk: int) -> Parts:
     """Set partial sums aside for a gradient from so many places."""
-    if of.layers is None:
-        return Parts(None, (0, 0, 0))
-    slices = triton.cdiv(of.hidden or of.heads, RADIAL.slice)
+    slices = triton.cdiv(function.units, RADIAL.slice)
     turns = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
-    size = len(of.layers) + 2 * of.gaussians * (slices - 1)
-    chunks = triton.cdiv(of.gaussians, chunk)
-    return Parts(of.layers.new_empty((turns, size)), (turns, slices, chunks))
+    size = len(function.layers) + 2 * function.gaussians * (slices - 1)
+    chunks = triton.cdiv(function.gaussians, chunk)
+    return Parts(function.layers.new_empty((turns, size)), (turns, slices, chunks))
 
 
-def tabulate_backward(grad: Tensor, knots: Tensor, first_knot: Tensor, of: Function) -> Tensor:
+def tabulate_backward(
+    grad: Tensor, knots: Tensor, first_knot: Tensor, function: RadialFunction
+) -> Tensor:
     """Gradient of the parameters ``[n]`` from that of a table's rows."""
-    known, sums = first_knot[-1:], parts(of, len(knots), RADIAL.table_chunk)
-    numbers = sums.numbers()
+    known, sums = first_knot[-1:], parts(function, len(knots), RADIAL.table_chunk)
     kernels.differentiate[sums.grid](
-        *(grad, knots, known, of.layers, sums.rows, len(knots)),
-        size=numbers["size"],
-        PLACES=RADIAL.places,
+        *(grad, knots, known, function.kernel_arguments, sums.rows, len(knots), sums.size),
+        build=function.build(RADIAL.table_chunk),
         num_warps=RADIAL.warps,
-        **of.sizes(RADIAL.table_chunk),
+        enable_fp_fusion=FUSION,
     )
-    out = torch.empty_like(of.layers)
+    out = torch.empty_like(function.layers)
     kernels.collect[(triton.cdiv(len(out), RADIAL.entries),)](
         *(sums.rows, known, out, len(knots)),
-        count=of.gaussians,
+        programs=sums.grid[0],
+        slices=sums.grid[1],
+        count=function.gaussians,
+        size=sums.size,
         length=len(out),
         PLACES=RADIAL.places,
         ENTRIES=RADIAL.entries,
         enable_fp_fusion=FUSION,
-        **numbers,
     )
     return out
 
@@ -139,29 +144,34 @@ def tabulate_backward(grad: Tensor, knots: Tensor, first_knot: Tensor, of: Funct
 # --- the exact Φ3d --------------------------------------------------------------------------------
 
 
-def evaluate(u: Tensor, fits: Tensor, of: Function, heads: slice) -> Tensor:
+def evaluate(u: Tensor, fits: Tensor, function: RadialFunction, heads: slice) -> Tensor:
     """Φ3d ``[heads, pairs]`` of some heads; left as it is in memory where the table fits."""
     phi = u.new_empty((heads.stop - heads.start, len(u)))
-    kernels.evaluate[(programs(len(u)),)](*(u, fits, of.layers, phi), **_of_pairs(u, of, heads))
+    _launch_on_pairs(kernels.evaluate, (u, fits), function, phi, heads)
     return phi
 
 
-def pull_back(ds: Tensor, u: Tensor, fits: Tensor, of: Function, heads: slice, du: Tensor) -> None:
+def pull_back(
+    ds: Tensor, u: Tensor, fits: Tensor, function: RadialFunction, heads: slice, du: Tensor
+) -> None:
     """Add to du ``[pairs]`` what those heads send back to u; nothing where the table fits."""
-    kernels.pull_back[(programs(len(u)),)](*(ds, u, fits, of.layers, du), **_of_pairs(u, of, heads))
+    _launch_on_pairs(kernels.pull_back, (ds, u, fits), function, du, heads)
+
+
+def _launch_on_pairs(
+    kernel: triton.JITFunction, inputs: tuple[Tensor, ...], function: RadialFunction,
+    output: Tensor, heads: slice,
+) -> None:  # fmt: skip
+    pairs = output.shape[-1]
+    kernel[(programs(pairs),)](
+        *(*inputs, function.kernel_arguments, output, pairs, heads.start),
+        group=heads.stop - heads.start,
+        build=function.build(),
+        num_warps=RADIAL.warps,
+        enable_fp_fusion=FUSION,
+    )
 
 
 def programs(pairs: int) -> int:
     """Programs that take turns at all pairs."""
     return max(1, min(RADIAL.programs, triton.cdiv(pairs, RADIAL.places)))
-
-
-def _of_pairs(u: Tensor, of: Function, heads: slice) -> dict:
-    return {
-        "pairs": len(u),
-        "first_head": heads.start,
-        "group": heads.stop - heads.start,
-        "PLACES": RADIAL.places,
-        "num_warps": RADIAL.warps,
-        **of.sizes(RADIAL.chunk),
-    }

@@ -9,19 +9,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from collamo_kernels.coattention import op
+from collamo_kernels.coattention.triton import launch_pairs as launch_pairs
+from collamo_kernels.coattention.triton.molecules import Molecules
+from collamo_kernels.coattention.triton.pairs import Affine
 from collamo_kernels.radial import BLOCKS, FIXED_KNOTS, TABLE_TOLERANCE, GaussianRadial
 from collamo_kernels.radial import op as radial_op
+from collamo_kernels.radial.triton import launch as launch
 from collamo_kernels.triton_library import define, keep_nothing, tensors
 
 
-class Table(NamedTuple):
+class FixedTable(NamedTuple):
     """A `RadialTable` of fixed size, and what its gradient needs.
 
     ``knots [G]`` are Å; ``geometry`` holds the number of the first block and 1 / its length, and
@@ -40,7 +43,7 @@ class Table(NamedTuple):
     sizes: tuple[int, int, int]
 
 
-FIELDS = Table._fields[:8]
+FIELDS = FixedTable._fields[:8]
 
 
 def tabulate(
@@ -50,7 +53,7 @@ def tabulate(
     terms: int,
     dtype: torch.dtype,
     derivative: bool,
-) -> Table:
+) -> FixedTable:
     """Φ3d of every u that a distance up to `reach` (Å, ``[]``) can have, for an attention in dtype.
 
     Parameters
@@ -75,7 +78,8 @@ def tabulate(
     affine = None if affine is None else affine.detach()
     numbers = terms, *sizes, TABLE_TOLERANCE[dtype], derivative, FIXED_KNOTS[dtype]
     made = torch.ops.collamo_kernels.radial_table(reach, affine, layers, *numbers)
-    return Table(*made, layers, sizes)
+    fields: tuple[Any, ...] = (*made, layers, sizes)
+    return FixedTable(*fields)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -83,14 +87,12 @@ def tabulate(
 
 def run_table(
     reach: Tensor, affine: Tensor | None, layers: Tensor, terms: int, gaussians: int, hidden: int,
-    heads: int, *numbers: object,
+    heads: int, tolerance: float, derivative: bool, size: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Launch two kernels."""
-    from collamo_kernels.radial.triton import launch as launch
-
     affine = None if affine is None else affine.contiguous()
-    function = launch.Function(layers.contiguous(), gaussians, hidden, heads)
-    return launch.tabulate(reach, affine, terms, function, *numbers)
+    function = launch.RadialFunction(layers.contiguous(), gaussians, hidden, heads)
+    return launch.tabulate(reach, affine, terms, function, tolerance, derivative, size)
 
 
 def fake_table(
@@ -98,15 +100,14 @@ def fake_table(
     heads: int, tolerance: float, derivative: bool, size: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return an empty table."""
-    whole = {"dtype": torch.int32}
     return (
         layers.new_empty((size, 2, heads)),
         layers.new_empty((size if derivative else 0, 2, heads)),
         layers.new_empty(size),
         layers.new_empty(size),
-        layers.new_empty(BLOCKS + 1, **whole),
+        layers.new_empty(BLOCKS + 1, dtype=torch.int32),
         layers.new_empty(2),
-        layers.new_empty((), **whole),
+        layers.new_empty((), dtype=torch.int32),
         layers.new_empty(1 + derivative),
     )
 
@@ -115,13 +116,11 @@ def run_table_backward(
     grad: Tensor, knots: Tensor, first_knot: Tensor, layers: Tensor, *sizes: int
 ) -> Tensor:
     """Launch two kernels: the gradient of `layers`."""
-    from collamo_kernels.radial.triton import launch as launch
-
-    function = launch.Function(layers.contiguous(), *sizes)
+    function = launch.RadialFunction(layers.contiguous(), *sizes)
     return launch.tabulate_backward(grad.contiguous(), knots, first_knot, function)
 
 
-def _keep_table(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def _keep_table(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     made = dict(zip(FIELDS, output, strict=True))
     ctx.sizes = inputs[4:7]
     ctx.mark_non_differentiable(*output[1:])
@@ -129,17 +128,17 @@ def _keep_table(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(made["knots"], made["first_knot"], inputs[2])
 
 
-def _differentiate_table(ctx: object, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _differentiate_table(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     operator = torch.ops.collamo_kernels.radial_table_backward
     return None, None, operator(grad, *ctx.saved_tensors, *ctx.sizes), *[None] * 7
 
 
-def _keep_table_backward(ctx: object, inputs: tuple, output: Tensor) -> None:
+def _keep_table_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *saved, ctx.gaussians, ctx.hidden, ctx.heads = inputs
     ctx.save_for_backward(*saved)
 
 
-def _differentiate_table_again(ctx: object, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate_table_again(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
     """By the definition; can be differentiated."""
     grad, knots, first_knot, layers = ctx.saved_tensors
     sizes = ctx.gaussians, ctx.hidden, ctx.heads
@@ -152,8 +151,8 @@ def _differentiate_table_again(ctx: object, cotangent: Tensor) -> tuple[Tensor |
     def first(grad: Tensor, layers: Tensor) -> Tensor:
         return torch.func.vjp(rows, layers)[1](grad * used[:, None, None])[0]
 
-    of_grad, of_layers = torch.func.vjp(first, grad, layers)[1](cotangent)
-    return of_grad, None, None, of_layers, None, None, None
+    by_grad, by_layers = torch.func.vjp(first, grad, layers)[1](cotangent)
+    return by_grad, None, None, by_layers, None, None, None
 
 
 SIZES = "int gaussians, int hidden, int heads"
@@ -173,65 +172,68 @@ define(
 
 # --- u --------------------------------------------------------------------------------------------
 
-PLACES = ("distances", "pair_types", "atom_types", "cu_seqlens", "pair_start", "tiles")
+
+class DistancePlaces(NamedTuple):
+    """Distances of all pairs, what types they have, and where the molecules begin."""
+
+    distances: Tensor
+    pair_types: Tensor | None
+    atom_types: Tensor | None
+    cu_seqlens: Tensor | None
+    pair_start: Tensor | None
+    tiles: Tensor | None
+    longest: int
+
+    def molecules(self, coordinates: Tensor) -> Molecules:
+        """Where the molecules are."""
+        count = coordinates.shape[0] if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+        atoms, places = coordinates.numel() // 3, (self.cu_seqlens, self.pair_start, self.tiles)
+        return Molecules(count, self.longest, atoms, len(self.distances), *places)
+
+    def affine(self, affine: Tensor | None) -> Affine:
+        """Return γ and β with the types that choose them."""
+        return Affine(affine, self.pair_types, self.atom_types)
 
 
-def _places_batch(coordinates: Tensor, a: SimpleNamespace) -> object:
-    from collamo_kernels.coattention.triton import launch as launch
-
-    packed = a.cu_seqlens is not None
-    molecules = len(a.cu_seqlens) - 1 if packed else coordinates.shape[0]
-    atoms = coordinates.numel() // 3
-    return launch.Batch(
-        *(molecules, a.longest, atoms, len(a.distances), a.cu_seqlens, a.pair_start, a.tiles)
-    )
-
-
-def _named(places: tuple) -> SimpleNamespace:
-    return SimpleNamespace(**dict(zip((*PLACES, "longest"), places, strict=True)))
-
-
-def run_argument(coordinates: Tensor, affine: Tensor | None, *places: object) -> Tensor:
+def run_argument(coordinates: Tensor, affine: Tensor | None, *arguments: Any) -> Tensor:
     """u ``[pairs]``: γ·r + β, or r; ∞ where a pair has no distance."""
-    from collamo_kernels.coattention.triton import launch as launch
-
-    a = _named(places)
+    places = DistancePlaces(*arguments)
     if affine is None:
-        return a.distances.clone()
-    types = a.pair_types, a.atom_types
-    return launch.stretch(_places_batch(coordinates, a), a.distances, affine, *types)
+        return places.distances.clone()
+    molecules = places.molecules(coordinates)
+    return launch_pairs.stretch(molecules, places.distances, places.affine(affine))
 
 
 def run_argument_backward(
-    du: Tensor, coordinates: Tensor, affine: Tensor | None, *places: object
+    du: Tensor, coordinates: Tensor, affine: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     """Gradients of coordinates and of γ, β."""
-    from collamo_kernels.coattention.triton import launch as launch
+    places = DistancePlaces(*arguments)
+    dx, daffine = launch_pairs.pull(
+        *(places.molecules(coordinates), du.contiguous(), coordinates.contiguous()),
+        *(places.distances, places.affine(affine)),
+    )
+    return dx.view(coordinates.shape), du.new_empty(0) if daffine is None else daffine
 
-    a = _named(places)
-    batch = _places_batch(coordinates, a)
-    arguments = coordinates.contiguous(), a.distances, affine, a.pair_types, a.atom_types
-    dx, of_affine = launch.pull(batch, du.contiguous(), *arguments)
-    return dx.view(coordinates.shape), du.new_empty(0) if of_affine is None else of_affine
 
-
-def _keep_argument(ctx: object, inputs: tuple, output: Tensor) -> None:
+def _keep_argument(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *saved, ctx.longest = inputs
     ctx.save_for_backward(*saved)
 
 
-def _differentiate_argument(ctx: object, du: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate_argument(ctx: Any, du: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     operator = torch.ops.collamo_kernels.radial_argument_backward
-    dx, of_affine = operator(du, *saved, ctx.longest)
-    return dx, None if saved[1] is None else of_affine, *[None] * (len(PLACES) + 1)
+    dx, daffine = operator(du, *saved, ctx.longest)
+    return dx, None if saved[1] is None else daffine, *[None] * len(DistancePlaces._fields)
 
 
-def _refuse(ctx: object, *_: Tensor) -> None:
+def _refuse(ctx: Any, *_: Tensor) -> None:
     raise NotImplementedError(op.NO_SECOND_DERIVATIVE)
 
 
-ARGUMENTS = f"Tensor coordinates, Tensor? affine, {tensors(PLACES, PLACES[:1])}, SymInt longest"
+PLACES = tensors(DistancePlaces._fields[:-1], ["distances"])
+ARGUMENTS = f"Tensor coordinates, Tensor? affine, {PLACES}, SymInt longest"
 define(
     "radial_argument",
     f"({ARGUMENTS}) -> Tensor",
