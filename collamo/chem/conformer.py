@@ -79,9 +79,9 @@ def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_
     Runs in this process without a time limit (RDKit's own is not reliable: it was passed ten times
     over); `conformer_workers.embed_conformer_limited` has one.
     """
-    given = given_conformer(molecule)
-    if given is not None:
-        return given
+    own = given_conformer(molecule)
+    if own is not None:
+        return own
     try:
         with captured_log():
             full = Chem.AddHs(molecule.mol)

@@ -93,7 +93,7 @@ class MoleculeFeatures:
     bond_directions
         uint8 ``[E]``: 1 up ("/"), 2 down ("\\"), else 0; see `bond_directions`.
     encoded
-        "2d" or "3d" → ``[N, L, C]``: L levels of what a frozen encoder says, where that is stored.
+        "2d" or "3d" → ``[N, L, C]``: stored outputs of a frozen encoder, L levels of C channels.
     """
 
     smiles: str

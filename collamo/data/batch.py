@@ -43,6 +43,8 @@ class MoleculeBatch:
         ``[R,M,E,2]`` int64, atom numbers inside the molecule, -1 in padding.
     edge_features
         ``[R,M,E,3]`` int64, 0 in padding.
+    bond_directions
+        ``[R,M,E]`` int64: 1 up, 2 down, else 0. Only a GIN of pretrain-gnns reads them.
     hops
         ``[R,M,N,N]`` uint8 number of bonds; 255 = unreachable, padding or 2D absent.
     coordinates
@@ -51,12 +53,10 @@ class MoleculeBatch:
         ``[R,M]`` bool, whether the molecule has the modality.
     molecule_valid
         ``[R,M]`` bool, False where a prompt has fewer than M molecules.
-    bond_directions
-        ``[R,M,E]`` int64: 1 up, 2 down, else 0; None unless every molecule has them. Only a GIN of
-        pretrain-gnns reads them.
     encoded_2d, encoded_3d
-        ``[R,M,N,L,C]`` float16 or float32: L levels of what a frozen encoder says, 0 in padding;
-        they take the place of running it. None unless every molecule with the modality has them.
+        ``[R,M,N,L,C]`` float16 or float32: stored outputs of a frozen encoder, L levels of C
+        channels, 0 in padding; they replace running it. None unless every molecule with the
+        modality has them.
     """
 
     selfies_ids: Tensor
@@ -64,13 +64,13 @@ class MoleculeBatch:
     atom_valid: Tensor
     edge_index: Tensor
     edge_features: Tensor
+    bond_directions: Tensor
     hops: Tensor
     coordinates: Tensor
     has_1d: Tensor
     has_2d: Tensor
     has_3d: Tensor
     molecule_valid: Tensor
-    bond_directions: Tensor | None = None
     encoded_2d: Tensor | None = None
     encoded_3d: Tensor | None = None
 
@@ -81,7 +81,7 @@ class MoleculeBatch:
         Raises
         ------
         ValueError
-            If some of the tensors that every batch has are missing.
+            If a tensor that every batch has is missing, but not all of them.
         """
         molecules = {name: tensors.get(name) for name in MOLECULE_TENSORS}
         missing = [name for name in REQUIRED_TENSORS if molecules[name] is None]
@@ -154,9 +154,9 @@ class MoleculeBatch:
         )
 
     def narrowed_to(self, present: Tensor) -> MoleculeBatch:
-        """Let molecules have just the modalities that are `present` ``[…,3]`` bool.
+        """Return the batch with no other modalities than those `present` ``[…,3]`` bool.
 
-        Hops become 255 throughout where 2D is not: a dropped 2D must not leak through them.
+        Hops become 255 throughout where 2D is absent: a dropped 2D must not leak through them.
         """
         one_d, two_d, three_d = present.unbind(-1)
         hops = torch.where(two_d[..., None, None], self.hops, NO_HOPS).to(torch.uint8)
@@ -183,8 +183,10 @@ class MoleculeBatch:
         return getattr(self, f"encoded_{modality}", None)
 
     def _part(self, name: str, batches: Sequence[MoleculeBatch]) -> Tensor | None:
-        """What this one of `batches` adds to a tensor of all: zeros for no stored outputs, where no
-        molecule of it has the modality."""
+        """Return what this batch adds to a tensor of all `batches`.
+
+        A batch in which no molecule has the modality needs no stored outputs: zeros stand for them.
+        """
         part = getattr(self, name)
         if part is not None or name not in STORED_OUTPUTS:
             return part
@@ -225,13 +227,13 @@ _LAYOUTS = {
     "atom_valid": _Layout(("N",), np.bool_),
     "edge_index": _Layout(("E", 2), np.int64, -1),
     "edge_features": _Layout(("E", 3), np.int64),
+    "bond_directions": _Layout(("E",), np.int64),
     "hops": _Layout(("N", "N"), np.uint8, NO_HOPS),
     "coordinates": _Layout(("N", 3), np.float32),
     "has_1d": _Layout((), np.bool_),
     "has_2d": _Layout((), np.bool_),
     "has_3d": _Layout((), np.bool_),
     "molecule_valid": _Layout((), np.bool_),
-    "bond_directions": _Layout(("E",), np.int64),
 }
 
 
@@ -279,13 +281,11 @@ def batch_molecules(
     for r, molecules in enumerate(rows):
         for m, molecule in enumerate(molecules):
             _write(arrays, (r, m), molecule, vocabulary, modalities)
-    places = {m: list(zip(*np.nonzero(arrays[f"has_{m}"]), strict=True)) for m in MODALITIES}
-    if any(rows[r][m].bond_directions is None for r, m in places["2d"]):
-        del arrays["bond_directions"]
     for name, modality in STORED_OUTPUTS.items():
-        outputs = [rows[r][m].encoded.get(modality) for r, m in places[modality]]
+        places = list(zip(*np.nonzero(arrays[f"has_{modality}"]), strict=True))
+        outputs = [rows[r][m].encoded.get(modality) for r, m in places]
         if outputs and all(x is not None for x in outputs):
-            arrays[name] = _stored_outputs(outputs, places[modality], sizes)
+            arrays[name] = _stored_outputs(outputs, places, sizes)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return MoleculeBatch(**tensors, hops=_hops(tensors))
 
@@ -319,31 +319,30 @@ def _filled(layout: _Layout, sizes: Mapping[str, int]) -> np.ndarray:
 
 def _write(
     arrays: dict[str, np.ndarray],
-    at: tuple[int, int],
+    place: tuple[int, int],
     molecule: MoleculeFeatures,
     vocabulary: Mapping[str, int],
     modalities: Sequence[str],
 ) -> None:
     """Write one molecule into its place."""
     atoms = molecule.num_atoms
-    arrays["molecule_valid"][at] = True
-    arrays["atom_valid"][at][:atoms] = True
+    arrays["molecule_valid"][place] = True
+    arrays["atom_valid"][place][:atoms] = True
     if "1d" in modalities and molecule.selfies:
-        arrays["has_1d"][at] = True
+        arrays["has_1d"][place] = True
         ids = [vocabulary.get(token, UNKNOWN_ID) for token in molecule.selfies]
-        arrays["selfies_ids"][at][: len(ids)] = ids
+        arrays["selfies_ids"][place][: len(ids)] = ids
     if "2d" in modalities:
-        arrays["has_2d"][at] = True
+        arrays["has_2d"][place] = True
         edges = molecule.edge_index.shape[1]
-        arrays["atom_features"][at][:atoms] = molecule.atom_features
-        arrays["edge_index"][at][:edges] = molecule.edge_index.T
-        arrays["edge_features"][at][:edges] = molecule.edge_features
-        if molecule.bond_directions is not None:
-            arrays["bond_directions"][at][:edges] = molecule.bond_directions
+        arrays["atom_features"][place][:atoms] = molecule.atom_features
+        arrays["edge_index"][place][:edges] = molecule.edge_index.T
+        arrays["edge_features"][place][:edges] = molecule.edge_features
+        arrays["bond_directions"][place][:edges] = molecule.bond_directions
     if "3d" in modalities and molecule.conformer.coordinates is not None:
-        arrays["has_3d"][at] = True
-        arrays["atom_features"][at][:atoms, 0] = molecule.atom_features[:, 0]
-        arrays["coordinates"][at][:atoms] = molecule.conformer.coordinates
+        arrays["has_3d"][place] = True
+        arrays["atom_features"][place][:atoms, 0] = molecule.atom_features[:, 0]
+        arrays["coordinates"][place][:atoms] = molecule.conformer.coordinates
 
 
 def _stored_outputs(
@@ -353,8 +352,8 @@ def _stored_outputs(
     first = outputs[0]
     shape = (sizes["R"], sizes["M"], sizes["N"], *first.shape[1:])
     padded = np.zeros(shape, first.dtype)
-    for at, levels in zip(places, outputs, strict=True):
-        padded[at][: len(levels)] = levels
+    for place, levels in zip(places, outputs, strict=True):
+        padded[place][: len(levels)] = levels
     return padded
 
 

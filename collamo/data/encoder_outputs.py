@@ -1,4 +1,4 @@
-"""What frozen encoders say about every molecule of a prepared folder, kept beside the shards.
+"""Outputs of frozen encoders for every molecule of a prepared folder, kept beside the shards.
 
 ::
 

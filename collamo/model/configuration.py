@@ -256,7 +256,7 @@ class CollamoConfig(PreTrainedConfig):
         unknown = [m for m in self.modalities if m not in MODALITIES]
         if unknown or not self.modalities:
             raise ValueError(
-                f"modalities {list(self.modalities)} must be some of {', '.join(MODALITIES)}"
+                f"modalities {list(self.modalities)} must be one or more of {', '.join(MODALITIES)}"
             )
         # The language model decides whether its output layer is its embedding table.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))

@@ -174,7 +174,7 @@ def _check_hub(name: str | Path) -> None:
     except (RepositoryNotFoundError, HFValidationError):
         reason = f"{ENDPOINT} knows no such model, or it is a private one"
     except OfflineModeIsEnabled:
-        reason = "HF_HUB_OFFLINE forbids to look for it elsewhere"
+        reason = "HF_HUB_OFFLINE forbids looking elsewhere"
     except Exception as error:  # the hub's client raises those of httpx, and from 2.0 on of httpx2
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         reason = f"{ENDPOINT} cannot be reached ({detail})"
@@ -202,7 +202,7 @@ def tell_about_molecules(source: PreTrainedModel, tokenizer: PreTrainedTokenizer
     rows = cast("nn.Embedding", source.get_input_embeddings()).num_embeddings
     if len(tokenizer) > rows:
         source.resize_token_embeddings(len(tokenizer), mean_resizing=rows > 1)
-    # Tokenizers say anything here: LLaMA-2's 10³⁰, others less than their model can do.
+    # Tokenizers cannot be relied on here: LLaMA-2's says 10³⁰, others less than their model reads.
     positions = getattr(source.config, "max_position_embeddings", None)
     if positions is not None:
         tokenizer.model_max_length = positions

@@ -225,7 +225,7 @@ class CollamoModel(CollamoPreTrainedModel):
         """Splice the molecules into the prompt and run the language model.
 
         Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; `cache` and `past_key_values`
-        are two names of one thing (see `transformers_versions.CACHE`).
+        are two names for one thing (see `transformers_versions.CACHE`).
 
         Raises
         ------
@@ -380,13 +380,13 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         atom_valid: Tensor | None = None,
         edge_index: Tensor | None = None,
         edge_features: Tensor | None = None,
+        bond_directions: Tensor | None = None,
         hops: Tensor | None = None,
         coordinates: Tensor | None = None,
         has_1d: Tensor | None = None,
         has_2d: Tensor | None = None,
         has_3d: Tensor | None = None,
         molecule_valid: Tensor | None = None,
-        bond_directions: Tensor | None = None,
         encoded_2d: Tensor | None = None,
         encoded_3d: Tensor | None = None,
         **kwargs,
@@ -406,13 +406,13 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
                 "atom_valid": atom_valid,
                 "edge_index": edge_index,
                 "edge_features": edge_features,
+                "bond_directions": bond_directions,
                 "hops": hops,
                 "coordinates": coordinates,
                 "has_1d": has_1d,
                 "has_2d": has_2d,
                 "has_3d": has_3d,
                 "molecule_valid": molecule_valid,
-                "bond_directions": bond_directions,
                 "encoded_2d": encoded_2d,
                 "encoded_3d": encoded_3d,
             }

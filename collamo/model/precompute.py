@@ -48,7 +48,7 @@ def store_encoder_outputs(
     dtype: str = "float16",
     progress: Callable[[int], None] = lambda molecules: None,
 ) -> dict[str, EncoderOutputs]:
-    """Store what published encoders say about every molecule of a prepared folder.
+    """Store the outputs of published encoders for every molecule of a prepared folder.
 
     Shards that are there, whole and made with the same weights, levels and dtype are kept, so a run
     that was killed goes on. Outputs of other weights are replaced. Encoding is in float32 whatever
@@ -223,7 +223,7 @@ def _narrowed(levels: Tensor, row: int, origin: OutputsOrigin) -> np.ndarray:
     limit = float(np.finfo(origin.dtype).max)
     if not largest <= limit:  # NaN compares as False as well
         raise CollamoError(
-            f"row {row}: the {ENCODER_NAMES[origin.modality]} encoder says {largest:g}, beyond "
+            f"row {row}: the {ENCODER_NAMES[origin.modality]} encoder gives {largest:g}, beyond "
             f"{origin.dtype} ({limit:g}); encode with --encode-dtype float32, or look at "
             "its weights"
         )

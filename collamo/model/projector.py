@@ -87,7 +87,10 @@ class CoProjector(nn.Module):
             [B,b,text_width]; zero for a molecule without any modality.
         """
         present, valid = molecules.present, {m: molecules.valid(m) for m in MODALITIES}
-        text, atoms = RealTokens.of(valid["1d"]), RealTokens.of(valid["2d"] | valid["3d"])
+        text, atoms = (
+            RealTokens.without_padding(valid["1d"]),
+            RealTokens.without_padding(valid["2d"] | valid["3d"]),
+        )
         tokens = {"1d": text, "2d": atoms, "3d": atoms}
         real = {m: tokens[m].pack(valid[m]) for m in MODALITIES}
         pairs = Relations(
@@ -134,9 +137,9 @@ class CoProjector(nn.Module):
         if self.collaboration:
             return place, there.expand(-1, queries, -1)
         kind = torch.arange(len(MODALITIES), device=place.device)
-        of_column = kind.repeat_interleave(torch.tensor(lengths, device=place.device))
-        of_query = torch.arange(queries, device=place.device) * len(MODALITIES) // queries
-        return place, there & (of_query[:, None] == of_column)
+        column_kind = kind.repeat_interleave(torch.tensor(lengths, device=place.device))
+        query_kind = torch.arange(queries, device=place.device) * len(MODALITIES) // queries
+        return place, there & (query_kind[:, None] == column_kind)
 
     def _shared_phi(self, relations: Relations) -> SharedPhi:
         """What layers and branches share of Φ, as keyword arguments of their attention."""
@@ -182,7 +185,7 @@ class RealTokens:
     longest: int
 
     @classmethod
-    def of(cls, real: Tensor) -> RealTokens:
+    def without_padding(cls, real: Tensor) -> RealTokens:
         """[B,T] bool, True = real."""
         counts = real.sum(1)
         before = F.pad(counts.cumsum(0), (1, 0))
@@ -404,32 +407,34 @@ class CrossAttention(nn.Module):
         Tensor
             [B,b,C]; the output's bias for a query with nothing in reach.
         """
-        q, k, columns, reach, some = self._compared(p, tokens, place, reach)
+        q, k, columns, reach, reads = self._compared(p, tokens, place, reach)
         v = self._spread(self.value(tokens), *columns)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=reach[:, None])
-        out = torch.where(some[:, None], out, 0.0)
+        out = torch.where(reads[:, None], out, 0.0)
         return self.output(out.transpose(1, 2).flatten(2))
 
     def weights(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> Tensor:
         """The softmax alone, [B,H,b,T], with `zero_attention` [B,H,b,T+1]; 0 with nothing in
         reach."""
-        q, k, _, reach, some = self._compared(p, tokens, place, reach)
+        q, k, _, reach, reads = self._compared(p, tokens, place, reach)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = logits.masked_fill(~reach[:, None], float("-inf")).softmax(-1)
-        return torch.where(some[:, None], weights, 0.0)
+        return torch.where(reads[:, None], weights, 0.0)
 
-    def _compared(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> tuple:
+    def _compared(
+        self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, int, int], Tensor, Tensor]:
         """Queries [B,H,b,D], keys [B,H,T,D], where tokens stand (as `_spread` takes it), what each
         query may see, and whether that is anything."""
-        some = reach.any(-1, keepdim=True)  # [B, b, 1]
+        reads = reach.any(-1, keepdim=True)  # [B, b, 1]
         if self.zero_attention:
             place = place + place // max(reach.shape[-1], 1)  # a column more for each molecule
             reach = F.pad(reach, (0, 1), value=True)
         else:
-            reach = reach | ~some  # a row without keys would be NaN; its result is dropped
+            reach = reach | ~reads  # a row without keys would be NaN; its result is dropped
         columns = place, reach.shape[0], reach.shape[2]
         q = self.query(p).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return q, self._spread(self.key(tokens), *columns), columns, reach, some
+        return q, self._spread(self.key(tokens), *columns), columns, reach, reads
 
     def _spread(self, x: Tensor, place: Tensor, batch: int, length: int) -> Tensor:
         """[M,C] → [B,H,T,D], zero where no token stands."""

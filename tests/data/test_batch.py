@@ -104,13 +104,11 @@ def test_absent_modalities_leave_nothing_to_read(modalities):
         assert not batch.atom_features[0, 1].any()  # neither 2D nor a conformer
 
 
-def test_bond_directions_need_every_molecule():
+def test_bond_directions():
     rows = [[features("F/C=C/F")], [features("CO")]]
     batch = batch_molecules(rows, {})
     assert batch.bond_directions[:, 0].tolist() == [[1, 1, 0, 0, 1, 1], [0] * 6]
-    old = dataclasses.replace(rows[1][0], bond_directions=None)  # as format 1 has them
-    assert batch_molecules([rows[0], [old]], {}).bond_directions is None
-    assert batch_molecules([rows[0], [old]], {}, ("1d", "3d")).bond_directions is not None
+    assert batch_molecules(rows, {}, ("1d", "3d")).bond_directions.shape == (2, 1, 0)
 
 
 def test_unknown_modality():
@@ -149,7 +147,7 @@ def test_by_name_and_back():
     )
     assert MoleculeBatch.from_tensors({"input_ids": torch.ones(3, 4), "hops": None}) is None
     partial = {n: x for n, x in batch.tensors().items() if n not in ("hops", "bond_directions")}
-    with pytest.raises(ValueError, match=r"missing: hops$"):
+    with pytest.raises(ValueError, match=r"missing: bond_directions, hops$"):
         MoleculeBatch.from_tensors(partial)
 
 

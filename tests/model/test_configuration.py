@@ -72,7 +72,7 @@ def test_every_field_is_documented(part):
 
 @pytest.mark.parametrize("wrong", [["4d"], []])
 def test_modalities_are_known_and_some(wrong):
-    with pytest.raises(UsageError, match=r"must be some of 1d, 2d, 3d"):
+    with pytest.raises(UsageError, match=r"must be one or more of 1d, 2d, 3d"):
         CollamoConfig.from_overrides("tiny", {"modalities": wrong})
 
 

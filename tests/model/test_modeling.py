@@ -215,9 +215,10 @@ def test_a_wrong_number_of_placeholders_names_the_prompt(model, inputs):
         model(**{**inputs, "input_ids": ids})
 
 
-def test_missing_molecule_tensors_are_named(model, inputs):
-    partial = {name: tensor for name, tensor in inputs.items() if name != "hops"}
-    with pytest.raises(ValueError, match="missing: hops"):
+@pytest.mark.parametrize("lost", ["hops", "bond_directions"])
+def test_missing_molecule_tensors_are_named(model, inputs, lost):
+    partial = {name: tensor for name, tensor in inputs.items() if name != lost}
+    with pytest.raises(ValueError, match=f"missing: {lost}"):
         model(**partial)
 
 

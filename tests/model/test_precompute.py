@@ -170,7 +170,7 @@ def test_bad_requests(folder, weights, monkeypatch):
     monkeypatch.setattr(
         precompute, "encode_molecules", lambda molecules, *_: [huge] * len(molecules)
     )
-    with pytest.raises(CollamoError, match=r"row \d: the gin encoder says 100000.*float32"):
+    with pytest.raises(CollamoError, match=r"row \d: the gin encoder gives 100000.*float32"):
         store_encoder_outputs(folder, gin=weights["gin"])
 
 

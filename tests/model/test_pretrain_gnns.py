@@ -17,7 +17,6 @@ from collamo.chem.molecule import parse_molecule
 from collamo.cli import run as command
 from collamo.data.batch import batch_molecules
 from collamo.data.prepared import PreparedData
-from collamo.errors import UsageError
 from collamo.model import build_model, load_checkpoint, load_gin, tiny_llama_config
 from collamo.model.encoders import gin_inputs
 from collamo.model.precompute import (
@@ -198,10 +197,3 @@ def test_a_fresh_one_trains_all_its_parts(tokenizer, inputs):
     names = dict(model.model.graph_encoder.named_parameters())
     assert all(parameter.grad is not None for parameter in names.values())
     assert names["gnns.0.bond_encoder.bond_embedding_list.1.weight"].grad.any()
-
-
-def test_it_needs_bond_directions(inputs, tokenizer):
-    model, _ = build(tokenizer, {"gin_config.flavour": "pretrain-gnns"})
-    without = {name: x for name, x in inputs.items() if name != "bond_directions"}
-    with pytest.raises(UsageError, match="come without bond directions"):
-        model(**without)

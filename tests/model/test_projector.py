@@ -47,6 +47,7 @@ def case(present=(True, True, True), atoms=5, tokens=4, batch=2, seed=0):
         atom_valid=(torch.arange(atoms) < atoms - 1).expand(batch, -1),
         edge_index=torch.empty(batch, 0, 2, dtype=torch.long),
         edge_features=torch.empty(batch, 0, 3, dtype=torch.long),
+        bond_directions=torch.empty(batch, 0, dtype=torch.long),
         hops=hops,
         coordinates=torch.randn(batch, atoms, 3, generator=g),
         **{f"has_{m}": present[:, i] for i, m in enumerate(MODALITIES)},

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.data.batch import MoleculeBatch
-from collamo.errors import UsageError
 from collamo.model.configuration import GinConfig
 from collamo.model.encoders.packing import frozen_mode
 from collamo_kernels import neighbour_sum
@@ -27,14 +26,14 @@ MASKED_ATOM, MASKED_BOND = 119, 5
 
 
 def gin_inputs(
-    flavour: str, atom_features: Tensor, edge_features: Tensor, bond_directions: Tensor | None
+    flavour: str, atom_features: Tensor, edge_features: Tensor, bond_directions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the atom and edge features that a GIN of this flavour reads.
 
     "ogb" reads OGB's as they are; "pretrain-gnns" element and chirality, bond type and direction.
-    What that one's tables have no row for, and its own featuriser raises on, is read as the hidden
-    element or bond of its pre-training (an atom that is no element, a bond that is not single,
-    double, triple or aromatic), or as no chirality (other than tetrahedral).
+    Its own featuriser raises an error where its tables have no row. Here an atom that is no
+    element, and a bond that is not single, double, triple or aromatic, is read as the hidden
+    element or bond of its pre-training; a chirality that is not tetrahedral as none.
 
     Parameters
     ----------
@@ -51,19 +50,9 @@ def gin_inputs(
     -------
     (Tensor, Tensor)
         The two OGB tensors, or [...,2] and [...,2] int64.
-
-    Raises
-    ------
-    UsageError
-        For "pretrain-gnns" without bond directions.
     """
     if flavour == "ogb":
         return atom_features, edge_features
-    if bond_directions is None:
-        raise UsageError(
-            "molecules come without bond directions, which a GIN of pretrain-gnns reads; data "
-            "prepared by an earlier version has none: run `collamo prepare …` again"
-        )
     element, chirality, kind = atom_features[..., 0], atom_features[..., 1], edge_features[..., 0]
     element = torch.where(element < 118, element, MASKED_ATOM)
     chirality = torch.where(chirality < PRETRAIN_GNNS_ATOM_SIZES[1], chirality, 0)
@@ -185,7 +174,7 @@ class GinEncoder(nn.Module):
         71 differ at first, and 585, 1,088, 1,346, 1,464 and 1,541 after as many rounds.
         """
         bonds = cast("GinConv | SelfLoopGinConv", self.gnns[0]).bond_encoder
-        edges = Edges.of(edge_index, bonds.kinds(edge_attr), len(x))
+        edges = Edges.sorted_by_target(edge_index, bonds.kinds(edge_attr), len(x))
         # In training mode atoms have dropout of their own, and count in the statistics. On a GPU
         # finding classes would ask the device for numbers.
         frozen = torch.is_inference_mode_enabled() and not any(m.training for m in self.modules())
@@ -262,7 +251,7 @@ class Edges(NamedTuple):
     receiver: Tensor | None = None
 
     @classmethod
-    def of(cls, edge_index: Tensor, kind: Tensor, num_atoms: int) -> Edges:
+    def sorted_by_target(cls, edge_index: Tensor, kind: Tensor, num_atoms: int) -> Edges:
         """[2,E] int64 (source, target), [E] int64."""
         source, target = edge_index
         target, order = target.sort(stable=True)

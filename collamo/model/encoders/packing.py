@@ -38,8 +38,8 @@ class Packing:
     relations: Relations
 
     @classmethod
-    def of(cls, real: Tensor) -> Packing:
-        """Leave out what is not `real` [B,T] bool."""
+    def without_padding(cls, real: Tensor) -> Packing:
+        """Leave out the tokens that are not `real` [B,T] bool."""
         pairs = real[:, :, None] & real[:, None, :]
         ends = F.pad(real.sum(1).cumsum(0, dtype=torch.int32), (1, 0))
         place, pair_place = (x.flatten().nonzero().squeeze(1) for x in (real, pairs))

@@ -152,7 +152,7 @@ class UniMolEncoder(nn.Module):
     ) -> tuple[Packing, dict[int, Tensor], Tensor | None]:
         """Return the packing, levels [M,C] by number and, if asked, the last logits [H,P]."""
         with frozen_mode(self, distance):
-            packing = Packing.of(tokens != PAD)
+            packing = Packing.without_padding(tokens != PAD)
             bias = self._bias(packing.pack_pairs(distance), packing.pack_pairs(edge_type))
             x = self.embed_tokens(packing.pack(tokens))
             return packing, *self.encoder(x, bias, packing.relations, numbers, with_pairs)
