@@ -7,7 +7,7 @@
                           L levels of C channels. encoded-2d…: all atoms, of the GIN
 
 `collamo.model.precompute` writes them. A file counts once the JSON file names it, so a run that was
-killed goes on with the shards that are missing.
+killed resumes with the missing shards.
 """
 
 from __future__ import annotations

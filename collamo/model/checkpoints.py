@@ -40,7 +40,7 @@ def load_checkpoint(
         adapter_model.safetensors; the adapter names its base, relative to the working directory
         or to the folder itself. Pickled weights are never opened.
     dtype, device
-        Of the weights; None keeps what was saved, on the CPU.
+        Of the weights; None keeps the dtype they were saved in, and the CPU.
     attn_implementation
         Attention inside the language model, see `collamo.build_model`.
     dequantize
@@ -59,8 +59,8 @@ def load_checkpoint(
     UsageError
         If the folder holds something else, or nothing to dequantize.
     CollamoError
-        For damaged weights: other bytes than ``SHA256SUMS`` beside them says, truncated, or others
-        than config.json describes.
+        For damaged weights: truncated, with another SHA-256 than ``SHA256SUMS`` records,
+        or not those that config.json describes.
 
     Examples
     --------

@@ -93,7 +93,7 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         if isinstance(molecule, str):
             molecule = parse_molecule(molecule)
         if "3d" not in modalities:
-            return featurize(molecule, absent_conformer("3D not asked for"))
+            return featurize(molecule, absent_conformer("3D not requested"))
         conformer = embed_conformer_limited(
             molecule, seed=self.conformer_seed, seconds=self.conformer_seconds
         )
@@ -110,7 +110,7 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
 
 
 def _warn_of_nothing(features: MoleculeFeatures, modalities: Sequence[str]) -> None:
-    """Say so where a molecule has none of the modalities asked for."""
+    """Warn where a molecule has none of the requested modalities."""
     conformer = features.conformer
     there = {"1d": features.selfies is not None, "3d": conformer.coordinates is not None}
     if any(there.get(name, True) for name in modalities):

@@ -161,7 +161,7 @@ def _check_folder(folder: Path) -> None:
 def _check_hub(name: str | Path) -> None:
     """Refuse a name that is neither in the hub's cache nor, asked once, known to the hub.
 
-    transformers would ask a dozen times in 45 seconds before it says that there is no network.
+    Without a network transformers would ask a dozen times in 45 seconds before it gives up.
     """
     parent = Path(name).parent
     beside = parent != Path() and parent.is_dir()  # demo/lm where demo is: a folder is meant

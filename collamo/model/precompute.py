@@ -50,9 +50,9 @@ def store_encoder_outputs(
 ) -> dict[str, EncoderOutputs]:
     """Store the outputs of published encoders for every molecule of a prepared folder.
 
-    Shards that are there, whole and made with the same weights, levels and dtype are kept, so a run
-    that was killed goes on. Outputs of other weights are replaced. Encoding is in float32 whatever
-    the dtype on disk.
+    Whole shards made with the same weights, levels and dtype are kept, so a run that was killed
+    resumes. Outputs of other weights are replaced. The encoders compute in float32, whatever the
+    dtype on disk.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def store_encoder_outputs(
         Outputs beyond the dtype's range, NaN among them; and as `load_unimol`.
     """
     if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        raise UsageError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     layers = ProjectorConfig().num_layers if layers is None else layers
     if layers < 1:
         raise UsageError(f"layers is {layers}; a projector has at least 1")
@@ -101,7 +101,7 @@ def store_encoder_outputs(
 
 
 def use_encoder_outputs(model: nn.Module, data: PreparedData) -> list[str]:
-    """Let `data` bring the stored outputs of the encoders of `model` that do not train.
+    """Let `data` deliver the stored outputs of those encoders of `model` that do not train.
 
     Returns
     -------

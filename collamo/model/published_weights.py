@@ -187,7 +187,7 @@ def load_gin(weights: Weights, flavour: str = "auto", **overrides: Any) -> GinEn
     if flavour not in _GIN:
         known = ("auto", *_GIN)
         raise UsageError(
-            f"GIN flavour {flavour!r} is none of {', '.join(known)}{suggest(flavour, known)}"
+            f"GIN flavour {flavour!r} is not one of {', '.join(known)}{suggest(flavour, known)}"
         )
     config["flavour"] = flavour
     return _load_encoder(_GIN[flavour], tensors, name, config, overrides)
@@ -224,7 +224,7 @@ def convert_encoder(source: str | Path, folder: str | Path) -> UniMolEncoder | G
 def _open_weights(
     weights: Weights, config: type[UniMolConfig] | type[GinConfig]
 ) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
-    """Return the tensors, what errors call them, and what a config.json beside them says."""
+    """Return the tensors, their name for messages, and the fields of a config.json beside them."""
     if isinstance(weights, Mapping):
         return checked_weights(weights, "the state dict"), "the state dict", {}
     path = Path(weights)

@@ -32,8 +32,8 @@ def checkpoints_activations(training: Mapping[str, Any]) -> bool:
 
 
 def save_options(dequantized: bool) -> dict[str, bool]:
-    """Return what `save_pretrained` of a model needs to be told.
+    """Return the keyword arguments with which `save_pretrained` writes a model.
 
-    5.17 would try to turn what was of 4 bits back into them.
+    5.17 would try to quantize again what was dequantized from 4 bits.
     """
     return {"save_original_format": not dequantized}

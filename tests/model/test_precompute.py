@@ -162,7 +162,7 @@ def test_altered_files_and_other_molecules_are_refused(folder, weights):
 def test_bad_requests(folder, weights, monkeypatch):
     with pytest.raises(UsageError, match="nothing to encode with"):
         store_encoder_outputs(folder)
-    with pytest.raises(UsageError, match="'int8' is none of"):
+    with pytest.raises(UsageError, match="'int8' is not one of"):
         store_encoder_outputs(folder, gin=weights["gin"], dtype="int8")
     with pytest.raises(UsageError, match="layers is 0"):
         store_encoder_outputs(folder, gin=weights["gin"], layers=0)

@@ -170,7 +170,7 @@ class GinEncoder(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor] | None]:
         """Every level [A,C]; or, a frozen one, [K,C] with the row [A] int64 of each atom.
 
-        Atoms that are equal so far are then worked out once. Of 1,807 atoms of 64 PubChem molecules
+        Atoms that are equal so far are then computed once. Of 1,807 atoms of 64 PubChem molecules
         71 differ at first, and 585, 1,088, 1,346, 1,464 and 1,541 after as many rounds.
         """
         bonds = cast("GinConv | SelfLoopGinConv", self.gnns[0]).bond_encoder
@@ -385,7 +385,7 @@ class AtomEncoder(nn.Module):
 class BondEncoder(nn.Module):
     """A vector for each kind of bond, the sum of one embedding per bond feature.
 
-    There are fewer kinds (5·6·2) than bonds: their sums are worked out once.
+    There are fewer kinds (5·6·2) than bonds: their sums are computed once.
     """
 
     def __init__(self, width: int, sizes: tuple[int, ...]):

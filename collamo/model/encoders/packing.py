@@ -67,7 +67,7 @@ class Packing:
 
 
 def frozen_mode(module: nn.Module, *inputs: Tensor) -> contextlib.AbstractContextManager:
-    """Return inference mode where no gradient can be asked for, else a context that does nothing.
+    """Return inference mode where no gradient can be needed, else a context that does nothing.
 
     Inference mode also spares the counting of versions and views that `torch.no_grad` keeps up, but
     its results must not meet autograd, which cannot save them for a backward pass. So encoders

@@ -27,7 +27,7 @@ UNIMOL_DICTIONARY = (
 )
 PAD, CLS, SEP, UNK = range(4)
 
-#: Gaussians, of all pairs together, that are worked out at a time: in float32 they are 2 MiB, which
+#: Gaussians, of all pairs together, that are computed at a time: in float32 they are 2 MiB, which
 #: a core keeps in its cache.
 GAUSSIANS_AT_ONCE = 2**19
 
@@ -122,7 +122,7 @@ class UniMolEncoder(nn.Module):
         inputs = src_tokens, src_distance, src_edge_type
         last = self.config.num_layers
         packing, levels, pairs = self._encode(*inputs, [last], with_pairs=True)
-        assert pairs is not None  # asked for
+        assert pairs is not None  # because of with_pairs
         return packing.pad(levels[last]), packing.pad_pairs(pairs)
 
     def levels(
@@ -135,7 +135,7 @@ class UniMolEncoder(nn.Module):
         """Return levels by number, each [B,T,C], zero in padding.
 
         Level 0 is the embedding, level l the output of layer l, the last one normalised. `numbers`
-        are the ones to return, None returns all. The last pair representation is not worked out.
+        are the ones to return, None returns all. The last pair representation is not computed.
         """
         numbers = range(self.config.num_layers + 1) if numbers is None else numbers
         inputs = src_tokens, src_distance, src_edge_type
