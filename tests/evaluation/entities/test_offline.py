@@ -13,7 +13,7 @@ from collamo.evaluation.entities.lexicon import load_lexicon
 from collamo.evaluation.entities.loading import load_extractor
 from collamo.evaluation.entities.offline import OfflineExtractor
 
-VALIDATION = Path(__file__).with_name("entity_captions.jsonl")
+VALIDATION = Path(__file__).parents[2] / "fixtures" / "entity_captions.jsonl"
 
 
 def entities(text):
