@@ -2,8 +2,8 @@
 
     python benchmarks/make_molecules.py
 
-The first 5,000 molecules of the NCI set that comes with RDKit (BSD-3), with hydrogens, at most 100 atoms;
-one that RDKit cannot parse or embed is left out. Arrays of the file, without pickles:
+The first 5,000 molecules of the NCI set that comes with RDKit (BSD-3), with hydrogens, at most 100
+atoms; one that RDKit cannot parse or embed is left out. Arrays of the file, without pickles:
 
     atoms        uint8 [B]    atoms of each molecule
     bonds        uint8 [B]    bonds of each molecule

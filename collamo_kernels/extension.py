@@ -39,7 +39,7 @@ def why_absent() -> str | None:
         return f"{reason}; there is no C++ compiler: apt install g++ on Debian, then {REINSTALL}"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return f"{reason}; there are no Python headers: apt install python3-dev, then {REINSTALL}"
-    return f"{reason}; build it: {REINSTALL}"
+    return f"{reason}; build it: pip install setuptools wheel pybind11 ninja, then {REINSTALL}"
 
 
 def build_info() -> dict[str, Any]:
