@@ -56,9 +56,9 @@ class Padded:
     """The same inputs as the rivals take them, [B, H, N, D]; padding is not timed."""
 
     def __init__(self, inputs: Inputs):
-        place = self.place = inputs.layout
+        layout = inputs.layout
         tensors = (inputs.q, inputs.k, inputs.v, inputs.cotangent)
-        q, k, v, cotangent = (place.pad(x.detach()).transpose(1, 2).contiguous() for x in tensors)
+        q, k, v, cotangent = (layout.pad(x.detach()).transpose(1, 2).contiguous() for x in tensors)
         self.q, self.k, self.v = (x.requires_grad_() for x in (q, k, v))
         self.cotangent = cotangent
         self.hop_bias, self.radial = inputs.hop_bias, inputs.radial
@@ -85,8 +85,8 @@ def backwards(out: Tensor, tensors: tuple[Tensor, ...], cotangent: Tensor) -> tu
 
 
 def rivals_of(inputs: Inputs, backward: bool) -> dict[str, Callable]:
-    """Return the rivals by name, each a function of nothing that returns the result."""
-    padded, place = Padded(inputs), inputs.layout
+    """Return the rivals by name: functions without arguments that return the result."""
+    padded, layout = Padded(inputs), inputs.layout
     q, k, v = padded.q, padded.k, padded.v
     bias = padded.bias().requires_grad_(backward)
     compiled = torch.compile(_reference, dynamic=False)
@@ -100,10 +100,10 @@ def rivals_of(inputs: Inputs, backward: bool) -> dict[str, Callable]:
                 backwards(out, tensors, padded.cotangent)
             return out
 
-        run.packed = lambda: place.pack(run().detach().transpose(1, 2))  # for the check
+        run.packed = lambda: layout.pack(run().detach().transpose(1, 2))  # for the check
         return run
 
-    def by(function: Callable) -> Callable:
+    def formula(function: Callable) -> Callable:
         arguments = (q, k, v, padded.relations, padded.hop_bias, padded.radial)
         return timed(lambda: function(*arguments), padded.learned())
 
@@ -114,7 +114,7 @@ def rivals_of(inputs: Inputs, backward: bool) -> dict[str, Callable]:
         plain = (x.detach() for x in (q, k, v))
         return flex(*plain, score_mod=lambda s, b, h, i, j: s + bias[b, h, i, j])
 
-    rivals = {"reference": by(_reference), "compiled reference": by(compiled)}
+    rivals = {"reference": formula(_reference), "compiled reference": formula(compiled)}
     rivals["SDPA, bias ready-built"] = timed(sdpa, (q, k, v, bias))
     if not backward:  # FlexAttention has no backward pass on a CPU
         rivals["FlexAttention, bias ready-built"] = timed(flexible, ())
@@ -127,18 +127,18 @@ def _reference(q, k, v, relations, hop_bias, radial) -> Tensor:
 
 
 def checked(rivals: dict[str, Callable], yardstick: Tensor, exact: Tensor) -> dict:
-    """Run each rival once; one that cannot run gives way to its reason."""
-    able = {}
+    """Run each rival once; put the reason in the place of one that cannot run."""
+    calls: dict[str, Callable | str] = {}
     for name, rival in rivals.items():
         try:
             answer = rival.packed()
         except Exception as error:  # whatever a compiler may throw
             lines = str(error).strip().splitlines() or [""]
-            able[name] = f"does not run: {type(error).__name__}: {lines[0][:80]}"
+            calls[name] = f"does not run: {type(error).__name__}: {lines[0][:80]}"
             continue
         assert_accurate(answer, yardstick, exact, name=name)
-        able[name] = rival
-    return able
+        calls[name] = rival
+    return calls
 
 
 def ours_of(inputs: Inputs, backward: bool, backend: str | None = None) -> Callable:
@@ -154,13 +154,13 @@ def ours_of(inputs: Inputs, backward: bool, backend: str | None = None) -> Calla
     return lambda: backwards(forward(), tensors, inputs.cotangent)
 
 
-def extra_memory(which: str) -> Callable:
+def extra_memory(contender: str) -> Callable:
     """For memory.py: forward and backward of the batch, by ours or by the reference."""
 
     def call_of(inputs: Inputs) -> Callable:
-        if which == "ours":
+        if contender == "ours":
             return ours_of(inputs, backward=True)
-        return rivals_of(inputs, backward=True)[which]
+        return rivals_of(inputs, backward=True)[contender]
 
     call_of(molecule_inputs(2)[1])()
     return call_of(molecule_inputs()[1])
@@ -193,12 +193,12 @@ def bench_molecules(compare, threads, batch, backward):
     rivals = checked(rivals_of(inputs, backward), yardstick, exact)
     mib = {}
     if backward:
-        for which in ("ours", "reference"):
-            mib[which] = memory.extra_mib("bench_coattention", "extra_memory", which)
-    what = f"{BATCH} {name} molecules, " + ("forward + backward" if backward else "forward")
+        for contender in ("ours", "reference"):
+            mib[contender] = memory.extra_mib("bench_coattention", "extra_memory", contender)
+    workload = f"{BATCH} {name} molecules, " + ("forward + backward" if backward else "forward")
     ours = ours_of(inputs, backward)
     floor = None if backward else FLOOR_OF_A_PAIR * inputs.relations.num_pairs
-    compare("coattention", what, ours, rivals, ROUNDS, floor, mib)
+    compare("coattention", workload, ours, rivals, ROUNDS, floor, mib)
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)

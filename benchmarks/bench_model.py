@@ -34,6 +34,7 @@ from unimol_reference import unimol_reference
 
 BATCH, ROUNDS = 64, 9
 RELEASE = UniMolConfig()  # 15 layers, 512 channels, 64 heads
+PROJECTOR_LEVELS = [3, 6, 9, 12, 15]
 
 
 def unimol_batch(count: int = BATCH) -> tuple[str, tuple[Tensor, Tensor, Tensor]]:
@@ -75,15 +76,15 @@ def check_unimol(answer: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> N
         assert_accurate(ours[where], theirs[where], truth[where])
 
 
-def unimol_call(which: str) -> Callable:
+def unimol_call(contender: str) -> Callable:
     """For memory.py: one call on the batch."""
     encoder = unimol()
 
     def call_of(inputs: tuple[Tensor, ...]) -> Callable:
-        if which == "ours":
+        if contender == "ours":
             return lambda: encoder(*inputs)
-        if which == "ours, levels of the projector":
-            return lambda: encoder.levels(*inputs, [3, 6, 9, 12, 15])
+        if contender == "ours, levels of the projector":
+            return lambda: encoder.levels(*inputs, PROJECTOR_LEVELS)
         return official(encoder, inputs)
 
     call_of(unimol_batch(2)[1])()
@@ -98,18 +99,17 @@ def bench_unimol(compare, threads):
     padded = official(encoder, inputs)
     check_unimol(encoder(*inputs), inputs)
     half = unimol(torch.bfloat16)
-    wanted = [3, 6, 9, 12, 15]
     rivals = {
         "official formulation, padded": padded,
-        "ours, levels of the projector": lambda: encoder.levels(*inputs, wanted),
-        "the same in bfloat16": lambda: half.levels(*inputs, wanted),
+        "ours, levels of the projector": lambda: encoder.levels(*inputs, PROJECTOR_LEVELS),
+        "the same in bfloat16": lambda: half.levels(*inputs, PROJECTOR_LEVELS),
     }
     mib = {
         key: memory.extra_mib("bench_model", "unimol_call", key)
         for key in ("ours", "official formulation, padded", "ours, levels of the projector")
     }
-    what = f"Uni-Mol, {BATCH} {name} molecules"
-    compare("model", what, lambda: encoder(*inputs), rivals, ROUNDS, None, mib)
+    workload = f"Uni-Mol, {BATCH} {name} molecules"
+    compare("model", workload, lambda: encoder(*inputs), rivals, ROUNDS, None, mib)
 
 
 class GeometricGin(nn.Module):
@@ -189,5 +189,5 @@ def bench_gin(compare, threads):
 
     levels = encoder(*graph)
     rivals = {"torch-geometric GINEConv": by_geometric, "its matrix products alone": products}
-    what = f"GIN, {BATCH} {name} molecules"
-    compare("model", what, lambda: encoder(*graph), rivals, 31)
+    workload = f"GIN, {BATCH} {name} molecules"
+    compare("model", workload, lambda: encoder(*graph), rivals, 31)

@@ -49,10 +49,10 @@ def by_networkx(graphs: list[nx.Graph]) -> list[dict]:
 def from_networkx(lengths: list[dict]) -> torch.Tensor:
     """What networkx found, in our form."""
     matrices = []
-    for found in lengths:
-        matrix = np.full((len(found), len(found)), np.inf)
-        for atom, there in found.items():
-            matrix[atom, list(there)] = list(there.values())
+    for graph in lengths:
+        matrix = np.full((len(graph), len(graph)), np.inf)
+        for atom, reached in graph.items():
+            matrix[atom, list(reached)] = list(reached.values())
         matrices.append(matrix)
     return packed(matrices)
 

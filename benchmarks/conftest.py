@@ -11,12 +11,12 @@ import results
 import torch
 
 SHORT = 0.1  # s; what is faster is called once unmeasured first, as the others left cold caches
-LONG_ROUNDS = 5  # what is slower is timed so often at most
+LONG_ROUNDS = 5  # at most, of what is slower
 
 
 @pytest.fixture
 def threads(request):
-    """Hold torch to so many threads (a parameter)."""
+    """Let torch use as many threads as the parameter says."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -55,21 +55,23 @@ def compare(benchmark):
 
         benchmark.pedantic(ours, setup=rivals_first, rounds=rounds)
         median = {name: statistics.median(values) for name, values in times.items()}
-        mine = benchmark.stats.stats.median
+        our_median = benchmark.stats.stats.median
         notes = {
-            "ours": "" if floor is None else f"floor {1e3 * floor:.2g} ms: {mine / floor:.3g} x"
+            "ours": ""
+            if floor is None
+            else f"floor {1e3 * floor:.2g} ms: {our_median / floor:.3g} x"
         }
         rows = [
             {
                 "workload": workload,
                 "rival": name,
                 "median_ms": f"{1e3 * seconds:.4g}",
-                "ratio": f"{seconds / mine:.3g}",
+                "ratio": f"{seconds / our_median:.3g}",
                 "rounds": len(times.get(name, range(rounds))),
                 "extra_mib": (extra_mib or {}).get(name, ""),
                 "note": notes.get(name, ""),
             }
-            for name, seconds in {"ours": mine, **median}.items()
+            for name, seconds in {"ours": our_median, **median}.items()
         ]
         rows += [
             {"workload": workload, "rival": name, "note": reason}

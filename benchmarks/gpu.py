@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -67,7 +68,7 @@ class Workload:
     width: int
     count: int = 256
     atoms: int | None = None
-    against: tuple[str, ...] = ("eager", "FlexAttention", "SDPA", "torch.compile")
+    rivals: tuple[str, ...] = ("eager", "FlexAttention", "SDPA", "torch.compile")
     goals: dict[str, float] = dataclasses.field(default_factory=dict)  # forward + backward, times
 
 
@@ -77,12 +78,12 @@ WORKLOADS = (
     Workload("256 molecules, H=8, d=64", 8, 64, goals=MODEL_GOALS),
     Workload(
         *("256 molecules, H=64, d=8 (Uni-Mol)", 64, 8),
-        against=("SDPA", "FlexAttention"),
+        rivals=("SDPA", "FlexAttention"),
         goals={"SDPA": 3, "FlexAttention": 3},
     ),
     Workload(
         *("8 graphs of 512 atoms, H=32, d=32", 32, 32, 8, 512),
-        against=("SDPA", "FlexAttention"),
+        rivals=("SDPA", "FlexAttention"),
         goals={"SDPA": 3, "FlexAttention": 3},
     ),
 )
@@ -173,9 +174,9 @@ def aligned(bias: Tensor) -> Tensor:
 
 
 def rivals_of(
-    inputs: Inputs, backward: bool, against: tuple[str, ...], compiler: Callable = compiled
+    inputs: Inputs, backward: bool, names: tuple[str, ...], compiler: Callable = compiled
 ) -> dict[str, Callable]:
-    """Return the rivals by name, each a function of nothing with an attribute `packed`."""
+    """Return the rivals by name: functions without arguments, each with an attribute `packed`."""
     padded, place = harness.Padded(inputs), inputs.layout
     q, k, v, relations = padded.q, padded.k, padded.v, padded.relations
     on_gpu = q.device.type == "cuda"
@@ -202,13 +203,13 @@ def rivals_of(
             return F.scaled_dot_product_attention(q, k, v, attn_mask=ready)
 
     rivals = {}
-    if "eager" in against:
+    if "eager" in names:
         rivals["eager"] = eagerly(eager)
-    if "torch.compile" in against:
+    if "torch.compile" in names:
         rivals["torch.compile"] = eagerly(compiler(eager))
-    if "SDPA" in against:
+    if "SDPA" in names:
         rivals["SDPA, bias ready-built"] = timed(sdpa, (q, k, v, ready))
-    if "FlexAttention" in against:
+    if "FlexAttention" in names:
         for name, options in FLEX.items():
             forward, tensors = flexible(padded, backward, options, compiler)
             rivals[name] = timed(forward, tensors)
@@ -259,15 +260,17 @@ def eager(q, k, v, relations, hop_bias, radial) -> Tensor:
     return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).softmax(-1) @ v
 
 
-def able(rivals: dict[str, Callable], answer: Tensor, exact: Tensor) -> dict[str, Callable | str]:
-    """Run each rival once; one that cannot run, or is wrong, gives way to its reason."""
-    found = {}
+def checked(
+    rivals: dict[str, Callable], answer: Tensor, exact: Tensor
+) -> dict[str, Callable | str]:
+    """Run each rival once; put the reason in the place of one that cannot run or is wrong."""
+    calls: dict[str, Callable | str] = {}
     for name, rival in rivals.items():
         try:
-            found[name] = harness.checked({name: rival}, answer, exact)[name]
+            calls[name] = harness.checked({name: rival}, answer, exact)[name]
         except AssertionError as error:
-            found[name] = f"not timed, wrong answer: {str(error).splitlines()[0]}"
-    return found
+            calls[name] = f"not timed, wrong answer: {str(error).splitlines()[0]}"
+    return calls
 
 
 # --- timing ---------------------------------------------------------------------------------------
@@ -391,34 +394,34 @@ def attention_rows(
     """
     inputs = inputs_of(workload, dtype, device)
     backend = {"cuda": "triton", "cpu": "cpu"}[device]  # by name: none may stand in for it
-    yardstick, exact = (found["out"] for found in harness.answers(inputs, backend))
+    yardstick, exact = (answer["out"] for answer in harness.answers(inputs, backend))
     names = {False: f"{workload.name}, forward", True: f"{workload.name}, forward + backward"}
     ours = {backward: harness.ours_of(inputs, backward, backend) for backward in names}
-    for backward, what in names.items():
+    for backward, timed in names.items():
         floor = None if gpu is None else floor_us(inputs, backward, gpu)
-        yield compared(what, ours[backward], {}, rounds, floor)
-    for backward, name in itertools.product((True, False), workload.against):
+        yield compared(timed, ours[backward], {}, rounds, floor)
+    for backward, name in itertools.product((True, False), workload.rivals):
         rivals = {name: "not run: the time was up"}
         if time.monotonic() <= deadline:
             try:
                 rivals = rivals_of(inputs, backward, (name,), compiler)
-                rivals = able(rivals, yardstick, exact)
+                rivals = checked(rivals, yardstick, exact)
             except Exception as error:  # no memory for its inputs, say
                 rivals = {name: failure(error)}
-        for one, rival in rivals.items():
-            yield beside_ours(names[backward], ours[backward], one, rival, rounds)
+        for variant, rival in rivals.items():
+            yield beside_ours(names[backward], ours[backward], variant, rival, rounds)
         del rivals
         torch.cuda.empty_cache()
 
 
 def beside_ours(
-    what: str, ours: Callable, name: str, rival: Callable | str, rounds: int
+    workload: str, ours: Callable, name: str, rival: Callable | str, rounds: int
 ) -> list[dict]:
     """Time a rival and ours in turns; the rival's row, or one with the reason why not."""
     try:
-        rows = compared(what, ours, {name: rival}, rounds, None)
+        rows = compared(workload, ours, {name: rival}, rounds, None)
     except Exception as error:  # it ran once, but not again
-        return [{"workload": what, "rival": name, "note": failure(error)}]
+        return [{"workload": workload, "rival": name, "note": failure(error)}]
     return [row for row in rows if row["rival"] == name]
 
 
@@ -448,13 +451,13 @@ def hops_rows(
     launch = 0.0 if gpu is None else gpu.graph_launch_us
     floor = None if gpu is None else launch + 1e6 * len(answer) / gpu.bandwidth
     mean = batch.ptr.diff().double().mean()
-    what = f"{count} stored molecules (mean {mean:.1f} atoms)"
+    workload = f"{count} stored molecules (mean {mean:.1f} atoms)"
     timed = {name: call for name, call in rivals.items() if not callable(call)}
-    rows = compared(what, ours, timed, rounds, floor, memory=False)
+    rows = compared(workload, ours, timed, rounds, floor, memory=False)
     for name, call in rivals.items():
         if callable(call):  # seconds, and nothing on the GPU: once is enough
             us, ratio = _wall(call), float(rows[0]["median_us"])
-            rows.append({"workload": what, "rival": name, "rounds": 1, "note": ""})
+            rows.append({"workload": workload, "rival": name, "rounds": 1, "note": ""})
             rows[-1] |= {"median_us": f"{us:.4g}", "ratio": f"{us / ratio:.3g}"}
     return rows
 
@@ -480,8 +483,8 @@ def scipy_rival(batch: molecules.Batch, answer: Tensor) -> Callable | str:
 
 def show(rows: list[dict]) -> None:
     """Print a table."""
-    for what in dict.fromkeys(row["workload"] for row in rows):
-        print(what)
+    for workload in dict.fromkeys(row["workload"] for row in rows):
+        print(workload)
     for row in rows:
         keys = ("median_us", "graph_us", "ratio", "floor_us", "of_floor", "peak_mib")
         cells = (row.get(key, "") for key in keys)
@@ -489,13 +492,13 @@ def show(rows: list[dict]) -> None:
         print(line.format(row["rival"], *cells, row["note"]), flush=True)
 
 
-def judge(workload: Workload, rows: list[dict]) -> list[str]:
+def attention_verdicts(workload: Workload, rows: list[dict]) -> list[str]:
     """Compare the rows of a workload with its goals, a line each."""
     lines = []
     both = {row["rival"]: row for row in rows if row["workload"].endswith("forward + backward")}
     for rival, goal in workload.goals.items():
-        found = [row for name, row in both.items() if name.startswith(rival) and "ratio" in row]
-        ratio = min((float(row["ratio"]) for row in found), default=None)
+        timed = [row for name, row in both.items() if name.startswith(rival) and "ratio" in row]
+        ratio = min((float(row["ratio"]) for row in timed), default=None)
         lines.append(f"{workload.name}: {_verdict(ratio, goal)} {rival}")
     mib = {name: float(row["peak_mib"]) for name, row in both.items() if row.get("peak_mib")}
     if "eager" in workload.goals:
@@ -506,11 +509,11 @@ def judge(workload: Workload, rows: list[dict]) -> list[str]:
     return lines
 
 
-def judge_hops(rows: list[dict]) -> list[str]:
+def hop_verdicts(rows: list[dict]) -> list[str]:
     """Compare the rows of `shortest_paths` with its goals, a line each."""
     scipy = next((float(row["ratio"]) for row in rows[1:] if "ratio" in row), None)
-    where = rows[0]["workload"]
-    return [f"{where}: {_times_floor(rows[0], 3)}", f"{where}: {_verdict(scipy, 500)} SciPy"]
+    workload = rows[0]["workload"]
+    return [f"{workload}: {_times_floor(rows[0], 3)}", f"{workload}: {_verdict(scipy, 500)} SciPy"]
 
 
 def _times_floor(ours: dict, most: float) -> str:
@@ -539,9 +542,9 @@ def draw(rows: list[dict], path: Path) -> str:
     rivals = list(dict.fromkeys(row["rival"] for row in timed))
     figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.8 * len(workloads)), layout="constrained")
     for number, rival in enumerate(rivals):
-        mine = [row for row in timed if row["rival"] == rival]
-        places = [workloads.index(row["workload"]) + 0.8 * number / len(rivals) for row in mine]
-        us = [float(row["median_us"]) for row in mine]
+        bars = [row for row in timed if row["rival"] == rival]
+        places = [workloads.index(row["workload"]) + 0.8 * number / len(rivals) for row in bars]
+        us = [float(row["median_us"]) for row in bars]
         axes.barh(places, us, 0.8 / len(rivals), label=rival, align="edge")
     axes.set_yticks([i + 0.4 for i in range(len(workloads))], workloads)
     axes.invert_yaxis()
@@ -560,7 +563,7 @@ MARK = "rows: "  # before a line of rows on a part's standard output
 
 
 def measure(part: str, seconds: float) -> Iterator[list[dict]]:
-    """Rows of one part, in this process; no rival is begun after so many seconds."""
+    """Yield the rows of one part, measured here; no rival starts after `seconds`."""
     deadline, gpu = time.monotonic() + seconds, limits()
     print(
         f"copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, in a graph ", end=""
@@ -578,7 +581,7 @@ def measure(part: str, seconds: float) -> Iterator[list[dict]]:
 def collect(
     command: list[str], seconds: float, keep: Callable[[list[dict]], None]
 ) -> tuple[list[dict], str]:
-    """Run a part, hand on its rows as they come; all of them, and why it ended early, or ""."""
+    """Run a part, pass its rows to `keep` as they come; return all, and why it ended early."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     killer = threading.Timer(seconds, process.kill)
     killer.start()
@@ -586,9 +589,9 @@ def collect(
     try:
         for line in process.stdout:
             if line.startswith(MARK):
-                found = json.loads(line.removeprefix(MARK))
-                keep(found)
-                rows += found
+                batch = json.loads(line.removeprefix(MARK))
+                keep(batch)
+                rows += batch
             else:
                 print(line, end="", flush=True)
         code = process.wait()
@@ -615,12 +618,13 @@ def main(arguments: list[str]) -> int:
 
 
 def measure_all(gpu: str, budget: float = BUDGET, grace: float = GRACE) -> int:
-    """Run part after part and add up what they found; 1 if one ended early."""
+    """Run part after part and print all verdicts; return 1 if a part ended early."""
     deadline = time.monotonic() + budget
-    goals = {PATHS: judge_hops, **{x.name: lambda rows, x=x: judge(x, rows) for x in WORKLOADS}}
+    verdicts_on = {PATHS: hop_verdicts}
+    verdicts_on |= {x.name: functools.partial(attention_verdicts, x) for x in WORKLOADS}
     attention, verdicts, failed = [], [], False
-    for number, (part, judged) in enumerate(goals.items()):
-        share = max(0.0, deadline - time.monotonic()) / (len(goals) - number)
+    for number, (part, verdicts_of_part) in enumerate(verdicts_on.items()):
+        share = max(0.0, deadline - time.monotonic()) / (len(verdicts_on) - number)
         print(f"\n{part}: {share:.0f} s, on {gpu}", flush=True)
         file = PATHS if part == PATHS else "coattention"
 
@@ -629,7 +633,7 @@ def measure_all(gpu: str, budget: float = BUDGET, grace: float = GRACE) -> int:
             show(rows)
 
         rows, reason = collect(part_command(part, share), share + grace, keep)
-        verdicts += judged(rows) if rows else []
+        verdicts += verdicts_of_part(rows) if rows else []
         if reason:
             failed = True
             verdicts.append(f"{part}: {reason}")

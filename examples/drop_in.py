@@ -128,9 +128,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--data", type=Path, help="SDF")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--molecules", type=int, default=1000, help="of RDKit's, without data")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with rdBase.BlockLogs():  # the SDF has nine nitrogens of valence 4, which RDKit refuses
-        examples = read(given.data) if given.data else from_rdkit(given.molecules)
+        examples = read(options.data) if options.data else from_rdkit(options.molecules)
     random.Random(0).shuffle(examples)
     cut = len(examples) * 4 // 5
     targets = torch.tensor([target for *_, target in examples])
@@ -139,9 +139,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     for name, attention in ATTENTIONS.items():
         torch.manual_seed(0)
         model = Regressor(attention, examples[:cut])
-        seconds = train(model, examples[:cut], given.steps)
+        seconds = train(model, examples[:cut], options.steps)
         errors[name] = loss_of(model.eval(), examples[cut:]).item()
-        print(f"{name:<26}MAE {errors[name]:8.2f}   {seconds:5.1f} s for {given.steps} steps")
+        print(f"{name:<26}MAE {errors[name]:8.2f}   {seconds:5.1f} s for {options.steps} steps")
     return errors
 
 

@@ -127,7 +127,7 @@ class TestGPUBenchmark:
         assert [row["rival"] for row in rows] == ["ours", "SciPy, on the CPU"]
         assert all(float(row["median_us"]) > 0 for row in rows)
         rows[0]["of_floor"], rows[1]["ratio"] = "0.25", "600"
-        floor, scipy = gpu.judge_hops(rows)
+        floor, scipy = gpu.hop_verdicts(rows)
         assert "MISSED: 4 x the floor (goal 3 x)" in floor
         assert "met: 600 x (goal 500 x) SciPy" in scipy
 
@@ -135,9 +135,9 @@ class TestGPUBenchmark:
         import results
 
         monkeypatch.setattr(results, "HERE", tmp_path)
-        against = ("eager", "SDPA", "FlexAttention")
+        rivals = ("eager", "SDPA", "FlexAttention")
         goals = {"eager": 50, "torch.compile": 10}
-        workload = gpu.Workload("3 molecules", 2, 8, 3, against=against, goals=goals)
+        workload = gpu.Workload("3 molecules", 2, 8, 3, rivals=rivals, goals=goals)
         limits = gpu.Limits(4e12, 3.0, 2.0, 3e13)
         parts = list(
             gpu.attention_rows(
@@ -153,7 +153,9 @@ class TestGPUBenchmark:
         path = results.append_gpu("NVIDIA Nothing", "coattention", rows)
         assert path == tmp_path / "results" / "nvidia-nothing" / "coattention.csv"
         assert len(path.read_text().splitlines()) == len(rows) + 1
-        assert any("not measured (goal 10 x)" in line for line in gpu.judge(workload, rows))
+        assert any(
+            "not measured (goal 10 x)" in line for line in gpu.attention_verdicts(workload, rows)
+        )
         gpu.show(rows)
         pytest.importorskip("matplotlib")
         assert str(tmp_path) in gpu.draw(rows, tmp_path / "plot.png")
@@ -176,7 +178,7 @@ class TestGPUBenchmark:
             return twice, tensors
 
         monkeypatch.setattr(gpu, "flexible", failing)
-        workload = gpu.Workload("2 molecules", 2, 8, 2, against=("FlexAttention", "SDPA"))
+        workload = gpu.Workload("2 molecules", 2, 8, 2, rivals=("FlexAttention", "SDPA"))
         parts = gpu.attention_rows(
             workload, torch.float32, "cpu", compiler=lambda f: f, rounds=1, deadline=float("inf")
         )
@@ -242,7 +244,7 @@ class TestGPUBenchmark:
 
         wrong.packed = wrong
         right = torch.zeros(2)
-        assert "not timed, wrong answer" in gpu.able({"wrong": wrong}, right, right)["wrong"]
+        assert "not timed, wrong answer" in gpu.checked({"wrong": wrong}, right, right)["wrong"]
 
 
 def test_a_step_of_training_is_checked(benchmarks):
