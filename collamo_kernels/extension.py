@@ -26,10 +26,8 @@ REINSTALL = "pip install --no-build-isolation --no-deps -e ."
 _RECORD = Path(__file__).with_name("absence.txt")
 
 
-def why_absent() -> str | None:
-    """Return why the compiled kernels cannot be used and what to do, or None if they can."""
-    if _C is not None:
-        return None
+def _reason() -> str:
+    """Return why the compiled kernels cannot be used and what to do."""
     if importlib.util.find_spec("collamo_kernels._C") is not None:
         return f"the extension does not load ({_IMPORT_ERROR}); build it again: {REINSTALL}"
     reason = "it was not built"
@@ -40,6 +38,15 @@ def why_absent() -> str | None:
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return f"{reason}; there are no Python headers: apt install python3-dev, then {REINSTALL}"
     return f"{reason}; build it: pip install setuptools wheel pybind11 ninja, then {REINSTALL}"
+
+
+# Now, because torch.compile cannot trace a look at files.
+_ABSENCE = _reason() if _C is None else None
+
+
+def why_absent() -> str | None:
+    """Return why the compiled kernels cannot be used and what to do, or None if they can."""
+    return _ABSENCE
 
 
 def build_info() -> dict[str, Any]:

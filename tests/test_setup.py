@@ -17,6 +17,9 @@ import collamo_kernels as ck
 hops = ck.shortest_paths(torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 3]))
 assert hops[0, 0].tolist() == [0, 1, 255]
 assert not ck.build_info()["extension"]
+q = torch.randn(1, 1, 3, 3)
+compiled = torch.compile(ck.coattention, fullgraph=True, backend="eager")
+torch.testing.assert_close(compiled(q, q, q), ck.coattention(q, q, q))
 print(ck.build_info()["why_absent"])
 """
 
