@@ -61,8 +61,8 @@ test-oldest: $(OLDEST)/ready $(BITSANDBYTES)
 	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py tests/training/test_stages.py \
 	  -k "not killed"
 
-# collamo_kernels by itself: the wheel, in an environment that holds torch, numpy and pytest alone. -P keeps
-# the sources of this folder off the path. Where Triton would be imported, doctests are skipped.
+# collamo_kernels by itself: the wheel, in an environment that holds torch, numpy and pytest alone; the
+# sources of this folder stay off the path. Where Triton would be imported, doctests are skipped.
 ALONE := .venv-kernels
 $(ALONE)/ready:
 	$(PYTHON) -m venv --clear $(ALONE)
@@ -70,13 +70,14 @@ $(ALONE)/ready:
 	$(ALONE)/bin/$(PIP_INSTALL) numpy pytest $(BUILD)
 	@touch $@
 
+test-kernels-alone: export PYTHONSAFEPATH = 1
 test-kernels-alone: $(ALONE)/ready
 	rm -rf build/lib* build/wheel
 	$(ALONE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --wheel-dir build/wheel .
 	$(ALONE)/bin/$(PIP_INSTALL) --no-deps --force-reinstall build/wheel/collamo-*.whl
-	$(ALONE)/bin/python -P -m pytest tests/alone.py tests/kernels -m "not slow"
-	$(ALONE)/bin/python -P -m pytest --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
+	$(ALONE)/bin/python -m pytest tests/alone.py tests/kernels -m "not slow"
+	$(ALONE)/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
 
 bench: .venv/collamo
 	$(BIN)/python -m pytest benchmarks --benchmark-only
