@@ -152,11 +152,11 @@ class _Variant:
         options = {**settings, "batch_size": batch_size, "about": about}
         evaluate(model, processor, data, out=self.folder, **options)
 
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
 
 
-def _table(ablation: Ablation, reports: Mapping[str, dict]) -> str:
+def _table(ablation: Ablation, reports: Mapping[str, dict[str, Any]]) -> str:
     """Return title and table: a row per variant, a column per task and per shown set of answers."""
     first = next(iter(reports.values()))
     columns = [(v["task"], v["metric"], who) for v in first["verdicts"] for who in ablation.shown]
@@ -169,7 +169,7 @@ def _table(ablation: Ablation, reports: Mapping[str, dict]) -> str:
     return "\n".join([f"# {ablation.title}", "", *markdown_table(header, rows), "", note, ""])
 
 
-def _cell(variants: Mapping, task: str, metric: str, who: str) -> str:
+def _cell(variants: Mapping[str, Any], task: str, metric: str, who: str) -> str:
     estimate = variants.get(task, {}).get(who, {}).get("metrics", {}).get(metric)
     if estimate is None:
         return "–"

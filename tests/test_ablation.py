@@ -45,6 +45,7 @@ def small(tmp_path):
     return [str(path), "--out", str(out), "--limit", "2", "--max-new-tokens", "4", *options], out
 
 
+@pytest.mark.slow
 def test_a_table_is_made_and_nothing_is_done_twice(small, capsys):
     arguments, out = small
     assert cli.run(["ablate", *arguments]) == 0

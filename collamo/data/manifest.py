@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from collamo.data.columns import MeasuredColumn
 from collamo.data.options import PrepareOptions
 from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256, write_text
@@ -47,7 +48,7 @@ class Manifest:
         Element → ``{"molecules", "atoms"}``: those with a conformer that Uni-Mol's dictionary lacks
         and reads as [UNK].
     measured
-        Measured column → ``{"description", "unit", "decimals"}``.
+        Column in the source → what it is.
     motifs
         Names behind the shards' motif counts.
     versions
@@ -65,7 +66,7 @@ class Manifest:
     splits: Mapping[str, int]
     tasks: Mapping[str, Mapping[str, int]]
     selfies_vocabulary: Sequence[str]
-    measured: Mapping[str, Mapping[str, object]]
+    measured: Mapping[str, MeasuredColumn]
     motifs: Sequence[str]
     versions: Mapping[str, str]
     files: Mapping[str, FileEntry]
@@ -79,13 +80,16 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format_version"]
             if version == FORMAT_VERSION:
-                return cls(**{**content, "options": PrepareOptions(**content["options"])})
+                content["options"] = PrepareOptions(**content["options"])
+                measured = content["measured"].items()
+                content["measured"] = {name: MeasuredColumn(**about) for name, about in measured}
+                return cls(**content)
         except FileNotFoundError:
             raise UsageError(
                 f"{path.parent} holds no prepared data ({MANIFEST} is missing); "
                 "run `collamo prepare` and let it finish"
             ) from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CollamoError(
                 f"{path} is damaged ({error}); run `collamo prepare` again"
             ) from None

@@ -155,7 +155,7 @@ def _finish(sharding: Sharding) -> Manifest:
         tasks={name: dict(sorted(summary.tasks[name].items())) for name in SPLITS},
         selfies_vocabulary=sorted(summary.tokens),
         unknown_elements=dict(sorted(summary.unknown.items())),
-        measured={k: dataclasses.asdict(v) for k, v in source.measured.items()},
+        measured=source.measured,
         motifs=list(MOTIFS),
         versions=library_versions(),
         files={path.name: file_entry(path, count) for path, count in rows.items()},

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from collamo.errors import CollamoError
 from collamo.training.manifest import delete_old_checkpoints, write_manifest
+from collamo.training.sampler import EpochSampler
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class StartEpoch(TrainerCallback):
     """Tell the sampler which pass over the data begins; after a resume, that of the interrupted
     step."""
 
-    def __init__(self, sampler):
+    def __init__(self, sampler: EpochSampler):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):

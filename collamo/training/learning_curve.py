@@ -37,14 +37,14 @@ class LearningCurve(TrainerCallback):
             )
 
 
-def read_log(path: Path) -> list[dict]:
+def read_log(path: Path) -> list[dict[str, float]]:
     """Return the entries of a ``log.jsonl``; none where there is no file."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def draw_learning_curve(histories: dict[str, list[dict]], path: Path) -> bool:
+def draw_learning_curve(histories: dict[str, list[dict[str, float]]], path: Path) -> bool:
     """Draw train (line) and validation (dots) loss over steps, one panel per named history, as a
     PNG.
 

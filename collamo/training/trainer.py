@@ -119,7 +119,7 @@ class StageTrainer(Trainer):
         batches = 1 if num_items_in_batch is None else self.args.gradient_accumulation_steps
         return self.facts_weight * loss / batches
 
-    def floating_point_ops(self, inputs: dict) -> int:
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 6 × parameters × tokens, `Trainer`'s estimate, the parameters counted once.
 
         Counting them at every step took 6 ms of 150.

@@ -203,6 +203,7 @@ def test_manifest_counts_what_is_there(nci):
     data.verify()
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(nci, tmp_path):
     prepare("nci", tmp_path / "one", PrepareOptions(limit=48, shard_size=20), workers=1)
     assert files(tmp_path / "one") == files(nci)
@@ -260,6 +261,7 @@ def preparing(out, **options):
     return process
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(nci, tmp_path):
     """SIGKILL in the middle of a run, twice; the third run gives the same bytes."""
     only_forked()
@@ -275,6 +277,7 @@ def test_killed_and_started_again(nci, tmp_path):
     assert files(out) == files(nci)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again(tmp_path):
     """SIGKILL at five moments over the length of a whole run, files half written among them."""
     only_forked()
@@ -304,6 +307,7 @@ def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
     monkeypatch.setattr(records_module, name, faulty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "reason"),
     [
@@ -332,6 +336,7 @@ def test_a_fault_costs_one_conformer_or_one_row(tmp_path, monkeypatch, fault, co
     assert manifest.rejected == {code: 1}
 
 
+@pytest.mark.slow
 def test_memory_beyond_the_limit_costs_the_conformer(tmp_path):
     """A real one, in a process of its own: a forked worker may use what its parent has freed.
 
@@ -453,6 +458,7 @@ def test_real_pubchem_rows(shared_data, tmp_path):
     assert set(manifest.measured) == {"xlogp3", "complexity"}
 
 
+@pytest.mark.slow
 def test_real_records_with_coordinates(shared_data, tmp_path):
     manifest = prepare(shared_data / "gdb1k.sdf", tmp_path / "out", PrepareOptions(limit=210))
     assert manifest.rows == {"in": 210, "ok": 208, "rejected": 2}

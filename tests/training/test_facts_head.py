@@ -58,6 +58,7 @@ def test_it_trains_with_the_projector_and_is_gone_at_the_end(tmp_path):
     assert not checkpoint["facts_head.linear.bias"].eq(0).all()
 
 
+@pytest.mark.slow
 def test_its_gradient_reaches_the_encoders(tmp_path):
     """The same ten steps with another weight give other encoders."""
     run = trained()
@@ -69,6 +70,7 @@ def test_its_gradient_reaches_the_encoders(tmp_path):
     assert {"mol_projector", "graph_encoder", "selfies_encoder", "conformer_encoder"} <= changed
 
 
+@pytest.mark.slow
 def test_without_a_weight_there_is_no_head(tmp_path):
     recipe = trained().recipe("stage1", tmp_path / "out", "--facts_weight", "0")
     train(recipe)
@@ -76,6 +78,7 @@ def test_without_a_weight_there_is_no_head(tmp_path):
     assert not [name for name in names if "facts_head" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_the_projector_can_have_a_learning_rate_of_its_own(stage, tmp_path, monkeypatch):
     rates = {}

@@ -59,6 +59,7 @@ def at_random(seed):
 NUDGES = {"up": lambda x: 1, "down": lambda x: -1, "one": at_random(1), "two": at_random(2)}
 
 
+@pytest.mark.slow
 def test_losses_agree_over_50_steps(losses):
     """Rounding grows from step to step, so the yardstick is training in plain PyTorch that starts
     one rounding away: up to each step ours may be off by twice as much, and two roundings.

@@ -202,6 +202,7 @@ def full_width():
     return build_model((source, tokenizer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["align", "tune"])
 def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     """What trains is what is meant to, and the plan's bytes are those that are there.

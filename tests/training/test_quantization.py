@@ -51,6 +51,7 @@ def linears(model, kind):
     return [n for n, m in model.named_modules() if type(m).__name__ == kind]
 
 
+@pytest.mark.slow
 @needs
 def test_alignment_leaves_four_bits_as_they_were(llm, aligned):
     model, _ = load_checkpoint(aligned)
@@ -64,6 +65,7 @@ def test_alignment_leaves_four_bits_as_they_were(llm, aligned):
             assert torch.equal(parameter, model.get_parameter(f"model.language_model.{name}"))
 
 
+@pytest.mark.slow
 @needs
 def test_a_resumed_alignment_gives_the_same_bits(run, options, aligned, tmp_path):
     shutil.copytree(aligned.parent, tmp_path / "again")
@@ -75,6 +77,7 @@ def test_a_resumed_alignment_gives_the_same_bits(run, options, aligned, tmp_path
     assert [name for name in once if not torch.equal(once[name], resumed[name])] == []
 
 
+@pytest.mark.slow
 @needs
 def test_tuning_beside_four_bits_and_what_can_be_merged(run, aligned, tmp_path):
     options = ("--bf16=true", "--use_cpu=true", "--max_steps=4", f"--init_from={aligned}")
@@ -103,6 +106,7 @@ def test_tuning_beside_four_bits_and_what_can_be_merged(run, aligned, tmp_path):
     assert (ours - theirs).abs().mean() < 0.1 * (without - theirs).abs().mean()
 
 
+@pytest.mark.slow
 @needs
 def test_an_alignment_goes_on_from_four_bits(run, aligned, tmp_path):
     options = (*OPTIONS, "--max_steps=1", "--llm=null", "--model={}", f"--init_from={aligned}")
