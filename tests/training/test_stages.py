@@ -87,6 +87,7 @@ def test_frozen_batch_norms_keep_their_averages(run):
     assert not any(torch.equal(first[name], start[name]) for name in averages)
 
 
+@pytest.mark.slow
 def test_published_encoders_are_taken_over_and_stay(run, tmp_path):
     """With --unimol and --gin alignment trains the projector and the SELFIES embedding alone."""
     unimol = UniMolEncoder(UniMolConfig(**{**SIZES, "num_heads": 2, "intermediate_size": 16}))
@@ -105,6 +106,7 @@ def test_published_encoders_are_taken_over_and_stay(run, tmp_path):
     assert changed == {"mol_projector", "selfies_encoder"}
 
 
+@pytest.mark.slow
 def test_half_precision_trains_in_float32(run, tmp_path):
     """The frozen language model stays in bfloat16; steps too small for it still arrive."""
     options = ["--dtype=bfloat16", "--attn_implementation=eager", "--facts_weight=0"]
@@ -131,6 +133,7 @@ def test_half_precision_trains_in_float32(run, tmp_path):
     assert stages.train(run.recipe("stage2", tmp_path / "two", *tune)).is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["tiny_lm", "stage1", "stage2"])
 def test_resuming_after_5_of_10_steps_gives_the_same_bits(run, stage, tmp_path):
     """The step to resume at lies in the middle of an epoch, and its neighbours in others."""
@@ -151,6 +154,7 @@ def test_resuming_after_5_of_10_steps_gives_the_same_bits(run, stage, tmp_path):
         assert epoch * SAVE / STEPS % 1 != 0
 
 
+@pytest.mark.slow
 def test_resuming_at_the_end_of_an_epoch_gives_the_same_bits(run, tmp_path):
     molecules = len({e.molecule for e in prepared(run).tasks("train")})
     batch = next(b for b in range(1, molecules) if math.ceil(molecules / b) == SAVE)
@@ -163,6 +167,7 @@ def test_resuming_at_the_end_of_an_epoch_gives_the_same_bits(run, tmp_path):
     assert all(torch.equal(once[name], resumed[name]) for name in once)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_gives_the_same_bits(run, tmp_path):
     """SIGKILL while checkpoints are written one after the other; then a run that is let finish."""
     # A checkpoint after every step, so that most moments lie in the writing of one.
@@ -192,6 +197,7 @@ def newest(output):
     return max((int(path.name.rpartition("-")[2]) for path in checkpoints(output)), default=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["incomplete", "altered"])
 def test_a_broken_newest_checkpoint_is_skipped_and_named(run, damage, tmp_path, caplog):
     output = tmp_path / "stage1"
@@ -248,6 +254,7 @@ def test_two_trainings_in_one_folder(run, tmp_path):
     stages.train(recipe)  # nothing is left of a process that was killed
 
 
+@pytest.mark.slow
 def test_checkpoints_are_sealed_and_old_ones_deleted(run, tmp_path):
     for stage in ("tiny_lm", "stage1", "stage2"):
         for step in (SAVE, STEPS):
