@@ -20,6 +20,7 @@ def demo_report():
     return module
 
 
+@pytest.mark.slow
 def test_the_demo_report_shows_verdicts_curves_and_molecules(demo_report, tmp_path):
     from collamo.data.prepared import PreparedData
     from collamo.evaluation.examine.split import evaluate

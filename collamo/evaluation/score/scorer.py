@@ -118,6 +118,7 @@ class Scorer:
 
 def _look_for_entities(rows: Sequence[PredictionRow], entities: EntityExtractor) -> None:
     captions = [(row.number, row.prediction, row.reference, row.molecule) for row in rows]
-    for row, found in zip(rows, hallucination_rows(captions, entities), strict=True):
-        row.entity_status = found[0]
-        row.values |= found[1]
+    statistics = hallucination_rows(captions, entities)
+    for row, (status, values) in zip(rows, statistics, strict=True):
+        row.entity_status = status
+        row.values |= values

@@ -120,6 +120,7 @@ with Bern2Extractor(url, Path(path), Limits(concurrency=2)) as extractor:
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path):
     path, count = tmp_path / "answers.jsonl", 30
     with fake_service(lambda body, _: Reply(bern2(body), seconds=0.05)) as server:

@@ -340,6 +340,7 @@ def test_a_refused_key_ends_the_run(tmp_path):
     assert not (tmp_path / "out/report.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path):
     path = file(tmp_path, [("a", f"{1 + i % 5} {i}") for i in range(40)])
 

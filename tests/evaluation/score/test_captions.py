@@ -66,6 +66,7 @@ def test_rouge_is_symmetric_and_no_score_knows_an_order():
     assert scored(pairs[::-1]) == pytest.approx(scores)
 
 
+@pytest.mark.slow
 def test_meteor_knows_stems_and_synonyms(shared_data):
     wordnet = shared_data / "wordnet.zip"
     scorer = TextScorer(load_tokenisation("whitespace"), wordnet)

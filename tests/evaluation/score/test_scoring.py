@@ -35,6 +35,7 @@ def tsv(folder, *rows, header=HEADER):
 # The published scores
 
 
+@pytest.mark.slow
 def test_published_caption_scores(shared_data, tmp_path, capsys):
     arguments = [f"{shared_data}/molt5_small_captions.tsv", "--task", "captions"]
     arguments += ["--tokenizer", f"scibert:{shared_data}/scibert_vocab.txt"]
@@ -52,6 +53,7 @@ def test_published_caption_scores(shared_data, tmp_path, capsys):
     assert "bleu4\t0.4449" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_published_molecule_scores(shared_data, tmp_path):
     path = shared_data / "molt5_small_molecules.tsv"
     report = evaluate(path, "molecules", tmp_path)

@@ -32,11 +32,11 @@ def findings(
     if not phi:
         yield Finding(True, "The model has no Φ: attention over atoms knows no relation.")
     for name, label in (("phi2d", "Φ2d (bonds)"), ("phi3d", "Φ3d (distances)")):
-        heads = [spread for one in phi for spread in getattr(one, name) or []]
+        heads = [spread for bias in phi for spread in getattr(bias, name) or []]
         if heads:
             yield _spread_finding(label, heads)
-    for one in gaussians:
-        yield from _gaussian_findings(one)
+    for basis in gaussians:
+        yield from _gaussian_findings(basis)
     for m in MODALITIES:
         values = [value for layer in layers if (value := layer.entropy[m]) is not None]
         if values:
@@ -68,20 +68,20 @@ def _spread_finding(label: str, heads: Sequence[float]) -> Finding:
     )
 
 
-def _gaussian_findings(one: Gaussians) -> Iterator[Finding]:
-    if not one.finite:
-        yield Finding(False, f"Gaussians of {one.where}: a centre or width is NaN or infinite.")
+def _gaussian_findings(basis: Gaussians) -> Iterator[Finding]:
+    if not basis.finite:
+        yield Finding(False, f"Gaussians of {basis.where}: a centre or width is NaN or infinite.")
         return
     yield Finding(
-        one.narrow == 0,
-        f"Gaussians of {one.where}: the narrowest is {one.smallest_sigma:.3f} Å wide, {one.narrow} "
-        f"of {one.count} are narrower than {THRESHOLDS['narrow']} Å (where the paper's NaN come "
-        "from).",
+        basis.narrow == 0,
+        f"Gaussians of {basis.where}: the narrowest is {basis.smallest_sigma:.3f} Å wide, "
+        f"{basis.narrow} of {basis.count} are narrower than {THRESHOLDS['narrow']} Å (where the "
+        "paper's NaN come from).",
     )
-    if math.isfinite(one.dead):
+    if math.isfinite(basis.dead):
         yield Finding(
-            one.dead <= THRESHOLDS["mostly_dead"],
-            f"Gaussians of {one.where}: {one.dead:.0%} are dead (their value varies by at most "
+            basis.dead <= THRESHOLDS["mostly_dead"],
+            f"Gaussians of {basis.where}: {basis.dead:.0%} are dead (their value varies by at most "
             f"{THRESHOLDS['dead']:.0%} of the peak over all distances seen).",
         )
 

@@ -198,17 +198,17 @@ def layer_attention(number: int, observations: Sequence[Observation]) -> LayerAt
     spreads = {
         m: _mean(
             [
-                entropy(one.branches[number][m])
-                for one in observations
-                if m in one.present and one.lengths[m] > 1
+                entropy(seen.branches[number][m])
+                for seen in observations
+                if m in seen.present and seen.lengths[m] > 1
             ]
         )
         for m in MODALITIES
     }
-    both = [one.branches[number] for one in observations if {"2d", "3d"} <= one.present]
-    soft = [soft_attention(one, number) for one in observations if one.present]
-    shares = [shares_of(one, number) for one in observations if one.present == set(MODALITIES)]
-    shares = shares or [shares_of(one, number) for one in observations if one.present]
+    both = [seen.branches[number] for seen in observations if {"2d", "3d"} <= seen.present]
+    soft = [soft_attention(seen, number) for seen in observations if seen.present]
+    shares = [shares_of(seen, number) for seen in observations if seen.present == set(MODALITIES)]
+    shares = shares or [shares_of(seen, number) for seen in observations if seen.present]
     pairs = [cosines(weights.mean(0)) for weights in soft if weights.shape[1] > 1]
     return LayerAttention(
         number + 1,
@@ -220,25 +220,25 @@ def layer_attention(number: int, observations: Sequence[Observation]) -> LayerAt
     )
 
 
-def soft_attention(one: Observation, layer: int) -> Tensor:
+def soft_attention(seen: Observation, layer: int) -> Tensor:
     """``[H,b,T]``: the soft tokens' attention to the real tokens there are, scaled to sum 1."""
-    reached = one.gathered[layer][..., _places(one)]
+    reached = seen.gathered[layer][..., _places(seen)]
     return reached / reached.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
-def _places(one: Observation) -> list[int]:
+def _places(seen: Observation) -> list[int]:
     places: list[int] = []
     start = 0
     for m in MODALITIES:
-        places += range(start, start + one.lengths[m]) if m in one.present else []
-        start += one.lengths[m]
+        places += range(start, start + seen.lengths[m]) if m in seen.present else []
+        start += seen.lengths[m]
     return places
 
 
-def shares_of(one: Observation, layer: int) -> Tensor:
+def shares_of(seen: Observation, layer: int) -> Tensor:
     """``[b,4]``: mean over heads of the attention to 1D, 2D, 3D and to nothing (the zero key)."""
-    lengths = [one.lengths[m] for m in MODALITIES]
-    weights = one.gathered[layer].mean(0)  # [b, T]
+    lengths = [seen.lengths[m] for m in MODALITIES]
+    weights = seen.gathered[layer].mean(0)  # [b, T]
     parts = weights.split([*lengths, weights.shape[-1] - sum(lengths)], -1)
     return torch.stack([part.sum(-1) for part in parts], -1)
 
@@ -250,13 +250,13 @@ def cosines(weights: Tensor) -> Tensor:
     return ((unit @ unit.T).sum() - count) / (count * (count - 1))
 
 
-def attention_to_atoms(one: Observation) -> dict[str, np.ndarray]:
+def attention_to_atoms(seen: Observation) -> dict[str, np.ndarray]:
     """Return modality → [N]: what the last layer's soft tokens look at, scaled to mean 1."""
-    weights, start = one.gathered[-1].mean((0, 1)), 0
+    weights, start = seen.gathered[-1].mean((0, 1)), 0
     atoms = {}
     for m in MODALITIES:
-        part = weights[start : start + one.lengths[m]]
-        start += one.lengths[m]
-        if m in one.present and m != "1d" and float(part.sum()) > 0:
+        part = weights[start : start + seen.lengths[m]]
+        start += seen.lengths[m]
+        if m in seen.present and m != "1d" and float(part.sum()) > 0:
             atoms[m] = (part / part.mean()).double().cpu().numpy()
     return atoms
