@@ -6,8 +6,9 @@ from torch.library import opcheck
 
 import collamo_kernels as ck
 from collamo_kernels.extension import why_absent
-from collamo_kernels.radial import gaussian as radial
-from collamo_kernels.radial import op as radial_op
+from collamo_kernels.radial import tabulation
+from collamo_kernels.radial.bounds import derivative_bounds
+from collamo_kernels.radial.derivatives import derivatives
 from collamo_kernels.testing import TABLE_FACTOR, assert_accurate, required_backends
 
 ABSENT = why_absent() if "cpu" not in required_backends() else None
@@ -63,8 +64,8 @@ USED = torch.arange(len(U)) % 3 > 0
 class TestAgainstTheDefinition:
     def test_rows(self, parameters):
         ours, slope_rows = rows(U, *parameters, curvature=True)
-        plain = radial_op.derivatives(U, *parameters, order=2)
-        exact = radial_op.derivatives(U.double(), *double(parameters), order=2)
+        plain = derivatives(U, *parameters, order=2)
+        exact = derivatives(U.double(), *double(parameters), order=2)
         for order in range(2):
             assert_accurate(ours[:, order], plain[order], exact[order], name=f"order {order}")
         for order in range(2):
@@ -82,7 +83,7 @@ class TestAgainstTheDefinition:
 
         ours = gradients(rows(U, *parameters)[0], parameters)
         plain, exact = (
-            gradients(torch.stack(radial_op.derivatives(u, *x, order=1), 1), x)
+            gradients(torch.stack(derivatives(u, *x, order=1), 1), x)
             for u, x in ((U, parameters), (U.double(), double(parameters)))
         )
         for name, *grads in zip(NAMES, ours, plain, exact, strict=False):
@@ -99,10 +100,10 @@ class TestAgainstTheDefinition:
         exact = double(parameters)
         centre, width, weight, _, weight2, _ = exact
         weights = weight.abs(), None if weight2 is None else weight2.abs()
-        bounds, gaussian = radial_op.derivative_bounds(
+        bounds, gaussian = derivative_bounds(
             centres, block / 2, centre, width, *weights, 4 + slopes
         )
-        values = radial_op.derivatives(centres, *exact, order=slopes)
+        values = derivatives(centres, *exact, order=slopes)
         scale = torch.stack([x.abs().max().clamp(min=1) for x in values]) * slack
         worst = (bounds / scale).amax(1)
         if share:
@@ -142,7 +143,7 @@ class TestAgainstTheDefinition:
 
         ours = second(rows(U, *parameters)[0], parameters)
         plain, exact = (
-            second(torch.stack(radial_op.derivatives(u, *x, order=1), 1), x)
+            second(torch.stack(derivatives(u, *x, order=1), 1), x)
             for u, x in ((U, parameters), (U.double(), double(parameters)))
         )
         assert len(ours) == 1 + sum(x is not None for x in parameters)
@@ -197,7 +198,7 @@ class TestTable:
     def test_is_the_same_grid(self, head, normalized, derivative, learning, monkeypatch):
         module = ck.GaussianRadial(4, head=head, normalized=normalized).requires_grad_(learning)
         ours = module.table(0.0, 25.0, derivative=derivative)
-        monkeypatch.setattr(radial, "serves", lambda _: False)
+        monkeypatch.setattr(tabulation, "serves", lambda _: False)
         plain = module.table(0.0, 25.0, derivative=derivative)
         assert torch.equal(ours.first_knot, plain.first_knot)
         assert ours.errors == pytest.approx(plain.errors, rel=1e-4)
@@ -245,8 +246,8 @@ class TestTable:
         with torch.no_grad():
             module.head[0].bias.copy_(far.repeat(16))
         arguments = module.float_parameters()
-        plain = radial_op.derivatives(U, *arguments, order=1)
-        exact = radial_op.derivatives(U.double(), *double(arguments), order=1)
+        plain = derivatives(U, *arguments, order=1)
+        exact = derivatives(U.double(), *double(arguments), order=1)
         for order in range(2):
             assert_accurate(rows(U, *arguments)[0][:, order], plain[order], exact[order])
 
@@ -292,7 +293,7 @@ def test_second_derivative_knows_the_used_knots(parameters):
 
     def definition(*parameters):
         u = U.to(parameters[0].dtype)
-        found = torch.stack(radial_op.derivatives(u, *parameters, order=1), 1)
+        found = torch.stack(derivatives(u, *parameters, order=1), 1)
         return found * USED[:, None, None]
 
     ours = second(lambda *parameters: rows(U, *parameters, used=USED)[0], torch.float32)

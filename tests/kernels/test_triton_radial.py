@@ -9,7 +9,8 @@ from torch.library import opcheck
 import collamo_kernels as ck
 from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.radial import FIXED_KNOTS, TABLE_TOLERANCE
-from collamo_kernels.radial import op as radial_op
+from collamo_kernels.radial.derivatives import derivatives
+from collamo_kernels.radial.parameters import join, separate
 from collamo_kernels.testing import TABLE_FACTOR, assert_accurate
 
 pytestmark = pytest.mark.skipif(
@@ -138,8 +139,8 @@ def test_rows_are_values_and_slopes(radial):
     knots = table.knots[:used]
     assert knots.diff().min() > 0
     parameters = radial.float_parameters()
-    plain = radial_op.derivatives(knots, *parameters, order=2)
-    exact = radial_op.derivatives(knots.double(), *double(parameters), order=2)
+    plain = derivatives(knots, *parameters, order=2)
+    exact = derivatives(knots.double(), *double(parameters), order=2)
     for order, rows in enumerate((table.rows[:, 0], table.rows[:, 1], table.slope_rows[:, 1])):
         assert_accurate(rows[:used], plain[order], exact[order], name=f"order {order}")
     assert torch.equal(table.slope_rows[:, 0], table.rows[:, 1])
@@ -166,7 +167,7 @@ def test_gradients(radial):
         return [torch.stack(x) for x in zip(*draws, strict=True)]
 
     def plain(knots, *inputs):
-        return torch.stack(radial_op.derivatives(knots, *inputs, *missing, order=1), 1)
+        return torch.stack(derivatives(knots, *inputs, *missing, order=1), 1)
 
     wide = [x.detach().double().requires_grad_() for x in parameters]
     ours = gradients(table.rows, parameters)
@@ -184,7 +185,7 @@ def tabulate_parameters(parameters, radial):
 
     hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
     sizes = radial.num_gaussians, hidden, radial.num_heads
-    layers, numbers = radial_op.join(parameters), (TABLE_TOLERANCE[torch.float32], False, 2048)
+    layers, numbers = join(parameters), (TABLE_TOLERANCE[torch.float32], False, 2048)
     made = torch.ops.collamo_kernels.radial_table(
         torch.tensor(REACH), None, layers, 1, *sizes, *numbers
     )
@@ -231,8 +232,8 @@ def test_second_derivative():
     used = torch.arange(256) <= table[4][-1]
 
     def plain(layers):
-        parameters = radial_op.separate(layers, *sizes)
-        rows = torch.stack(radial_op.derivatives(table[2].to(layers), *parameters, order=1), 1)
+        parameters = separate(layers, *sizes)
+        rows = torch.stack(derivatives(table[2].to(layers), *parameters, order=1), 1)
         return rows * used[:, None, None]
 
     ours = second(layers, lambda x: operator(reach, None, x, 1, *numbers[1:])[0])

@@ -25,7 +25,8 @@ from collamo_kernels.coattention.triton.launch_pairs import Located
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.phi import Learned, Phi
 from collamo_kernels.radial import RadialTable
-from collamo_kernels.radial import op as radial_op
+from collamo_kernels.radial.derivatives import derivatives
+from collamo_kernels.radial.parameters import separate
 from collamo_kernels.triton_library import define, no_gradient, tensors, unnamed_tensors
 
 
@@ -270,8 +271,8 @@ def _dense_phi3d(radial: phi_terms.RadialTerm) -> Tensor:
     known = radial.u != float("inf")
     near = torch.where(known, radial.u, 0.0)
     heads = radial.rows.shape[2]
-    parameters = radial_op.separate(radial.layers, radial.gaussians, radial.hidden, heads)
-    (exact,) = radial_op.derivatives(near, *parameters, order=0)
+    parameters = separate(radial.layers, radial.gaussians, radial.hidden, heads)
+    (exact,) = derivatives(near, *parameters, order=0)
     values = torch.where(radial.fits == 1, table.lookup(near), exact)  # [pairs, H]
     return (values * known[:, None]).t()
 

@@ -19,7 +19,8 @@ from collamo_kernels.coattention.triton import launch_pairs as launch_pairs
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.pairs import Affine
 from collamo_kernels.radial import BLOCKS, FIXED_KNOTS, TABLE_TOLERANCE, GaussianRadial
-from collamo_kernels.radial import op as radial_op
+from collamo_kernels.radial.derivatives import derivatives
+from collamo_kernels.radial.parameters import join, separate
 from collamo_kernels.radial.triton import launch as launch
 from collamo_kernels.triton_library import define, keep_nothing, tensors
 
@@ -74,7 +75,7 @@ def tabulate(
     parameters = radial.float_parameters()
     hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
     sizes = radial.num_gaussians, hidden, radial.num_heads
-    layers = radial_op.join(parameters).float()
+    layers = join(parameters).float()
     affine = None if affine is None else affine.detach()
     numbers = terms, *sizes, TABLE_TOLERANCE[dtype], derivative, FIXED_KNOTS[dtype]
     made = torch.ops.collamo_kernels.radial_table(reach, affine, layers, *numbers)
@@ -145,8 +146,8 @@ def _differentiate_table_again(ctx: Any, cotangent: Tensor) -> tuple[Tensor | No
     used = torch.arange(len(knots), device=knots.device) <= first_knot[-1]
 
     def rows(layers: Tensor) -> Tensor:
-        parameters = radial_op.separate(layers, *sizes)
-        return torch.stack(radial_op.derivatives(knots, *parameters, order=1), 1)
+        parameters = separate(layers, *sizes)
+        return torch.stack(derivatives(knots, *parameters, order=1), 1)
 
     def first(grad: Tensor, layers: Tensor) -> Tensor:
         return torch.func.vjp(rows, layers)[1](grad * used[:, None, None])[0]
