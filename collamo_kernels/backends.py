@@ -1,10 +1,18 @@
-"""The one place that chooses an implementation, and says why the others were not taken.
+"""The one place that chooses the backend of a call, and says why the others were not taken.
 
 Every operation has one row per implementation in `BACKENDS`, best first. A row names a module with
 two functions of a checked call, such as `CoattentionCall`: ``unsupported(call)`` returns the
 reason why the implementation cannot serve it, or None, and ``run(call)`` computes the result. A
 module imports an optional package when a call needs it, so that it costs nothing until somebody
 wants it.
+
+Three choices are made elsewhere, because they are not between backends that a call could name:
+
+- `coattention.shared` chooses the form of a Φ that layers share, before any of them is called
+- `radial.op.serves`: whether the knots of a table are worked out by csrc or by PyTorch, which a
+  backend that reads the table does not care about
+- `radius_graph` takes torch-cluster for large structures; it is no operation with a definition and
+  backends, and its edges are the same
 """
 
 from __future__ import annotations

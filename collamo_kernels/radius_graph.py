@@ -66,6 +66,7 @@ def radius_graph(coordinates: Tensor, ptr: Tensor, radius: float) -> Tensor:
 
 
 def _neighbours(x: Tensor, radius: float) -> Tensor:
+    # Not a choice of `backends`: who searches makes no difference to the edges.
     tree = _torch_cluster() if len(x) > TREE_ABOVE and x.device.type == "cpu" else None
     if tree is not None:
         edges = tree.radius_graph(x, radius * (1 + SLACK), max_num_neighbors=len(x))

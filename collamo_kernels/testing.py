@@ -7,12 +7,13 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from collamo_kernels.coattention import coattention
-from collamo_kernels.coattention.reference import hop_term, radial_term, valid_pairs
+from collamo_kernels.coattention.reference import hop_term, radial_term
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import PackedLayout, Relations
 
@@ -91,20 +92,23 @@ class Inputs:
     def double(self) -> Inputs:
         """Return the same numbers in float64."""
 
-        def widen(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.detach().double().requires_grad_(x.requires_grad)
+        def widen(x: Tensor) -> Tensor:
+            return x.detach().double().requires_grad_(x.requires_grad)
+
+        def widen_if_there(x: Tensor | None) -> Tensor | None:
+            return None if x is None else widen(x)
 
         relations = copy.copy(self.relations)
-        object.__setattr__(relations, "coordinates", widen(relations.coordinates))
-        tensors = (widen(x) for x in (self.q, self.k, self.v))
+        object.__setattr__(relations, "coordinates", widen_if_there(relations.coordinates))
+        q, k, v = (widen(x) for x in (self.q, self.k, self.v))
         radial = None if self.radial is None else copy.deepcopy(self.radial).double()
         return Inputs(
             self.case,
-            *tensors,
+            *(q, k, v),
             relations,
-            widen(self.hop_bias),
+            widen_if_there(self.hop_bias),
             radial,
-            widen(self.bias),
+            widen_if_there(self.bias),
             widen(self.cotangent),
         )
 
@@ -125,14 +129,15 @@ def make_inputs(
         return x.to(device, as_type).requires_grad_()
 
     relations = _make_relations(case, wide, generator, draw).to(device)
-    atoms, pairs = relations.num_atoms, relations.num_pairs
+    atoms, pairs = sum(case.sizes), sum(n * n for n in case.sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         types = NUM_TYPES if case.types else None
         radial = GaussianRadial(case.heads, case.gaussians, head=case.head, pair_types=types)
+    q, k, v = (draw(atoms, case.heads, case.width) for _ in range(3))
     return Inputs(
         case,
-        *(draw(atoms, case.heads, case.width) for _ in range(3)),
+        *(q, k, v),
         relations,
         draw(case.heads, case.hop_buckets, as_type=wide) if case.hops else None,
         radial.to(device, wide) if case.distances else None,
@@ -146,7 +151,7 @@ def _make_relations(
 ) -> Relations:
     edges, ptr = random_graphs(case.sizes, generator, case.fragments)
     relations = Relations.from_graphs(edges, ptr, layout="packed")
-    atoms, pairs, molecules = relations.num_atoms, relations.num_pairs, len(case.sizes)
+    atoms, pairs = sum(case.sizes), sum(n * n for n in case.sizes)
 
     def integers(*shape: int) -> Tensor:
         return torch.randint(NUM_TYPES, shape, generator=generator)
@@ -154,7 +159,7 @@ def _make_relations(
     return Relations(
         hops=relations.hops if case.hops else None,
         coordinates=draw(atoms, 3, as_type=wide) if case.distances else None,
-        has_3d=torch.arange(molecules) % 2 == 0 if case.conformer_missing else None,
+        has_3d=torch.arange(len(case.sizes)) % 2 == 0 if case.conformer_missing else None,
         cu_seqlens=relations.cu_seqlens,
         pair_types=integers(pairs) if case.types == "pair" else None,
         atom_types=integers(atoms, 2) if case.types == "atom" else None,
@@ -188,13 +193,13 @@ def _random_graph(atoms: Tensor, generator: torch.Generator) -> Tensor:
 # --- running -----------------------------------------------------------------------------------
 
 
-def attend(inputs: Inputs, layout: str = "padded", **options: object) -> Tensor:
+def attend(inputs: Inputs, layout: str = "padded", **options: Any) -> Tensor:
     """Run `coattention` in a layout and return its result packed ``[T, H, D]``.
 
     In the padded layout the padding of every input is NaN (of integers: the largest), so that
     whoever reads it as data is found out.
     """
-    shared = {"hop_bias": inputs.hop_bias, "radial": inputs.radial, **options}
+    shared: dict[str, Any] = {"hop_bias": inputs.hop_bias, "radial": inputs.radial, **options}
     if layout == "packed":
         arguments = (inputs.q, inputs.k, inputs.v)
         return coattention(*arguments, relations=inputs.relations, bias=inputs.bias, **shared)
@@ -232,7 +237,7 @@ def attend_eagerly(inputs: Inputs) -> Tensor:
     terms = hop_term(relations, inputs.hop_bias), radial_term(relations, inputs.radial), dense
     for term in terms:
         logits = logits if term is None else logits + term.to(logits.dtype)
-    allowed = valid_pairs(relations.valid)[:, None]
+    allowed = place.pair_valid[:, None]
     floor = torch.finfo(logits.dtype).min
     weights = logits.masked_fill(~allowed, floor).softmax(-1)
     return place.pack((weights @ v).transpose(1, 2))

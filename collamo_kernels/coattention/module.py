@@ -122,11 +122,7 @@ class CoAttention(nn.Module):
         radial = self.radial if radial is None else radial
         x = _without_padding(x, relations.valid)
         source = x if key_value is None else _without_padding(key_value, relations.valid)
-        q, k, v = (
-            self._heads(self.query(x)),
-            self._heads(self.key(source)),
-            self._heads(self.value(source)),
-        )
+        q, k, v = map(self._heads, (self.query(x), self.key(source), self.value(source)))
         dropout_p = self.dropout if self.training else 0.0
         attended = coattention(
             *(q, k, v),

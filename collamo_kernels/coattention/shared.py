@@ -1,4 +1,7 @@
-"""Φ for layers that share it: built once where that pays, else looked up in every layer's tile."""
+"""Φ for layers that share it: built once where that pays, else looked up in every layer's tile.
+
+A choice of what layers are given, not of their backend, which `backends` chooses for each call.
+"""
 
 from __future__ import annotations
 
