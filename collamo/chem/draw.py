@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from collamo.chem.molecule import Molecule
 
+Colour = tuple[float, float, float]  # red, green, blue, each from 0 to 1
+
 PANEL = (340, 300)  # pixels per molecule, legend included
 LEGEND_CHARACTERS = 44  # per line; what fits in the panel's width at this font size
 LEGEND_FONT = 14
 BOND_LENGTH = 36  # pixels; less where the molecule would not fit
-FULL_COLOUR = (1.0, 0.55, 0.25)  # red, green, blue of the highest weight
+FULL_COLOUR: Colour = (1.0, 0.55, 0.25)  # of the highest weight
 HIGHLIGHT_RADIUS = 0.42  # of a bond's length
 
 
@@ -67,12 +70,19 @@ def draw_weights_svg(
     return _draw(rdMolDraw2D.MolDraw2DSVG, molecules, legends, columns, colours)
 
 
-def _shade(part: float) -> tuple[float, float, float]:
+def _shade(part: float) -> Colour:
     """Return the colour between white (0) and `FULL_COLOUR` (1)."""
-    return tuple(1 - part * (1 - channel) for channel in FULL_COLOUR)
+    red, green, blue = (1 - part * (1 - channel) for channel in FULL_COLOUR)
+    return red, green, blue
 
 
-def _draw(canvas_type, molecules, legends, columns, colours=None):
+def _draw(
+    canvas_type: type[rdMolDraw2D.MolDraw2D],
+    molecules: Sequence[Molecule],
+    legends: Sequence[str] | None,
+    columns: int,
+    colours: Sequence[Mapping[int, Colour]] | None = None,
+):
     legends = [""] * len(molecules) if legends is None else list(legends)
     if not molecules or columns < 1:
         raise ValueError(f"cannot draw {len(molecules)} molecules in {columns} columns")
@@ -83,22 +93,25 @@ def _draw(canvas_type, molecules, legends, columns, colours=None):
     width, height = PANEL
     canvas = canvas_type(width * columns, height * rows, width, height)
     wrapped = [_wrap(legend) for legend in legends]
-    options = canvas.drawOptions()
+    options: Any = canvas.drawOptions()  # RDKit's stubs give every option the object's own type
     options.legendFontSize = LEGEND_FONT
     options.drawMolsSameScale = False  # one large molecule would make all others small
     options.fixedBondLength = BOND_LENGTH
     # RDKit gives the legend this share of the panel and shrinks the text to fit
     options.legendFraction = min(0.5, 0.08 * max(text.count("\n") + 1 for text in wrapped))
-    drawn = {"legends": wrapped}
-    if colours is not None:
+    flat = [_flat(molecule) for molecule in molecules]
+    if colours is None:
+        canvas.DrawMolecules(flat, legends=wrapped)
+    else:
         options.useBWAtomPalette()
         options.highlightRadius = HIGHLIGHT_RADIUS
-        drawn |= {
-            "highlightAtoms": [list(each) for each in colours],
-            "highlightAtomColors": colours,
-        }
-        drawn["highlightBonds"] = [[] for _ in colours]
-    canvas.DrawMolecules([_flat(molecule) for molecule in molecules], **drawn)
+        canvas.DrawMolecules(
+            flat,
+            legends=wrapped,
+            highlightAtoms=[list(atoms) for atoms in colours],
+            highlightAtomColors=colours,
+            highlightBonds=[[] for _ in colours],
+        )
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
 

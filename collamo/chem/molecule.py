@@ -461,5 +461,5 @@ def _name(character: str) -> str:
     return f"{code} ({name})" if name else code
 
 
-def _one_line(error: object) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:200]
