@@ -162,6 +162,7 @@ SCORE = ("score", "PREDICTIONS", "--tokenizer", "whitespace", "--task", "caption
 JUDGE = ("judge", "PREDICTIONS", "--judge", "http://127.0.0.1:9/v1", "--judge-model", "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "command"),
     [

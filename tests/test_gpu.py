@@ -59,6 +59,7 @@ def test_every_file_is_run_or_left_out_by_name():
     assert set(gpu.SANITIZED) <= files
 
 
+@pytest.mark.slow
 def test_sanitizer_runs_tests_of_every_kind():
     command = gpu.sanitized("racecheck").command
     python_at = command.index(sys.executable)
@@ -71,6 +72,7 @@ def test_sanitizer_runs_tests_of_every_kind():
     assert done.stdout.count("test_accuracy[triton-around-16") == 6
 
 
+@pytest.mark.slow
 def test_no_other_package_is_needed_to_collect(tmp_path):
     blocked = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"  # None: ImportError
     (tmp_path / "blocked.py").write_text(blocked)

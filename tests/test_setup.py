@@ -50,6 +50,7 @@ NO_COMPILER = {"CC": "/bin/false", "CXX": "/bin/false"}
 INSISTING = {"COLLAMO_FORCE_CUDA": "1", "COLLAMO_CPU_ONLY": "1", **NO_COMPILER}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -71,12 +72,14 @@ def test_what_is_not_compiled_still_works_and_says_why(folder, settings, reason)
     assert "pip install" in out
 
 
+@pytest.mark.slow
 def test_a_build_that_is_insisted_on_fails_aloud(folder):
     code, _, err = python(folder, *BUILD, **INSISTING)
     assert code != 0
     assert "pure Python" not in err
 
 
+@pytest.mark.slow
 def test_a_new_build_forgets_the_old_reason(folder):
     assert python(folder, *BUILD, COLLAMO_NO_EXTENSION="1")[0] == 0
     record = folder / "lib" / "collamo_kernels" / "absence.txt"

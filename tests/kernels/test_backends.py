@@ -125,6 +125,7 @@ assert not torch.cuda.is_initialized()
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_first_call_may_be_compiled():
     program = """
 import torch, collamo_kernels as ck
@@ -154,6 +155,7 @@ def test_one_switch_for_every_operation():
         pass
 
 
+@pytest.mark.slow
 def test_a_compiled_graph_holds_a_call_of_every_operation():
     """Calls are frozen dataclasses, made inside the graph."""
     hops = ck.Relations.from_graphs(BOND, torch.tensor([0, 2]))

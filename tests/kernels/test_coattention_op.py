@@ -98,6 +98,7 @@ class TestRegistration:
         opcheck(torch.ops.collamo_kernels.coattention_forward.default, arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("types", [None, "pair", "atom"])
 def test_compiles_as_one_graph_with_its_gradients(layout, types):
@@ -257,6 +258,7 @@ def test_as_accurate_where_nothing_learns():
         assert_accurate(out, attend_eagerly(inputs), attend(inputs.double()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "on_instruction_set", ["baseline", "avx2_narrow", "avx2", "avx512"], indirect=True
 )

@@ -30,6 +30,7 @@ def nvcc():
     return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(nvcc() is None, reason="nvcc is not here; it comes with the CUDA toolkit")
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.parent.name)

@@ -83,6 +83,7 @@ def test_gradcheck():
     assert torch.autograd.gradgradcheck(ck.gaussian_basis, tensors)
 
 
+@pytest.mark.slow
 def test_every_instruction_set(on_instruction_set):
     on_instruction_set(__file__, "cpu and accuracy")
 

@@ -195,6 +195,7 @@ def test_gradcheck():
     assert torch.autograd.gradgradcheck(run, learned(tensors))
 
 
+@pytest.mark.slow
 def test_every_instruction_set(on_instruction_set):
     on_instruction_set(__file__, "cpu and (accuracy or bfloat16) or dropout")
 

@@ -263,6 +263,7 @@ def test_float64_runs_the_reference(backend):
 # --- Triton without a GPU -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_in_the_interpreter():
     """All of the above in a process of its own: Triton reads the switch when it is imported."""
     if "triton" not in required_backends():

@@ -324,5 +324,6 @@ def test_the_operators_guard_their_memory(message):
         torch.ops.collamo_kernels.radial_rows_backward(grad, U, None, *arguments.values())
 
 
+@pytest.mark.slow
 def test_every_instruction_set(on_instruction_set):
     on_instruction_set(__file__, "TestAgainstTheDefinition or large or threads")

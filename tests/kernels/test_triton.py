@@ -51,6 +51,7 @@ def test_refuses_the_cpu_in_one_line():
         ck.coattention(q, q, q, backend="triton")
 
 
+@pytest.mark.slow
 def test_in_the_interpreter(triton):
     """The numbers: in a process of its own, because Triton reads the switch when it is imported."""
     # Whether the compiler is there is read at import too.
@@ -76,6 +77,7 @@ def hold_to_limits(program, capability):
     assert used["SHARED"] <= SHARED, what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_shipped_attention_fits(capability, triton):
     """Hop table and radial table inside, forward and backward, every bucket, width and dtype."""
@@ -85,6 +87,7 @@ def test_every_shipped_attention_fits(capability, triton):
         hold_to_limits(program, capability)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_on_pairs_fit(capability, triton):
     from collamo_kernels.coattention.triton import ahead as ahead
@@ -93,6 +96,7 @@ def test_kernels_on_pairs_fit(capability, triton):
         hold_to_limits(program, capability)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_radial_kernels_fit(capability, triton):
     from collamo_kernels.coattention.triton import ahead as ahead
@@ -101,6 +105,7 @@ def test_radial_kernels_fit(capability, triton):
         hold_to_limits(program, capability)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("bucket", [32, "loop"])
 def test_every_term_compiles(bucket, packed, triton):
@@ -118,6 +123,7 @@ def test_every_term_compiles(bucket, packed, triton):
         assert program.compile(90)["STACK"] <= LOOP_SPILLS
 
 
+@pytest.mark.slow
 def test_no_number_of_a_batch_is_compiled_in(triton):
     """A new N, or a new number of pairs, must never compile a kernel again."""
     from collamo_kernels.coattention.triton import ahead as ahead

@@ -124,6 +124,7 @@ def test_missing_language_model(tmp_path, monkeypatch):
         build_model(preset="tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid"])
 def test_without_a_network_the_hub_is_asked_once(tmp_path, address):
     """In a process of its own: the hub's settings are read when it is imported."""

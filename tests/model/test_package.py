@@ -24,6 +24,7 @@ def test_import_is_light():
     assert run(f"import collamo, sys; print({heavy} or 'light')") == "light"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

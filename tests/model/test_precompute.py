@@ -209,6 +209,7 @@ def losses_of(recipe):
     ]
 
 
+@pytest.mark.slow
 def test_training_skips_the_encoders_and_learns_the_same(training, tmp_path, monkeypatch):
     _, options = training
     options = [*options, "--logging_steps=1", "--save_steps=3"]
@@ -262,6 +263,7 @@ def test_encoders_that_train_are_run(training, tmp_path, caplog):
     assert "the 3d encoder trains: its stored outputs are left alone" in caplog.text
 
 
+@pytest.mark.slow
 def test_tuning_skips_an_encoder_that_alignment_trained(tmp_path, monkeypatch):
     """Its weights come out of a checkpoint and under PEFT; the digest knows them again."""
     start = trained().folder / "stage1" / "final"

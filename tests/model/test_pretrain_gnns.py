@@ -139,6 +139,7 @@ def file(tmp_path):
     return tmp_path / "hu.safetensors"
 
 
+@pytest.mark.slow
 def test_prepare_train_save_and_ask(run, file, tmp_path, capsys):
     """The shards' directions reach the GIN in training, an opened checkpoint and `collamo ask`."""
     options = ["--gin", str(file), "--train_encoders=false", "--max_steps=1", "--facts_weight=0"]

@@ -46,6 +46,7 @@ def test_unknown_facts_send_no_gradient_and_no_nan():
     assert made.linear.weight.grad[0].abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_it_trains_with_the_projector_and_is_gone_at_the_end(tmp_path):
     run = trained()
     log = [json.loads(line) for line in (run.folder / "stage1" / "log.jsonl").open()]

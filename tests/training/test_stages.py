@@ -240,6 +240,7 @@ def test_a_used_output_folder_needs_resume(run):
         stages.train(run.recipe("stage1"))
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(run, tmp_path):
     code = "import sys; from pathlib import Path; from collamo.training.output import only_one\n"
     code += "with only_one(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
