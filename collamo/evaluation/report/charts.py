@@ -196,8 +196,7 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
 
 def _number(value: float) -> str:
-    """Return a tick's number; what rounding left of zero is zero."""
-    return f"{value if abs(value) > 1e-300 else 0:g}"
+    return f"{value + 0.0:g}"  # −0 + 0 is 0
 
 
 class _Box(NamedTuple):
