@@ -1,6 +1,6 @@
 """`prepare`: from a source of molecules to a folder of shards, splits and questions.
 
-Several machines may share the work on the shards; what is made of all shards together follows.
+Several machines can share the work on the shards; splits, questions and the manifest need them all.
 """
 
 from __future__ import annotations

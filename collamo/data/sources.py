@@ -1,4 +1,4 @@
-"""Where molecules come from: the set inside the RDKit wheel, or a file of the user's.
+"""Where molecules come from: the set inside the RDKit wheel, or a file.
 
 A source is read record by record. A record that cannot be understood is still a row, with its
 problem written on it, so that rows in = rows out.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 # Standardised facts are cut at ±4: the fifth azo group of a dye, 20 σ away, would drown the rest.
 LARGEST = 4.0
-# Added to no fact, but the least σ divided by: a motif that one molecule in a thousand has.
+# The smallest σ to divide by: that of a motif which one molecule in a thousand has is smaller, and
+# would let it drown the rest.
 LEAST_SPREAD = 0.05
 
 

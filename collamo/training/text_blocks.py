@@ -14,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
 
-# Facts told, and asked about, in one dialogue. Our choice: few, because a small model learns to
+# The most facts a dialogue tells and asks about. Our choice: few, because a small model learns to
 # look an answer up from one or two facts within 150 steps, and from ten facts not at all in 500.
 MOST_FACTS = 3
 
