@@ -1,8 +1,8 @@
 """The compiled attention as an operator: its shapes, its gradients, and theirs.
 
-``coattention_forward(q, k, v, …) -> (out, normalizers)`` and ``coattention_backward(grad, out,
-normalizers, q, k, v, …, wanted) -> nine gradients`` share the `Arguments`, where Φ3d is a table or
-one row per pair:
+``coattention_forward(q, k, v, …) -> (out, softmax_statistics)`` and
+``coattention_backward(grad, out, softmax_statistics, q, k, v, …, requested) -> nine gradients``
+share the `Arguments`, where Φ3d is a table or one row per pair:
 
 - ``q, k, v`` as in `collamo_kernels.coattention`, float32, bfloat16 or float16
 - ``hop_bias [H, S]``, ``affine [types, 2]`` (γ, β), ``coordinates``: float32
@@ -12,10 +12,10 @@ one row per pair:
 - ``bias`` as in `coattention`; ``hops``, ``valid``, ``cu_seqlens``, ``has_3d`` as in `Relations`
 - ``pair_types``, ``atom_types``: int32
 - ``seed [1]`` int64: which weights dropout drops
-- ``normalizers [2, atoms, H]`` float32: ``row_max``, the largest logit of each row, and
+- ``softmax_statistics [2, atoms, H]`` float32: ``row_max``, the largest logit of each row, and
   ``inverse_sum``, 1 / Σ exp(logit - row_max); 0 for padding. Apart, because log Σ exp as one number
   rounds by 2e-7 at 5.
-- ``wanted``: which gradients are requested beside those of q, k and v, a bit each (`to_bits`)
+- ``requested``: the gradients to compute beyond those of q, k and v, a bit each (`to_bits`)
 
 The backward operator recomputes the weights from them. Its own gradient, the second derivative, is
 that of `definition`, at the memory of the reference.
@@ -63,7 +63,9 @@ def fake_forward(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty((2, atoms, q.shape[1]), dtype=torch.float32)
 
 
-def fake_backward(grad: Tensor, out: Tensor, normalizers: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+def fake_backward(
+    grad: Tensor, out: Tensor, softmax_statistics: Tensor, *flat: Any
+) -> tuple[Tensor, ...]:
     """Return empty gradients; one that is not requested has the shape [0]."""
     *inputs, bits = flat
     arguments = Arguments(*inputs)
@@ -84,7 +86,7 @@ def keep_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
     """Save everything: the backward operator takes it all again."""
     arguments = Arguments(*inputs)
     ctx.numbers = arguments.numbers()
-    ctx.set_materialize_grads(False)  # else zeros are made, the normalizers' size, for nobody
+    ctx.set_materialize_grads(False)  # else zeros like softmax_statistics are made for nobody
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*output, *arguments.tensors())
 
@@ -93,11 +95,11 @@ def differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None
     """Gradients of the forward operator's inputs, by the backward operator."""
     if grad is None:  # the second derivative has none by `out`
         return (None,) * len(Arguments._fields)
-    out, normalizers, *tensors = ctx.saved_tensors
+    out, softmax_statistics, *tensors = ctx.saved_tensors
     arguments = Arguments.unflattened(tensors, ctx.numbers)
     requested = requested_of(ctx.needs_input_grad)
     operator = torch.ops.collamo_kernels.coattention_backward
-    gradients = Learned(*operator(grad, out, normalizers, *arguments, to_bits(requested)))
+    gradients = Learned(*operator(grad, out, softmax_statistics, *arguments, to_bits(requested)))
     # A tensor that the formula does not read, such as hop_bias without hops, has gradient [0].
     return at_their_places(
         Learned(
@@ -132,7 +134,7 @@ class Attention(torch.autograd.Function):
 
 def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save what the definition needs."""
-    grad, _out, _normalizers, *flat, bits = inputs
+    grad, _out, _softmax_statistics, *flat, bits = inputs
     arguments = Arguments(*flat)
     ctx.numbers, ctx.requested = arguments.numbers(), from_bits(bits)
     ctx.set_materialize_grads(False)  # None tells a gradient that nobody uses from one that is 0
