@@ -116,8 +116,9 @@ sanitize: .venv/collamo
 lint: .venv/collamo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/kernels/emulation/*')
 
 clean:
-	rm -rf build dist *.egg-info demo runs .pytest_cache .ruff_cache .hypothesis collamo_kernels/_C*.so
+	rm -rf build dist *.egg-info demo runs .mypy_cache .pytest_cache .ruff_cache .hypothesis collamo_kernels/_C*.so
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
