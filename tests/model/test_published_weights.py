@@ -302,7 +302,7 @@ def test_overrides_are_checked(unimol):
         load_unimol(unimol.state_dict(), dropuot=0.1)
     with pytest.raises(UsageError, match=r"misshapen: .*gbf_proj\.linear2\.weight is \[3, 8\]"):
         load_unimol(unimol.state_dict(), num_heads=4)
-    with pytest.raises(UsageError, match=r"none of auto, ogb, pretrain-gnns"):
+    with pytest.raises(UsageError, match=r"not one of auto, ogb, pretrain-gnns"):
         load_gin(pretrain_gnns(), flavour="gcn")
 
 
