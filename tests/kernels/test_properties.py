@@ -27,6 +27,8 @@ coo_matrix = pytest.importorskip("scipy.sparse").coo_matrix
 shortest_path = pytest.importorskip("scipy.sparse.csgraph").shortest_path
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
+pytestmark = pytest.mark.slow  # dozens of batches a test
+
 LAYOUTS = ["padded", "packed"]
 fixed = settings(deadline=None, derandomize=True, max_examples=40)
 # PyTorch's error, the unit of the budget, is sometimes small by luck: of 1,791 random batches 26
