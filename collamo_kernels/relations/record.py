@@ -160,7 +160,7 @@ class Relations(PreparedRelations):
             _ = self.hop_offsets
         if self.coordinates is not None:
             _ = self.distances, self.farthest, self.pairs_by_distance
-            if self.coordinates.device.type == "cpu":
+            if self.device is not None and self.device.type == "cpu":
                 _ = self.max_distance
         return self
 

@@ -135,11 +135,11 @@ def sum_up(
     hop_size, hop_programs, hop_parts = 0, 0, None
     if gradients.hop_bias is not None:
         hop_size, hop_programs = terms.buckets + 1 + chunks, chunks * columns
-        hop_parts = ds.new_empty((2, hop_size, group))
+        hop_parts = gradients.hop_bias.new_empty((2, hop_size, group))
     cell_size, cell_programs, cell_parts = 0, 0, None
     if gradients.rows is not None:
         cell_size, cell_programs = terms.cells + 1 + chunks, chunks * columns
-        cell_parts = ds.new_empty((4, 2, cell_size, group))
+        cell_parts = gradients.rows.new_empty((4, 2, cell_size, group))
     function, build = on_radial.absent(0 if gradients.rows is None else gradients.rows.shape[2])
     sums, grid = None, (0, 0, 0)
     if gradients.layers is not None and terms.exact is not None:
