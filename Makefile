@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast test-quantization test-oldest test-kernels-alone bench gpu-build gpu-test gpu-bench sanitize lint clean
+.PHONY: demo test test-fast test-quantization test-oldest test-kernels-alone bench gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -118,6 +118,14 @@ lint: .venv/collamo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/kernels/emulation/*')
+
+# The site lands in build/site and reads offline; a broken link is an error.
+DOCS := .venv-docs
+docs:
+	@test -d $(DOCS) || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/$(PIP_INSTALL) $$($(PYTHON) -c "import tomllib; extras = \
+	  tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*extras['docs'])")
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict --site-dir build/site
 
 clean:
 	rm -rf build dist *.egg-info demo runs .mypy_cache .pytest_cache .ruff_cache .hypothesis collamo_kernels/_C*.so

@@ -16,11 +16,13 @@ GIVES = {
     "evaluation": "scores of answers and files, judges, comparisons",
     "train": "learning curves while training",
     "web": "the demo in a browser",
+    "serve": "vLLM, an engine for prompt embeddings; in an environment of its own",
     "ray": "data preparation over several machines",
     "quantization": "a language model of 4 bits",
     "iupac": "IUPAC names compared as structures (Java)",
     "gpu": "fused attention on an NVIDIA GPU (triton), in the language model too (flash-attn)",
     "cluster": "neighbours in structures of over 512 atoms",
+    "docs": "this documentation as a site",
 }
 #: Modules that are not called as their package is.
 PACKAGE_OF_MODULE = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
