@@ -68,6 +68,11 @@ def score(
     print(count_line(report["counts"]), file=sys.stderr)
     if "entity_counts" in report:
         print(f"entities: {count_line(report['entity_counts'])}", file=sys.stderr)
+    for name, short in report["shortfalls"].items():
+        print(
+            f"note: {name} of {short['rows']} right answers is below 1: {short['reason']}",
+            file=sys.stderr,
+        )
     for name, reason in report["manifest"]["absent"].items():
         print(f"note: no {name}: {reason}", file=sys.stderr)
     print(f"written to {out}: report.json, .md, .html and rows.parquet", file=sys.stderr)

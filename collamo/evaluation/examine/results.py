@@ -22,6 +22,7 @@ from collamo.evaluation.examine.verdicts import BASELINES
 from collamo.evaluation.report.page import Report
 from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.rows_file import TEXTS, RowsFile
+from collamo.evaluation.score.shortfalls import Shortfalls, count_shortfalls, explained
 from collamo.evaluation.statistics import Sums
 
 #: Kind of task → what its scores by target are called.
@@ -35,6 +36,7 @@ def make_report(examination: Examination, manifest: Mapping[str, object]) -> Rep
         "scores": {task: _task_report(task, examination) for task in examination.scores},
         "counts": {task: examination.scores[task][MODEL].counts for task in examination.scores},
         **({"entity_counts": count_entities(captions)} if captions else {}),
+        "shortfalls": {task: _shortfalls(task, examination) for task in examination.scores},
         "manifest": dict(manifest),
         "verdicts": [{**asdict(v), "beats_both": v.beats_both} for v in examination.verdicts],
         "variants": {
@@ -53,6 +55,12 @@ def make_report(examination: Examination, manifest: Mapping[str, object]) -> Rep
 def _captions_with_entities(examination: Examination) -> list[PredictionRow]:
     """Return the model's captions if their entities were looked for, else nothing."""
     return [row for row in examination.rows[MODEL] if row.entity_status is not None]
+
+
+def _shortfalls(task: str, examination: Examination) -> Shortfalls:
+    """Return the scores by whose definition right answers of the model get less than 1."""
+    rows = zip(examination.examples, examination.rows[MODEL], strict=True)
+    return explained(count_shortfalls(row for example, row in rows if example.task == task))
 
 
 def _task_report(task: str, examination: Examination) -> dict[str, Any]:

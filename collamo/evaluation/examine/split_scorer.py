@@ -10,10 +10,11 @@ from collamo.data.tasks import TaskExample
 from collamo.evaluation.entities.extractor import EntityExtractor
 from collamo.evaluation.examine.baselines import TrainStatistics
 from collamo.evaluation.examine.scores import KINDS, NOT_ASKED
+from collamo.evaluation.score.numbers import parse_number
 from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.quantities import parse_quantity
 from collamo.evaluation.score.scorer import ScoreOptions, Scorer
-from collamo.evaluation.score.text import exact_match, parse_number
+from collamo.evaluation.score.text import exact_match
 
 #: Without --tokenizer: needs no file, and is the same for every checkpoint.
 TOKENIZER = "13a"

@@ -8,7 +8,7 @@ from typing import Any
 
 from collamo.evaluation.report.page import Section
 
-PACKAGES = ("collamo", "nltk", "rouge-score", "rapidfuzz", "rdkit", "tokenizers", "numpy")
+PACKAGES = ("collamo", "nltk", "rouge-score", "rapidfuzz", "pint", "rdkit", "tokenizers", "numpy")
 
 
 def versions(further: Iterable[str] = ()) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ from collamo.evaluation.report.page import (
     write_report,
 )
 from collamo.evaluation.score.predictions import PredictionRow
+from collamo.evaluation.score.shortfalls import shortfalls_section
 
 SHOWN = 12  # worst rows in the reports
 SHOWN_CHARACTERS = 300
@@ -85,6 +86,7 @@ def _sections(report: Report, worst: WorstRows) -> list[Section]:
         Section("Scores", header=["score", "value"], rows=scores),
         *not_scored(manifest),
         _counted("Rows", report["counts"]),
+        *shortfalls_section(report["shortfalls"]),
         _counted("Captions and their entities", report.get("entity_counts", {})),
         Section(f"Worst rows by {column}", header=header, rows=rows),
         how_measured(manifest),

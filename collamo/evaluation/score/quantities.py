@@ -1,64 +1,95 @@
-"""Numbers in answers: counts of motifs, and properties with their units."""
+"""Rows of counts and of properties: the number read in each answer, its status, its error."""
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from collamo.evaluation.score.text import number_span, parse_number
+from collamo.evaluation.score.counts import find_count, find_reference_count
+from collamo.evaluation.score.numbers import WrittenNumber, find_number
+from collamo.evaluation.score.units import (
+    ELECTRONVOLT,
+    HARTREE,
+    conversion,
+    find_unit,
+    unit_of,
+)
 from collamo.evaluation.statistics import Sums
 
-HARTREE_IN_EV = 27.211386245988  # CODATA 2018
-# Energies in Hartree. Longer names come first: the pattern below takes the first that matches.
-_HARTREE = {
-    "kcal/mol": 1 / 627.5094740631,
-    "kj/mol": 1 / 2625.4996394799,
-    "hartree": 1.0,
-    "mev": 1e-3 / HARTREE_IN_EV,
-    "ev": 1 / HARTREE_IN_EV,
-    "ha": 1.0,
-}
-_UNIT = re.compile(rf"\s*({'|'.join(map(re.escape, _HARTREE))})\b", re.IGNORECASE)
+#: Why an answer or a reference has no number to compare, as in ``ambiguous_prediction``.
+FAULTS = ("unparsed", "ambiguous", "other_unit")
+# Relative: Avogadro's constant × dalton differs from 1 g/mol by 1e-9 since 2019.
+CONVERSION_ERROR = 1e-8
 
 
-def energy_factor(unit: str) -> float | None:
-    """Return how many Hartree the energy unit is, None for any other text.
+@dataclass(frozen=True)
+class Reading:
+    """The number read in a text, in the expected unit, or the one of `FAULTS` that stands in for
+    it."""
 
-    >>> energy_factor("eV") * HARTREE_IN_EV
-    1.0
+    value: float | None = None
+    fault: str | None = None
+    converted: bool = False
+
+
+def read_quantity(
+    text: str,
+    unit: str | None = None,
+    find: Callable[[str], WrittenNumber | None] = find_number,
+) -> Reading:
+    """Return the number that `find` finds in `text`, in `unit` (pint's name; None: as written).
+
+    A number without a unit is taken to be in `unit`; one in a unit that does not convert is an
+    ``other_unit``.
     """
-    return _HARTREE.get(unit.strip().lower())
+    number = find(text)
+    if number is None:
+        return Reading(fault="unparsed")
+    if number.value is None:
+        return Reading(fault="ambiguous")
+    written = _written_unit(text, number) if unit else None
+    if unit is None or written is None:
+        return Reading(number.value)
+    change = conversion(written, unit)
+    if change is None:
+        return Reading(fault="other_unit")
+    return Reading(change(number.value), converted=written != unit)
+
+
+def _written_unit(text: str, number: WrittenNumber) -> str | None:
+    if text[number.end - 1] == ".":  # the end of a sentence
+        return None
+    unit = find_unit(text, number.end)
+    return unit.name if unit else None
 
 
 def parse_quantity(text: str, unit: str | None = None) -> float | None:
-    """Return the first number of `text`, in `unit`.
+    """Return the first number of `text`, in `unit`; None where it has none, or another unit.
 
-    A number followed by an energy unit (Hartree, Ha, eV, meV, kcal/mol, kJ/mol) is converted when
-    `unit` is one too; in all other cases the number stands as it is, taken to be in `unit`.
+    A number without a unit, and any number where `unit` is none that is known, stands as it is.
 
     >>> round(parse_quantity("The gap is 6.8 eV.", "Hartree"), 4), parse_quantity("0.25", "Hartree")
     (0.2499, 0.25)
     """
-    number = parse_number(text)
-    factor = energy_factor(unit) if unit else None
-    span = number_span(text)
-    if number is None or factor is None or span is None:
-        return number
-    written = _UNIT.match(text, span[1])
-    return number * _HARTREE[written[1].lower()] / factor if written else number
+    return read_quantity(text, unit_of(unit)).value
 
 
 def motif_row(prediction: str, reference: str) -> tuple[str, dict[str, float]]:
-    """Return (status, statistics) of a count; `unparsed_prediction` is wrong and has no error.
+    """Return (status, statistics) of a count; `unparsed_prediction` is wrong and has no error, and
+    so is `ambiguous_prediction`.
 
     >>> motif_row("It has three.", "2")
     ('scored', {'parsed': 1.0, 'exact': 0.0, 'mae': 1.0})
     """
-    true, guess = parse_number(reference), parse_number(prediction)
-    if true is None:
-        return "unparsed_reference", {}
-    if guess is None:
-        return "unparsed_prediction", {"parsed": 0.0, "exact": 0.0}
-    return "scored", {"parsed": 1.0, "exact": float(guess == true), "mae": abs(guess - true)}
+    true = read_quantity(reference, find=find_reference_count)
+    guess = read_quantity(prediction, find=find_count)
+    if true.value is None:
+        return f"{true.fault}_reference", {}
+    if guess.value is None:
+        return f"{guess.fault}_prediction", {"parsed": 0.0, "exact": 0.0}
+    error = abs(guess.value - true.value)
+    return "scored", {"parsed": 1.0, "exact": float(error == 0), "mae": error}
 
 
 def motif_scores(sums: Sums) -> dict[str, float]:
@@ -67,25 +98,59 @@ def motif_scores(sums: Sums) -> dict[str, float]:
 
 
 def property_row(
-    prediction: str, reference: str, unit: str | None = None, train_mean: float | None = None
+    prediction: str,
+    reference: str,
+    unit: str | None = None,
+    train_mean: float | None = None,
+    counted: bool = False,
+    known_unit: str | None = None,
 ) -> tuple[str, dict[str, float]]:
-    """Return (status, statistics) of a property in `unit`.
+    """Return (status, statistics) of a property in `unit`, without one in the reference's own.
 
     `train_mean` stands in for an answer without a number in the penalised error, which is left out
-    without it.
+    without it. A `counted` property is read as motifs are. Where the answer's unit does not convert
+    to `unit` but to the `known_unit` of the property, the row is in that one.
 
     >>> property_row("no idea", "2.0", train_mean=1.5)
     ('unparsed_prediction', {'parsed': 0.0, 'mae_penalised': 0.5})
     """
-    true, guess = parse_quantity(reference, unit), parse_quantity(prediction, unit)
-    if true is None:
-        return "unparsed_reference", {}
-    values = {"parsed": float(guess is not None)}
-    if guess is not None:
-        values["mae"] = abs(guess - true)
+    true, guess = _read_pair(prediction, reference, unit_of(unit), counted)
+    if guess.fault == "other_unit" and known_unit:
+        known = _read_pair(prediction, reference, unit_of(known_unit), counted)
+        if all(reading.value is not None for reading in known):
+            true, guess = known
+    if true.value is None:
+        return f"{true.fault}_reference", {}
+    if guess.value is None:
+        silent = {} if train_mean is None else {"mae_penalised": abs(train_mean - true.value)}
+        return f"{guess.fault}_prediction", {"parsed": 0.0, **silent}
+    values = {"parsed": 1.0, "mae": _error(guess, true)}
     if train_mean is not None:
-        values["mae_penalised"] = abs((train_mean if guess is None else guess) - true)
-    return ("scored" if guess is not None else "unparsed_prediction"), values
+        values["mae_penalised"] = values["mae"]
+    return "scored", values
+
+
+def _read_pair(
+    prediction: str, reference: str, unit: str | None, counted: bool
+) -> tuple[Reading, Reading]:
+    """Return what is read in the reference and in the prediction, in one unit."""
+    if unit is None:
+        number = find_number(reference)
+        unit = _written_unit(reference, number) if number else None
+    return (
+        read_quantity(reference, unit, find_reference_count if counted else find_number),
+        read_quantity(prediction, unit, find_count if counted else find_number),
+    )
+
+
+def _error(guess: Reading, true: Reading) -> float:
+    """Return |guess − true|, 0 where conversion factors are no more exact than the difference."""
+    assert guess.value is not None
+    assert true.value is not None
+    converted = guess.converted or true.converted
+    if converted and math.isclose(guess.value, true.value, rel_tol=CONVERSION_ERROR):
+        return 0.0
+    return abs(guess.value - true.value)
 
 
 def property_scores(sums: Sums, unit: str | None = None) -> dict[str, float]:
@@ -94,9 +159,10 @@ def property_scores(sums: Sums, unit: str | None = None) -> dict[str, float]:
     For an energy also both errors in Hartree and eV, named so.
     """
     scores = sums.means(("mae", "mae_penalised", "parsed"))
-    factor = energy_factor(unit) if unit else None
-    if factor is not None:
-        for name in [name for name in ("mae", "mae_penalised") if name in scores]:
-            scores[f"{name}_hartree"] = scores[name] * factor
-            scores[f"{name}_ev"] = scores[name] * factor * HARTREE_IN_EV
+    written = unit_of(unit)
+    for name in [name for name in ("mae", "mae_penalised") if written and name in scores]:
+        for energy, column in ((HARTREE, f"{name}_hartree"), (ELECTRONVOLT, f"{name}_ev")):
+            change = conversion(written, energy)
+            if change is not None:
+                scores[column] = change(scores[name])
     return scores

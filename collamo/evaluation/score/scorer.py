@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from collamo.data.columns import MEASURED_COLUMNS
+from collamo.data.facts import PROPERTIES_2D
 from collamo.errors import UsageError, suggest
 from collamo.evaluation.entities.extractor import EntityExtractor
 from collamo.evaluation.entities.hallucination import hallucination_rows
@@ -16,13 +18,18 @@ from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.quantities import motif_row, property_row
 from collamo.evaluation.score.tasks import TASKS
 from collamo.evaluation.score.tokenisation import load_tokenisation
+from collamo.evaluation.score.units import unit_of
+
+# Properties whose answer is a count: "no hydrogen bond donors".
+COUNTED_PROPERTIES = frozenset(entry.target for entry in PROPERTIES_2D if entry.counted)
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
     """How one predictions file is scored.
 
-    `unit` of the properties (an energy is reported in Hartree and eV too); `train_mean` of each
+    `unit` of the properties, into which answers in other units are converted (an energy is reported
+    in Hartree and eV too); None: the unit that a reference is written in. `train_mean` of each
     property by name, "" for a file without names. `entities` finds those of captions, for
     CHARM; the caller opens and closes it.
     """
@@ -52,6 +59,10 @@ class Scorer:
             self._texts = self._text_scorer()
         if options.task == "property":
             self.about |= {"unit": options.unit, "train_mean": dict(options.train_mean)}
+            if options.unit and unit_of(options.unit) is None:
+                self.absent["conversion of units"] = (
+                    f"{options.unit!r} is no unit that is known: numbers stand as they are written"
+                )
             if not options.train_mean:
                 self.absent["mae_penalised"] = "needs the mean of the train split: --train-mean"
         if options.entities is not None:
@@ -102,7 +113,13 @@ class Scorer:
         if options.task == "motifs":
             return [motif_row(*pair) for pair in pairs]
         return [
-            property_row(*pair, options.unit, self._train_mean(row))
+            property_row(
+                *pair,
+                options.unit,
+                self._train_mean(row),
+                counted=row.group in COUNTED_PROPERTIES,
+                known_unit=_known_unit(row.group),
+            )
             for row, pair in zip(rows, pairs, strict=True)
         ]
 
@@ -114,6 +131,12 @@ class Scorer:
                 f"row {row.number}: --train-mean has no value for {name}{suggest(name, means)}"
             )
         return means.get(row.group)
+
+
+def _known_unit(name: str) -> str | None:
+    """Return the unit in which a property of this name is published (QM9's ``mu``), else None."""
+    column = MEASURED_COLUMNS.get(name)
+    return column.unit if column else None
 
 
 def _look_for_entities(rows: Sequence[PredictionRow], entities: EntityExtractor) -> None:

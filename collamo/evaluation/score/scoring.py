@@ -19,6 +19,7 @@ from collamo.evaluation.score.predictions import (
 from collamo.evaluation.score.predictions_report import WorstRows, write_predictions_report
 from collamo.evaluation.score.rows_file import TEXTS, RowsFile
 from collamo.evaluation.score.scorer import ScoreOptions, Scorer
+from collamo.evaluation.score.shortfalls import count_shortfalls, explained
 from collamo.evaluation.score.tasks import COLUMNS, SCORE_STATUSES, task_scores
 from collamo.evaluation.statistics import Sums
 from collamo.files import file_sha256
@@ -33,13 +34,15 @@ def score_predictions(
     ``counts`` (``rows`` and what became of them: all other counts add up to it), ``manifest``
     (hashes, tokeniser, versions, and ``absent``: each score that is missing, with its reason) and,
     where entities are looked for, ``entity_counts`` (the same rows by what became of their CHARM).
+    ``shortfalls`` has each score by whose published definition right answers get less than 1, and
+    how many do.
 
     Empty, invalid and unparsed *predictions* stay in the scores as wrong answers; rows without a
     usable reference, ``malformed`` and ``not_utf8`` rows cannot be scored and are only counted.
     """
     scorer = Scorer(options)
     counts = Counter(dict.fromkeys(("scored", *READ_STATUSES, *SCORE_STATUSES[options.task]), 0))
-    sums, worst = Sums(), WorstRows(options.task)
+    sums, worst, short = Sums(), WorstRows(options.task), Counter[str]()
     groups: defaultdict[str, Sums] = defaultdict(Sums)
     out.mkdir(parents=True, exist_ok=True)
     entity_counts = Counter(dict.fromkeys(STATUSES, 0))
@@ -55,6 +58,7 @@ def score_predictions(
                 if row.group:
                     groups[row.group].add(row.values)
                 worst.see(row)
+            short += count_shortfalls(batch)
             rows_file.write(batch)
             if progress is not None:
                 progress(len(batch))
@@ -66,6 +70,7 @@ def score_predictions(
     report = {
         "scores": scores,
         "counts": {"rows": counts.total(), **counts},
+        "shortfalls": explained(short),
         "manifest": _manifest(path, scorer),
     }
     if options.entities is not None:

@@ -15,12 +15,14 @@ from collamo.evaluation.statistics import Sums
 TASKS = ("captions", "molecules", "iupac", "motifs", "property")
 #: What can become of a row that is read well, apart from "scored".
 _UNPARSED = ("unparsed_prediction", "unparsed_reference")
+_AMBIGUOUS = ("ambiguous_prediction", "ambiguous_reference")  # "0,25"
+_OTHER_UNIT = ("other_unit_prediction", "other_unit_reference")  # that does not convert
 SCORE_STATUSES: dict[str, tuple[str, ...]] = {
     "captions": (),
     "molecules": ("invalid_prediction", "invalid_reference"),
     "iupac": _UNPARSED,
-    "motifs": _UNPARSED,
-    "property": _UNPARSED,
+    "motifs": (*_UNPARSED, *_AMBIGUOUS),
+    "property": (*_UNPARSED, *_AMBIGUOUS, *_OTHER_UNIT),
 }
 TEXT_COLUMNS = (*BLEU_COLUMNS, *ROUGE, "meteor")
 #: The statistics of a row, in the order of rows.parquet.

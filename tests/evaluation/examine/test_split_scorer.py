@@ -70,6 +70,8 @@ def test_garbage_answers_are_found_in_the_counts():
         "unparsed_prediction": 1,
         "empty_prediction": 2,
         "unparsed_reference": 0,
+        "ambiguous_prediction": 0,
+        "ambiguous_reference": 0,
         "not_asked": 1,
     }
     assert found == pytest.approx({"exact": 2 / 5, "mae": 0, "parsed": 2 / 5})

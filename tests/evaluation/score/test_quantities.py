@@ -2,7 +2,9 @@
 
 import pytest
 
-from collamo.evaluation.score.quantities import HARTREE_IN_EV, parse_quantity
+from collamo.evaluation.score.quantities import motif_row, parse_quantity, property_row
+
+HARTREE_IN_EV = 27.211386245988  # CODATA 2018
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,8 @@ from collamo.evaluation.score.quantities import HARTREE_IN_EV, parse_quantity
         ("250 meV", "eV", 0.25),
         ("3 rings", "eV", 3),
         ("1.5 eV", None, 1.5),
-        ("1.5 eV", "g/mol", 1.5),
+        ("1.5 eV", "g/mol", None),
+        ("1.5 eV", "points", 1.5),
         ("two eV", "eV", 2),
         ("nothing", "eV", None),
     ],
@@ -23,3 +26,58 @@ from collamo.evaluation.score.quantities import HARTREE_IN_EV, parse_quantity
 def test_energies_are_converted(text, unit, value):
     expected = None if value is None else pytest.approx(value)
     assert parse_quantity(text, unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "status"),
+    [
+        ("0.2499 hartrees", "0.25", "scored"),
+        ("0,25", "0.25", "ambiguous_prediction"),
+        ("0.25", "0,25", "ambiguous_reference"),
+        ("5 kg", "0.25", "other_unit_prediction"),
+        ("0.25", "5 kg", "other_unit_reference"),
+        ("none", "0.25", "unparsed_prediction"),
+        ("0.25", "none", "unparsed_reference"),
+    ],
+)
+def test_each_row_of_a_property_has_one_status(prediction, reference, status):
+    found, values = property_row(prediction, reference, "Hartree", train_mean=1.25)
+    assert found == status
+    if status.endswith("_reference"):
+        assert values == {}
+    elif status.endswith("_prediction"):  # never silently 0: charged as silence is
+        assert values == {"parsed": 0, "mae_penalised": 1}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "error"),
+    [
+        ("6.802846561497 eV", "0.25 Hartree", 0),
+        ("180.16 g/mol", "180.16 Da", 0),
+        ("1.5", "1.5 eV", 0),
+        ("1.5 D", "1.5", 0),
+        ("1.0 eV", "1 eV", 0),
+    ],
+)
+def test_without_a_unit_the_references_own_counts(prediction, reference, error):
+    status, values = property_row(prediction, reference)
+    assert status == "scored"
+    assert values["mae"] == pytest.approx(error, abs=1e-9)
+
+
+def test_a_property_known_by_name_may_have_its_own_unit():
+    assert property_row("1.85D", "1.85", "Hartree", known_unit="D") == (
+        "scored",
+        {"parsed": 1, "mae": 0},
+    )
+    assert property_row("1.85 kg", "1.85", "Hartree", known_unit="D")[0] == "other_unit_prediction"
+    # A unit that converts to the one that was asked for is never the other one.
+    assert property_row("1 eV", "1", "eV", known_unit="Hartree")[1]["mae"] == 0
+
+
+def test_counts_are_read_as_people_write_them():
+    assert motif_row("There are none.", "0") == ("scored", {"parsed": 1, "exact": 1, "mae": 0})
+    assert motif_row("0,25", "0") == ("ambiguous_prediction", {"parsed": 0, "exact": 0})
+    assert motif_row("none", "None") == ("unparsed_reference", {})
+    assert property_row("no hydrogen bond donors", "0", counted=True)[1]["mae"] == 0
+    assert property_row("no hydrogen bond donors", "0")[0] == "unparsed_prediction"

@@ -1,0 +1,237 @@
+"""Units as people write them after a number, and their conversion by pint.
+
+An amount of substance is a number of particles: kcal/mol, g/mol become kcal and g of one particle
+by Avogadro's constant (exact since 2019), so that energies per mole, eV and Hartree convert. pint's
+constants are CODATA's.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pint
+
+HARTREE = "hartree**1"
+ELECTRONVOLT = "electron_volt**1"
+#: Begins like a unit and goes on as none ("eV/ring"): nothing converts it.
+UNKNOWN = "?"
+
+# Nobody writes a molecule's energy in J or its mass in g: "180 g" for g/mol is a slip, not 10²⁶.
+MACROSCOPIC = 1e12
+
+# Symbols → pint's names. A lone A is an ångström: no property of a molecule is asked in ampere.
+_SYMBOLS = {
+    **dict.fromkeys(("Ha", "Eh", "E_h"), "hartree"),
+    **{
+        "mHa": "millihartree",
+        "mEh": "millihartree",
+        "eV": "electron_volt",
+        "meV": "millielectron_volt",
+    },
+    **{"keV": "kiloelectron_volt", "MeV": "megaelectron_volt", "Ry": "rydberg"},
+    **{"cal": "calorie", "kcal": "kilocalorie", "J": "joule", "kJ": "kilojoule"},
+    **{"mol": "mole", "mmol": "millimole", "µmol": "micromole", "nmol": "nanomole"},
+    **dict.fromkeys(("Å", "A", "Ang"), "angstrom"),
+    **dict.fromkeys(("a0", "a₀", "a_0", "Bohr"), "bohr"),
+    **{"nm": "nanometer", "pm": "picometer", "µm": "micrometer", "mm": "millimeter"},
+    **{"cm": "centimeter", "dm": "decimeter", "m": "meter"},
+    **{"g": "gram", "kg": "kilogram", "mg": "milligram", "µg": "microgram", "ng": "nanogram"},
+    **{"Da": "dalton", "kDa": "kilodalton", "amu": "dalton", "u": "dalton"},
+    **{"L": "liter", "l": "liter", "dL": "deciliter", "mL": "milliliter", "ml": "milliliter"},
+    **{"µL": "microliter", "M": "molar", "mM": "millimolar", "µM": "micromolar"},
+    **{"nM": "nanomolar", "pM": "picomolar", "fM": "femtomolar", "D": "debye"},
+    **{"K": "kelvin", "°C": "degree_Celsius", "°F": "degree_Fahrenheit"},
+    **{"Pa": "pascal", "kPa": "kilopascal", "MPa": "megapascal", "bar": "bar"},
+    **{"atm": "atmosphere", "mmHg": "mmHg", "Torr": "torr", "torr": "torr"},
+    **{"s": "second", "ms": "millisecond", "ns": "nanosecond", "ps": "picosecond", "h": "hour"},
+    **{"min": "minute", "V": "volt", "mV": "millivolt", "Hz": "hertz", "MHz": "megahertz"},
+    **{"GHz": "gigahertz", "THz": "terahertz", "%": "percent"},
+}
+# Names of units in any case, with prefixes and the plural.
+_SAME_NAMES = (
+    "hartree calorie joule mole angstrom bohr meter gram dalton liter molar debye kelvin "
+    "pascal bar atmosphere torr second minute hour volt hertz rydberg particle molecule"
+)
+_NAMES = {name: name for name in _SAME_NAMES.split()}
+_NAMES |= {"metre": "meter", "litre": "liter", "ångström": "angstrom", "ångstrom": "angstrom"}
+_NAMES |= {
+    "angström": "angstrom",
+    "electronvolt": "electron_volt",
+    "electron-volt": "electron_volt",
+}
+_NAMES |= {"percent": "percent", "celsius": "degree_Celsius", "fahrenheit": "degree_Fahrenheit"}
+_PREFIX = re.compile("kilo|mega|giga|tera|deci|centi|milli|micro|nano|pico|femto")
+# Symbols that are as often written in another case, where that cannot mean another unit.
+_FOLDED = {name.lower(): _SYMBOLS[name] for name in ("eV", "meV", "kcal", "kJ", "Ha", "mol", "Da")}
+_FOLDED["kda"] = _SYMBOLS["kDa"]
+
+_LOOK_ALIKE = str.maketrans({"\u212b": "Å", "μ": "µ"})
+_ASCII_MICRO = re.compile("u(?=(?:mol|M|m|g|L)$)")
+
+_TOKEN = re.compile(
+    r"""
+    (?P<power>(?:square|sq\.?|cubic|cu\.?)\s+)?
+    (?P<name>electron[\s-]volts?|atomic\s+mass\s+units?|(?:degrees?\s+|°\s?)[CF]?[a-z]*|%
+      |[aE]_[0h](?!\w)|a[0₀](?![a-zA-Z])|[^\W\d_⁰¹²³⁴⁵⁶⁷⁸⁹]+)
+    (?:(?:\^|\*\*)?[({]?(?P<exponent>[+−–-]?[1-9])[)}]?(?!\d|\.\d)|(?P<raised>[⁺⁻]?[¹²³⁴⁵⁶])
+      |\s+(?P<after>squared|cubed)\b)?
+    """,
+    re.VERBOSE,
+)
+_OPENING = re.compile(r"\s*(?P<bracket>[(\[])?")
+_DIVISION = re.compile(r"\s*/\s*(?P<bracket>\()?|\s+per\s+(?P<word>)")
+_PRODUCT = re.compile(r"\s*[·⋅∙*×]\s*|\.(?=[a-zA-Z])|[ \u00a0\u202f](?P<blank>)")
+_RAISED = str.maketrans("⁺⁻¹²³⁴⁵⁶−–", "+-123456--")
+
+
+class WrittenUnit(NamedTuple):
+    """A unit as pint calls it (or `UNKNOWN`), and where its text ends."""
+
+    name: str
+    end: int
+
+
+def find_unit(text: str, start: int = 0) -> WrittenUnit | None:
+    """Return the unit that stands at `start`, None where there is none: "3 rings", "180 in total".
+
+    Symbols, names, their plurals and prefixes; products and quotients in every usual notation.
+
+    >>> find_unit("156.8 kcal mol⁻¹", 5).name, find_unit("6.8 electron volts", 3).name
+    ('kilocalorie**1*mole**-1', 'electron_volt**1')
+    """
+    opening = _OPENING.match(text, start)
+    assert opening is not None  # it matches nothing, too
+    unit = _find_unit(text, opening.end())
+    # In brackets the unit stands alone: "6.8 (eV)", but "3 (A ring)".
+    closed = opening["bracket"] is None or (unit and text[unit.end : unit.end + 1] in (")", "]"))
+    return unit if closed else None
+
+
+def _find_unit(text: str, start: int) -> WrittenUnit | None:
+    first = _factor(text, start)
+    if first is None:
+        return None
+    factors, end = [first[0]], first[1]
+    bracket = False
+    while True:
+        division, product = _DIVISION.match(text, end), _PRODUCT.match(text, end)
+        joint = division or product
+        if joint is None:
+            break
+        further = _factor(text, joint.end(), inverse=bool(division) or bracket)
+        blank = division is None and product is not None and product["blank"] is not None
+        # Words follow a unit after a blank: only a negative power, or a bracket, makes one a unit.
+        if blank and not bracket and (further is None or "**-" not in further[0]):
+            break
+        if further is None:
+            if division and re.match(r"[^\W\d]", text[joint.end() :]):
+                return WrittenUnit(UNKNOWN, joint.end())
+            break
+        factors.append(further[0])
+        end = further[1]
+        bracket = bracket or bool(division and division["bracket"])
+        if bracket and text[end : end + 1] == ")":
+            end, bracket = end + 1, False
+    return WrittenUnit("*".join(factors), end)
+
+
+def _factor(text: str, start: int, inverse: bool = False) -> tuple[str, int] | None:
+    """Return a unit with its power at `start`, and where it ends."""
+    token = _TOKEN.match(text, start)
+    name = _pint_name(token["name"]) if token else None
+    if token is None or name is None:
+        return None
+    power = int((token["exponent"] or token["raised"] or "1").translate(_RAISED))
+    if token["after"]:
+        power = 2 if token["after"] == "squared" else 3
+    if token["power"]:
+        power = 3 if token["power"].startswith("cu") else 2
+    return f"{name}**{-power if inverse else power}", token.end()
+
+
+def _pint_name(word: str) -> str | None:
+    """Return pint's name of one unit, None for another word."""
+    word = word.translate(_LOOK_ALIKE)
+    symbol = _SYMBOLS.get(_ASCII_MICRO.sub("µ", word)) or _FOLDED.get(word.lower())
+    if symbol:
+        return symbol
+    name = " ".join(word.lower().split()).replace("electron volt", "electronvolt")
+    name = re.sub("^(?:degrees? |°)", "° ", name)
+    if name in ("° c", "° f"):
+        return _SYMBOLS["°" + name[-1].upper()]
+    name = name.removeprefix("° ")
+    if name.startswith("atomic mass unit"):
+        return "dalton"
+    singular = name if name in _NAMES else name.removesuffix("s")
+    prefix = _PREFIX.match(singular)
+    if singular in _NAMES:
+        return _NAMES[singular]
+    rest = _NAMES.get(singular[prefix.end() :]) if prefix else None
+    return f"{prefix[0]}{rest}" if prefix and rest else None
+
+
+@functools.lru_cache(maxsize=256)
+def unit_of(text: str | None) -> str | None:
+    """Return pint's name of a text that is a unit and nothing else, None for any other.
+
+    >>> unit_of("cal/(mol K)"), unit_of("points")
+    ('calorie**1*mole**-1*kelvin**-1', None)
+    """
+    unit = find_unit(text) if text else None
+    whole = unit is not None and text is not None and not text[unit.end :].strip()
+    return unit.name if unit and whole and unit.name != UNKNOWN else None
+
+
+class Conversion(NamedTuple):
+    """A number in one unit is ``factor · number + offset`` in another one."""
+
+    factor: float
+    offset: float
+
+    def __call__(self, number: float) -> float:
+        """Return a number in the other unit."""
+        # A product of doubles is no more exact than 15 digits: 6800 meV are 6.8 eV.
+        return float(f"{number * self.factor + self.offset:.15g}")
+
+
+@functools.lru_cache(maxsize=4096)
+def conversion(written: str, expected: str) -> Conversion | None:
+    """Return how to convert between two of pint's units, None where they measure different things.
+
+    >>> conversion("kilocalorie*mole**-1", "hartree")(1000)
+    1.59360143764104
+    """
+    if UNKNOWN in (written, expected):
+        return None
+    if written == expected:
+        return Conversion(1.0, 0.0)
+    import pint
+
+    registry = _registry()
+    units = [registry.parse_units(unit) for unit in (written, expected)]
+    dimensions = registry.get_dimensionality(units[0] / units[1])
+    amount = int(dimensions.get("[substance]", 0))  # type: ignore[arg-type]  # never complex
+
+    def convert(number: float) -> float:
+        quantity = registry.Quantity(number, units[0])
+        if amount:
+            quantity = quantity * registry.Quantity(1.0, "avogadro_constant") ** amount
+        return float(quantity.to(units[1]).magnitude)
+
+    try:
+        zero, one = convert(0.0), convert(1.0)
+    except pint.PintError:  # other dimensions, or a power of °C
+        return None
+    factor = float(f"{one - zero:.15g}")
+    macroscopic = amount and not 1 / MACROSCOPIC < factor < MACROSCOPIC
+    return None if macroscopic else Conversion(factor, zero)
+
+
+@functools.cache
+def _registry() -> pint.UnitRegistry:
+    import pint
+
+    return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
