@@ -26,6 +26,8 @@ _DENIAL = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Most answers deny nothing, which is seen sooner.
+_DENIES = re.compile(r"no|n['’]t|without|lack|devoid|free", re.IGNORECASE)
 _NOTHING = re.compile(
     rf"""
     \s*(?:no|nil|nothing)\s*[.!]?\s*\Z                       # the whole answer
@@ -88,6 +90,8 @@ def _single(text: str) -> WrittenNumber | None:
 
 
 def _denial(text: str) -> WrittenNumber | None:
+    if not _DENIES.search(text):
+        return None
     matches = [match for match in _DENIAL.finditer(text) if _is_counted(match["thing"])]
     matches += filter(None, [_NOTHING.search(text)])
     spans = [match.span() for match in matches]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class WrittenNumber:
+class WrittenNumber(NamedTuple):
     """A number and where it stands in its text; `value` is None where it can be read in two ways.
 
     `end` is where a unit may follow.
@@ -48,6 +47,7 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _EXPONENTS = ("exponent", "caret", "raised", "signed", "bare_caret", "bare_raised")
+_DIGIT_SIGN = re.compile(r"\d")
 # "3D" and "2D" are not numbers, nor is the size of a ring; "2nd" counts nothing.
 _WORD_OF_DIGITS = re.compile(
     rf"[dD]\b|st\b|nd\b|rd\b|th\b|[{_DASH}]?\s?(?:membered|dimensional)\b", re.IGNORECASE
@@ -114,7 +114,10 @@ def find_number(text: str) -> WrittenNumber | None:
 
 def number_in_digits(text: str) -> WrittenNumber | None:
     """Return the first number in digits; one that overflows is none."""
-    for match in _NUMBER.finditer(text):
+    first = _DIGIT_SIGN.search(text)
+    if first is None:
+        return None
+    for match in _NUMBER.finditer(text, max(0, first.start() - 2)):  # with a sign and a point
         start, end = match.span()
         whole = (match["digits"] or "").isdigit() and not match["exponent"]
         if whole and _WORD_OF_DIGITS.match(text, end):
@@ -131,6 +134,10 @@ def number_in_digits(text: str) -> WrittenNumber | None:
 
 
 def _value(match: re.Match[str]) -> float:
+    try:
+        return float(match[0])  # most are written as Python writes them
+    except ValueError:
+        pass
     sign = match["sign"].translate(_PLAIN)
     digits = re.sub(f"[{_SEPARATORS}]", "", match["digits"] or "1")  # a bare power is 1 × 10ⁿ
     exponent = next((match[name] for name in _EXPONENTS if match[name]), "0").translate(_PLAIN)

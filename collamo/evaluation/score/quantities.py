@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from collamo.evaluation.score.counts import find_count, find_reference_count
 from collamo.evaluation.score.numbers import WrittenNumber, find_number
@@ -23,8 +23,7 @@ FAULTS = ("unparsed", "ambiguous", "other_unit")
 CONVERSION_ERROR = 1e-8
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """The number read in a text, in the expected unit, or the one of `FAULTS` that stands in for
     it."""
 
