@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from collamo.data.numbers import parse_number
 from collamo.data.tasks import TaskExample
 from collamo.evaluation.entities.extractor import EntityExtractor
 from collamo.evaluation.examine.baselines import TrainStatistics
 from collamo.evaluation.examine.scores import KINDS, NOT_ASKED
-from collamo.evaluation.score.numbers import parse_number
 from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.quantities import parse_quantity
 from collamo.evaluation.score.scorer import ScoreOptions, Scorer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from collamo.data.numbers import WrittenNumber, number_in_digits, number_in_words
 from collamo.evaluation.entities.extractor import fold
 from collamo.evaluation.entities.lexicon import load_lexicon
 from collamo.evaluation.entities.words import Words
-from collamo.evaluation.score.numbers import WrittenNumber, number_in_digits, number_in_words
 
 _SINGLE = re.compile(
     r"\b(?:an?|only|just|one|the|exactly one)\s+single\b(?!-)(?!\s+bonds?\b)", re.IGNORECASE

@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from collamo.evaluation.score.counts import find_count, find_reference_count
-from collamo.evaluation.score.numbers import WrittenNumber, find_number
-from collamo.evaluation.score.units import (
+from collamo.data.numbers import WrittenNumber, find_number
+from collamo.data.units import (
     ELECTRONVOLT,
     HARTREE,
     conversion,
     find_unit,
     unit_of,
 )
+from collamo.evaluation.score.counts import find_count, find_reference_count
 from collamo.evaluation.statistics import Sums
 
 #: Why an answer or a reference has no number to compare, as in ``ambiguous_prediction``.

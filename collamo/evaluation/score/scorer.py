@@ -8,6 +8,7 @@ from pathlib import Path
 
 from collamo.data.columns import MEASURED_COLUMNS
 from collamo.data.facts import PROPERTIES_2D
+from collamo.data.units import unit_of
 from collamo.errors import UsageError, suggest
 from collamo.evaluation.entities.extractor import EntityExtractor
 from collamo.evaluation.entities.hallucination import hallucination_rows
@@ -18,7 +19,6 @@ from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.quantities import motif_row, property_row
 from collamo.evaluation.score.tasks import TASKS
 from collamo.evaluation.score.tokenisation import load_tokenisation
-from collamo.evaluation.score.units import unit_of
 
 # Properties whose answer is a count: "no hydrogen bond donors".
 COUNTED_PROPERTIES = frozenset(entry.target for entry in PROPERTIES_2D if entry.counted)

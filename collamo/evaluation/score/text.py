@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collamo.evaluation.score.numbers import parse_number
+from collamo.data.numbers import parse_number
 
 
 def normalise(text: str) -> str:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from collamo.data.columns import MEASURED_COLUMNS
 from collamo.data.facts import PROPERTIES_2D
+from collamo.data.units import UNKNOWN, conversion, find_unit, unit_of
 from collamo.evaluation.score.quantities import parse_quantity
-from collamo.evaluation.score.units import UNKNOWN, conversion, find_unit, unit_of
 
 # From SI and CODATA 2018, not from pint: how many of the first unit are one Hartree, or one other.
 HARTREE_IN_EV = 27.211386245988

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collamo.evaluation.score.numbers import find_number, parse_number
+from collamo.data.numbers import find_number, parse_number
 
 
 @pytest.mark.parametrize(
