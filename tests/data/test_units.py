@@ -1,6 +1,4 @@
-"""Units after a number, and what converts into what."""
-
-import math
+"""Units after a number, told from other words."""
 
 import pytest
 from hypothesis import given
@@ -8,107 +6,34 @@ from hypothesis import strategies as st
 
 from collamo.data.columns import MEASURED_COLUMNS
 from collamo.data.facts import PROPERTIES_2D
-from collamo.data.units import UNKNOWN, conversion, find_unit, unit_of
-from collamo.evaluation.score.quantities import parse_quantity
-
-# From SI and CODATA 2018, not from pint: how many of the first unit are one Hartree, or one other.
-HARTREE_IN_EV = 27.211386245988
-SPELLINGS = {
-    1.0: ("Hartree", "hartrees", "Ha", "ha", "Eh", "E_h", "HARTREE", "hartree per particle"),
-    HARTREE_IN_EV: (
-        "eV",
-        "ev",
-        "electronvolts",
-        "electron volts",
-        "Electronvolt",
-        "electron-volts",
-    ),
-    1e3 * HARTREE_IN_EV: ("meV", "millielectronvolts"),
-    627.5094740631: (
-        *("kcal/mol", "kcal mol-1", "kcal mol^-1", "kcal·mol⁻¹", "kcal mol−1", "kcal.mol-1"),
-        *(
-            "kcal / mol",
-            "kilocalories per mole",
-            "KCAL/MOL",
-            "kcal/mole",
-            "kcal mol^(-1)",
-            "[kcal/mol]",
-        ),
-    ),
-    2625.4996394799: ("kJ/mol", "kJ mol⁻¹", "kilojoules per mole", "kj/mol", "(kJ/mol)"),
-}
-ENERGIES = [(size, unit) for size, units in SPELLINGS.items() for unit in units]
-
-
-@pytest.mark.parametrize(("size", "unit"), ENERGIES)
-def test_energies_in_every_spelling(size, unit):
-    blank = "" if unit[0].isascii() and unit[0].isalpha() and " " not in unit else " "
-    for text in (f"{size} {unit}", f"It is {size}{blank}{unit}.", f"{size} {unit}, as measured"):
-        assert parse_quantity(text, "Hartree") == pytest.approx(1, rel=1e-8), text
-
-
-@given(
-    st.floats(1e-6, 1e6),
-    st.sampled_from(ENERGIES),
-    st.sampled_from([entry for entry in ENERGIES if unit_of(entry[1])]),
-)
-def test_a_number_in_any_unit_reads_back_in_any_other(value, written, expected):
-    number = parse_quantity(f"about {value!r} {written[1]}", expected[1])
-    assert number == pytest.approx(value * expected[0] / written[0], rel=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "value"),
-    [
-        ("2.81 Å", "nm", 0.281),
-        ("281 pm", "Å", 2.81),
-        ("1.4 A", "Å", 1.4),
-        ("1.4 \u212b", "Å", 1.4),
-        ("45.2 square angstroms", "Å²", 45.2),
-        ("45.2 Å^2", "Å²", 45.2),
-        ("0.452 nm2", "Å²", 45.2),
-        ("75 bohr^3", "a0³", 75),
-        ("11.1138533 Å³", "a0³", 75),
-        ("180.16 Da", "g/mol", 180.16),
-        ("0.18016 kg/mol", "g/mol", 180.16),
-        ("1.85D", "D", 1.85),
-        ("1.85 debyes", "D", 1.85),
-        ("5.3 nM", "µM", 0.0053),
-        ("5.3 uM", "nM", 5300),
-        ("5.3 µmol/L", "uM", 5.3),
-        ("25 °C", "K", 298.15),
-        ("25 degrees Celsius", "K", 298.15),
-        ("29.3 J/(mol·K)", "cal/(mol K)", 7.002868),
-        ("29.3 J mol-1 K-1", "cal/(mol K)", 7.002868),
-        ("25 %", "%", 25),
-    ],
-)
-def test_other_quantities(text, unit, value):
-    assert parse_quantity(text, unit) == pytest.approx(value, rel=1e-6)
+from collamo.data.units import find_unit, unit_of
 
 
 @pytest.mark.parametrize(
     ("text", "unit"),
     [
-        ("1.5 eV", "g/mol"),
-        ("5 kg", "Hartree"),
-        ("1.85 D", "eV"),
-        ("180 g", "g/mol"),  # a slip, and no 10²⁶ g/mol
-        ("3 eV/ring", "eV"),
-        ("3 eV per atom", "eV"),
-        ("1 °C²", "K"),
+        (" kcal mol⁻¹.", "kilocalorie**1*mole**-1"),
+        (" cal/(mol K)", "calorie**1*mole**-1*kelvin**-1"),
+        (" square angstroms", "angstrom**2"),
+        ("a0³", "bohr**3"),
+        (" kilojoules per mole", "kilojoule**1*mole**-1"),
+        (" eV-7.0 eV", "electron_volt**1"),
+        (" uM", "micromolar**1"),
+        (" MeV", "megaelectron_volt**1"),
+        (" (eV)", "electron_volt**1"),
+        (" degrees C", "degree_Celsius**1"),
     ],
 )
-def test_a_unit_that_does_not_convert_gives_no_number(text, unit):
-    assert parse_quantity(text, unit) is None
+def test_a_unit_has_pints_name(text, unit):
+    assert find_unit(text).name == unit
 
 
 @pytest.mark.parametrize(
     "text",
-    ["3 rings", "3 in total", "3 at most", "3 C atoms", "3. A ring", "3 (A ring)", "3, J", "3 x"],
+    [" rings", " in total", " at most", " C atoms", " (A ring)", ", J", " x", " per molecule", ""],
 )
 def test_words_are_no_units(text):
-    assert parse_quantity(text, "Hartree") == 3
+    assert find_unit(text) is None
 
 
 def test_the_projects_own_units_are_known():
@@ -123,14 +48,7 @@ def test_other_texts_are_no_units(text):
     assert unit_of(text) is None
 
 
-def test_the_same_unit_changes_no_digit():
-    assert conversion("kilocalorie**1*mole**-1", "kilocalorie**1*mole**-1")(0.1) == 0.1
-    assert conversion(UNKNOWN, UNKNOWN) is None
-
-
 @given(st.text() | st.text(alphabet="eVkcalmol/·-−1²³^()[] per°CÅD%"))
 def test_garbage_is_a_unit_or_none(text):
     unit = find_unit(text)
     assert unit is None or 0 < unit.end <= len(text)
-    number = parse_quantity(f"1.5{text}", "Hartree")
-    assert number is None or math.isfinite(number)

@@ -7,13 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from collamo.data.numbers import WrittenNumber, find_number
-from collamo.data.units import (
-    ELECTRONVOLT,
-    HARTREE,
-    conversion,
-    find_unit,
-    unit_of,
-)
+from collamo.data.units import find_unit, unit_of
+from collamo.evaluation.score.conversions import ELECTRONVOLT, HARTREE, conversion
 from collamo.evaluation.score.counts import find_count, find_reference_count
 from collamo.evaluation.statistics import Sums
 

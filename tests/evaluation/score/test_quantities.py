@@ -81,3 +81,10 @@ def test_counts_are_read_as_people_write_them():
     assert motif_row("none", "None") == ("unparsed_reference", {})
     assert property_row("no hydrogen bond donors", "0", counted=True)[1]["mae"] == 0
     assert property_row("no hydrogen bond donors", "0")[0] == "unparsed_prediction"
+
+
+@pytest.mark.parametrize(
+    "text", ["3 rings", "3 in total", "3 C atoms", "It is 3. A ring", "3 (A ring)", "3, J", "3 x"]
+)
+def test_words_after_a_number_are_no_units(text):
+    assert parse_quantity(text, "Hartree") == 3
