@@ -36,7 +36,11 @@ def score(
     ] = None,
     wordnet: WordnetOption = None,
     unit: Annotated[
-        str | None, typer.Option(help="An energy is also reported in Hartree and eV.")
+        str | None,
+        typer.Option(
+            help="Of the property; answers in other units are converted. An energy is also "
+            "reported in Hartree and eV."
+        ),
     ] = None,
     train_mean: Annotated[
         str, typer.Option(help="For answers without a number: 1.5, or gap=0.25,mu=2.7.")

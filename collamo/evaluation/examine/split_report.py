@@ -32,6 +32,7 @@ from collamo.evaluation.report.page import (
     metric_name,
     write_report,
 )
+from collamo.evaluation.score.shortfalls import shortfalls_section
 from collamo.evaluation.statistics import LEVEL, RESAMPLES, Estimate
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _tables(report: Report) -> list[Section]:
         Section("By target", header=header, rows=rows, folded=True),
         Section("Rows", header=_ROWS, rows=_count_rows(report)),
         Section("Some answers", "Drawn at random.", header=_ANSWERS, rows=_answer_rows(report)),
+        *shortfalls_section(report["shortfalls"]),
         *not_scored(report["manifest"]),
         how_measured(report["manifest"]),
     ]

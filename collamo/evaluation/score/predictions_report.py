@@ -86,7 +86,7 @@ def _sections(report: Report, worst: WorstRows) -> list[Section]:
         Section("Scores", header=["score", "value"], rows=scores),
         *not_scored(manifest),
         _counted("Rows", report["counts"]),
-        *shortfalls_section(report["shortfalls"]),
+        *shortfalls_section({worst.task: report["shortfalls"]}),
         _counted("Captions and their entities", report.get("entity_counts", {})),
         Section(f"Worst rows by {column}", header=header, rows=rows),
         how_measured(manifest),

@@ -48,7 +48,10 @@ def read_quantity(
     change = conversion(written, unit)
     if change is None:
         return Reading(fault="other_unit")
-    return Reading(change(number.value), converted=written != unit)
+    value = change(number.value)
+    if not math.isfinite(value):
+        return Reading(fault="unparsed")
+    return Reading(value, converted=written != unit)
 
 
 def _written_unit(text: str, number: WrittenNumber) -> str | None:

@@ -70,10 +70,13 @@ def explained(counts: Mapping[str, int]) -> Shortfalls:
     }
 
 
-def shortfalls_section(counted: Shortfalls) -> list[Section]:
-    """Return the section of a report about right answers below 1, if there are any."""
-    rows = [[name, str(entry["rows"]), str(entry["reason"])] for name, entry in counted.items()]
-    header = ["score", "right answers below 1", "by its published definition"]
-    return (
-        [Section("Right answers that score less than 1", header=header, rows=rows)] if rows else []
-    )
+def shortfalls_section(counted: Mapping[str, Shortfalls]) -> list[Section]:
+    """Return the section of a report about right answers below 1 (by task), if there are any."""
+    rows = [
+        [task, name, str(entry["rows"]), str(entry["reason"])]
+        for task, entries in counted.items()
+        for name, entry in entries.items()
+    ]
+    header = ["task", "score", "right answers below 1", "by its published definition"]
+    title = "Right answers that score less than 1"
+    return [Section(title, header=header, rows=rows)] if rows else []

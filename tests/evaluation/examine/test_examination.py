@@ -200,6 +200,7 @@ def test_a_split_scores_as_the_same_answers_in_a_file(tmp_path):
         assert file["counts"]["rows"] == 60
         for name, number in file["counts"].items():
             assert report["counts"][task].get(name, 0) == number
+        assert report["shortfalls"][task] == file["shortfalls"]
         mine, its = report["scores"][task], file["scores"]
         if kind == "property":
             mine, its = mine["per_property"]["logp"], its["per_property"]["logp"]

@@ -1,8 +1,13 @@
 """Numbers in answers, with their units."""
 
+import math
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from collamo.evaluation.score.quantities import motif_row, parse_quantity, property_row
+from collamo.evaluation.score.tasks import COLUMNS, SCORE_STATUSES
 
 HARTREE_IN_EV = 27.211386245988  # CODATA 2018
 
@@ -33,6 +38,7 @@ def test_energies_are_converted(text, unit, value):
     [
         ("0.2499 hartrees", "0.25", "scored"),
         ("0,25", "0.25", "ambiguous_prediction"),
+        ("1e308 MeV", "0.25", "unparsed_prediction"),  # too large in Hartree
         ("0.25", "0,25", "ambiguous_reference"),
         ("5 kg", "0.25", "other_unit_prediction"),
         ("0.25", "5 kg", "other_unit_reference"),
@@ -88,3 +94,30 @@ def test_counts_are_read_as_people_write_them():
 )
 def test_words_after_a_number_are_no_units(text):
     assert parse_quantity(text, "Hartree") == 3
+
+
+ANSWERS = st.text() | st.text(alphabet="0123456789.,-−+eE×x*10^⁻³/ '_DKnomlaeVkJÅ°()[]²%")
+
+
+@settings(max_examples=500, deadline=None)
+@given(ANSWERS, ANSWERS, st.sampled_from([None, "eV", "g/mol", "Å²", "points", "K", "%", ""]))
+def test_garbage_lands_in_one_counted_status(prediction, reference, unit):
+    rows = {
+        "motifs": motif_row(prediction, reference),
+        "property": property_row(prediction, reference, unit, train_mean=1.0, known_unit="D"),
+    }
+    for task, (status, values) in rows.items():
+        assert status in ("scored", *SCORE_STATUSES[task])
+        assert values.keys() <= set(COLUMNS[task])
+        assert (values == {}) == status.endswith("_reference")
+        assert ("mae" in values) == (status == "scored")
+        assert all(not math.isnan(value) for value in values.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANSWERS, st.sampled_from([None, "eV", "g/mol", "Å²", "points"]))
+def test_a_reference_is_exactly_itself(text, unit):
+    status, values = property_row(text, text, unit)
+    assert status.endswith("_reference") or (status, values["mae"]) == ("scored", 0)
+    status, values = motif_row(text, text)
+    assert status.endswith("_reference") or (status, values["exact"]) == ("scored", 1)
