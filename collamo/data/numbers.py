@@ -50,7 +50,7 @@ _EXPONENTS = ("exponent", "caret", "raised", "signed", "bare_caret", "bare_raise
 _DIGIT_SIGN = re.compile(r"\d")
 # "3D" and "2D" are not numbers, nor is the size of a ring; "2nd" counts nothing.
 _WORD_OF_DIGITS = re.compile(
-    rf"[dD]\b|st\b|nd\b|rd\b|th\b|[{_DASH}]?\s?(?:membered|dimensional)\b", re.IGNORECASE
+    rf"-?[dD]\b|st\b|nd\b|rd\b|th\b|[{_DASH}]?\s?(?:membered|dimensional)\b", re.IGNORECASE
 )
 # What makes it two numbers or one in another notation: a decimal comma ("0,25"), groups that are
 # no thousands ("12 345", "1.234,5"), a power of another number, a product ("1.2 × 105").

@@ -8,35 +8,25 @@ from typing import NamedTuple
 
 #: Begins like a unit and goes on as none ("eV/ring"): nothing converts it.
 UNKNOWN = "?"
+MOST_FACTORS = 8  # more are no unit, but a model that repeats itself
 
-# Symbols → pint's names. A lone A is an ångström: no property of a molecule is asked in ampere.
-_SYMBOLS = {
-    **dict.fromkeys(("Ha", "Eh", "E_h"), "hartree"),
-    **{
-        "mHa": "millihartree",
-        "mEh": "millihartree",
-        "eV": "electron_volt",
-        "meV": "millielectron_volt",
-    },
-    **{"keV": "kiloelectron_volt", "MeV": "megaelectron_volt", "Ry": "rydberg"},
-    **{"cal": "calorie", "kcal": "kilocalorie", "J": "joule", "kJ": "kilojoule"},
-    **{"mol": "mole", "mmol": "millimole", "µmol": "micromole", "nmol": "nanomole"},
-    **dict.fromkeys(("Å", "A", "Ang"), "angstrom"),
-    **dict.fromkeys(("a0", "a₀", "a_0", "Bohr"), "bohr"),
-    **{"nm": "nanometer", "pm": "picometer", "µm": "micrometer", "mm": "millimeter"},
-    **{"cm": "centimeter", "dm": "decimeter", "m": "meter"},
-    **{"g": "gram", "kg": "kilogram", "mg": "milligram", "µg": "microgram", "ng": "nanogram"},
-    **{"Da": "dalton", "kDa": "kilodalton", "amu": "dalton", "u": "dalton"},
-    **{"L": "liter", "l": "liter", "dL": "deciliter", "mL": "milliliter", "ml": "milliliter"},
-    **{"µL": "microliter", "M": "molar", "mM": "millimolar", "µM": "micromolar"},
-    **{"nM": "nanomolar", "pM": "picomolar", "fM": "femtomolar", "D": "debye"},
-    **{"K": "kelvin", "°C": "degree_Celsius", "°F": "degree_Fahrenheit"},
-    **{"Pa": "pascal", "kPa": "kilopascal", "MPa": "megapascal", "bar": "bar"},
-    **{"atm": "atmosphere", "mmHg": "mmHg", "Torr": "torr", "torr": "torr"},
-    **{"s": "second", "ms": "millisecond", "ns": "nanosecond", "ps": "picosecond", "h": "hour"},
-    **{"min": "minute", "V": "volt", "mV": "millivolt", "Hz": "hertz", "MHz": "megahertz"},
-    **{"GHz": "gigahertz", "THz": "terahertz", "%": "percent"},
-}
+# Symbols → pint's names. A lone A is an ångström (no property of a molecule is asked in ampere),
+# atomic units are taken for those of energy.
+_SYMBOL_TABLE = """
+    Ha=hartree Eh=hartree E_h=hartree mHa=millihartree mEh=millihartree eV=electron_volt
+    meV=millielectron_volt keV=kiloelectron_volt MeV=megaelectron_volt Ry=rydberg cal=calorie
+    kcal=kilocalorie J=joule kJ=kilojoule mol=mole mmol=millimole µmol=micromole
+    nmol=nanomole Å=angstrom A=angstrom Ang=angstrom a0=bohr a₀=bohr a_0=bohr Bohr=bohr
+    nm=nanometer pm=picometer µm=micrometer mm=millimeter cm=centimeter dm=decimeter m=meter
+    g=gram kg=kilogram mg=milligram µg=microgram ng=nanogram Da=dalton kDa=kilodalton
+    amu=dalton u=dalton L=liter l=liter dL=deciliter mL=milliliter ml=milliliter
+    µL=microliter M=molar mM=millimolar µM=micromolar nM=nanomolar pM=picomolar fM=femtomolar
+    D=debye K=kelvin °C=degree_Celsius °F=degree_Fahrenheit Pa=pascal kPa=kilopascal
+    MPa=megapascal bar=bar atm=atmosphere mmHg=mmHg Torr=torr torr=torr s=second
+    ms=millisecond ns=nanosecond ps=picosecond h=hour min=minute V=volt mV=millivolt Hz=hertz
+    MHz=megahertz GHz=gigahertz THz=terahertz %=percent a.u.=hartree au=hartree
+"""
+_SYMBOLS = dict(entry.split("=") for entry in _SYMBOL_TABLE.split())
 # Names of units in any case, with prefixes and the plural.
 _SAME_NAMES = (
     "hartree calorie joule mole angstrom bohr meter gram dalton liter molar debye kelvin "
@@ -62,13 +52,22 @@ _TOKEN = re.compile(
     r"""
     (?P<power>(?:square|sq\.?|cubic|cu\.?)\s+)?
     (?P<name>electron[\s-]volts?|atomic\s+mass\s+units?|(?:degrees?\s+|°\s?)[CF]?[a-z]*|%
-      |[aE]_[0h](?!\w)|a[0₀](?![a-zA-Z])|[^\W\d_⁰¹²³⁴⁵⁶⁷⁸⁹]+)
+      |[aE]_[0h](?!\w)|a\.u\.|a[0₀](?![a-zA-Z])|[^\W\d_⁰¹²³⁴⁵⁶⁷⁸⁹]+)
     (?:(?:\^|\*\*)?[({]?(?P<exponent>[+−–-]?[1-9])[)}]?(?!\d|\.\d)|(?P<raised>[⁺⁻]?[¹²³⁴⁵⁶])
       |\s+(?P<after>squared|cubed)\b)?
     """,
     re.VERBOSE,
 )
-_OPENING = re.compile(r"\s*(?P<bracket>[(\[])?")
+_OPENING = re.compile(r"-(?=[A-Za-zÅ])|\s*(?P<bracket>[(\[])?")
+# What may stand between a number and its unit: ends of brackets and Markdown, an error, a range.
+_ENDS = r"(?:[)\]*`$~\"]|\s)*"
+_BETWEEN = re.compile(
+    rf"{_ENDS}(?:(?:±|\+/-|\\pm|[-–—−]|to\b|and\b|or\b)\s*\d[\d.,]*(?<![.,]){_ENDS})?"
+)
+# A unit before its number: "the gap in eV is 6.8", "gap (eV): 6.8".
+_ANNOUNCED = re.compile(r"\bin\s+|[(\[]")
+_ANNOUNCED_WITHIN = 40  # characters
+_FILLER = re.compile(r"[)\]:=≈~\s]*(?:(?:is|was|equals|of|about|approximately)\b[:=≈~\s]*)*")
 _DIVISION = re.compile(r"\s*/\s*(?P<bracket>\()?|\s+per\s+(?P<word>)")
 _PRODUCT = re.compile(r"\s*[·⋅∙*×]\s*|\.(?=[a-zA-Z])|[ \u00a0\u202f](?P<blank>)")
 _RAISED = str.maketrans("⁺⁻¹²³⁴⁵⁶−–", "+-123456--")
@@ -79,6 +78,31 @@ class WrittenUnit(NamedTuple):
 
     name: str
     end: int
+
+
+def unit_beside(text: str, start: int, end: int) -> WrittenUnit | None:
+    """Return the unit of the number that stands from `start` to `end`: after it, or announced.
+
+    >>> text = "6.8 ± 0.2 eV"
+    >>> unit_beside(text, 0, 3).name, unit_beside("The gap (eV): 6.8", 14, 17).name
+    ('electron_volt**1', 'electron_volt**1')
+    """
+    if text[end - 1] == "." and text[end : end + 1].strip() == "":  # the end of a sentence
+        after = None
+    else:
+        after = find_unit(text, end)
+        between = None if after else _BETWEEN.match(text, end)
+        if between and between.end() > end + 1:
+            after = find_unit(text, between.end())
+    return after or _announced(text, start)
+
+
+def _announced(text: str, start: int) -> WrittenUnit | None:
+    for match in _ANNOUNCED.finditer(text, max(0, start - _ANNOUNCED_WITHIN), start):
+        unit = _find_unit(text, match.end())
+        if unit and unit.end <= start and _FILLER.fullmatch(text, unit.end, start):
+            return unit
+    return None
 
 
 def find_unit(text: str, start: int = 0) -> WrittenUnit | None:
@@ -117,6 +141,8 @@ def _find_unit(text: str, start: int) -> WrittenUnit | None:
             if division and re.match(r"[^\W\d]", text[joint.end() :]):
                 return WrittenUnit(UNKNOWN, joint.end())
             break
+        if len(factors) == MOST_FACTORS:
+            return WrittenUnit(UNKNOWN, further[1])
         factors.append(further[0])
         end = further[1]
         bracket = bracket or bool(division and division["bracket"])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from collamo.data.columns import MEASURED_COLUMNS
 from collamo.data.facts import PROPERTIES_2D
-from collamo.data.units import find_unit, unit_of
+from collamo.data.units import UNKNOWN, find_unit, unit_of
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from collamo.data.units import find_unit, unit_of
         ("a0³", "bohr**3"),
         (" kilojoules per mole", "kilojoule**1*mole**-1"),
         (" eV-7.0 eV", "electron_volt**1"),
+        (" eV" + "·eV" * 5000, UNKNOWN),
         (" uM", "micromolar**1"),
         (" MeV", "megaelectron_volt**1"),
         (" (eV)", "electron_volt**1"),

@@ -22,7 +22,7 @@ _DENIAL = re.compile(
       |{_NEGATION}(?:\s+\w+){{0,2}}?\s+(?:any|a\s+single)
       |\b(?:does|do|did)(?:\s+not|n['’]t)\s+{_VERB}(?:\s+an?)?
       |\b(?:without|lacks?|lacking|devoid\s+of|free\s+of)(?:\s+(?:any|an?|a\s+single))?
-    )\s+(?=(?P<thing>[\w\s\-,'()]+))
+    )\s+(?=(?P<thing>[\w\s\-,'()]{{1,100}}))
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -30,7 +30,7 @@ _DENIAL = re.compile(
 _DENIES = re.compile(r"no|n['’]t|without|lack|devoid|free", re.IGNORECASE)
 _NOTHING = re.compile(
     rf"""
-    \s*(?:no|nil|nothing)\s*[.!]?\s*\Z                       # the whole answer
+    \A\s*(?:no|nil|nothing)\s*[.!]?\s*\Z                     # the whole answer
     |\bnone\b(?!\s+(?:the\s+less|other|too|of\s+the\s+above))
     |{_NEGATION}(?:\s+\w+){{0,2}}?\s+any\s*(?:[.!;,]|\Z)     # "There are not any."
     """,
@@ -92,8 +92,8 @@ def _single(text: str) -> WrittenNumber | None:
 def _denial(text: str) -> WrittenNumber | None:
     if not _DENIES.search(text):
         return None
-    matches = [match for match in _DENIAL.finditer(text) if _is_counted(match["thing"])]
-    matches += filter(None, [_NOTHING.search(text)])
+    things = (match for match in _DENIAL.finditer(text) if _is_counted(match["thing"]))
+    matches = filter(None, (next(things, None), _NOTHING.search(text)))
     spans = [match.span() for match in matches]
     return WrittenNumber(0.0, *min(spans)) if spans else None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from collamo.data.numbers import WrittenNumber, find_number
-from collamo.data.units import find_unit, unit_of
+from collamo.data.units import unit_beside, unit_of
 from collamo.evaluation.score.conversions import ELECTRONVOLT, HARTREE, conversion
 from collamo.evaluation.score.counts import find_count, find_reference_count
 from collamo.evaluation.statistics import Sums
@@ -55,9 +55,7 @@ def read_quantity(
 
 
 def _written_unit(text: str, number: WrittenNumber) -> str | None:
-    if text[number.end - 1] == ".":  # the end of a sentence
-        return None
-    unit = find_unit(text, number.end)
+    unit = unit_beside(text, number.start, number.end)
     return unit.name if unit else None
 
 

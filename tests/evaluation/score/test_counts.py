@@ -42,6 +42,7 @@ from collamo.evaluation.score.counts import find_count, find_reference_count
         ("There is no information on rings.", None),
         ("I do not know", None),
         ("Nobody knows", None),
+        ("no " * 20_000, None),
         ("Nonetheless", None),
         ("a benzene ring", None),
         ("single bonds only", None),
