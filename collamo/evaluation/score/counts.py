@@ -20,7 +20,8 @@ _DENIAL = re.compile(
     (?:
       \bno
       |{_NEGATION}(?:\s+\w+){{0,2}}?\s+(?:any|a\s+single)
-      |\b(?:does|do|did)(?:\s+not|n['’]t)\s+{_VERB}(?:\s+an?)?
+      |\b(?:does|do|did)(?:\s+not|n['’]t)\s+{_VERB}(?:\s+(?:an?|the|this|these|such))?
+      |\b(?:is|are)(?:\s+not|n['’]t)(?:\s+an?)?
       |\b(?:without|lacks?|lacking|devoid\s+of|free\s+of)(?:\s+(?:any|an?|a\s+single))?
     )\s+(?=(?P<thing>[\w\s\-,'()]{{1,100}}))
     """,
@@ -33,6 +34,7 @@ _NOTHING = re.compile(
     \A\s*(?:no|nil|nothing)\s*[.!]?\s*\Z                     # the whole answer
     |\bnone\b(?!\s+(?:the\s+less|other|too|of\s+the\s+above))
     |{_NEGATION}(?:\s+\w+){{0,2}}?\s+any\s*(?:[.!;,]|\Z)     # "There are not any."
+    |\bnot\s+(?:a\s+single\s+)?one\s*(?:[.!]|\Z)            # "Not a single one."
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -52,7 +54,7 @@ _ENDS = (
 # … and these show that it denies something else.
 _ELSE = (
     "more less fewer further longer other additional extra one idea clue doubt answer information "
-    "data evidence knowledge way need reason matter result such"
+    "data evidence knowledge way need reason matter result"
 )
 _COUNTED_WORDS, _END_WORDS, _ELSE_WORDS = (
     frozenset(words.split()) for words in (_COUNTED, _ENDS, _ELSE)
