@@ -1,7 +1,7 @@
 """Units after a number, told from other words."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collamo.data.columns import MEASURED_COLUMNS
@@ -49,6 +49,7 @@ def test_other_texts_are_no_units(text):
     assert unit_of(text) is None
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(alphabet="eVkcalmol/·-−1²³^()[] per°CÅD%"))
 def test_garbage_is_a_unit_or_none(text):
     unit = find_unit(text)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collamo.data.units import UNKNOWN, unit_of
@@ -46,6 +46,7 @@ def test_energies_in_every_spelling(size, unit):
         assert parse_quantity(text, "Hartree") == pytest.approx(1, rel=1e-8), text
 
 
+@settings(deadline=None)  # the first one loads pint
 @given(
     st.floats(1e-6, 1e6),
     st.sampled_from(ENERGIES),
@@ -107,6 +108,7 @@ def test_the_same_unit_changes_no_digit():
     assert conversion(UNKNOWN, UNKNOWN) is None
 
 
+@settings(deadline=None)  # the first one loads pint
 @given(st.text() | st.text(alphabet="eVkcalmol/·-−1²³^()[] per°CÅD%"))
 def test_garbage_after_a_number_gives_a_number_or_none(text):
     number = parse_quantity(f"1.5{text}", "Hartree")
