@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from collamo.chem.molecule import Molecule, captured_log
+from collamo.chem.molecule import Molecule
+from collamo.chem.rejection import captured_log
 
 # Our choice, measured on 150 NCI molecules against the same minimisation run to its end: mean error
 # of a heavy-atom distance 0.18 Å after ETKDG alone, 0.054 Å after 100 steps (11 ms), 0.014 Å after
@@ -45,7 +46,7 @@ class Conformer:
     converged
         Whether the force field converged within its steps; None where none ran.
     reason
-        Why coordinates are absent; None when they are there.
+        Why coordinates are absent, or why those of the record were not taken; None otherwise.
     """
 
     coordinates: np.ndarray | None
@@ -82,6 +83,23 @@ def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_
     own = given_conformer(molecule)
     if own is not None:
         return own
+    conformer = _embedded(molecule, seed, steps)
+    refusal = refusal_note(molecule)
+    if refusal is None or conformer.coordinates is None:
+        return conformer
+    return replace(conformer, reason=refusal)
+
+
+def refusal_note(molecule: Molecule) -> str | None:
+    """Return why the record's own coordinates were not taken; None where they were, or none came.
+
+    >>> refusal_note(Molecule.from_smiles("CCO"))
+    """
+    refusal = molecule.refused_coordinates
+    return None if refusal is None else f"the record's coordinates are no geometry: {refusal}"
+
+
+def _embedded(molecule: Molecule, seed: int, steps: int) -> Conformer:
     try:
         with captured_log():
             full = Chem.AddHs(molecule.mol)

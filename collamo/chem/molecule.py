@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rdkit import Chem, rdBase
+from rdkit import Chem
 
-from collamo.errors import MoleculeError
+from collamo.chem.coordinates import FLAT, refused_coordinates
+from collamo.chem.molblock import read_molblock, tagged_as_drawing
+from collamo.chem.rejection import (
+    RejectedMolecule,
+    captured_log,
+    character_name,
+    one_line,
+    reason_in,
+    shown,
+)
 
 # Our choice: RDKit 2026.09 dies (SIGSEGV) writing a SMILES of 20,000 atoms and its embedding
 # ignores its own time limit from 600 atoms on. The largest of 3,300 ChEBI-20 molecules has 383
@@ -21,33 +27,14 @@ MAX_SMILES_CHARACTERS = 4_000
 MAX_HEAVY_ATOMS = 512
 # selfies.decoder is quadratic: 20,000 tokens take 2.9 s.
 MAX_SELFIES_TOKENS = 4_096
-MAX_MOLBLOCK_CHARACTERS = 1_000_000
 
 _SELFIES_TEXT = re.compile(r"(\[[^\[\]\s]+\]\.?)+")
 # Tokens that no SMILES has, or a bare carbon beside another token.
 _SELFIES_ONLY = re.compile(r"\[[=#/\\-]{0,2}(Branch|Ring)[123]\]|\[[=#/\\]|\[C\]\.?\[|\]\.?\[C\]")
+# A SMILES, white space, and its ChemAxon extension between bars; in a SMI file a name follows.
+_SMI_LINE = re.compile(r"(\S+(?:\s+\|[^|]*\|)?)(.*)", flags=re.DOTALL)
+_CXSMILES = re.compile(r"(\S+)\s+(\|.*)", flags=re.DOTALL)
 _BRANCH_OR_RING = re.compile(r"\[(?:[=#/\\-]{0,2})(Branch|Ring)([123])\]")
-
-
-@contextmanager
-def captured_log() -> Iterator[rdBase.CaptureErrorLog]:
-    """Keep RDKit's messages off stderr inside the block; ``.messages`` holds its errors after.
-
-    The logger itself is never switched off: outside the block it is as the user left it.
-    """
-    with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as log:
-        yield log
-
-
-class RejectedMolecule(MoleculeError):
-    """A molecule that cannot be read; `code` is the reason that rejected rows are counted by."""
-
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code = code
-
-    def __reduce__(self):  # crosses from a worker process to the parent with its code
-        return type(self), (self.code, str(self))
 
 
 class SelfiesString(NamedTuple):
@@ -75,14 +62,19 @@ class Molecule:
     mol
         The heavy-atom RDKit Mol. Hydrogens that RDKit keeps as atoms ([2H], [H][H], [H+]) stay.
         Its atom order is the order of the SELFIES tokens' atoms, the graph and the conformer. A 3D
-        conformer is here when the user gave one (Å).
+        conformer is here when the user gave one (Å). Atom maps (``[CH3:1]``) are dropped: they
+        number atoms of a reaction and are no part of a molecule.
     text
         What the user gave.
     smiles
         A SMILES that parses to the same atoms in the same order; isomeric, not canonical.
     source_atoms
-        For a mol block or RDKit Mol: the index in the user's record (explicit hydrogens counted)
-        of each atom of `mol`. None for SMILES and SELFIES, where atoms keep the order of the text.
+        For a mol block, RDKit Mol or CXSMILES: the index in the user's record (explicit hydrogens
+        counted) of each atom of `mol`. None for SMILES and SELFIES, where atoms keep the order of
+        the text.
+    refused_coordinates
+        Why the 3D coordinates of the record were not taken: no geometry at all (`coordinates`).
+        None where they were, or none came.
 
     Examples
     --------
@@ -94,10 +86,14 @@ class Molecule:
     text: str
     smiles: str
     source_atoms: tuple[int, ...] | None = None
+    refused_coordinates: str | None = None
 
     @classmethod
     def from_smiles(cls, text: str) -> Molecule:
         """Read a SMILES; spaces around it are ignored.
+
+        The extension of a CXSMILES (``CC |^1:0|``) is read with it, and refused where it stands for
+        several molecules: stereo groups, variable or repeated parts.
 
         Raises
         ------
@@ -105,6 +101,8 @@ class Molecule:
             Empty, over 4,000 characters, white space or control characters inside, not ASCII,
             not a SMILES (the message says why), over 512 atoms.
         """
+        if isinstance(text, str) and (extended := _CXSMILES.fullmatch(text.strip())):
+            return cls.from_mol(_mol_of_cxsmiles(*extended.groups()), text=text)
         smiles = _checked_text(text, "SMILES", MAX_SMILES_CHARACTERS)
         return cls(mol=_mol_of_smiles(smiles), text=text, smiles=smiles)
 
@@ -123,12 +121,12 @@ class Molecule:
         if not _SELFIES_TEXT.fullmatch(string):
             raise RejectedMolecule(
                 "syntax",
-                f"SELFIES {_show(string)} is not a row of [tokens]; fix it or drop the row",
+                f"SELFIES {shown(string)} is not a row of [tokens]; fix it or drop the row",
             )
         if string.count("[") > MAX_SELFIES_TOKENS:
             raise RejectedMolecule(
                 "too_long",
-                f"SELFIES {_show(string)} has {string.count('[')} tokens; "
+                f"SELFIES {shown(string)} has {string.count('[')} tokens; "
                 f"the limit is {MAX_SELFIES_TOKENS}",
             )
         try:
@@ -136,11 +134,11 @@ class Molecule:
         except selfies.DecoderError as error:
             raise RejectedMolecule(
                 "syntax",
-                f"SELFIES {_show(string)} cannot be read: {_one_line(error)}; "
+                f"SELFIES {shown(string)} cannot be read: {one_line(error)}; "
                 "fix it or drop the row",
             ) from None
         if not smiles:
-            raise RejectedMolecule("empty", f"SELFIES {_show(string)} stands for no atoms")
+            raise RejectedMolecule("empty", f"SELFIES {shown(string)} stands for no atoms")
         _checked_text(smiles, "SMILES", MAX_SMILES_CHARACTERS)
         return cls(mol=_mol_of_smiles(smiles), text=text, smiles=smiles)
 
@@ -149,29 +147,22 @@ class Molecule:
         """Read a mol block (V2000 or V3000; of an SDF record, the part up to ``M  END``).
 
         3D coordinates are kept as the conformer (Å), those of the heavy atoms 1:1; explicit
-        hydrogens go, with their coordinates.
+        hydrogens go, with their coordinates. Blank lines before the header are skipped.
 
         Raises
         ------
         RejectedMolecule
-            Over 1,000,000 characters, not a mol block, impossible valence, over 512 heavy atoms.
+            Over 1,000,000 characters, not a mol block (with RDKit's reason and the line),
+            impossible valence, over 512 heavy atoms.
         """
-        if len(text) > MAX_MOLBLOCK_CHARACTERS:
-            raise RejectedMolecule(
-                "too_long",
-                f"mol block has {len(text)} characters; the limit is {MAX_MOLBLOCK_CHARACTERS}",
-            )
-        if not text.strip():
-            raise RejectedMolecule("empty", "mol block is empty")
-        try:
-            with captured_log() as log:
-                mol = Chem.MolFromMolBlock(text, removeHs=False)
-        except (RuntimeError, UnicodeEncodeError, ValueError) as error:
-            raise RejectedMolecule("syntax", f"mol block: {_one_line(error)}") from None
-        if mol is None:
-            code, reason = _why(log.messages)
-            raise RejectedMolecule(code, f"mol block {reason}; fix it or drop the record")
-        return cls.from_mol(mol, text=text)
+        molecule = cls.from_mol(read_molblock(text), text=text)
+        drawing = tagged_as_drawing(text)
+        if drawing == text or molecule.mol.GetNumConformers() or molecule.num_atoms == 1:
+            return molecule
+        if molecule.refused_coordinates == FLAT:  # its stereo is in its wedges
+            molecule = cls.from_mol(read_molblock(drawing), text=text)
+        # RDKit itself takes a flat record with wedges for a drawing, and says nothing.
+        return replace(molecule, refused_coordinates=molecule.refused_coordinates or FLAT)
 
     @classmethod
     def from_mol(cls, mol: Chem.Mol, text: str | None = None) -> Molecule:
@@ -186,15 +177,19 @@ class Molecule:
             No atoms, impossible valence, over 512 heavy atoms, or a Mol that no SMILES describes.
         """
         heavy = _without_hydrogens(mol)
+        drop_atom_maps(heavy)
+        refusal = refused_coordinates(mol, heavy)
         order, smiles = _written(heavy)
         source = [heavy.GetAtomWithIdx(i).GetIntProp("_source_atom") for i in order]
         heavy = Chem.RenumberAtoms(heavy, order)
-        _keep_only_3d(heavy)
+        if refusal is not None or not _has_3d(heavy):
+            heavy.RemoveAllConformers()
         return cls(
             mol=heavy,
             text=smiles if text is None else text,
             smiles=smiles,
             source_atoms=tuple(source),
+            refused_coordinates=refusal,
         )
 
     @property
@@ -204,7 +199,7 @@ class Molecule:
 
     @cached_property
     def canonical_smiles(self) -> str:
-        """RDKit's canonical isomeric SMILES: equal for equal molecules."""
+        """RDKit's canonical isomeric SMILES: equal for equal molecules, atom maps or not."""
         return Chem.MolToSmiles(self.mol)
 
     @cached_property
@@ -250,6 +245,20 @@ def parse_molecule(text: str) -> Molecule:
     return Molecule.from_selfies(text) if is_selfies(text) else Molecule.from_smiles(text)
 
 
+def without_isotopes_of_hydrogen(mol: Chem.Mol) -> Chem.Mol:
+    """Return a copy in which deuterium and tritium are implicit hydrogens, as protium is.
+
+    So are the hydrogens that RDKit keeps to write a double bond's configuration (``[H]/N=C/C``).
+    What has no heavy atom to hang on stays: ``[2H][2H]``, ``[2H+]``.
+    """
+    if all(atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()):
+        return mol
+    options: Any = Chem.RemoveHsParameters()  # RDKit's stubs give options the object's own type
+    options.removeIsotopes = options.removeDefiningBondStereo = options.removeInSGroups = True
+    with captured_log():
+        return Chem.RemoveHs(mol, options)
+
+
 def is_selfies(text: str) -> bool:
     """Return whether `text` is a SELFIES rather than a SMILES, by the rule of `parse_molecule`.
 
@@ -264,6 +273,16 @@ def is_selfies(text: str) -> bool:
     )
 
 
+def split_smiles_line(line: str) -> tuple[str, str]:
+    """Return (SMILES with its CXSMILES extension, what follows) of a line of a SMI file.
+
+    >>> split_smiles_line("CC |^1:0| ethyl radical")
+    ('CC |^1:0|', 'ethyl radical')
+    """
+    match = _SMI_LINE.fullmatch(line.strip())
+    return (match[1], match[2].strip()) if match else ("", "")
+
+
 def _checked_text(text: str, kind: str, limit: int) -> str:
     """Return `text` without the spaces around it, or raise: all that RDKit must never see."""
     if not isinstance(text, str):
@@ -274,20 +293,20 @@ def _checked_text(text: str, kind: str, limit: int) -> str:
     if len(stripped) > limit:
         raise RejectedMolecule(
             "too_long",
-            f"{kind} {_show(stripped)} has {len(stripped)} characters; the limit is {limit}",
+            f"{kind} {shown(stripped)} has {len(stripped)} characters; the limit is {limit}",
         )
     for position, character in enumerate(stripped, start=1):
         if character.isspace():
             raise RejectedMolecule(
                 "white_space",
-                f"{kind} {_show(stripped)} has white space at character {position}; "
+                f"{kind} {shown(stripped)} has white space at character {position}; "
                 "give one molecule at a time",
             )
         if not character.isascii() or not character.isprintable():
             raise RejectedMolecule(
                 "character",
-                f"{kind} {_show(stripped)} has {_name(character)} at character {position}; "
-                "only printable ASCII is allowed",
+                f"{kind} {shown(stripped)} has {character_name(character)} at character "
+                f"{position}; only printable ASCII is allowed",
             )
     return stripped
 
@@ -298,14 +317,44 @@ def _mol_of_smiles(smiles: str) -> Chem.Mol:
             mol = Chem.MolFromSmiles(smiles)
     except (RuntimeError, ValueError) as error:
         raise RejectedMolecule(
-            "syntax", f"SMILES {_show(smiles)}: {_one_line(error)}; fix it or drop the row"
+            "syntax", f"SMILES {shown(smiles)}: {one_line(error)}; fix it or drop the row"
         ) from None
     if mol is None:
-        code, reason = _why(log.messages)
+        code, reason = reason_in(log.messages)
         if ">" in smiles and "->" not in smiles and "<-" not in smiles:
             code, reason = "reaction", "is a reaction, not a molecule"
-        raise RejectedMolecule(code, f"SMILES {_show(smiles)} {reason}; fix it or drop the row")
-    _check_size(mol, f"SMILES {_show(smiles)}")
+        raise RejectedMolecule(code, f"SMILES {shown(smiles)} {reason}; fix it or drop the row")
+    _check_size(mol, f"SMILES {shown(smiles)}")
+    drop_atom_maps(mol)
+    return mol
+
+
+def _mol_of_cxsmiles(smiles: str, extension: str) -> Chem.Mol:
+    """Read a SMILES with its extension; RDKit alone reads ``C[C@H](O)Cl |&1:1|`` as one isomer."""
+    _mol_of_smiles(_checked_text(smiles, "SMILES", MAX_SMILES_CHARACTERS))
+    whole = f"{smiles} {extension}"
+    options: Any = Chem.SmilesParserParams()  # as above
+    options.strictCXSMILES, options.parseName = True, False
+    with captured_log():
+        mol = Chem.MolFromSmiles(whole, options)
+    if mol is None:
+        raise RejectedMolecule(
+            "cxsmiles",
+            f"CXSMILES extension of {shown(whole)} cannot be read; fix it or leave it out",
+        )
+    groups = [group.GetGroupType() for group in mol.GetStereoGroups()]
+    several = (
+        any(group != Chem.StereoGroupType.STEREO_ABSOLUTE for group in groups)
+        or any(atom.HasQuery() for atom in mol.GetAtoms())
+        or Chem.GetMolSubstanceGroups(mol)
+        or mol.HasProp("_molLinkNodes")
+    )
+    if several:
+        raise RejectedMolecule(
+            "cxsmiles",
+            f"CXSMILES extension of {shown(whole)} makes it several molecules (stereo groups, "
+            "variable or repeated parts); give one of them, without the extension",
+        )
     return mol
 
 
@@ -319,32 +368,6 @@ def _check_size(mol: Chem.Mol, what: str) -> None:
         )
 
 
-def _why(messages: str) -> tuple[str, str]:
-    """Return (code, what is wrong in words) from what RDKit logged while it read a molecule."""
-    # RDKit starts each line with a clock time; the first line is the cause.
-    lines = [re.sub(r"^\[[\d:]+\]\s*", "", line) for line in messages.splitlines()]
-    text = " ".join(line for line in lines if line)
-    place = re.search(r"around position (\d+)", text)
-    at = f" at character {place[1]}" if place else ""
-    valence = re.search(r"Explicit valence for atom # (\d+) (\w+), (\d+)", text)
-    if valence:
-        return "valence", f"has a valence of {valence[3]} at atom {valence[1]} ({valence[2]})"
-    if "unclosed ring" in text:
-        return "unclosed_ring", "has an unclosed ring"
-    if "parentheses" in text:
-        return "parentheses", f"has unbalanced parentheses{at}"
-    if "kekulize" in text:
-        atoms = re.search(r"Unkekulized atoms: ([\d ]+)", text)
-        where = f" at atoms {atoms[1].strip()}" if atoms else ""
-        return "aromaticity", f"has an aromatic ring with no Kekulé structure{where}"
-    if "marked aromatic" in text:
-        return "aromaticity", "has an aromatic atom outside a ring"
-    if "syntax error" in text:
-        return "syntax", f"has a syntax error{at}"
-    detail = _one_line(text)
-    return "unreadable", f"cannot be read ({detail})" if detail else "cannot be read"
-
-
 def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """Return a sanitised copy without the hydrogens that RDKit removes when it reads a SMILES."""
     copy = Chem.Mol(mol)
@@ -354,7 +377,7 @@ def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
         with captured_log() as log:
             copy = Chem.RemoveHs(copy)
     except (Chem.MolSanitizeException, RuntimeError, ValueError) as error:
-        code, reason = _why(log.messages or str(error))
+        code, reason = reason_in(log.messages or str(error))
         raise RejectedMolecule(code, f"molecule {reason}; fix it or drop the record") from None
     _check_size(copy, "molecule")
     return copy
@@ -372,17 +395,25 @@ def _written(mol: Chem.Mol) -> tuple[list[int], str]:
     symbols = [mol.GetAtomWithIdx(i).GetAtomicNum() for i in order]
     if again is None or [atom.GetAtomicNum() for atom in again.GetAtoms()] != symbols:
         raise RejectedMolecule(
-            "no_smiles", f"molecule {_show(smiles)} cannot be written as a SMILES and read back"
+            "no_smiles", f"molecule {shown(smiles)} cannot be written as a SMILES and read back"
         )
     return order, smiles
 
 
-def _keep_only_3d(mol: Chem.Mol) -> None:
-    """Remove flat conformers: a drawing is not a geometry. One atom's position is a geometry."""
-    for conformer in list(mol.GetConformers()):
-        extent = abs(conformer.GetPositions()).max() if mol.GetNumAtoms() > 1 else 1.0
-        if not conformer.Is3D() or extent == 0:
-            mol.RemoveConformer(conformer.GetId())
+def _has_3d(mol: Chem.Mol) -> bool:
+    return mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
+
+
+def drop_atom_maps(mol: Chem.Mol) -> None:
+    """Drop the map numbers in place, and stereo that is there by them alone.
+
+    ``[CH3:1][C@H](F)[CH3:2]`` is no chiral molecule.
+    """
+    mapped = [atom for atom in mol.GetAtoms() if atom.GetAtomMapNum()]
+    for atom in mapped:
+        atom.SetAtomMapNum(0)
+    if mapped:
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
 
 
 class _NoSelfies(Exception):
@@ -393,11 +424,8 @@ def _encode_selfies(mol: Chem.Mol) -> SelfiesString:
     """Encode the molecule and say which atom each token is; `_NoSelfies` when it cannot be."""
     import selfies
 
-    # Kekulised by RDKit, because selfies does its own and fails on some large ring systems; atom
-    # map numbers are no chemistry and have no SELFIES.
+    # Kekulised by RDKit, because selfies does its own and fails on some large ring systems.
     plain = Chem.Mol(mol)
-    for atom in plain.GetAtoms():
-        atom.SetAtomMapNum(0)
     try:
         with captured_log():
             smiles = Chem.MolToSmiles(plain, canonical=False, kekuleSmiles=True)
@@ -418,7 +446,7 @@ def _encode_selfies(mol: Chem.Mol) -> SelfiesString:
 def _selfies_complaint(error: Exception) -> str:
     """Return the cause of an encoder error: for a valence it is the bracketed line."""
     bond_line = re.search(r"\[(\S+ with \d+ bond\(s\)[^\]]*)\]", str(error))
-    return f"selfies: {bond_line[1] if bond_line else _one_line(error)}"
+    return f"selfies: {bond_line[1] if bond_line else one_line(error)}"
 
 
 def _atom_tokens(tokens: tuple[str, ...]) -> list[int]:
@@ -447,19 +475,3 @@ def _symbol(token: str) -> str:
 
 
 _ELEMENTS = frozenset(Chem.GetPeriodicTable().GetElementSymbol(n) for n in range(1, 119))
-
-
-def _show(text: str) -> str:
-    """Return the text for a message: in quotes, ASCII only, at most 60 characters."""
-    escaped = ascii(text).replace("\\\\", "\\")
-    return escaped if len(text) <= 60 else ascii(text[:50])[:-1].replace("\\\\", "\\") + "…'"
-
-
-def _name(character: str) -> str:
-    code = f"U+{ord(character):04X}"
-    name = unicodedata.name(character, "")
-    return f"{code} ({name})" if name else code
-
-
-def _one_line(error: Exception | str) -> str:
-    return " ".join(str(error).split())[:200]

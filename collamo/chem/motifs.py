@@ -9,6 +9,7 @@ asked for. The counting rule:
 - Each pattern is counted on its own. Patterns overlap, as the names in chemistry do: acetic acid
   has one carboxylic acid group, one hydroxyl group and one double-bonded oxygen atom.
 - Where nothing is attached there is no group: water has no hydroxyl group.
+- Deuterium and tritium are hydrogen: CD3OD has one hydroxyl group, as methanol has.
 - Anions count with their acids where the pattern says so (carboxylic and sulfonic acids).
 
 Rings are RDKit's symmetrised smallest set (cubane has six).
@@ -24,7 +25,7 @@ from pathlib import Path
 from rdkit import Chem, RDConfig
 from rdkit.Chem import rdMolDescriptors
 
-from collamo.chem.molecule import Molecule
+from collamo.chem.molecule import Molecule, without_isotopes_of_hydrogen
 from collamo.errors import CollamoError
 
 # RDKit's label → our name; every name ends in a word that takes a plural s.
@@ -131,8 +132,9 @@ def count_motifs(molecule: Molecule) -> dict[str, int]:
     >>> counts["hydroxyl group"], counts["carboxylic acid group"], counts["nitro group"]
     (3, 1, 0)
     """
-    counts = {group.name: _count_group(molecule.mol, group.query) for group in functional_groups()}
-    return counts | _count_rings(molecule.mol)
+    mol = without_isotopes_of_hydrogen(molecule.mol)
+    counts = {group.name: _count_group(mol, group.query) for group in functional_groups()}
+    return counts | _count_rings(mol)
 
 
 def _count_group(mol: Chem.Mol, query: Chem.Mol) -> int:

@@ -11,15 +11,17 @@ from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 
 from collamo.chem.conformer import Conformer
-from collamo.chem.molecule import Molecule, captured_log
+from collamo.chem.molecule import Molecule, without_isotopes_of_hydrogen
 from collamo.chem.motifs import count_motifs
+from collamo.chem.rejection import captured_log
 
 
 @dataclass(frozen=True)
 class Property:
     """A computed property: its target name, how a question calls it, unit, decimals of the answer.
 
-    A `counted` one is asked with "How many …", the others with "What is the …".
+    A `counted` one is asked with "How many …", the others with "What is the …"; an `isotopic` one
+    depends on isotopes.
     """
 
     target: str
@@ -28,6 +30,7 @@ class Property:
     decimals: int
     compute: Callable[[Chem.Mol], float]
     counted: bool = False
+    isotopic: bool = False
 
 
 def _qed(mol: Chem.Mol) -> float:
@@ -41,7 +44,14 @@ def _qed(mol: Chem.Mol) -> float:
 
 # RDKit's stubs leave out what its modules define by assignment.
 PROPERTIES_2D: tuple[Property, ...] = (
-    Property("molecular_weight", "molecular weight", "g/mol", 1, Descriptors.MolWt),  # type: ignore[attr-defined]
+    Property(
+        "molecular_weight",
+        "molecular weight",
+        "g/mol",
+        1,
+        Descriptors.MolWt,  # type: ignore[attr-defined]
+        isotopic=True,
+    ),
     Property("logp", "octanol-water partition coefficient (logP)", None, 2, Crippen.MolLogP),  # type: ignore[attr-defined]
     Property("tpsa", "topological polar surface area", "Å²", 1, rdMolDescriptors.CalcTPSA),
     Property("qed", "drug-likeness (QED)", None, 2, _qed),
@@ -57,7 +67,7 @@ PROPERTIES_2D: tuple[Property, ...] = (
     Property("heavy_atoms", "heavy atoms", None, 0, Chem.Mol.GetNumHeavyAtoms, True),
     Property("formal_charge", "formal charge", None, 0, Chem.GetFormalCharge),
 )
-# Of the heavy atoms (and the hydrogens that are atoms of `Molecule.mol`).
+# The radius is of the atoms of `Molecule.mol`, deuterium included, the distance of its heavy atoms.
 PROPERTIES_3D = ("radius_of_gyration", "longest_distance")
 
 
@@ -74,7 +84,8 @@ class Facts:
     properties
         Target of `PROPERTIES_2D` → value in its unit; QED is missing where it is not defined.
     geometry
-        Target of `PROPERTIES_3D` → value in Å; empty without a conformer or with a single atom.
+        Target of `PROPERTIES_3D` → value in Å; empty without a conformer or with a single atom. No
+        longest distance where there are not two heavy atoms (H2, D2O).
     """
 
     formula: str
@@ -87,7 +98,12 @@ def measure(molecule: Molecule, conformer: Conformer) -> Facts:
     """Compute the facts of one molecule."""
     # Six decimals: sums over atoms differ in the last bit with the order of the atoms.
     mol = molecule.mol
-    values = {entry.target: round(float(entry.compute(mol)), 6) for entry in PROPERTIES_2D}
+    # Only the weight tells deuterium from hydrogen.
+    plain = without_isotopes_of_hydrogen(mol)
+    values = {
+        entry.target: round(float(entry.compute(mol if entry.isotopic else plain)), 6)
+        for entry in PROPERTIES_2D
+    }
     return Facts(
         formula=rdMolDescriptors.CalcMolFormula(mol),
         motifs=count_motifs(molecule),
@@ -97,7 +113,10 @@ def measure(molecule: Molecule, conformer: Conformer) -> Facts:
 
 
 def _geometry(mol: Chem.Mol, coordinates: np.ndarray | None) -> dict[str, float]:
-    """Return R_g = √(Σ mᵢ|rᵢ − r̄|² / Σ mᵢ), r̄ the centre of mass, and max |rᵢ − rⱼ|, both Å."""
+    """Return R_g = √(Σ mᵢ|rᵢ − r̄|² / Σ mᵢ), r̄ the centre of mass, and max |rᵢ − rⱼ|, both Å.
+
+    The maximum is over heavy atoms i, j.
+    """
     if coordinates is None or len(coordinates) < 2:
         return {}
     r = coordinates.astype(np.float64)  # [N, 3]
@@ -106,8 +125,12 @@ def _geometry(mol: Chem.Mol, coordinates: np.ndarray | None) -> dict[str, float]
         return {}
     r = r - (mass[:, None] * r).sum(0) / mass.sum()
     squared = (mass * (r * r).sum(1)).sum() / mass.sum()
-    span = max(float(((r - r[i]) ** 2).sum(1).max()) for i in range(len(r)))
-    return {"radius_of_gyration": float(np.sqrt(squared)), "longest_distance": float(np.sqrt(span))}
+    geometry = {"radius_of_gyration": float(np.sqrt(squared))}
+    heavy = r[[atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()]]
+    if len(heavy) > 1:
+        span = max(float(((heavy - place) ** 2).sum(1).max()) for place in heavy)
+        geometry["longest_distance"] = float(np.sqrt(span))
+    return geometry
 
 
 def format_number(value: float, decimals: int | None) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
+from collamo.chem.molecule import split_smiles_line
 from collamo.data.columns import SMILES_COLUMNS, normal_name
 from collamo.errors import UsageError
 
@@ -141,16 +142,16 @@ def _json_text(value: object) -> str:
 
 
 def smi_records(stream: Iterable[str]) -> Iterator[tuple[str, dict[str, str], None]]:
-    """Yield the first word of each line; what follows is the molecule's name."""
+    """Yield the molecule of each line, a CXSMILES extension included; its name may follow."""
     first = True
     for line in stream:
-        words = line.split(maxsplit=1)
-        if not words:
+        smiles, _ = split_smiles_line(line)
+        if not smiles:
             continue
-        is_header = first and normal_name(words[0]) in SMILES_COLUMNS
+        is_header = first and normal_name(smiles) in SMILES_COLUMNS
         first = False
         if not is_header:
-            yield words[0], {}, None
+            yield smiles, {}, None
 
 
 def sdf_records(stream: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer, given_conformer
+from collamo.chem.conformer import (
+    Conformer,
+    absent_conformer,
+    embed_conformer,
+    given_conformer,
+    refusal_note,
+)
 from collamo.chem.features import featurize
 from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
@@ -53,7 +59,7 @@ def _conformer(molecule: Molecule, options: PrepareOptions, absence: str | None)
     if absence is not None:
         return absent_conformer(absence, options.seed)
     if not options.conformers:
-        return absent_conformer("not asked for")
+        return absent_conformer("; ".join(filter(None, ("not asked for", refusal_note(molecule)))))
     return embed_conformer(molecule, options.seed, options.force_field_steps)
 
 

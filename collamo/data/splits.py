@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from collamo.chem.molecule import captured_log
+from collamo.chem.rejection import captured_log
 
 # Our choice: a scaffold with more molecules than a tenth of the test split goes to train, so that
 # no single ring system decides the scores.

@@ -11,7 +11,13 @@ from rdkit import Chem
 
 from collamo.chem.conformer import embed_conformer
 from collamo.chem.features import featurize
-from collamo.chem.molecule import MAX_HEAVY_ATOMS, Molecule, RejectedMolecule, parse_molecule
+from collamo.chem.molecule import (
+    MAX_HEAVY_ATOMS,
+    Molecule,
+    RejectedMolecule,
+    parse_molecule,
+    split_smiles_line,
+)
 from collamo.errors import MoleculeError
 
 # salts, isotopes, explicit H, H2, one atom, charges, E/Z, R/S, aromatic N-H, branches, two rings
@@ -294,3 +300,72 @@ def test_any_row_of_selfies_tokens_is_a_molecule_or_a_molecule_error(tokens):
     assert 0 < molecule.num_atoms <= MAX_HEAVY_ATOMS
     if molecule.selfies is not None:
         assert_tokens_are_atoms(molecule)
+
+
+MAPPED = [
+    ("[CH3:7][CH2:2][NH2:4]", "CCN"),
+    ("[CH3:1][C@@H:2]([NH2:3])[C:4](=[O:5])[OH:6]", "C[C@@H](N)C(=O)O"),
+    ("[CH3:9]/[CH:1]=[CH:2]/[CH3:3]", "C/C=C/C"),
+    ("[CH3:1][C@H](F)[CH3:2]", "CC(C)F"),  # chiral by its maps alone
+    ("[cH:1]1[cH:2]cccc1[H:5]", "c1ccccc1"),
+    ("[*:1]CC", "*CC"),
+]
+
+
+@pytest.mark.parametrize(("mapped", "plain"), MAPPED)
+def test_equal_molecules_are_equal_whatever_their_atom_maps(mapped, plain):
+    one, other = parse_molecule(mapped), parse_molecule(plain)
+    assert one.canonical_smiles == other.canonical_smiles
+    assert symbols(parse_molecule(one.smiles).mol) == symbols(one.mol)
+    again = Molecule.from_mol(Chem.MolFromSmiles(mapped))
+    assert again.canonical_smiles == other.canonical_smiles
+    assert ":" not in again.smiles
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("CCC |^1:0|", "[CH2]CC"),
+        ("CC=CC |t:1|", "C/C=C/C"),
+        ("*CO |$R2;;$|", "*CO"),
+        ("CCN |(0,0,;1.3,.7,;2.6,0,)|", "CCN"),
+        ("C[C@H](F)Cl |a:1|", "C[C@H](F)Cl"),
+    ],
+)
+def test_a_cxsmiles_is_read_with_its_extension(text, canonical):
+    molecule = parse_molecule(text)
+    assert molecule.canonical_smiles == Chem.CanonSmiles(canonical)
+    assert molecule.text == text
+    assert symbols(parse_molecule(molecule.smiles).mol) == symbols(molecule.mol)
+    assert parse_molecule(molecule.smiles).canonical_smiles == molecule.canonical_smiles
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "C[C@H](N)Br |&1:1|",
+        "C[C@H](N)Br |o1:1|",
+        "*CC |$Q_e;;$|",
+        "CCCO |Sg:n:1,2:4:ht|",
+        "C*.c1ccccc1 |m:1:2.3|",
+        "CCO |nonsense|",
+        "CCO |",
+    ],
+)
+def test_a_cxsmiles_of_several_molecules_is_refused_by_name(text):
+    with pytest.raises(RejectedMolecule, match="CXSMILES extension") as caught:
+        parse_molecule(text)
+    assert caught.value.code == "cxsmiles"
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("CCO\n", ("CCO", "")),
+        ("CCO ethanol, absolute\n", ("CCO", "ethanol, absolute")),
+        ("CC |^1:0|\tethyl |x|\n", ("CC |^1:0|", "ethyl |x|")),
+        ("   \n", ("", "")),
+    ],
+)
+def test_a_line_of_a_smi_file_is_a_molecule_and_a_name(line, parts):
+    assert split_smiles_line(line) == parts

@@ -128,3 +128,20 @@ def test_counts_do_not_depend_on_the_order_of_atoms():
     written = {Chem.MolToSmiles(mol, doRandom=True) for _ in range(20)}
     counts = [count_motifs(parse_molecule(smiles)) for smiles in written]
     assert all(count == counts[0] for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "plain"),
+    [
+        ("[2H]C([2H])([2H])C([2H])([2H])O[2H]", "CCO"),
+        ("[3H]OC(=O)c1ccccc1", "OC(=O)c1ccccc1"),
+        ("[2H]C([2H])([2H])N(C)C(C)=O", "CN(C)C(C)=O"),
+        ("[2H]SC([2H])([2H])[2H]", "SC"),
+        ("[2H]N([2H])CC", "NCC"),
+        ("[2H]C(=O)CC", "O=CCC"),
+        ("[2H]O[2H]", "O"),
+        ("[H]/N=C(/C)CC", "N=C(C)CC"),
+    ],
+)
+def test_an_isotope_of_hydrogen_counts_as_hydrogen(labelled, plain):
+    assert count_motifs(parse_molecule(labelled)) == count_motifs(parse_molecule(plain))

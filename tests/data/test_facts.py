@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from collamo.chem.conformer import Conformer, absent_conformer
+from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
 from collamo.chem.molecule import parse_molecule
 from collamo.data.facts import PROPERTIES_2D, format_number, measure
 
@@ -39,3 +39,28 @@ def test_numbers(value, decimals, text):
 
 def test_property_names_are_unique():
     assert len({entry.target for entry in PROPERTIES_2D}) == len(PROPERTIES_2D)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "plain"),
+    [("[2H]C([2H])([2H])O[2H]", "CO"), ("[2H]C([2H])([2H])Oc1ccc([3H])cc1", "COc1ccccc1")],
+)
+def test_deuterium_changes_the_weight_and_nothing_else_that_is_counted(labelled, plain):
+    one, other = (measure(parse_molecule(s), absent_conformer("unused")) for s in (labelled, plain))
+    assert one.motifs == other.motifs
+    assert one.properties["molecular_weight"] > other.properties["molecular_weight"] + 4
+    rest = {name: value for name, value in one.properties.items() if name != "molecular_weight"}
+    assert rest == {name: other.properties[name] for name in rest}
+
+
+def test_the_longest_distance_is_between_heavy_atoms():
+    """C-O in methanol has 1.4 Å; the deuterium atoms are farther apart."""
+    methanol = parse_molecule("[2H]C([2H])([2H])O[2H]")
+    distance = measure(methanol, embed_conformer(methanol)).geometry["longest_distance"]
+    assert 1.38 < distance < 1.45
+
+
+@pytest.mark.parametrize("smiles", ["[2H]O[2H]", "[H][H]", "[2H][2H]", "[2H]C([2H])([2H])[2H]"])
+def test_without_two_heavy_atoms_there_is_no_distance_to_ask_for(smiles):
+    molecule = parse_molecule(smiles)
+    assert "longest_distance" not in measure(molecule, embed_conformer(molecule)).geometry

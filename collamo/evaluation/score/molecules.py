@@ -8,7 +8,8 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.rdMolDescriptors import GetMACCSKeysFingerprint
 
-from collamo.chem.molecule import captured_log, is_selfies
+from collamo.chem.molecule import drop_atom_maps, is_selfies
+from collamo.chem.rejection import captured_log
 from collamo.evaluation.score.bleu import bleu, ngram_statistics
 from collamo.evaluation.statistics import Sums
 
@@ -38,7 +39,10 @@ class WrittenMolecule:
 
     @classmethod
     def read(cls, text: str) -> WrittenMolecule:
-        """Read SMILES or SELFIES; a SELFIES is compared as the SMILES that it decodes to."""
+        """Read SMILES or SELFIES; a SELFIES is compared as the SMILES that it decodes to.
+
+        Atom maps are no part of a molecule and are dropped from `mol`.
+        """
         text = text.strip()
         if is_selfies(text):
             import selfies
@@ -49,6 +53,8 @@ class WrittenMolecule:
                 return cls(text, None)
         with captured_log():
             mol = Chem.MolFromSmiles(text) if text else None
+        if mol is not None:
+            drop_atom_maps(mol)
         return cls(text, mol if mol is not None and mol.GetNumAtoms() else None)
 
 

@@ -42,3 +42,10 @@ def test_similarity_is_symmetric_and_all_pairs_count_the_unreadable():
         sums.add(molecule_row(guess, "CCO")[1])
     scores = molecule_scores(sums)
     assert (scores["maccs"], scores["maccs_all"], scores["validity"]) == (1, 0.5, 0.5)
+
+
+def test_atom_maps_are_no_part_of_a_molecule():
+    _, values = molecule_row("[CH3:3][C@H:1]([NH2:2])[OH:9]", "C[C@H](N)O")
+    assert values["exact_canonical"] == values["exact_inchi"] == values["rdk"] == 1
+    _, other = molecule_row("[CH3:1][OH:2]", "CN")
+    assert other["exact_canonical"] == 0
