@@ -38,6 +38,10 @@ def prepare(
     ] = 0.05,
     limit: Annotated[int | None, typer.Option(min=1, help="Read no more rows than this.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
+    split: Annotated[
+        str,
+        typer.Option(help="scaffold, random, or column:NAME to keep a published split."),
+    ] = "scaffold",
     smiles_column: Annotated[
         str | None, typer.Option(help="Column of the molecules, where it is not recognised.")
     ] = None,
@@ -88,6 +92,7 @@ def prepare(
         memory_limit=memory_limit,
         limit=limit,
         shard_size=shard_size,
+        split_by=split,
         smiles_column=smiles_column,
         caption_column=caption_column,
         iupac_column=iupac_column,
@@ -103,6 +108,12 @@ def prepare(
     )
     if rows["rejected"]:
         print(f"note: reasons for the rejected rows: {out / 'rejected.jsonl'}", file=sys.stderr)
+    for pair, shared in manifest.overlaps.items():
+        print(
+            f"note: {pair}: {shared['molecules']} molecules, and {shared['parents']} with the same "
+            "parent (other salts, charges, isomers and tautomers counted)",
+            file=sys.stderr,
+        )
     for element, counts in manifest.unknown_elements.items():
         print(
             f"note: Uni-Mol's dictionary lacks {element} ({counts['atoms']} atoms in "

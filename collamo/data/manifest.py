@@ -42,6 +42,14 @@ class Manifest:
         Method → molecules; ``"none"`` counts the absent ones.
     splits, tasks
         Split → molecules; split → task → questions.
+    parents
+        ``{"molecules", "parents", "joined", "bounded"}``: different molecules; their different
+        parents (`collamo.chem.parent`: no counter-ion, charge, stereo; canonical tautomer), of
+        which none is in two splits unless a column says so; molecules that share theirs with
+        another; molecules with more tautomers than were looked at.
+    overlaps
+        ``"test in train"`` → ``{"molecules", "parents"}``: rows of one split whose molecule, or
+        its parent, another one has too.
     selfies_vocabulary
         Sorted SELFIES tokens of the train split.
     unknown_elements
@@ -71,6 +79,8 @@ class Manifest:
     versions: Mapping[str, str]
     files: Mapping[str, FileEntry]
     unknown_elements: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    parents: Mapping[str, int] = field(default_factory=dict)
+    overlaps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from collamo.chem.conformer import FORCE_FIELD_STEPS
 from collamo.chem.conformer_workers import MEMORY_LIMIT
-from collamo.errors import UsageError
+from collamo.errors import UsageError, suggest
+
+SPLIT_RULES = ("scaffold", "random")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class PrepareOptions:
     """Records per shard."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, validation and test."""
+    split_by: str = "scaffold"
+    """``"scaffold"``, ``"random"``, or ``"column:NAME"``: as that column of the source says."""
     smiles_column: str | None = None
     """Name of the column of molecules, where it is not recognised by itself."""
     caption_column: str | None = None
@@ -60,6 +64,11 @@ class PrepareOptions:
         )
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-9:
             raise UsageError(f"split is {self.split}; give three shares that add up to 1")
+        if self.split_by not in SPLIT_RULES and not self.split_column:
+            raise UsageError(
+                f"split_by is {self.split_by!r}; it must be {', '.join(SPLIT_RULES)} or column:NAME"
+                f"{suggest(self.split_by, SPLIT_RULES)}"
+            )
         for name, value in (
             ("time_limit", float(self.time_limit)),  # 30 s as 30.0
             ("memory_limit", float(self.memory_limit)),
@@ -67,6 +76,12 @@ class PrepareOptions:
             ("measured_columns", tuple(self.measured_columns)),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def split_column(self) -> str | None:
+        """The column of the source that says the split; None where none does."""
+        rule, _, column = self.split_by.partition(":")
+        return (column or None) if rule == "column" else None
 
 
 def check_positive(numbers: Mapping[str, float | None]) -> None:

@@ -26,7 +26,13 @@ from collamo.data.manifest import MANIFEST, Manifest, file_entry
 from collamo.data.options import PrepareOptions, check_positive
 from collamo.data.sharding import Sharding, library_versions, sidecar_of
 from collamo.data.shards import SPLITS, TASK_SCHEMA, table_writer, tasks_path, write_table
-from collamo.data.splits import split_by_scaffold
+from collamo.data.splits import (
+    joined_by_parent,
+    overlaps,
+    split_at_random,
+    split_by_scaffold,
+    split_named,
+)
 from collamo.data.tasks import TaskExample, task_rng, write_tasks
 from collamo.errors import TooManyRejectedError, UsageError
 from collamo.files import naming, write_text
@@ -137,7 +143,7 @@ def _finish(sharding: Sharding) -> Manifest:
     rejected = [row for sidecar in sidecars for row in sidecar["rejected"]]
     lines = [json.dumps(row, ensure_ascii=True) for row in rejected]
     write_text(out / "rejected.jsonl", "".join(f"{line}\n" for line in lines))
-    splits = _write_splits(sharding)
+    splits, parents, overlap = _write_splits(sharding)
     summary = _write_tasks(sharding, splits)
     rows: dict[Path, int] = {}
     for path, sidecar in zip(sharding.paths(), sidecars, strict=True):
@@ -155,6 +161,8 @@ def _finish(sharding: Sharding) -> Manifest:
         tasks={name: dict(sorted(summary.tasks[name].items())) for name in SPLITS},
         selfies_vocabulary=sorted(summary.tokens),
         unknown_elements=dict(sorted(summary.unknown.items())),
+        parents=parents,
+        overlaps=overlap,
         measured=source.measured,
         motifs=list(MOTIFS),
         versions=library_versions(),
@@ -164,20 +172,41 @@ def _finish(sharding: Sharding) -> Manifest:
     return manifest
 
 
-def _write_splits(sharding: Sharding) -> dict[int, str]:
-    """Return row → split, and write it down."""
-    rows: list[int] = []
-    molecules: list[tuple[str, str]] = []
-    for path in sharding.paths():
-        table = pq.read_table(path, columns=["row", "canonical_smiles", "scaffold"])
-        rows += table["row"].to_pylist()
-        columns = table["canonical_smiles"].to_pylist(), table["scaffold"].to_pylist()
-        molecules += zip(*columns, strict=True)
-    splits = split_by_scaffold(molecules, sharding.options.split, sharding.options.seed)
-    records = [{"row": r, "split": s} for r, s in zip(rows, splits, strict=True)]
+def _write_splits(
+    sharding: Sharding,
+) -> tuple[dict[int, str], dict[str, int], dict[str, dict[str, int]]]:
+    """Write row → split down; return it with the manifest's `parents` and `overlaps`."""
+    names = ["row", "canonical_smiles", "scaffold", "parent", "parent_bounded"]
+    names += ["columns"] if sharding.options.split_column else []
+    tables = (pq.read_table(path, columns=names) for path in sharding.paths())
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for table in tables:
+        for name in names:
+            columns[name] += table[name].to_pylist()
+    molecules, parents = columns["canonical_smiles"], columns["parent"]
+    splits = _splits(sharding.options, columns)
+    records = [{"row": r, "split": s} for r, s in zip(columns["row"], splits, strict=True)]
     schema = pa.schema([("row", pa.int64()), ("split", pa.string())])
     write_table(sharding.out / "splits.parquet", records, schema)
-    return dict(zip(rows, splits, strict=True))
+    counts = {
+        "molecules": len(set(molecules)),
+        "parents": len(set(parents)),
+        "joined": joined_by_parent(molecules, parents),
+        "bounded": len({m for m, b in zip(molecules, columns["parent_bounded"], strict=True) if b}),
+    }
+    by_row = dict(zip(columns["row"], splits, strict=True))
+    return by_row, counts, overlaps(splits, molecules, parents)
+
+
+def _splits(options: PrepareOptions, columns: Mapping[str, list[Any]]) -> list[str]:
+    """Return the split of each molecule, by the rule of the options."""
+    if options.split_column is not None:
+        named = (split_named(dict(row).get("split")) for row in columns["columns"])
+        return [split or "train" for split in named]  # rows without one were rejected
+    if options.split_by == "random":
+        return split_at_random(columns["parent"], options.split, options.seed)
+    molecules = list(zip(columns["canonical_smiles"], columns["scaffold"], strict=True))
+    return split_by_scaffold(molecules, options.split, options.seed, columns["parent"])
 
 
 def _write_tasks(sharding: Sharding, splits: Mapping[int, str]) -> _Summary:

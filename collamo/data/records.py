@@ -15,10 +15,11 @@ from collamo.chem.conformer import (
 from collamo.chem.features import featurize
 from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
+from collamo.chem.parent import parent_of
 from collamo.data.facts import measure
 from collamo.data.options import PrepareOptions
 from collamo.data.sources import SourceRow
-from collamo.data.splits import scaffold_of
+from collamo.data.splits import scaffold_of, split_named
 from collamo.errors import MoleculeError
 
 _READERS: dict[str, Callable[[str], Molecule]] = {
@@ -41,6 +42,9 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
     """Return the shard record of one row, or the reason why there is none. Runs in this process."""
     if row.problem is not None:
         return Outcome(None, *row.problem)
+    problem = _split_problem(row, options)
+    if problem is not None:
+        return Outcome(None, "split", problem)
     try:
         molecule = _READERS[row.kind](row.text)
         conformer = _conformer(molecule, options, absence)
@@ -50,6 +54,18 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
     except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
         return Outcome(None, "rdkit", f"RDKit failed: {type(error).__name__} {message}")
+
+
+def _split_problem(row: SourceRow, options: PrepareOptions) -> str | None:
+    """Return why the row belongs to no split, where a column says to which."""
+    text = row.columns.get("split")
+    if options.split_column is None or split_named(text) is not None:
+        return None
+    holds = f"{text!r}" if text else "nothing"
+    return (
+        f"column {options.split_column!r} says {holds}, not train, validation (valid, val, dev) "
+        "or test"
+    )
 
 
 def _conformer(molecule: Molecule, options: PrepareOptions, absence: str | None) -> Conformer:
@@ -67,12 +83,15 @@ def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[st
     features = featurize(molecule, conformer)
     facts = measure(molecule, conformer)
     coordinates = conformer.coordinates
+    parent = parent_of(molecule.mol)
     return {
         "row": row.number,
         "text": row.text.partition("\n")[0] if row.kind == "molblock" else row.text,
         "smiles": features.smiles,
         "canonical_smiles": molecule.canonical_smiles,
         "scaffold": scaffold_of(molecule.canonical_smiles),
+        "parent": parent.smiles,
+        "parent_bounded": parent.bounded,
         "selfies": features.selfies,
         "selfies_reason": molecule.selfies_reason,
         "atom_features": features.atom_features.ravel(),

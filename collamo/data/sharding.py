@@ -57,6 +57,7 @@ class Sharding:
             caption_column=options.caption_column,
             iupac_column=options.iupac_column,
             measured_columns=options.measured_columns,
+            split_column=options.split_column,
         )
         self.options, self.out = options, out
         self.sha256 = file_sha256(self.source.path)

@@ -48,7 +48,7 @@ class SourceRow:
         ``"smiles"``, ``"selfies"`` or ``"molblock"``.
     columns
         The record's other columns that become tasks: ``"caption"``, ``"iupac_name"`` and the names
-        of measured columns, as text.
+        of measured columns, as text; and ``"split"``.
     problem
         (code, reason) when the record itself cannot be read; None otherwise.
     """
@@ -74,6 +74,8 @@ class Source:
         The column that holds the molecule; None in SMI and SDF files.
     caption_column, iupac_column
         Columns that hold text; None where there is none.
+    split_column
+        The column that says train, validation or test; None where none does.
     measured
         Column in the file → what it is.
     """
@@ -85,6 +87,7 @@ class Source:
     selfies_column: str | None = None
     caption_column: str | None = None
     iupac_column: str | None = None
+    split_column: str | None = None
     measured: Mapping[str, MeasuredColumn] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[SourceRow]:
@@ -112,7 +115,11 @@ class Source:
                     yield text, self._task_columns(record), problem
 
     def _task_columns(self, record: Mapping[str, str | None]) -> dict[str, str]:
-        names = {self.caption_column: "caption", self.iupac_column: "iupac_name"}
+        names = {
+            self.caption_column: "caption",
+            self.iupac_column: "iupac_name",
+            self.split_column: "split",
+        }
         names |= {column: column for column in self.measured}
         return {
             names[column]: value.strip()
@@ -128,6 +135,7 @@ def open_source(
     caption_column: str | None = None,
     iupac_column: str | None = None,
     measured_columns: Sequence[str] = (),
+    split_column: str | None = None,
 ) -> Source:
     """Open ``"nci"`` or a CSV, TSV, JSONL, SMI or SDF file (each also ``.gz``).
 
@@ -146,7 +154,7 @@ def open_source(
     name = EMBEDDED if str(source) == EMBEDDED else path.name
     columns = column_names(path, kind)
     if kind == "smi":
-        options = [smiles_column, caption_column, iupac_column, *measured_columns]
+        options = [smiles_column, caption_column, iupac_column, split_column, *measured_columns]
         if any(options):
             raise UsageError(f"{name}: a SMI file has no columns; leave the column options out")
         return Source(name, path, kind)
@@ -171,6 +179,7 @@ def open_source(
         selfies_column=selfies,
         caption_column=chooser.column(caption_column, CAPTION_COLUMNS),
         iupac_column=chooser.column(iupac_column, IUPAC_COLUMNS),
+        split_column=chooser.column(split_column, ()),
         measured=chooser.measured(measured_columns),
     )
 

@@ -46,3 +46,14 @@ def test_prepare_reads_the_pubchem_file(collamo, shared_data, tmp_path):
     code, text, _ = collamo("prepare", source, "--out", tmp_path / "data", *options)
     assert code == 0
     assert text.startswith("40 rows: ")
+
+
+def test_prepare_keeps_a_published_split_and_says_what_it_shares(collamo, tmp_path):
+    rows = [["CCO", "train"], ["CCN", "train"], ["CC[NH3+]", "test"], ["CCCl", "val"]]
+    file = write_csv(tmp_path / "published.csv", rows, header=("smiles", "set"))
+    options = ["--no-conformers", "--workers", "1", "--split"]
+    code, text, notes = collamo("prepare", file, "--out", tmp_path / "a", *options, "column:set")
+    assert (code, "2 train, 1 validation, 1 test" in text) == (0, True)
+    assert "note: test in train: 0 molecules, and 1 with the same parent" in notes
+    result = collamo("prepare", file, "--out", tmp_path / "b", *options, "scaffolds")
+    assert_fails(result, 2, "did you mean 'scaffold'?")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import collamo.data.records as records_module
@@ -188,6 +189,56 @@ def test_no_molecule_and_no_scaffold_in_two_splits(nci):
             for key in {canonical, scaffold_of(canonical) or canonical}:
                 assert seen.setdefault(key, split) == split
     assert {split: len(data.molecules(split)) for split in SPLITS} == data.manifest.splits
+
+
+ACIDS = ["CC{}(N)C(=O)O", "CCC{}(O)C#N", "CC{}(Cl)CO", "NCC{}(C)O", "CSC{}(F)CC"]
+
+
+def test_forms_of_an_acyclic_molecule_are_in_one_split(tmp_path):
+    """Enantiomers, salts, charge states and mapped copies; the manifest says how many it joined."""
+    rows = []
+    for chain in range(8):
+        for acid in ACIDS:
+            rows += ["C" * chain + acid.format(centre) for centre in ("[C@H]", "[C@@H]", "[CH:7]")]
+            rows.append(rows[-1] + ".Cl")
+    (tmp_path / "forms.csv").write_text("\n".join(["smiles", *rows]) + "\n")
+    options = PrepareOptions(conformers=False, split=(0.6, 0.2, 0.2))
+    manifest = prepare(tmp_path / "forms.csv", tmp_path / "out", options, workers=1)
+    splits = pq.read_table(tmp_path / "out" / "splits.parquet")["split"].to_pylist()
+    assert len(splits) == len(rows) == 160
+    assert all(len(set(splits[i : i + 4])) == 1 for i in range(0, 160, 4))
+    assert set(splits) == set(SPLITS)
+    assert manifest.parents["molecules"] == manifest.parents["joined"] == 160
+    assert manifest.parents["parents"] == 40
+    assert manifest.overlaps == {}
+
+
+def test_a_published_split_is_kept_and_its_overlap_stated(tmp_path):
+    (tmp_path / "published.csv").write_text(
+        "smiles,fold\nCCO,train\nCCN,Train\nCCO,valid\nCC[NH3+],test\nCCCl,test\nCCBr,\nCCI,7\n"
+    )
+    options = PrepareOptions(conformers=False, split_by="column:fold")
+    manifest = prepare(
+        tmp_path / "published.csv", tmp_path / "out", options, workers=1, max_reject_rate=1
+    )
+    splits = pq.read_table(tmp_path / "out" / "splits.parquet").to_pylist()
+    assert [row["split"] for row in splits] == ["train", "train", "validation", "test", "test"]
+    assert manifest.overlaps == {
+        "validation in train": {"molecules": 1, "parents": 1},
+        "test in train": {"molecules": 0, "parents": 1},
+    }
+    assert (manifest.rows["in"], manifest.rejected) == (7, {"split": 2})
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text()
+    assert "row 6: column 'fold' says nothing, not train" in lines
+    assert "row 7: column 'fold' says '7', not train" in lines
+
+
+def test_a_split_rule_that_is_none_is_refused(tmp_path, mixed):
+    for rule in ("scafold", "column:", "row:a"):
+        with pytest.raises(UsageError, match="must be scaffold, random or column:NAME"):
+            PrepareOptions(split_by=rule)
+    with pytest.raises(UsageError, match="has no column 'fold'"):
+        prepare(mixed, tmp_path / "out", PrepareOptions(split_by="column:fold"))
 
 
 def test_manifest_counts_what_is_there(nci):

@@ -1,0 +1,66 @@
+"""Parents: one for all salts, charge states, isomers, isotopologues and tautomers of a molecule."""
+
+import pytest
+from rdkit import Chem
+
+import collamo.chem.parent as parent_module
+from collamo.chem.molecule import parse_molecule
+from collamo.chem.parent import parent_of
+
+FAMILIES = {
+    "CC(O)CN": [
+        "C[C@H](O)CN",
+        "C[C@@H](O)CN",
+        "CC(O)C[NH3+].[Cl-]",
+        "CC(O)CN.OS(=O)(=O)O",
+        "CC(O)CN.OC(=O)C(O)C(O)C(=O)O",
+        "CC(O)CN.OC(=O)/C=C/C(=O)O",
+        "[CH3:3][CH:1]([OH:2])[CH2:4][NH2:5]",
+        "CC([2H])(O)CN",
+        "CC(O)CN.O",
+    ],
+    "CCCC(=O)O": ["CCCC(=O)[O-].[Na+]", "CCCC(=O)[O-].[K+]", "CCCC([O-])=O"],
+    "CC(=O)CC(=O)OC": ["CC(O)=CC(=O)OC", "C/C(O)=C/C(=O)OC"],
+    "Cc1cc[nH]c(=O)c1": ["Cc1ccnc(O)c1", "Cc1cc[nH]c(=O)c1.Cl"],
+    "CC=CCO": ["C/C=C/CO", "C/C=C\\CO"],
+}
+
+
+@pytest.mark.parametrize("first", FAMILIES)
+def test_forms_of_one_molecule_have_one_parent(first):
+    parents = {parent_of(parse_molecule(smiles).mol) for smiles in [first, *FAMILIES[first]]}
+    assert len(parents) == 1
+    assert not parents.pop().bounded
+
+
+def test_different_molecules_have_different_parents():
+    parents = [parent_of(parse_molecule(first).mol).smiles for first in FAMILIES]
+    parents += [parent_of(parse_molecule(s).mol).smiles for s in ("CCCN", "CCCO", "c1ccncc1")]
+    assert len(set(parents)) == len(parents)
+
+
+@pytest.mark.parametrize("smiles", ["[Na+].[Cl-]", "[H][H]", "*CC", "[He]", "C[Hg]C", "[H+]", "O"])
+def test_what_is_no_organic_molecule_has_a_parent_too(smiles):
+    assert parent_of(parse_molecule(smiles).mol).smiles
+
+
+def test_the_search_for_tautomers_is_bounded_and_says_so():
+    peptide = Chem.MolFromSmiles("NCC(=O)" * 12 + "O")
+    first, again = parent_of(peptide), parent_of(peptide)
+    assert first == again
+    assert first.bounded
+
+
+def test_where_the_standardiser_fails_the_parent_is_the_molecule_without_stereo(monkeypatch):
+    def fail(mol):
+        raise RuntimeError("Pre-condition Violation")
+
+    monkeypatch.setattr(parent_module, "_neutral_fragment", fail)
+    assert parent_of(Chem.MolFromSmiles("C[C@H](N)O.Cl")).smiles == "CC(N)O.Cl"
+
+
+def test_finding_a_parent_leaves_the_molecule_alone():
+    molecule = parse_molecule("C[C@H]([NH3+])C([2H])O.[Cl-]")
+    before = Chem.MolToSmiles(molecule.mol)
+    parent_of(molecule.mol)
+    assert Chem.MolToSmiles(molecule.mol) == before
