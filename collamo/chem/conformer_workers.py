@@ -7,7 +7,9 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NoReturn
 
 from collamo.chem.conformer import (
     OUT_OF_MEMORY,
@@ -40,7 +42,10 @@ def embed_conformers(
 ) -> Iterator[Conformer]:
     """Yield `embed_conformer_limited` of each molecule, in their order, from parallel workers.
 
-    The result does not depend on the number of workers; None takes one per usable processor.
+    The result does not depend on the number of workers; None takes one per usable processor. A
+    daemonic process (a worker of a DataLoader or of multiprocessing.Pool) may have no such workers:
+    there molecules are embedded one at a time, each in a forked child, with the same limits.
+    Where it cannot fork either (Windows), it embeds them itself, without limits.
 
     Examples
     --------
@@ -52,6 +57,10 @@ def embed_conformers(
     embedding = sum(molecule.mol.GetNumConformers() == 0 for molecule in molecules)
     if not embedding:  # no worker is started for coordinates that are there
         yield from map(given_conformer, molecules)
+        return
+    if multiprocessing.current_process().daemon:
+        embed = _embed_in_child if hasattr(os, "fork") else _embed_here
+        yield from (embed(molecule, seed, seconds) for molecule in molecules)
         return
     pool = ProcessPool(
         max_workers=min(workers or usable_processors(), embedding),
@@ -75,6 +84,57 @@ def embed_conformers(
     finally:
         pool.stop()
         pool.join()
+
+
+def _embed_here(molecule: Molecule, seed: int, seconds: float) -> Conformer:
+    return embed_conformer(molecule, seed)
+
+
+def _embed_in_child(molecule: Molecule, seed: int, seconds: float) -> Conformer:
+    """Embed in a child made by ``fork`` alone: multiprocessing refuses children to a daemon.
+
+    It refuses them because a daemon that is killed leaves its children behind. This one ends by
+    itself: its own alarm, which the system delivers whatever RDKit does, kills it in time.
+    """
+    own = given_conformer(molecule)
+    if own is not None:
+        return own
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        receiver.close()
+        _answer(sender, molecule, seed, seconds)
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:  # it died without an answer
+        pass
+    finally:
+        receiver.close()
+        code = _exit_code(child)
+    if code == -signal.SIGALRM:
+        return absent_conformer(f"no geometry within {seconds:g} s", seed)
+    return absent_conformer(f"RDKit crashed (exit code {code})", seed)
+
+
+def _answer(sender: Connection, molecule: Molecule, seed: int, seconds: float) -> NoReturn:
+    """In the child: send the conformer and end, without what the parent does at its end."""
+    try:
+        start_worker()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        sender.send(embed_conformer(molecule, seed))
+    finally:
+        os._exit(0)
+
+
+def _exit_code(child: int) -> int | None:
+    """Wait for the child; None where somebody else (a server) has waited for it already."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except ChildProcessError:
+        return None
 
 
 def usable_processors() -> int:

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from collamo.chem.features import MoleculeFeatures
+from collamo.chem.inputs import MoleculeInput, read_molecule
 from collamo.data.batch import batch_molecules
 from collamo.errors import UsageError
 from collamo.inference.answers import answer, evaluation_mode
 from collamo.inference.checkpoint import find_checkpoint
-from collamo.inference.molecules import (
-    MoleculeInput,
-    molecule_features,
-    read_molecule,
-    read_molecules,
-)
+from collamo.inference.molecules import molecule_features, read_molecules
 from collamo.model import CollamoForConditionalGeneration, CollamoProcessor, load_checkpoint
 
 if TYPE_CHECKING:  # at run time only an adapter needs it

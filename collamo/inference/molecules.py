@@ -4,41 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rdkit import Chem
-
 from collamo.chem.conformer_workers import embed_conformers
 from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
-from collamo.chem.molecule import Molecule, parse_molecule
+from collamo.chem.inputs import MoleculeInput, read_molecule
+from collamo.chem.molecule import Molecule
 from collamo.errors import MoleculeError
-
-#: SMILES, SELFIES or mol block; an RDKit Mol (its conformer is taken where it is 3D); or what
-#: collamo made of one of them before.
-MoleculeInput = str | Chem.Mol | Molecule | MoleculeFeatures
-
-
-def read_molecule(molecule: MoleculeInput) -> Molecule | MoleculeFeatures:
-    """Read text or an RDKit Mol; what was read before is returned as it is.
-
-    Raises
-    ------
-    MoleculeError
-        For what is no molecule, or one outside the limits of `collamo.chem.molecule`.
-
-    Examples
-    --------
-    >>> read_molecule(Chem.MolFromSmiles("OCC")).canonical_smiles
-    'CCO'
-    """
-    if isinstance(molecule, Molecule | MoleculeFeatures):
-        return molecule
-    if isinstance(molecule, Chem.Mol):
-        return Molecule.from_mol(molecule)
-    if not isinstance(molecule, str):
-        raise MoleculeError(
-            f"a molecule is SMILES, SELFIES or a mol block in a text, an RDKit Mol or a Molecule, "
-            f"not {type(molecule).__name__}"
-        )
-    return parse_molecule(molecule)
 
 
 def read_molecules(molecules: Sequence[MoleculeInput]) -> list[Molecule | MoleculeFeatures]:

@@ -10,13 +10,12 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from collamo.chem.conformer import absent_conformer
 from collamo.chem.conformer_workers import embed_conformer_limited
 from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
-from collamo.chem.molecule import Molecule, parse_molecule
+from collamo.chem.inputs import MoleculeInput, read_molecule
+from collamo.chem.rejection import RejectedMolecule
 from collamo.data.batch import MODALITIES, REQUIRED_TENSORS, MoleculeBatch, batch_molecules
 from collamo.model.selfies_vocabulary import SelfiesVocabulary
 
 logger = logging.getLogger(__name__)
-
-MoleculeLike = str | Molecule | MoleculeFeatures
 
 
 class MoleculeFeatureExtractor(FeatureExtractionMixin):
@@ -54,7 +53,7 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
 
     def __call__(
         self,
-        molecules: Sequence[Sequence[MoleculeLike]],
+        molecules: Sequence[Sequence[MoleculeInput]],
         modalities: Sequence[str] = MODALITIES,
     ) -> BatchFeature:
         """Featurize and pad: the tensors of `batch`, by name."""
@@ -62,36 +61,36 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
 
     def batch(
         self,
-        molecules: Sequence[Sequence[MoleculeLike]],
+        molecules: Sequence[Sequence[MoleculeInput]],
         modalities: Sequence[str] = MODALITIES,
     ) -> MoleculeBatch:
         """Featurize and pad R prompts with up to M molecules each.
 
-        Strings are parsed and their conformers embedded; a molecule that was featurized before
-        keeps what it has.
+        Text and RDKit Mols are read and their conformers embedded, also where this process may
+        start no others (a worker of a DataLoader); a molecule that was featurized before keeps
+        what it has.
 
         Raises
         ------
-        MoleculeError
-            For text that is no molecule.
+        RejectedMolecule
+            For what is no molecule, with the number of its prompt.
         ValueError
             For an unknown modality, or none.
         """
         if not modalities or set(modalities) - set(MODALITIES):
             raise ValueError(f"modalities {list(modalities)}: choose one or more of {MODALITIES}")
-        rows = [[self.featurize(molecule, modalities) for molecule in row] for row in molecules]
+        rows = [self._row(row, modalities, number) for number, row in enumerate(molecules)]
         for features in (features for row in rows for features in row):
             _warn_of_nothing(features, modalities)
         return batch_molecules(rows, self.vocabulary, tuple(modalities))
 
     def featurize(
-        self, molecule: MoleculeLike, modalities: Sequence[str] = MODALITIES
+        self, molecule: MoleculeInput, modalities: Sequence[str] = MODALITIES
     ) -> MoleculeFeatures:
         """Return the features of one molecule; conformers cost time, so only if 3D is wanted."""
+        molecule = read_molecule(molecule)
         if isinstance(molecule, MoleculeFeatures):
             return molecule
-        if isinstance(molecule, str):
-            molecule = parse_molecule(molecule)
         if "3d" not in modalities:
             return featurize(molecule, absent_conformer("3D not requested"))
         conformer = embed_conformer_limited(
@@ -107,6 +106,14 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
                     atoms,
                 )
         return features
+
+    def _row(
+        self, molecules: Sequence[MoleculeInput], modalities: Sequence[str], number: int
+    ) -> list[MoleculeFeatures]:
+        try:
+            return [self.featurize(molecule, modalities) for molecule in molecules]
+        except RejectedMolecule as error:
+            raise RejectedMolecule(error.code, f"prompt {number}: {error}") from None
 
 
 def _warn_of_nothing(features: MoleculeFeatures, modalities: Sequence[str]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
+from collamo.chem.inputs import MoleculeInput
 from collamo.data.batch import MODALITIES, REQUIRED_TENSORS
 from collamo.errors import UsageError
 from collamo.model.configuration import MOL_TOKEN
-from collamo.model.feature_extractor import MoleculeLike, shortened
+from collamo.model.feature_extractor import shortened
 
 
 class CollamoProcessor(ProcessorMixin):
@@ -56,7 +57,7 @@ class CollamoProcessor(ProcessorMixin):
     def __call__(
         self,
         text: str | Sequence[str],
-        molecules: MoleculeLike | Sequence | None = None,
+        molecules: MoleculeInput | Sequence | None = None,
         suffix: str | Sequence[str | Sequence[str]] | None = None,
         modalities: Sequence[str] = MODALITIES,
         padding: bool | str = True,
@@ -70,8 +71,9 @@ class CollamoProcessor(ProcessorMixin):
         text
             Prompt or prompts, with one `<mol>` per molecule.
         molecules
-            One molecule per prompt, or a list of molecules per prompt; SMILES or SELFIES text,
-            `Molecule` or `MoleculeFeatures`. None for prompts without `<mol>`.
+            One molecule per prompt, or a list of molecules per prompt: what `read_molecule` of
+            `collamo.chem.inputs` reads (SMILES or SELFIES text, an RDKit Mol, `Molecule` or
+            `MoleculeFeatures`). None for prompts without `<mol>`.
         suffix
             Answers. They are appended with the end-of-text token, and `labels` are returned: -100
             on prompt and padding. A dialogue about the same molecules is a list ``[answer, further
@@ -99,7 +101,7 @@ class CollamoProcessor(ProcessorMixin):
             If a prompt with its first answer has more tokens than the tokenizer's
             `model_max_length`, which `build_model` sets to the positions of the language model.
         MoleculeError
-            For text that is no molecule.
+            For what is no molecule, with the number of its prompt.
         """
         texts = [text] if isinstance(text, str) else list(text)
         rows = _molecule_rows(molecules, len(texts), isinstance(text, str))
@@ -370,14 +372,12 @@ class CollamoProcessor(ProcessorMixin):
         return data
 
 
-def _molecule_rows(molecules, count: int, single: bool) -> list[list[MoleculeLike]]:
+def _molecule_rows(molecules, count: int, single: bool) -> list[list[MoleculeInput]]:
     """Sort molecules into one list per prompt."""
     if molecules is None:
         return [[] for _ in range(count)]
-    if isinstance(molecules, MoleculeLike):
-        molecules = [molecules]
-    molecules = list(molecules)
-    nested = [not isinstance(molecule, MoleculeLike) for molecule in molecules]
+    molecules = list(molecules) if _is_list(molecules) else [molecules]
+    nested = [_is_list(molecule) for molecule in molecules]
     if any(nested) and not all(nested):
         raise ValueError("molecules mixes single molecules and lists; use lists for all prompts")
     if single and not any(nested):
@@ -390,12 +390,17 @@ def _molecule_rows(molecules, count: int, single: bool) -> list[list[MoleculeLik
     return [list(entry) if nested[0] else [entry] for entry in molecules]
 
 
+def _is_list(value: object) -> bool:
+    """Return whether this is several molecules; None and NaN stand for one that is missing."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
 def _molecule_parts(messages: Sequence[dict]) -> list[dict]:
     contents = [m["content"] for m in messages if not isinstance(m["content"], str)]
     return [part for content in contents for part in content if part["type"] == "molecule"]
 
 
-def _molecule_of(part: dict) -> MoleculeLike:
+def _molecule_of(part: dict) -> MoleculeInput:
     if part.get("smiles") is None:
         raise ValueError('a molecule part has no "smiles"; write {"type": "molecule", "smiles": …}')
     return part["smiles"]

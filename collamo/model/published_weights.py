@@ -34,7 +34,7 @@ class _Layout(Generic[Encoder]):
     `sizes` says which dimension of which tensors (by pattern) shows a field of the configuration;
     the majority decides, so that one tensor that is missing or of another shape is reported as
     such, and not every other. `anchors` show what stands before all names, such as
-    ``molecule_node_model.``; `heads` are of pre-training, and not part of the encoder.
+    ``molecule_node_model.``; `heads` are of pre-training or a task, and not part of the encoder.
     """
 
     title: str
@@ -77,7 +77,7 @@ _UNIMOL: _Layout[UniMolEncoder] = _Layout(
             (r"gbf_proj\.linear1\.(weight|bias)", 0),
         ),
     },
-    heads=r"lm_head|pair2coord_proj|dist_head|classification_heads|encoder\.final_head_layer_norm",
+    heads=r"\w+_heads?|pair2coord_proj|encoder\.final_head_layer_norm",
 )
 _OGB_GIN: _Layout[GinEncoder] = _Layout(
     title="an OGB-style GIN",
@@ -116,7 +116,8 @@ def load_unimol(weights: Weights, **overrides: Any) -> UniMolEncoder:
 
     Sizes are read off the tensors; the number of heads, which those of the attention do not tell,
     off the last layer of the Gaussian head. The pre-training heads (``lm_head``,
-    ``pair2coord_proj``, ``dist_head``, ``encoder.final_head_layer_norm``) are left out.
+    ``pair2coord_proj``, ``dist_head``, ``encoder.final_head_layer_norm``) are left out, and so are
+    those of a fine-tuned model (``classification_head``), of which the log gives the names.
 
     Parameters
     ----------
@@ -259,11 +260,7 @@ def _load_encoder(
     encoder = _empty_encoder(layout, _sizes(layout, tensors, prefix), config, overrides)
     names = {prefix + layout.official(key): key for key in encoder.state_dict()}
     _add_misc_chirality(tensors, prefix + _CHIRALITY, name)
-    own = {
-        key: value
-        for key, value in tensors.items()
-        if not re.search(rf"(^|\.)({layout.heads})\.", key)
-    }
+    own = _without_heads(layout, tensors, name)
     _compare(encoder, names, own, f"{name} does not fit {layout.title}")
     weights = {names[key]: value for key, value in own.items()}
     for key, empty in encoder.state_dict().items():
@@ -273,6 +270,32 @@ def _load_encoder(
     encoder.load_state_dict(weights, assign=True)
     encoder.eval()
     return encoder
+
+
+_PRETRAINING = (
+    *("lm_head", "dist_head", "pair2coord_proj", "final_head_layer_norm"),
+    *("graph_pred_linear", "projection_head"),
+)
+
+
+def _without_heads(
+    layout: _Layout[Encoder], tensors: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """Return the tensors of the encoder; the log names the heads that fine-tuning added."""
+    own, heads = {}, set()
+    for key, value in tensors.items():
+        head = re.search(rf"(?:^|\.)({layout.heads})\.", key)
+        if head is None:
+            own[key] = value
+        elif not head[1].endswith(_PRETRAINING):
+            heads.add(head[1])
+    if heads:
+        logger.warning(
+            "%s was fine-tuned: %s left out, which is no part of the encoder",
+            name,
+            ", ".join(sorted(heads)),
+        )
+    return own
 
 
 def _prefix(tensors: Mapping[str, Tensor], *anchors: str) -> str | None:

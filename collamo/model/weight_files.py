@@ -1,8 +1,9 @@
 """Read weights that somebody else wrote, without running anything they may have put in the file.
 
 safetensors cannot hold code. A ``.pt`` or ``.pth`` file is a pickle; torch's restricted unpickler
-takes tensors, containers and `argparse.Namespace` (Uni-Mol keeps its options beside its weights)
-and refuses every other name before it is imported.
+takes tensors, containers, `argparse.Namespace` (Uni-Mol keeps its options beside its weights) and
+numpy's numbers and arrays (others keep their best score there), and refuses every other name before
+it is imported.
 
 A zipped ``.pt`` and what `write_weights` wrote carry checksums, and every flipped bit is seen. In
 other people's safetensors, and in a ``.pt`` older than torch 1.6, only NaN, infinite and absurd
@@ -12,6 +13,7 @@ weights are: compare such a download with the digest its source publishes.
 from __future__ import annotations
 
 import argparse
+import codecs
 import hashlib
 import json
 import re
@@ -20,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -49,7 +52,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     MissingDependencyError
         If there is no such file.
     UsageError
-        For a file of another kind, or one that holds no dictionary of tensors.
+        For a file of another kind (with its name: a Git LFS pointer, a web page), or one that holds
+        no dictionary of tensors.
     CollamoError
         For a truncated or altered file, one with anything but tensors in its pickle, or one with
         NaN, infinite or absurd weights. Nothing in it is executed.
@@ -58,6 +62,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "does not exist"
         raise MissingDependencyError(f"weights file '{path}' {problem}; give the file itself")
+    _refuse_another_kind(file)
     if file.suffix == ".safetensors":
         weights = _read_safetensors(file)
     elif file.suffix in (".pt", ".pth"):
@@ -142,20 +147,63 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     return weights
 
 
+#: How a file begins that people take for weights → what it is.
+_OTHER_KINDS = (
+    (
+        rb"version https://git-lfs\.github\.com/spec",
+        "a Git LFS pointer, not weights: run `git lfs pull` in its repository or download the file",
+    ),
+    (
+        rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)",
+        "an HTML page, not weights: the download led to a page, perhaps one to sign in; open the "
+        "link in a browser",
+    ),
+    (
+        rb"\s*<\?xml",
+        "an XML page, not weights: perhaps a server's refusal; read it, download again",
+    ),
+    (rb"\s*[{\[]", "JSON text, not weights: perhaps a server's refusal; read it, download again"),
+    (rb"\x1f\x8b", "a gzip file, not weights: unpack it"),
+)
+
+
+def _refuse_another_kind(file: Path) -> None:
+    with file.open("rb") as stream:
+        start = stream.read(1024)
+    for pattern, kind in _OTHER_KINDS:
+        if re.match(pattern, start, flags=re.IGNORECASE | re.DOTALL):
+            raise UsageError(f"weights file '{file}' is {kind}")
+
+
 def _unpickle(file: Path) -> object:
     _check_archive(file)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_values()]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes at random make torch raise anything
         name = re.search(r"GLOBAL (\S+)", str(error))
         if name is None:
-            raise _broken(file, error) from error
+            raise _broken(file, error) from None  # torch advises to run what the file says
         raise CollamoError(
             f"weights file '{file}' is refused: its pickle calls for {name[1]}, which is no tensor "
             "and may run code; nothing was executed. If you trust it, save its state dict alone, "
             "as safetensors"
         ) from None
+
+
+def _numpy_values() -> list[Any]:
+    """Return what a pickle calls to make numpy's numbers and arrays: it only copies bytes."""
+    makers: dict[str, Any] = {
+        "scalar": np.float64(0).__reduce__()[0],
+        "_reconstruct": np.zeros(1).__reduce__()[0],
+    }
+    named = [
+        (maker, f"numpy.{core}.multiarray.{name}")
+        for name, maker in makers.items()
+        for core in ("_core", "core")  # numpy 1 wrote core
+    ]
+    dtypes = [type(np.dtype(character)) for character in np.typecodes["All"]]
+    return [*named, np.ndarray, np.dtype, codecs.encode, *dict.fromkeys(dtypes)]
 
 
 def _check_archive(file: Path) -> None:
@@ -173,10 +221,19 @@ def _check_archive(file: Path) -> None:
 
 
 def _broken(file: Path, error: Exception) -> CollamoError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return CollamoError(
-        f"weights file '{file}' is truncated or damaged: {reason}; download it again"
+        f"weights file '{file}' is truncated or damaged: {_cause(error)}; download it again"
     )
+
+
+def _cause(error: Exception) -> str:
+    """Return what went wrong in one line, without torch's advice to unpickle without limits."""
+    cause = (
+        str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    )
+    sentences = re.split(r"(?<=[.!])\s+", " ".join(cause.split()))
+    kept = " ".join(sentence for sentence in sentences if "weights_only" not in sentence)
+    return kept[:200] or f"torch cannot read it ({type(error).__name__})"
 
 
 def _altered(file: Path, reason: str) -> CollamoError:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from rdkit import Chem
@@ -60,3 +63,89 @@ def test_a_crash_is_an_absence(monkeypatch):
     conformer = embed_conformer_limited(parse_molecule("CCO"))
     assert conformer.coordinates is None
     assert conformer.reason == "RDKit crashed (exit code -9)"
+
+
+def embed_within(texts, seconds=30.0):
+    """What a worker of a loader, a pool or a server does with its molecules."""
+    conformers = embed_conformers([parse_molecule(text) for text in texts], seconds=seconds)
+    return [(c.method, c.reason, c.coordinates) for c in conformers]
+
+
+def test_a_daemonic_process_embeds_with_the_same_limits():
+    """multiprocessing.Pool and DataLoader make daemons, which may have no children of its kind."""
+    texts = ["CCO", "C" * 400, "CC(=O)Oc1ccccc1C(=O)O", Chem.MolToMolBlock(embedded("CCN"))]
+    with worker_context().Pool(1) as pool:
+        conformers = pool.apply(embed_within, (texts, 4.0))
+    assert [c[:2] for c in conformers] == [
+        ("etkdgv3+mmff", None),
+        ("none", "no geometry within 4 s"),
+        ("etkdgv3+mmff", None),
+        ("given", None),
+    ]
+    for place in (0, 2):
+        expected = embed_conformer(parse_molecule(texts[place])).coordinates
+        assert (conformers[place][2] == expected).all()
+
+
+def test_a_crash_in_a_daemonic_process_is_an_absence(monkeypatch):
+    if worker_context().get_start_method() != "fork":
+        pytest.skip("the crash is put in by patching, which only a forked worker inherits")
+    monkeypatch.setattr(conformer_module, "_embed", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with worker_context().Pool(1) as pool:
+        ((method, reason, _),) = pool.apply(embed_within, (["CCO"],))
+    assert (method, reason) == ("none", "RDKit crashed (exit code -9)")
+
+
+def test_a_lack_of_memory_in_a_daemonic_process_is_an_absence(monkeypatch):
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the memory of a worker is bounded on Linux only")
+    monkeypatch.setattr(conformer_module, "_embed", lambda *_: bytearray(2**36))
+    with worker_context().Pool(1) as pool:
+        ((method, reason, _),) = pool.apply(embed_within, (["CCO"],))
+    assert (method, reason) == ("none", "ran out of memory")
+
+
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_threads_and_processes_that_are_no_daemons_embed_too(executor):
+    options = {"mp_context": worker_context()} if executor is ProcessPoolExecutor else {}
+    with executor(2, **options) as workers:
+        pairs = list(workers.map(embed_within, [["CCO"], ["CCN"], ["CCCl"], ["CCS"]]))
+    assert [method for ((method, _, _),) in pairs] == ["etkdgv3+mmff"] * 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up on Linux")
+@pytest.mark.timeout(60)  # it ends at all
+def test_a_daemon_killed_while_it_embeds_leaves_nothing_behind():
+    """What it has forked ends by its own alarm."""
+    context = worker_context()
+    process = context.Process(target=embed_within, args=(["C" * 400], 2.0), daemon=True)
+    process.start()
+    child = wait_for(lambda: children_of(process.pid))[0]
+    process.kill()
+    process.join()
+    wait_for(lambda: not running(child))
+
+
+def children_of(pid):
+    return [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(p) == pid]
+
+
+def parent(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return None
+
+
+def running(pid):
+    """Whether the process is there and no zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition):
+    while not (value := condition()):
+        time.sleep(0.02)
+    return value

@@ -1,8 +1,13 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from model_helpers import build
+from rdkit import Chem
 
-from collamo.errors import UsageError
+from collamo.chem.molecule import parse_molecule
+from collamo.errors import MoleculeError, UsageError
 from collamo.model import CollamoProcessor, MoleculeFeatureExtractor
 
 B = 3  # soft tokens per molecule of the test model
@@ -256,3 +261,56 @@ def test_tokenizer_splits_digits_and_round_trips(tokenizer):
     for text in ("Å and 分子", "C[C@H](N)C", "  two  spaces\n"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
     assert tokenizer.convert_tokens_to_ids(["<pad>", "<s>", "</s>", "<mol>"]) == [0, 1, 2, 3]
+
+
+# --- where people put it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_it_works_in_the_workers_of_a_loader(processor, workers):
+    question = processor.prompt("Is it polar?")
+    loader = torch.utils.data.DataLoader(
+        ["CCO", "c1ccccc1O", "CC(N)=O"],
+        batch_size=2,
+        num_workers=workers,
+        collate_fn=lambda smiles: processor([question] * len(smiles), smiles),
+        multiprocessing_context="fork" if workers else None,  # as a lambda asks for
+    )
+    batches = list(loader)
+    assert [len(batch["input_ids"]) for batch in batches] == [2, 1]
+    here = processor([question] * 2, ["CCO", "c1ccccc1O"])
+    assert all(batch["has_3d"].all() for batch in batches)
+    assert torch.equal(batches[0]["coordinates"], here["coordinates"])
+
+
+def test_an_rdkit_mol_is_a_molecule(processor):
+    mol = Chem.MolFromSmiles("OCC")
+    one = processor("<mol>", mol)
+    other = processor(["<mol>"], [[parse_molecule(Chem.MolToSmiles(mol, canonical=False))]])
+    for name in one:
+        assert torch.equal(one[name], other[name])
+    assert len(processor(["<mol>", "<mol>"], [mol, "CC"], modalities=NO_3D)["input_ids"]) == 2
+    two = processor("<mol><mol>", (mol, np.str_("CC")), modalities=NO_3D)
+    assert two["molecule_valid"].tolist() == [[True, True]]
+    message = {"role": "user", "content": [{"type": "molecule", "smiles": mol}]}
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    batch = processor.apply_chat_template(
+        [message], chat_template=template, tokenize=True, modalities=NO_3D
+    )
+    assert mol_count(processor, batch) == [B]
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, np.float32("nan"), np.float64("nan")])
+def test_an_empty_cell_is_named_with_its_place(processor, nothing):
+    for molecules in (["CCO", nothing], [["CCO"], [nothing]], np.array(["CCO", nothing], object)):
+        with pytest.raises(MoleculeError, match=r"prompt 1: there is no molecule \((nan|None)"):
+            processor(["<mol>", "<mol>"], molecules, modalities=NO_3D)
+    if nothing is not None:  # None stands for prompts without molecules
+        with pytest.raises(MoleculeError, match="prompt 0: there is no molecule"):
+            processor("<mol>", nothing, modalities=NO_3D)
+
+
+@pytest.mark.parametrize("odd", [b"CCO", 7, {"smiles": "CCO"}, object()])
+def test_what_is_no_molecule_is_named_by_its_type(processor, odd):
+    with pytest.raises(MoleculeError, match=f"prompt 0: a molecule is .*not {type(odd).__name__}"):
+        processor(["<mol>"], [odd], modalities=NO_3D)

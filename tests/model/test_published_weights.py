@@ -6,6 +6,7 @@ import json
 import logging
 import os
 
+import numpy as np
 import pytest
 import torch
 from model_helpers import SMALL, pretrain_gnns
@@ -384,6 +385,76 @@ def test_no_file_another_kind_and_no_tensors(tmp_path):
         load_unimol(tmp_path / "list.pt")
     with pytest.raises(UsageError, match=r"more than tensors: step"):
         load_unimol({"a": torch.zeros(1), "step": 3})
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 181\n",
+            "is a Git LFS pointer, not weights: run `git lfs pull`",
+        ),
+        (b"<!DOCTYPE html>\n<html lang='en'>Log in</html>", "is an HTML page, not weights"),
+        (b"\n <html><body>quota exceeded</body></html>", "is an HTML page, not weights"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is an XML page, not weights"),
+        (b'{"error": "Repository not found"}', "is JSON text, not weights"),
+        (b"\x1f\x8b\x08\x00packed", "is a gzip file, not weights: unpack it"),
+    ],
+)
+def test_what_is_no_weights_is_called_what_it_is(tmp_path, suffix, content, words):
+    file = tmp_path / f"weights.{suffix}"
+    file.write_bytes(content)
+    for load in (load_unimol, load_gin, read_weights):
+        with pytest.raises(UsageError) as caught:
+            load(file)
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"weights\n", b"\x80\x02}q\x00", bytes(range(1, 256)), b"vOOps", b"\x80\x05."]
+)
+def test_no_message_advises_to_unpickle_without_limits(tmp_path, content, capsys):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    assert run(["convert", str(file), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert "truncated or damaged" in told
+    assert "weights_only" not in told
+    assert "torch.load" not in told
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_of_numpy_beside_the_weights_are_read(unimol, tmp_path, zipped):
+    extras = {
+        "best": np.float64(0.31),
+        "epoch": np.int64(7),
+        "better": np.bool_(True),
+        "history": np.arange(4, dtype=np.float32),
+        "name": np.str_("run 2"),
+    }
+    file = tmp_path / "best.pt"
+    content = {"model_state_dict": unimol.state_dict(), **extras}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    loaded = load_unimol(file).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in unimol.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_heads_of_a_fine_tuned_unimol_are_left_out_by_name(unimol, tmp_path, caplog, prefix):
+    heads = {
+        "classification_head.dense.weight": torch.zeros(5, 24),
+        "classification_head.out_proj.bias": torch.zeros(1),
+        "classification_heads.toxicity.dense.bias": torch.zeros(5),
+        "solubility_head.weight": torch.zeros(1, 24),
+    }
+    weights = {prefix + key: value for key, value in {**unimol.state_dict(), **heads}.items()}
+    torch.save({"model_state_dict": weights}, tmp_path / "tuned.pth")
+    loaded = load_unimol(tmp_path / "tuned.pth").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in unimol.state_dict().items())
+    assert "classification_head, classification_heads, solubility_head left out" in caplog.text
+    with pytest.raises(UsageError, match=r"1 unexpected: pocket\.weight"):
+        load_unimol({**unimol.state_dict(), "pocket.weight": torch.zeros(1)})
 
 
 # --- convert, and the whole model ------------------------------------------------------------
