@@ -16,6 +16,7 @@ from rdkit import Chem
 
 from collamo.chem.conformer import Conformer
 from collamo.chem.molecule import Molecule
+from collamo.chem.rejection import captured_log
 
 ATOM_FEATURES = (
     "atomic_number",
@@ -141,6 +142,10 @@ def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:
             f"{molecule.smiles!r}; embed this very molecule"
         )
     edge_index, edge_features = _edges(molecule.mol)
+    written = molecule.mol
+    if molecule.source_atoms is not None:
+        with captured_log():  # it warns of a bare proton
+            written = Chem.MolFromSmiles(molecule.smiles)
     return MoleculeFeatures(
         smiles=molecule.smiles,
         selfies=molecule.selfies.tokens if molecule.selfies else None,
@@ -148,10 +153,7 @@ def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:
         edge_index=edge_index,
         edge_features=edge_features,
         conformer=conformer,
-        bond_directions=bond_directions(
-            molecule.mol if molecule.source_atoms is None else Chem.MolFromSmiles(molecule.smiles),
-            edge_index,
-        ),
+        bond_directions=bond_directions(written, edge_index),
     )
 
 

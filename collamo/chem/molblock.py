@@ -30,7 +30,7 @@ def read_molblock(text: str) -> Chem.Mol:
     if not text.strip():
         raise RejectedMolecule("empty", "mol block is empty")
     skipped = _blank_lines_before(text)
-    block = "".join(text.splitlines(keepends=True)[skipped:])
+    block = "\n".join(text.split("\n")[skipped:])
     try:
         with captured_log():
             mol = Chem.MolFromMolBlock(block, removeHs=False)
@@ -44,15 +44,15 @@ def read_molblock(text: str) -> Chem.Mol:
 
 def tagged_as_drawing(text: str) -> str:
     """Return the mol block with the tag 2D for 3D, so that its stereo is read from its wedges."""
-    lines = text.splitlines(keepends=True)
+    lines = text.split("\n")
     place = _blank_lines_before(text) + 1
     lines[place] = lines[place][:20] + lines[place][20:22].replace("3D", "2D") + lines[place][22:]
-    return "".join(lines)
+    return "\n".join(lines)
 
 
 def _blank_lines_before(text: str) -> int:
     """Return how many blank lines stand before the header: those that displace the counts line."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     counts = next((i for i, line in enumerate(lines) if _COUNTS_LINE.search(line)), 0)
     surplus = max(0, counts - _HEADER_LINES)
     return 0 if any(line.strip() for line in lines[:surplus]) else surplus
@@ -66,7 +66,8 @@ def _reason(block: str, skipped: int) -> tuple[str, str]:
     """
     with captured_log() as log:
         supplier = Chem.SDMolSupplier()
-        supplier.SetData(block, removeHs=False)
+        # RDKit cuts its messages at any byte; only of ASCII is what is left text.
+        supplier.SetData(block.encode("ascii", "replace").decode(), removeHs=False)
         next(supplier, None)
     message = _violation(log.messages) or _first_error(log.messages)
     if not message:
@@ -107,5 +108,5 @@ def _violation(messages: str) -> str:
 def _line_of_element(block: str, message: str) -> int | None:
     """Return the line of the element that the message quotes; RDKit does not say it."""
     symbol = re.search(r"Element '(.+)' not found", message)
-    lines = enumerate(block.splitlines(), start=1)
+    lines = enumerate(block.split("\n"), start=1)
     return next((n for n, line in lines if symbol and symbol[1] in line.split()), None)

@@ -335,8 +335,11 @@ def _mol_of_cxsmiles(smiles: str, extension: str) -> Chem.Mol:
     whole = f"{smiles} {extension}"
     options: Any = Chem.SmilesParserParams()  # as above
     options.strictCXSMILES, options.parseName = True, False
-    with captured_log():
-        mol = Chem.MolFromSmiles(whole, options)
+    try:
+        with captured_log():
+            mol = Chem.MolFromSmiles(whole, options)
+    except (RuntimeError, ValueError, KeyError, IndexError):
+        mol = None
     if mol is None:
         raise RejectedMolecule(
             "cxsmiles",

@@ -81,3 +81,10 @@ def test_a_conformer_of_another_molecule_is_refused():
     other = Conformer(np.zeros((2, 3), dtype=np.float32), "given")
     with pytest.raises(ValueError, match="3 atoms"):
         featurize(parse_molecule("CCO"), other)
+
+
+def test_a_bare_proton_in_a_mol_is_nothing_to_print(capfd):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("[H+].[Cl-]"))
+    capfd.readouterr()
+    featurize(parse_molecule(block), absent_conformer("not needed"))
+    assert capfd.readouterr().err == ""

@@ -28,6 +28,7 @@ def test_blank_lines_before_a_record_are_skipped(before, block):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
+        ("    0.9000    1.5000", "    0.9000  1é5000", "line 7: "),
         ("    0.2000    0.4000", "       nan    0.4000", "line 6: Cannot process coordinates"),
         (" O   0", " Qq  0", "line 7: Element 'Qq' not found"),
         ("  2  3  2  0", "  2  7  2  0", "line 9: it names an atom that is not there"),
