@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
-from rdkit import Chem
+from rdkit import Chem, RDConfig
 from rdkit.Chem import SaltRemover
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
@@ -18,6 +19,27 @@ from collamo.chem.rejection import captured_log
 # 50, 192 at 200). Counted rather than timed, so that a busy machine finds the same parent.
 MAX_TAUTOMERS = 100
 
+# Acids of salts that RDKit's list lacks, as in its Salts.txt: no charges, whole fragments. A small
+# base is lighter than they are, and would be taken for the counter-ion.
+COUNTER_IONS = """
+[CH](=O)O	Formate
+[CH3][CH2][S](=O)(=O)O	Esylate
+c1ccccc1[S](=O)(=O)O	Besylate
+c1ccc2ccccc2c1[S](=O)(=O)O	Napsylate
+FC(F)(F)[S](=O)(=O)O	Triflate
+[Cl](=O)(=O)(=O)O	Perchlorate
+[B](F)(F)(F)F	Tetrafluoroborate
+OC(=O)[CH2]C(=O)O	Malonate
+OC(=O)[CH2][CH2]C(=O)O	Succinate
+OC(=O)[CH2][CH](O)C(=O)O	Malate
+OC(=O)[CH2]C(O)(C(=O)O)[CH2]C(=O)O	Citrate
+[CH3][CH](O)C(=O)O	Lactate
+OC(=O)[CH](O)[CH](O)[CH](O)[CH](O)[CH2]O	Gluconate
+OC(=O)c1ccccc1	Benzoate
+OC(=O)c1ccccc1O	Salicylate
+Oc1c(N(=O)O)cc(N(=O)O)cc1N(=O)O	Picrate
+"""
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -28,8 +50,8 @@ class Parent:
     smiles
         Canonical SMILES; equal parents have equal ones.
     bounded
-        Whether `MAX_TAUTOMERS` ended the search: the parent is then the best of those tautomers,
-        and another tautomer of the molecule may get another one.
+        Whether `MAX_TAUTOMERS` ended the search, or RDKit failed: the parent is then the best of
+        those tautomers, or the molecule without stereo, and another form may get another one.
     """
 
     smiles: str
@@ -39,24 +61,25 @@ class Parent:
 def parent_of(mol: Chem.Mol) -> Parent:
     """Return the parent: no counter-ion, charge, isotope or stereo; the canonical tautomer.
 
-    RDKit's standardiser does all of it. Counter-ions are those of RDKit's lists, then whatever is
-    not the largest organic fragment. Where RDKit fails, the parent is the molecule without stereo.
+    RDKit's standardiser does all of it. Counter-ions are those of RDKit's lists and of ours, then
+    whatever is not the largest organic fragment. Where RDKit fails, the parent is the molecule
+    without stereo.
 
     >>> parent_of(Chem.MolFromSmiles("C[C@H]([NH3+])C(=O)[O-].Cl")).smiles
     'CC(N)C(=O)O'
     >>> parent_of(Chem.MolFromSmiles("Oc1ccccn1")) == parent_of(Chem.MolFromSmiles("O=c1cccc[nH]1"))
     True
     """
+    tools = _standardiser()
     try:
         with captured_log():
-            return _canonical_tautomer(_neutral_fragment(mol))
+            return _canonical_tautomer(_neutral_fragment(mol, tools), tools.tautomers)
     except (RuntimeError, ValueError):
-        return Parent(Chem.MolToSmiles(mol, isomericSmiles=False))
+        return Parent(Chem.MolToSmiles(mol, isomericSmiles=False), bounded=True)
 
 
-def _neutral_fragment(mol: Chem.Mol) -> Chem.Mol:
+def _neutral_fragment(mol: Chem.Mol, tools: _Standardiser) -> Chem.Mol:
     """Return the largest organic fragment, neutral, without isotopes and stereo."""
-    tools = _standardiser()
     mol = tools.salts.StripMol(rdMolStandardize.Cleanup(mol), dontRemoveEverything=True)
     mol = tools.uncharger.uncharge(tools.largest.choose(tools.fragments.remove(mol)))
     for atom in mol.GetAtoms():
@@ -67,11 +90,10 @@ def _neutral_fragment(mol: Chem.Mol) -> Chem.Mol:
     return mol
 
 
-def _canonical_tautomer(mol: Chem.Mol) -> Parent:
-    tautomers = _standardiser().tautomers
-    found = tautomers.Enumerate(mol)
-    smiles = Chem.MolToSmiles(tautomers.PickCanonical(found), isomericSmiles=False)
-    return Parent(smiles, found.status != rdMolStandardize.TautomerEnumeratorStatus.Completed)
+def _canonical_tautomer(mol: Chem.Mol, tautomers: rdMolStandardize.TautomerEnumerator) -> Parent:
+    forms = tautomers.Enumerate(mol)
+    smiles = Chem.MolToSmiles(tautomers.PickCanonical(forms), isomericSmiles=False)
+    return Parent(smiles, forms.status != rdMolStandardize.TautomerEnumeratorStatus.Completed)
 
 
 @dataclass(frozen=True)
@@ -85,11 +107,13 @@ class _Standardiser:
 
 @lru_cache(maxsize=1)
 def _standardiser() -> _Standardiser:
+    text = (Path(RDConfig.RDDataDir) / "Salts.txt").read_text(encoding="utf-8") + COUNTER_IONS
+    counter_ions = [line for line in text.splitlines() if line and not line.startswith("//")]
     tautomers = rdMolStandardize.TautomerEnumerator()
     tautomers.SetMaxTautomers(MAX_TAUTOMERS)
     tautomers.SetMaxTransforms(MAX_TAUTOMERS)
     return _Standardiser(
-        salts=SaltRemover.SaltRemover(),
+        salts=SaltRemover.SaltRemover(defnData="\n".join(counter_ions)),
         fragments=rdMolStandardize.FragmentRemover(),
         largest=rdMolStandardize.LargestFragmentChooser(True),
         uncharger=rdMolStandardize.Uncharger(),

@@ -27,7 +27,7 @@ MOLECULE_SCHEMA = pa.schema(
         ("canonical_smiles", pa.string()),
         ("scaffold", pa.string()),  # Murcko, "" for an acyclic molecule
         ("parent", pa.string()),  # SMILES without counter-ions, charge, stereo; canonical tautomer
-        ("parent_bounded", pa.bool_()),  # it has more tautomers than were looked at
+        ("parent_bounded", pa.bool_()),  # see `collamo.chem.parent.Parent`
         ("selfies", pa.list_(pa.string())),  # null: 1D is absent
         ("selfies_reason", pa.string()),
         ("atom_features", pa.list_(pa.uint8())),  # [N, 9] row-major

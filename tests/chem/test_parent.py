@@ -5,7 +5,7 @@ from rdkit import Chem
 
 import collamo.chem.parent as parent_module
 from collamo.chem.molecule import parse_molecule
-from collamo.chem.parent import parent_of
+from collamo.chem.parent import Parent, parent_of
 
 FAMILIES = {
     "CC(O)CN": [
@@ -33,6 +33,43 @@ def test_forms_of_one_molecule_have_one_parent(first):
     assert not parents.pop().bounded
 
 
+@pytest.mark.parametrize(
+    "acid",
+    [
+        "OC=O",
+        "CC(=O)O",
+        "OC(=O)C(F)(F)F",
+        "CCS(=O)(=O)O",
+        "OS(=O)(=O)c1ccccc1",
+        "OS(=O)(=O)c1cccc2ccccc12",
+        "OS(=O)(=O)C(F)(F)F",
+        "OCl(=O)(=O)=O",
+        "OC(=O)CC(=O)O",
+        "OC(=O)CCC(=O)O",
+        "OC(=O)/C=C\\C(=O)O",
+        "OC(=O)C(=O)O",
+        "OC(=O)C[C@H](O)C(=O)O",
+        "OC(=O)CC(O)(CC(=O)O)C(=O)O",
+        "C[C@H](O)C(=O)O",
+        "OC(=O)[C@H](O)[C@@H](O)[C@H](O)[C@H](O)CO",
+        "OC(=O)c1ccccc1",
+        "OC(=O)c1ccccc1O",
+        "Oc1c([N+](=O)[O-])cc([N+](=O)[O-])cc1[N+](=O)[O-]",
+        "Cc1ccc(cc1)S(=O)(=O)O",
+        "O[N+](=O)[O-]",
+        "OP(=O)(O)O",
+    ],
+)
+def test_a_base_lighter_than_its_acid_is_the_parent(acid):
+    base = parent_of(parse_molecule("CCNCC").mol)
+    assert parent_of(parse_molecule(f"CCNCC.{acid}").mol) == base
+    alone = parent_of(parse_molecule(acid).mol)
+    assert alone != base
+    if acid.startswith("OC(=O)"):
+        salt = acid.replace("OC(=O)", "[Na+].[O-]C(=O)", 1)
+        assert parent_of(parse_molecule(salt).mol) == alone
+
+
 def test_different_molecules_have_different_parents():
     parents = [parent_of(parse_molecule(first).mol).smiles for first in FAMILIES]
     parents += [parent_of(parse_molecule(s).mol).smiles for s in ("CCCN", "CCCO", "c1ccncc1")]
@@ -52,11 +89,11 @@ def test_the_search_for_tautomers_is_bounded_and_says_so():
 
 
 def test_where_the_standardiser_fails_the_parent_is_the_molecule_without_stereo(monkeypatch):
-    def fail(mol):
+    def fail(mol, tools):
         raise RuntimeError("Pre-condition Violation")
 
     monkeypatch.setattr(parent_module, "_neutral_fragment", fail)
-    assert parent_of(Chem.MolFromSmiles("C[C@H](N)O.Cl")).smiles == "CC(N)O.Cl"
+    assert parent_of(Chem.MolFromSmiles("C[C@H](N)O.Cl")) == Parent("CC(N)O.Cl", bounded=True)
 
 
 def test_finding_a_parent_leaves_the_molecule_alone():
