@@ -13,6 +13,8 @@ from collamo.cli.console import quiet_transformers
 from collamo.cli.options import (
     BatchOption,
     CheckpointOption,
+    SelfiesColumnOption,
+    SmilesColumnOption,
     TimeOption,
     TokensOption,
     WorkersOption,
@@ -23,14 +25,18 @@ from collamo.progress import progress_bar
 @command()
 def generate(
     questions: Annotated[
-        Path, typer.Argument(help="CSV, TSV or JSONL file with a molecule and a question per row.")
+        Path,
+        typer.Argument(
+            help="CSV, TSV, JSONL, JSON, Parquet or SDF file with a molecule and a question a row."
+        ),
     ],
     checkpoint: CheckpointOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Where to write: .csv, .tsv or .jsonl. Default: JSONL on stdout."),
     ] = None,
-    smiles_column: Annotated[str, typer.Option(help="Column of the molecules.")] = "smiles",
+    smiles_column: SmilesColumnOption = None,
+    selfies_column: SelfiesColumnOption = None,
     question_column: Annotated[str, typer.Option(help="Column of the questions.")] = "question",
     batch_size: BatchOption = 32,
     max_new_tokens: TokensOption = 128,
@@ -43,7 +49,7 @@ def generate(
 
     if out is not None:
         files.check_format(out)
-    rows = files.read_questions(questions, smiles_column, question_column)
+    rows = files.read_questions(questions, smiles_column, question_column, selfies_column)
     folder = find_checkpoint(checkpoint)
     with progress_bar("molecules", len(rows)) as advance:
         features = files.read_molecules(rows, time_limit, advance, workers)

@@ -24,6 +24,12 @@ TimeOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Worker processes. Default: one per processor.")
 ]
+SmilesColumnOption = Annotated[
+    str | None, typer.Option(help="Column of the molecules, where it is not recognised.")
+]
+SelfiesColumnOption = Annotated[
+    str | None, typer.Option(help="The same, where every text in it is SELFIES.")
+]
 SplitOption = Annotated[str, typer.Option(help="train, validation or test.")]
 LimitOption = Annotated[
     int | None,

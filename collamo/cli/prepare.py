@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.cli.options import TimeOption, WorkersOption, comma_separated
+from collamo.cli.options import (
+    SelfiesColumnOption,
+    SmilesColumnOption,
+    TimeOption,
+    WorkersOption,
+    comma_separated,
+)
 from collamo.errors import UsageError
 from collamo.progress import progress_bar
 
@@ -17,7 +23,10 @@ from collamo.progress import progress_bar
 @command()
 def prepare(
     source: Annotated[
-        str, typer.Argument(help="nci (inside RDKit) or a CSV, TSV, JSONL, SMI or SDF file.")
+        str,
+        typer.Argument(
+            help="nci (inside RDKit) or a CSV, TSV, JSONL, JSON, Parquet, SMI, SDF or MOL file."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     conformers: Annotated[
@@ -42,9 +51,8 @@ def prepare(
         str,
         typer.Option(help="scaffold, random, or column:NAME to keep a published split."),
     ] = "scaffold",
-    smiles_column: Annotated[
-        str | None, typer.Option(help="Column of the molecules, where it is not recognised.")
-    ] = None,
+    smiles_column: SmilesColumnOption = None,
+    selfies_column: SelfiesColumnOption = None,
     caption_column: Annotated[str | None, typer.Option(help="Column of captions.")] = None,
     iupac_column: Annotated[str | None, typer.Option(help="Column of IUPAC names.")] = None,
     measured_columns: Annotated[
@@ -94,6 +102,7 @@ def prepare(
         shard_size=shard_size,
         split_by=split,
         smiles_column=smiles_column,
+        selfies_column=selfies_column,
         caption_column=caption_column,
         iupac_column=iupac_column,
         measured_columns=tuple(comma_separated(measured_columns)),

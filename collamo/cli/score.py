@@ -17,14 +17,22 @@ from collamo.cli.entities import (
     EntitiesOption,
     open_entities,
 )
-from collamo.cli.options import WordnetOption, comma_separated
+from collamo.cli.options import (
+    SelfiesColumnOption,
+    SmilesColumnOption,
+    WordnetOption,
+    comma_separated,
+)
 from collamo.errors import UsageError
 from collamo.progress import progress_bar
 
 
 @command()
 def score(
-    file: Annotated[Path, typer.Argument(help="TSV, CSV or JSONL of predictions and references.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="TSV or TXT, CSV, JSONL, JSON, Parquet: predictions and references."),
+    ],
     task: Annotated[str, typer.Option(help="captions, molecules, iupac, motifs or property.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("scores"),
     tokenizer: Annotated[
@@ -45,16 +53,24 @@ def score(
     train_mean: Annotated[
         str, typer.Option(help="For answers without a number: 1.5, or gap=0.25,mu=2.7.")
     ] = "",
+    prediction_column: Annotated[
+        str | None, typer.Option(help="Column of the predictions, where it is not recognised.")
+    ] = None,
+    reference_column: Annotated[str | None, typer.Option(help="The same, of the truth.")] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="The same, of what is scored apart: motif or property.")
+    ] = None,
+    smiles_column: SmilesColumnOption = None,
+    selfies_column: SelfiesColumnOption = None,
     entities: EntitiesOption = None,
     entities_answers: EntitiesAnswersOption = None,
     entities_per_minute: EntitiesLimitOption = None,
 ) -> None:
     """Score a file of predictions by the published metrics of its task."""
+    from collamo.evaluation.score.predictions import PredictionColumns
     from collamo.evaluation.score.scorer import ScoreOptions
     from collamo.evaluation.score.scoring import score_predictions
 
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file")
     options = ScoreOptions(
         task=task,
         tokenizer=tokenizer,
@@ -62,10 +78,13 @@ def score(
         unit=unit,
         train_mean=dict(_train_mean(part) for part in comma_separated(train_mean)),
     )
+    columns = PredictionColumns(
+        prediction_column, reference_column, group_column, smiles_column or selfies_column
+    )
     extractor = open_entities(entities, entities_answers, entities_per_minute, out)
     with progress_bar("rows", None) as advance, extractor as opened:
         options = dataclasses.replace(options, entities=opened)
-        report = score_predictions(file, options, out, progress=advance)
+        report = score_predictions(file, options, out, progress=advance, columns=columns)
     for name, value in report["scores"].items():
         if not isinstance(value, dict):
             print(f"{name}\t{value:.4f}")

@@ -12,6 +12,7 @@ from collamo.errors import UsageError, suggest
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi")
 SELFIES_COLUMNS = ("selfies",)
 CAPTION_COLUMNS = ("caption", "description")
+INCHI_COLUMNS = ("inchi", "standard_inchi", "pubchem_iupac_inchi")
 IUPAC_COLUMNS = ("iupac_name", "iupac", "pubchem_iupac_name")
 
 
@@ -56,18 +57,21 @@ class ColumnChooser:
         self.source, self.columns = source, columns
 
     def column_called(self, name: str) -> str:
-        """Return the column that the user named; UsageError where there is none."""
-        if name not in self.columns:
+        """Return the column that the user named, in any case; UsageError where there is none."""
+        if name in self.columns:
+            return self._once(name)
+        column = self.known_column([name])
+        if column is None:
             raise UsageError(
                 f"{self.source} has no column {name!r}{suggest(name, self.columns)}; "
-                f"its columns are {', '.join(self.columns)}"
+                f"its columns are {', '.join(self.columns) or '(none)'}"
             )
-        return self._once(name)
+        return column
 
     def known_column(self, names: Sequence[str]) -> str | None:
         """Return the column that carries the first of the known `names`, None where none does."""
         normal = [normal_name(column) for column in self.columns]
-        for name in names:
+        for name in map(normal_name, names):
             if name in normal:
                 return self._once(self.columns[normal.index(name)])
         return None
@@ -97,7 +101,16 @@ class ColumnChooser:
                 f"{self.source} has the column {column!r} {len(same)} times "
                 f"({', '.join(same)}); rename or drop all but one"
             )
+        if has_surrogate(column):
+            raise UsageError(
+                f"{self.source}: the name of the column {column!r} is not UTF-8; convert the file"
+            )
         return column
+
+
+def has_surrogate(text: str) -> bool:
+    """Return whether a text holds what UTF-8 cannot: bytes that were not UTF-8, half a pair."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def normal_name(name: str) -> str:

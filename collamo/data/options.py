@@ -44,6 +44,8 @@ class PrepareOptions:
     """``"scaffold"``, ``"random"``, or ``"column:NAME"``: as that column of the source says."""
     smiles_column: str | None = None
     """Name of the column of molecules, where it is not recognised by itself."""
+    selfies_column: str | None = None
+    """Likewise, where its texts are SELFIES, whatever they look like."""
     caption_column: str | None = None
     """Likewise, of the column of captions."""
     iupac_column: str | None = None

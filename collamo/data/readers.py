@@ -1,216 +1,286 @@
-"""Records of text files, plain or gzip: tables (CSV, TSV, JSONL), SMI and SDF."""
+"""Records of every format, one by one: tables (CSV, TSV, JSON, Parquet), SMI."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import chain, islice
+import math
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from collamo.chem.molecule import split_smiles_line
 from collamo.data.columns import SMILES_COLUMNS, normal_name
 from collamo.errors import UsageError
 
-FORMATS = ("csv", "tsv", "jsonl", "smi", "sdf")
-_EXTENSIONS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".smi": "smi",
-    ".smiles": "smi",
-    ".sdf": "sdf",
-    ".sd": "sdf",
-}
+# Our choice: the csv module's 131,072 characters refuse the mol block of a large molecule; without
+# a limit, a quote that is never closed would take the rest of the file into memory.
+FIELD_LIMIT = 1 << 26
 
 #: (code, reason) of a record that cannot be understood.
 Problem = tuple[str, str]
 
 
-@contextmanager
-def text_lines(path: Path) -> Iterator[Iterator[str]]:
-    """Yield the lines of a file in UTF-8, with or without BOM; other bytes are lone surrogates.
+@dataclass(frozen=True)
+class Record:
+    """One record: its values by column (text, or what JSON and Parquet hold), or its problem."""
+
+    values: Mapping[str, object] = field(default_factory=dict)
+    problem: Problem | None = None
+
+
+BLANK = "blank"  # the problem of a line without anything on it
+
+
+def csv_rows(lines: Iterable[str], name: str) -> Iterator[tuple[list[str], Problem | None]]:
+    """Yield the rows of a CSV file called `name`, quotes as in RFC 4180; blank lines are left out.
+
+    A row of one line with a quote at fault has a problem. One of several lines has none: where it
+    ends is unknown, and so is how many rows it holds.
 
     Raises
     ------
     UsageError
-        For a file in UTF-16, and for a .gz that is not gzip or is damaged.
+        For a quote at fault in a row of several lines and a field over `FIELD_LIMIT`.
     """
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UsageError(f"{path.name} is UTF-16; save it as UTF-8")
-    packed = start[:2] == b"\x1f\x8b"
-    if path.suffix.lower() == ".gz" and not packed:
-        raise UsageError(f"{path.name} is not a gzip file; rename it or compress it again")
-    with (
-        gzip.open(path, "rb") if packed else path.open("rb") as content,
-        io.TextIOWrapper(content, "utf-8-sig", errors="surrogateescape", newline="") as stream,
-    ):
-        yield _checked_lines(stream, path.name)
+    csv.field_size_limit(FIELD_LIMIT)
+    reader = csv.reader(lines, strict=True)
+    while True:
+        start = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield [], _quote_problem(error, start, reader.line_num, name)
+            continue
+        if row:
+            yield row, None
 
 
-def _checked_lines(stream: Iterable[str], name: str) -> Iterator[str]:
-    try:
-        yield from stream
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+def _quote_problem(error: csv.Error, start: int, end: int, name: str) -> Problem:
+    advice = "close it, or write a quote inside a field twice"
+    if "unexpected end" in str(error):
         raise UsageError(
-            f"{name} is a damaged gzip file: {error}; download or compress it again"
-        ) from None
+            f"{name}: a quote opened in the record of line {start} is never closed; {advice}"
+        )
+    if "limit" in str(error):
+        raise UsageError(
+            f"{name}: line {end}: {error}; a quote may be open since the record of line {start}"
+        )
+    if end > start:
+        raise UsageError(
+            f"{name}: a quote opened in the record of line {start} is closed in the middle of a "
+            f"field of line {end}; {advice}"
+        )
+    return "quotes", f"line {start} has text after the quote that closes a field; {advice}"
 
 
-def table_records(
-    stream: Iterable[str], kind: str, path: Path
-) -> Iterator[tuple[dict[str, str], Problem | None]]:
-    """Yield ({column: text}, problem) of a CSV, TSV or JSONL file."""
-    if kind == "jsonl":
-        yield from _jsonl_records(stream)
-        return
-    rows = _csv_rows(stream, kind, path)
-    header = [name.strip() for name in next(rows, [])]
-    for row in rows:
-        problem: Problem | None = None
-        if len(row) != len(header):
-            problem = ("fields", f"record has {len(row)} fields, the header has {len(header)}")
-        # zip to the shorter: a row with too few fields keeps what it has, for rejected.jsonl
-        yield dict(zip(header, row, strict=False)), problem
+def csv_records(lines: Iterable[str], name: str) -> Iterator[Record]:
+    """Yield the rows of a CSV file after its header."""
+    rows = csv_rows(lines, name)
+    header = _checked_header(next(rows, ([], None)), name)
+    for row, problem in rows:
+        if len(header) > 1 and len(row) == 1 and not row[0].strip():
+            continue  # a line of blanks
+        yield _record(header, row, problem)
 
 
-def _csv_rows(stream: Iterable[str], kind: str, path: Path) -> Iterator[list[str]]:
-    """Yield rows of fields; blank lines are skipped, quotes as in RFC 4180."""
-    for row in csv_rows(stream, "\t" if kind == "tsv" else ",", path.name):
-        if len(row) > 1 or any(field.strip() for field in row):
-            yield row
+def tsv_records(lines: Iterable[str], name: str) -> Iterator[Record]:
+    """Yield the lines of a TSV file after its header: a quote is an ordinary character.
 
-
-def csv_rows(lines: Iterable[str], delimiter: str, name: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file called `name`, as csv.reader, but for an open quote.
-
-    csv.reader takes all that follows one for its field, and says nothing: rows would be lost.
-
-    Raises
-    ------
-    UsageError
-        For a quote that is never closed, with its line, and for what csv.reader refuses.
+    A line without anything on it is a record with the problem `BLANK`.
     """
-    reader = csv.reader(chain(lines, [_END]), delimiter=delimiter)
-    start = 0
-    try:
-        for row in reader:
-            if row[-1:] and row[-1].endswith(_END):
-                if row == [_END]:
-                    return
-                raise UsageError(
-                    f"{name}: a quote opened in the record of line {start + 1} is never closed; "
-                    "close it, or write a quote inside a field twice"
-                )
-            start = reader.line_num
-            yield row
-    except csv.Error as error:
-        raise UsageError(
-            f"{name}: line {reader.line_num}: {error}; a quote may be open since an earlier line"
-        ) from None
+    rows = _tsv_rows(lines)
+    header = _checked_header(next(rows, ([], None)), name)
+    for row, problem in rows:
+        if row == [""]:
+            problem = (BLANK, "line is blank")
+        yield _record(header, row, problem)
 
 
-#: A line that no text file has; inside an open quote it becomes part of the field.
-_END = "\x00the end of the file\x00"
+def _tsv_rows(lines: Iterable[str]) -> Iterator[tuple[list[str], Problem | None]]:
+    for line in dropwhile(lambda line: not line.strip(), lines):
+        yield line.rstrip("\n").rstrip("\r").split("\t"), None
 
 
-def _jsonl_records(stream: Iterable[str]) -> Iterator[tuple[dict[str, str], Problem | None]]:
-    for line in stream:
+def _checked_header(row: tuple[list[str], Problem | None], name: str) -> list[str]:
+    fields, problem = row
+    if problem is not None:
+        raise UsageError(f"{name}: header: {problem[1]}")
+    return [field.strip() for field in fields]
+
+
+def _record(header: list[str], row: list[str], problem: Problem | None) -> Record:
+    if problem is None and len(row) != len(header):
+        problem = ("fields", f"record has {len(row)} fields, the header has {len(header)}")
+    # zip to the shorter: a row with too few fields keeps what it has, for rejected.jsonl
+    return Record(dict(zip(header, row, strict=False)), problem)
+
+
+def header_of(lines: Iterable[str], kind: str, name: str) -> list[str]:
+    """Return the columns of a CSV or TSV file as its first line names them."""
+    rows = _tsv_rows(lines) if kind == "tsv" else csv_rows(lines, name)
+    return _checked_header(next(iter(rows), ([], None)), name)
+
+
+def jsonl_records(lines: Iterable[str], name: str) -> Iterator[Record]:
+    """Yield the objects of a JSONL file; a blank line is a record with the problem `BLANK`."""
+    for line in lines:
         if not line.strip():
+            yield Record(problem=(BLANK, "line is blank"))
             continue
         try:
-            record = json.loads(line)
+            value = _decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            yield {}, ("json", f"line is not JSON: {str(error)[:80]}")
+            yield Record(problem=("json", f"line is not a JSON object: {str(error)[:80]}"))
             continue
-        if not isinstance(record, dict):
-            yield {}, ("json", f"line is a JSON {type(record).__name__}, not an object")
-            continue
-        yield {k: _json_text(v) for k, v in record.items() if v is not None}, None
+        yield _json_record(value, "line")
 
 
-def _json_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def json_records(stream: IO[str], name: str) -> Iterator[Record]:
+    """Yield the objects of a JSON array, one in memory at a time.
+
+    Raises
+    ------
+    UsageError
+        For what is no array, with what to write instead, and for an element that is no JSON.
+    """
+    text, place, element, more = "", 0, 0, True  # of `text`, all before `place` is done
+
+    def read() -> None:
+        nonlocal text, place, more
+        chunk = stream.read(max(1 << 16, len(text) - place))
+        text, place, more = text[place:] + chunk, 0, bool(chunk)
+
+    def next_character() -> str:
+        nonlocal place
+        while True:
+            while place < len(text) and text[place] in " \t\r\n":
+                place += 1
+            if place < len(text) or not more:
+                return text[place : place + 1]
+            read()
+
+    def next_value() -> object:
+        nonlocal place
+        while True:
+            try:
+                value, end = _decoder.raw_decode(text, place)
+                if end < len(text) or not more:  # else a number may go on
+                    place = end
+                    return value
+            except (ValueError, RecursionError) as error:
+                if not more or len(text) - place > FIELD_LIMIT or isinstance(error, _RepeatedKey):
+                    raise UsageError(
+                        f"{name}: element {element} is not JSON: {str(error)[:80]}"
+                    ) from None
+            read()
+
+    if next_character() != "[":
+        raise UsageError(
+            f"{name} is no array of objects; write [{{…}}, {{…}}] (pandas: orient='records'), or "
+            "one object a line in a .jsonl"
+        )
+    place += 1
+    delimiter = next_character()
+    while delimiter != "]":
+        element += 1
+        next_character()
+        yield _json_record(next_value(), f"element {element}")
+        delimiter = next_character()
+        if delimiter not in (",", "]") or not delimiter:
+            raise UsageError(f"{name}: no comma or ] after element {element}")
+        place += delimiter == ","
+    place += 1
+    if next_character():
+        raise UsageError(f"{name} goes on after its array; put all objects into one array")
 
 
-def smi_records(stream: Iterable[str]) -> Iterator[tuple[str, dict[str, str], None]]:
-    """Yield the molecule of each line, a CXSMILES extension included; its name may follow."""
+class _RepeatedKey(ValueError):
+    """An object with one key twice, of which a dict would keep the last."""
+
+
+def _json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(f"key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+    return value
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_json_object)
+
+
+def _json_record(value: object, place: str) -> Record:
+    if not isinstance(value, dict):
+        what = "null" if value is None else type(value).__name__
+        return Record(problem=("json", f"{place} is not a JSON object but a {what}"))
+    return Record({name.strip(): item for name, item in value.items()})
+
+
+def text_value(value: object) -> str:
+    """Return a value as text: JSON for what is no text, "" for null and NaN."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def smi_records(lines: Iterable[str], name: str) -> Iterator[Record]:
+    """Yield the molecule of each line as "smiles", a CXSMILES extension included, and its "name".
+
+    A tab in front leaves the SMILES empty. A header that names the column is left out.
+    """
     first = True
-    for line in stream:
-        smiles, _ = split_smiles_line(line)
-        if not smiles:
+    for line in lines:
+        line = line.rstrip("\r\n").lstrip(" ")
+        if not line:
             continue
+        empty = line[0].isspace()
+        smiles, title = ("", line.strip()) if empty else split_smiles_line(line)
         is_header = first and normal_name(smiles) in SMILES_COLUMNS
         first = False
         if not is_header:
-            yield smiles, {}, None
+            yield Record({"smiles": smiles, "name": title})
 
 
-def sdf_records(stream: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (mol block, properties) of each record; the last may lack its ``$$$$``."""
-    lines: list[str] = []
-    for raw in stream:
-        line = raw.rstrip("\r\n")
-        if line.startswith("$$$$"):
-            yield _sdf_record(lines)
-            lines = []
-        else:
-            lines.append(line)
-    if any(line.strip() for line in lines):
-        yield _sdf_record(lines)
+def parquet_records(path: Path) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, one row group's batch in memory at a time."""
+    with ExitStack() as stack:
+        file = _parquet_file(path, stack)
+        for batch in file.iter_batches(batch_size=1000):
+            for values in batch.to_pylist():
+                yield Record({name.strip(): value for name, value in values.items()})
 
 
-def _sdf_record(lines: list[str]) -> tuple[str, dict[str, str]]:
-    end = next((i + 1 for i, line in enumerate(lines) if line.startswith("M  END")), len(lines))
-    properties: dict[str, str] = {}
-    name = None
-    for line in lines[end:]:
-        if line.startswith(">"):
-            start, stop = line.find("<"), line.rfind(">")
-            name = line[start + 1 : stop] if 0 < start < stop else None
-        elif name is not None and line.strip():
-            properties[name] = f"{properties[name]}\n{line}" if name in properties else line
-    return "\n".join(lines[:end]) + "\n", properties
+def parquet_columns(path: Path) -> tuple[list[str], set[str]]:
+    """Return the columns of a Parquet file, and which of them hold lists or structures."""
+    with ExitStack() as stack:
+        schema = _parquet_file(path, stack).schema_arrow
+        nested = {field.name.strip() for field in schema if pa.types.is_nested(field.type)}
+        return [name.strip() for name in schema.names], nested
 
 
-def format_of(path: Path) -> str:
-    """Return the one of `FORMATS` that the name of a file says; UsageError for another."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    kind = _EXTENSIONS.get(suffixes[-1] if suffixes else "")
-    if kind is None:
-        raise UsageError(
-            f"{path.name}: unknown kind of file; use one of {', '.join(sorted(_EXTENSIONS))}, "
-            "each also with .gz"
-        )
-    return kind
-
-
-def column_names(path: Path, kind: str) -> list[str]:
-    """Return the columns of the header, or of the first records of a JSONL or SDF file."""
-    if kind == "smi":
-        return []
-    with text_lines(path) as stream:
-        if kind in ("csv", "tsv"):
-            header = next(_csv_rows(stream, kind, path), None)
-            if header is None:
-                raise UsageError(f"{path.name} is empty")
-            return [name.strip() for name in header]
-        if kind == "sdf":
-            records: Iterator[dict[str, str]] = (record for _, record in sdf_records(stream))
-        else:
-            records = (record for record, _ in table_records(stream, kind, path))
-        # 100 records: later records may lack a column, rarely bring a new one
-        names = dict.fromkeys(name for record in islice(records, 100) for name in record)
-    if kind == "jsonl" and not names:
-        raise UsageError(f"{path.name} has no JSON object with columns in its first 100 lines")
-    return list(names)
+def _parquet_file(path: Path, stack: ExitStack) -> pq.ParquetFile:
+    try:
+        if path.suffix.lower() != ".gz":
+            return stack.enter_context(pq.ParquetFile(path))
+        # It is read from its end: unpacked to the disk, not to memory.
+        unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory()), "unpacked")
+        with gzip.open(path) as packed, unpacked.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        return stack.enter_context(pq.ParquetFile(unpacked))
+    except (pa.ArrowInvalid, EOFError, gzip.BadGzipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path.name} cannot be read as Parquet: {reason}") from None

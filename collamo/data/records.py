@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from collamo.chem.conformer import (
@@ -17,16 +16,11 @@ from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
 from collamo.chem.parent import parent_of
 from collamo.data.facts import measure
+from collamo.data.molecule_column import MOLECULE_READERS
 from collamo.data.options import PrepareOptions
 from collamo.data.sources import SourceRow
 from collamo.data.splits import scaffold_of, split_named
 from collamo.errors import MoleculeError
-
-_READERS: dict[str, Callable[[str], Molecule]] = {
-    "smiles": Molecule.from_smiles,
-    "selfies": Molecule.from_selfies,
-    "molblock": Molecule.from_molblock,
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
     if problem is not None:
         return Outcome(None, "split", problem)
     try:
-        molecule = _READERS[row.kind](row.text)
+        molecule = MOLECULE_READERS[row.kind](row.text)
         conformer = _conformer(molecule, options, absence)
         return Outcome(_record(row, molecule, conformer))
     except MoleculeError as error:

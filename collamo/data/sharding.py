@@ -54,13 +54,14 @@ class Sharding:
         self.source = open_source(
             source,
             smiles_column=options.smiles_column,
+            selfies_column=options.selfies_column,
             caption_column=options.caption_column,
             iupac_column=options.iupac_column,
             measured_columns=options.measured_columns,
             split_column=options.split_column,
         )
         self.options, self.out = options, out
-        self.sha256 = file_sha256(self.source.path)
+        self.sha256 = file_sha256(self.source.file.path)
         self.total = count_rows(self.source, options.limit)
         self.count = -(-self.total // options.shard_size)
 

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from collamo.data.readers import csv_rows
-from collamo.errors import MoleculeError, UsageError, suggest
-from collamo.files import write_text
-from collamo.inference.molecules import molecule_features, notes, read_molecule
+from collamo.data.columns import ColumnChooser, has_surrogate
+from collamo.data.molecule_column import MOLECULE_READERS, MoleculeColumn, molecule_column
+from collamo.data.readers import Record, text_value
+from collamo.data.record_file import RecordFile, format_of
+from collamo.errors import MoleculeError, UsageError
+from collamo.files import replacing
+from collamo.inference.molecules import molecule_features, notes
 
 if TYPE_CHECKING:  # at run time it would import torch before the molecules are read
     from collamo.chem.features import MoleculeFeatures
     from collamo.inference.assistant import AnswerOptions, Assistant
 
-FORMATS = (".csv", ".tsv", ".jsonl")
+#: A molecule as text and what kind of text it is, a key of `MOLECULE_READERS`.
+MoleculeText = tuple[str, str]
 
 
 def check_format(path: Path) -> None:
-    """Raise a UsageError unless the file name ends in one of `FORMATS`."""
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{path}: the file must end in {', '.join(FORMATS)}")
+    """Raise a UsageError unless answers can be written into a file of this name."""
+    if format_of(path) not in ("csv", "tsv", "jsonl"):
+        raise UsageError(f"{path}: answers are written as .csv, .tsv or .jsonl, each also with .gz")
 
 
 @dataclass
@@ -36,7 +42,7 @@ class QuestionRow:
 
     number: int
     columns: dict[str, object]
-    smiles: str = ""
+    molecule: MoleculeText = ("", "smiles")
     question: str = ""
     reason: str | None = None
     answer: str | None = None
@@ -54,105 +60,116 @@ class QuestionRow:
             "row": self.number,
             "answer": self.answer,
             "status": "ok" if self.reason is None else "error",
-            "reason": self.reason or "; ".join(self.notes) or None,
+            "reason": "; ".join(filter(None, [self.reason, *self.notes])) or None,
         }
 
 
 def read_questions(
-    path: Path, smiles_column: str = "smiles", question_column: str = "question"
+    path: Path,
+    smiles_column: str | None = None,
+    question_column: str | None = None,
+    selfies_column: str | None = None,
 ) -> list[QuestionRow]:
-    """Return every row of a CSV, TSV or JSONL file; numbers count from 1 without the header.
+    """Return every row of a file of any format that `RecordFile` reads; numbers count from 1.
 
-    A row that cannot be used keeps its place, with the reason.
+    The columns are those with a known name, in any case, where none is named. A row that cannot be
+    used keeps its place, with the reason.
 
     Raises
     ------
     UsageError
-        For a missing file, an unknown format, or a file without one of the two columns.
+        For a missing file, an unknown format, a file without one of the two columns or with a
+        column twice.
     """
-    check_format(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    read = _read_jsonl if path.suffix == ".jsonl" else _read_table
-    rows = list(read(text, "\t" if path.suffix == ".tsv" else ",", path.name))
-    columns = dict.fromkeys(name for row in rows for name in row.columns)
-    if not rows:
-        raise UsageError(f"{path} has no rows; it needs {smiles_column} and {question_column}")
-    for column in (smiles_column, question_column):
-        if column not in columns:
+    file = RecordFile(path)
+    chooser = ColumnChooser(file.name, file.columns)
+    if not file.columns:
+        raise UsageError(f"{path} has no rows; it needs smiles and question")
+    for column in file.columns:
+        if file.columns.count(column) > 1:
             raise UsageError(
-                f"{path} has no column {column!r}{suggest(column, columns)}; "
-                f"it has {', '.join(columns) or 'none'}"
+                f"{file.name} has the column {column!r} {file.columns.count(column)} times; rename "
+                "or drop all but one, that every value can be written back"
             )
-    for row in rows:
-        if row.reason is None:
-            _fill(row, smiles_column, question_column)
-    return rows
+    molecule = molecule_column(file, chooser, smiles_column, selfies_column)
+    question = chooser.column_called(question_column or "question")
+    blank = dict.fromkeys(file.columns if file.format in ("csv", "tsv") else ())
+    return [
+        _row(number, record, blank, molecule, question)
+        for number, record in enumerate(file, start=1)
+    ]
 
 
-def _fill(row: QuestionRow, smiles_column: str, question_column: str) -> None:
-    values = {}
-    for name, column in (("smiles", smiles_column), ("question", question_column)):
-        value = row.columns.get(column)
-        if not isinstance(value, str) or not value.strip():
-            row.reason = f"row {row.number}: column {column!r} is empty or not text"
-            return
-        values[name] = value.strip()
-    row.smiles, row.question = values["smiles"], values["question"]
-
-
-def _read_table(text: str, delimiter: str, name: str) -> Iterator[QuestionRow]:
-    # The module's limit of 131,072 characters would make one absurd field fatal for the file.
-    csv.field_size_limit(sys.maxsize)
-    rows = csv_rows(io.StringIO(text, newline=""), delimiter, name)
-    header = next(rows, [])
-    for number, fields in enumerate(filter(None, rows), 1):
-        values = dict(zip(header, fields, strict=False))  # too few: the rest is None
-        row = QuestionRow(number, {**dict.fromkeys(header), **values})
-        if len(fields) > len(header):
-            row.reason = f"row {number} has {len(fields) - len(header)} fields more than the header"
-        yield row
-
-
-def _read_jsonl(text: str, *_: str) -> Iterator[QuestionRow]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
-            yield QuestionRow(number, record)
-        else:
-            yield QuestionRow(number, {}, reason=f"line {number} is not a JSON object")
+def _row(
+    number: int, record: Record, blank: dict[str, None], molecule: MoleculeColumn, question: str
+) -> QuestionRow:
+    row = QuestionRow(number, {**blank, **record.values})
+    text, problem = molecule.text(record.values)
+    problem = record.problem or problem
+    asked = text_value(record.values.get(question))
+    if problem is not None:
+        row.reason = f"row {number}: {problem[1]}"
+    elif any(has_surrogate(value) for value in record.values.values() if isinstance(value, str)):
+        row.reason = f"row {number}: not UTF-8; convert the file to UTF-8"
+    elif not text.strip() or not asked.strip():
+        column = question if text.strip() else molecule.name
+        row.reason = f"row {number}: column {column!r} is empty"
+    # The first line of a mol block may be blank.
+    row.molecule = (text if "\n" in text else text.strip(), molecule.kind)
+    row.question = asked.strip()
+    return row
 
 
 def write_answers(rows: Sequence[QuestionRow], path: Path | None) -> None:
     """Write the rows as the suffix of `path` says, whole or not at all; None: JSONL on stdout."""
-    records = [row.output() for row in rows]
-    if path is not None and path.suffix in (".csv", ".tsv"):
-        text = _table(records, "\t" if path.suffix == ".tsv" else ",")
+    kind = "jsonl" if path is None else format_of(path)
+    if kind == "csv":
+        text = _csv([row.output() for row in rows])
+    elif kind == "tsv":
+        text = _tsv(rows)
     else:
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        lines = [json.dumps(row.output(), ensure_ascii=False, default=str) for row in rows]
+        text = "".join(f"{line}\n" for line in lines)
     # A lone surrogate (legal in JSON) has no UTF-8; written as its escape it survives.
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    content = text.encode("utf-8", "backslashreplace")
     if path is None:
-        sys.stdout.write(text)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
+        sys.stdout.write(content.decode("utf-8"))
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        packed = path.suffix.lower() == ".gz"
+        temporary.write_bytes(gzip.compress(content, mtime=0) if packed else content)
 
 
-def _table(records: Sequence[Mapping[str, object]], delimiter: str) -> str:
+def _columns(records: Sequence[Mapping[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
+def _csv(records: Sequence[Mapping[str, object]]) -> str:
     buffer = io.StringIO()
-    names = dict.fromkeys(name for record in records for name in record)
-    writer = csv.DictWriter(buffer, list(names), delimiter=delimiter, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    names = _columns(records)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([text_value(record.get(name)) for name in names] for record in records)
     return buffer.getvalue()
+
+
+def _tsv(rows: Sequence[QuestionRow]) -> str:
+    """Return the rows without quotes: tabs and line breaks in a field become blanks, noted."""
+    for row in rows:
+        broken = [name for name, value in row.output().items() if _BREAKS.search(text_value(value))]
+        if broken:
+            row.notes.append(
+                f"tabs and line breaks of {', '.join(broken)} are written as blanks: "
+                "a TSV has none inside a field, a .jsonl does"
+            )
+    records = [row.output() for row in rows]
+    names = _columns(records)
+    table = [names, *([text_value(record.get(name)) for name in names] for record in records)]
+    return "".join("\t".join(_BREAKS.sub(" ", text) for text in line) + "\n" for line in table)
+
+
+_BREAKS = re.compile(r"\r\n|[\t\r\n]")
 
 
 def read_molecules(
@@ -160,8 +177,8 @@ def read_molecules(
     seconds: float,
     progress: Callable[[int], None] | None = None,
     workers: int | None = None,
-) -> dict[str, MoleculeFeatures]:
-    """Return the `MoleculeFeatures` of each distinct SMILES; rows that cannot be read say why.
+) -> dict[MoleculeText, MoleculeFeatures]:
+    """Return the `MoleculeFeatures` of each distinct molecule; rows that cannot be read say why.
 
     A conformer that is not found within `seconds` is absent, and noted in the row. `progress` is
     called with the number of rows whose molecule is done; `workers` None takes one per processor.
@@ -169,30 +186,30 @@ def read_molecules(
     usable = defaultdict(list)
     for row in rows:
         if row.reason is None:
-            usable[row.smiles].append(row)
+            usable[row.molecule].append(row)
     molecules = {}
-    for smiles, same in usable.items():
+    for (text, kind), same in usable.items():
         try:
-            molecules[smiles] = read_molecule(smiles)
+            molecules[text, kind] = MOLECULE_READERS[kind](text)
         except MoleculeError as error:
             for row in same:
                 row.reason = f"row {row.number}: {error}"
     advance = progress or (lambda count: None)
-    advance(len(rows) - sum(len(usable[smiles]) for smiles in molecules))
+    advance(len(rows) - sum(len(usable[key]) for key in molecules))
     features = {}
     read = molecule_features(list(molecules.values()), seconds=seconds, workers=workers)
-    for smiles, molecule in zip(molecules, read, strict=True):
-        features[smiles] = molecule
+    for key, molecule in zip(molecules, read, strict=True):
+        features[key] = molecule
         if molecule.conformer.coordinates is None:
-            for row in usable[smiles]:
+            for row in usable[key]:
                 row.notes += notes(molecule)
-        advance(len(usable[smiles]))
+        advance(len(usable[key]))
     return features
 
 
 def answer_rows(
     rows: Sequence[QuestionRow],
-    features: Mapping[str, MoleculeFeatures],
+    features: Mapping[MoleculeText, MoleculeFeatures],
     assistant: Assistant,
     **options: Unpack[AnswerOptions],
 ) -> None:
@@ -204,7 +221,7 @@ def answer_rows(
             except ValueError as error:
                 row.reason = f"row {row.number}: {error}"
     usable = [row for row in rows if row.reason is None]
-    molecules = [features[row.smiles] for row in usable]
+    molecules = [features[row.molecule] for row in usable]
     texts = assistant.ask(molecules, [row.question for row in usable], **options)
     for row, text in zip(usable, texts, strict=True):
         row.answer = text

@@ -70,10 +70,14 @@ def test_generate_jsonl_on_stdout(collamo, run, tmp_path):
 
 def test_generate_from_no_file_or_the_wrong_one_is_exit_2(collamo, tmp_path):
     assert_fails(collamo("generate", "nowhere.csv"), 2, "nowhere.csv", "No such file")
-    assert_fails(collamo("generate", "q.parquet"), 2, ".csv, .tsv, .jsonl")
+    assert_fails(collamo("generate", "q.xlsx"), 2, "unknown kind of file", ".csv, .tsv, ")
     file = write_csv(tmp_path / "q.csv", [["CCO", QUESTION]], header=("smilse", "question"))
-    assert_fails(collamo("generate", file), 2, "no column 'smiles'", "did you mean 'smilse'?")
+    assert_fails(collamo("generate", file), 2, "no SMILES column", "did you mean 'smilse'?")
+    named = collamo("generate", file, "--smiles-column", "smiles")
+    assert_fails(named, 2, "no column 'smiles'", "did you mean 'smilse'?")
     assert_fails(collamo("generate", file, "--out", "a.xlsx"), 2, "a.xlsx")
+    assert_fails(collamo("generate", file, "--out", "a.sdf"), 2, "a.sdf", ".csv, .tsv or .jsonl")
+    assert_fails(collamo("generate", tmp_path), 2, "is a folder")
     file.write_text("")
     assert_fails(collamo("generate", file), 2, "has no rows; it needs smiles and question")
     file.write_text('smiles,question\nCCO,"open\nCCN,hi\n')

@@ -107,7 +107,7 @@ def test_bytes_that_are_not_utf8_cost_their_row_only(write):
         ("a.csv", "smiles,caption,caption\nC,a,b\n", {}, "2 times"),
         ("a.csv", "", {}, "is empty"),
         ("a.csv", "smiles\nC\n", {"measured_columns": ["mu"]}, "no column 'mu'"),
-        ("a.csv", 'smiles\n"' + "C\n" * 100_000, {}, "a quote may be open"),
+        ("a.csv", 'smiles\n"' + "C\n" * 100_000, {}, "line 2 is never closed"),
         ("a.csv", 'smiles,caption\nC,a\nCC,"open\nCCC,b\n', {}, "record of line 3 is never closed"),
         ("a.csv", "smiles;caption\nC;a\n", {}, "separate columns with commas"),
         ("a.csv", "smiles\nC\n".encode("utf-16"), {}, "UTF-16"),

@@ -13,6 +13,7 @@ from collamo.evaluation.report.page import Report
 from collamo.evaluation.score.predictions import (
     MOLECULE_COLUMNS,
     READ_STATUSES,
+    PredictionColumns,
     batches,
     read_predictions,
 )
@@ -26,9 +27,15 @@ from collamo.files import file_sha256
 
 
 def score_predictions(
-    path: Path, options: ScoreOptions, out: Path, progress: Callable[[int], None] | None = None
+    path: Path,
+    options: ScoreOptions,
+    out: Path,
+    progress: Callable[[int], None] | None = None,
+    columns: PredictionColumns | None = None,
 ) -> Report:
     """Score a predictions file; write report.{json,md,html} and rows.parquet into `out`.
+
+    `columns` names those that are not recognised.
 
     Returns the report: ``scores`` (fractions of 1; distances and errors in their units),
     ``counts`` (``rows`` and what became of them: all other counts add up to it), ``manifest``
@@ -48,7 +55,7 @@ def score_predictions(
     entity_counts = Counter(dict.fromkeys(STATUSES, 0))
     texts = TEXTS if options.entities is None else (*TEXTS, "entity_status")
     with RowsFile(out / "rows.parquet", COLUMNS[options.task], texts) as rows_file:
-        for batch in batches(read_predictions(path, options.task)):
+        for batch in batches(read_predictions(path, options.task, columns)):
             scorer.score(batch)
             for row in batch:
                 counts[row.status] += 1

@@ -206,7 +206,7 @@ def test_the_pictures_are_in_the_page(tmp_path):
         (["{file}"], "Missing option '--task'"),
         (["{file}", "--task", "caption"], "did you mean 'captions'?"),
         (["{file}", "--task", "captions"], "needs --tokenizer"),
-        (["nowhere.tsv", "--task", "motifs"], "no such file"),
+        (["nowhere.tsv", "--task", "motifs"], "No such file"),
         (["--task", "captions"], "Missing argument"),
         (["{file}", "--task", "captions", "--limit", "3"], "No such option: --limit"),
         (["{file}", "--task", "property", "--train-mean", "x"], "no number"),
