@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rdkit import Chem
 
-from collamo.chem.molecule import Molecule, RejectedMolecule, captured_log
+from collamo.chem.molecule import Molecule
+from collamo.chem.rejection import RejectedMolecule, captured_log
 
 MAX_INCHI_CHARACTERS = 10_000  # our choice: InChI's own reader is not meant for polymers
 

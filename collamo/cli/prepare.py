@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +15,12 @@ from collamo.cli.options import (
     SmilesColumnOption,
     TimeOption,
     WorkersOption,
-    comma_separated,
 )
 from collamo.errors import UsageError
 from collamo.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collamo.data.manifest import Manifest
 
 
 @command()
@@ -56,8 +59,19 @@ def prepare(
     caption_column: Annotated[str | None, typer.Option(help="Column of captions.")] = None,
     iupac_column: Annotated[str | None, typer.Option(help="Column of IUPAC names.")] = None,
     measured_columns: Annotated[
-        str, typer.Option(help="Numeric columns, by commas; logS:log mol/L adds a unit.")
+        str,
+        typer.Option(
+            help="Numeric columns, by commas; logS:log mol/L adds a unit, else a unit in the name "
+            "counts: gap_eV."
+        ),
     ] = "",
+    guess_columns: Annotated[
+        bool,
+        typer.Option(
+            help="Ask for columns that carry the names of QM9's or PubChem's, where their values "
+            "lie in the range of these."
+        ),
+    ] = True,
     encode: Annotated[
         bool,
         typer.Option(
@@ -105,7 +119,8 @@ def prepare(
         selfies_column=selfies_column,
         caption_column=caption_column,
         iupac_column=iupac_column,
-        measured_columns=tuple(comma_separated(measured_columns)),
+        measured_columns=(measured_columns,) if measured_columns.strip() else (),
+        guess_columns=guess_columns,
     )
     manifest = prepare_source(
         source, out, options, workers=workers, max_reject_rate=max_reject_rate
@@ -123,6 +138,8 @@ def prepare(
             "parent (other salts, charges, isomers and tautomers counted)",
             file=sys.stderr,
         )
+    for note in _notes(manifest):
+        print(f"note: {note}", file=sys.stderr)
     for element, counts in manifest.unknown_elements.items():
         print(
             f"note: Uni-Mol's dictionary lacks {element} ({counts['atoms']} atoms in "
@@ -131,6 +148,33 @@ def prepare(
         )
     if encode:
         _encode(out, rows["ok"], unimol, gin, encode_layers, encode_dtype)
+
+
+def _notes(manifest: Manifest) -> Iterator[str]:
+    """Yield what of the columns and of 3D did not become questions, and why."""
+    from collamo.data.measured_values import UNREAD
+    from collamo.data.records import NOT_ASKED_FOR
+
+    yield from manifest.guesses
+    for column, counts in manifest.values.items():
+        others = {name: n for name, n in counts.items() if name not in ("exact", "text")}
+        if set(others) - {"blank"}:
+            asked = sum(n for name, n in counts.items() if name not in UNREAD)
+            yield (
+                f"column {column!r}: {asked} of {sum(counts.values())} values asked for; "
+                + ", ".join(f"{count} {name}" for name, count in others.items())
+            )
+    absent = {
+        reason: count
+        for reason, count in manifest.absent_conformers.items()
+        if reason != NOT_ASKED_FOR
+    }
+    if absent:
+        yield (
+            f"{sum(absent.values())} of {manifest.rows['ok']} molecules have no 3D: "
+            + ", ".join(f"{count} {reason}" for reason, count in list(absent.items())[:5])
+            + (f" and {len(absent) - 5} other reasons" if len(absent) > 5 else "")
+        )
 
 
 def _encode(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from collamo.data.header_units import split_unit
 from collamo.errors import UsageError, suggest
 
 # Names under which files in the wild keep these columns; compared in lower case, blanks and
@@ -18,16 +19,20 @@ IUPAC_COLUMNS = ("iupac_name", "iupac", "pubchem_iupac_name")
 
 @dataclass(frozen=True)
 class MeasuredColumn:
-    """A numeric column that becomes questions: what it is, its unit, decimals of the answer."""
+    """A numeric column that becomes questions: what it is, its unit, decimals of the answer.
+
+    A `decimal_comma` somewhere in it leaves it open what "1,234" means elsewhere.
+    """
 
     name: str
     description: str
     unit: str | None = None
     decimals: int | None = None
+    decimal_comma: bool = False
 
 
-# Columns known by name. QM9 as in its publication (Ramakrishnan et al., Sci. Data 1, 140022):
-# energies in Hartree (x 27.211386246 = eV), lengths in Bohr radii a0.
+# Columns that are guessed by their names. QM9 as in its publication (Ramakrishnan et al., Sci. Data
+# 1, 140022): energies in Hartree (x 27.211386246 = eV), lengths in Bohr radii a0.
 MEASURED_COLUMNS: dict[str, MeasuredColumn] = {
     column.name: column
     for column in (
@@ -58,9 +63,7 @@ class ColumnChooser:
 
     def column_called(self, name: str) -> str:
         """Return the column that the user named, in any case; UsageError where there is none."""
-        if name in self.columns:
-            return self._once(name)
-        column = self.known_column([name])
+        column = self._column_like(name)
         if column is None:
             raise UsageError(
                 f"{self.source} has no column {name!r}{suggest(name, self.columns)}; "
@@ -80,19 +83,59 @@ class ColumnChooser:
         """Return the column that the user named, else the one that carries a known name."""
         return self.known_column(names) if name is None else self.column_called(name)
 
-    def measured(self, entries: Sequence[str]) -> dict[str, MeasuredColumn]:
-        """Return column → what it is, of known names and of the user's ``"name:unit"``."""
-        measured = {
+    def guessed(self) -> dict[str, MeasuredColumn]:
+        """Return column → what it would be, of those that carry a name of `MEASURED_COLUMNS`."""
+        return {
             self._once(column): MEASURED_COLUMNS[normal_name(column)]
             for column in self.columns
             if normal_name(column) in MEASURED_COLUMNS
         }
+
+    def measured(self, entries: Sequence[str]) -> dict[str, MeasuredColumn]:
+        """Return column → what it is, of the user's ``"name"`` and ``"name:unit"``, by commas.
+
+        A name may hold commas and colons: what is a column's name as it stands is that column. The
+        unit is the user's, else the one in the column's name (`split_unit`).
+        """
+        measured = {}
         for entry in entries:
-            name, _, unit = entry.partition(":")
-            column = self.column_called(name.strip())
-            words = name.strip().replace("_", " ")
-            measured[column] = MeasuredColumn(column, words, unit.strip() or None)
+            for column, unit in self._named(entry.split(",")):
+                name, unit_of_name = split_unit(column)
+                words = (name if unit is None else column).replace("_", " ").strip()
+                unit = unit_of_name if unit is None else unit or None
+                measured[column] = MeasuredColumn(column, words, unit)
         return measured
+
+    def _named(self, parts: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+        """Yield (column, unit) of an entry split at its commas; the longest name comes first."""
+        start = 0
+        while start < len(parts):
+            for end in range(len(parts), start, -1):
+                column = self._column_with_unit(",".join(parts[start:end]).strip())
+                if column is not None:
+                    yield column
+                    start = end
+                    break
+            else:
+                name = parts[start].partition(":")[0].strip()
+                if name:
+                    self.column_called(name)  # raises: there is none
+                start += 1
+
+    def _column_with_unit(self, text: str) -> tuple[str, str | None] | None:
+        column = self._column_like(text)
+        if column is not None:
+            return column, None
+        for place in reversed([i for i, character in enumerate(text) if character == ":"]):
+            column, unit = self._column_like(text[:place].strip()), text[place + 1 :].strip()
+            if column is not None and "," not in unit:
+                return column, unit
+        return None
+
+    def _column_like(self, name: str) -> str | None:
+        if name in self.columns:
+            return self._once(name)
+        return self.known_column([name]) if name else None
 
     def _once(self, column: str) -> str:
         same = [other for other in self.columns if normal_name(other) == normal_name(column)]

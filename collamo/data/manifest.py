@@ -57,6 +57,13 @@ class Manifest:
         and reads as [UNK].
     measured
         Column in the source → what it is.
+    guesses
+        What was guessed of measured columns from their names, and what was not, with the reason.
+    values
+        Column → what its cells are → molecules. "exact", "approximate" and "bound" values became
+        questions, as did "text"; the reasons of `measured_values.UNREAD` did not.
+    absent_conformers
+        Reason → molecules without 3D.
     motifs
         Names behind the shards' motif counts.
     versions
@@ -81,6 +88,9 @@ class Manifest:
     unknown_elements: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parents: Mapping[str, int] = field(default_factory=dict)
     overlaps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    guesses: Sequence[str] = ()
+    values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    absent_conformers: Mapping[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod

@@ -52,6 +52,8 @@ class PrepareOptions:
     """Likewise, of the column of IUPAC names."""
     measured_columns: tuple[str, ...] = ()
     """Numeric columns to ask for; ``"logS:log mol/L"`` gives a unit."""
+    guess_columns: bool = True
+    """Ask for columns that carry the names of QM9's or PubChem's and lie in their range."""
 
     def __post_init__(self):
         """Check, and let equal options be written alike, for they are compared as JSON."""

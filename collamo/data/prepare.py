@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ import pyarrow.parquet as pq
 from collamo.chem.conformer_workers import usable_processors
 from collamo.chem.features import unknown_to_unimol
 from collamo.chem.motifs import MOTIFS
+from collamo.data.column_guesses import check_guesses
 from collamo.data.columns import MeasuredColumn
 from collamo.data.facts import Facts
 from collamo.data.manifest import MANIFEST, Manifest, file_entry
+from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_measured
+from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
 from collamo.data.sharding import Sharding, library_versions, sidecar_of
 from collamo.data.shards import SPLITS, TASK_SCHEMA, table_writer, tasks_path, write_table
@@ -144,7 +147,11 @@ def _finish(sharding: Sharding) -> Manifest:
     lines = [json.dumps(row, ensure_ascii=True) for row in rejected]
     write_text(out / "rejected.jsonl", "".join(f"{line}\n" for line in lines))
     splits, parents, overlap = _write_splits(sharding)
-    summary = _write_tasks(sharding, splits)
+    guesses = check_guesses(source.guessed, _columns(sharding)) if source.guessed else None
+    measured = _with_decimal_commas(
+        {**source.measured, **(guesses.measured if guesses else {})}, sharding
+    )
+    summary = _write_tasks(sharding, splits, measured)
     rows: dict[Path, int] = {}
     for path, sidecar in zip(sharding.paths(), sidecars, strict=True):
         rows |= {path: sidecar["rows"], sidecar_of(path): 0}
@@ -163,7 +170,10 @@ def _finish(sharding: Sharding) -> Manifest:
         unknown_elements=dict(sorted(summary.unknown.items())),
         parents=parents,
         overlaps=overlap,
-        measured=source.measured,
+        measured=measured,
+        guesses=list(guesses.sentences) if guesses else [],
+        values={name: dict(sorted(counts.items())) for name, counts in summary.values.items()},
+        absent_conformers=dict(summary.absent.most_common()),
         motifs=list(MOTIFS),
         versions=library_versions(),
         files={path.name: file_entry(path, count) for path, count in rows.items()},
@@ -209,10 +219,35 @@ def _splits(options: PrepareOptions, columns: Mapping[str, list[Any]]) -> list[s
     return split_by_scaffold(molecules, options.split, options.seed, columns["parent"])
 
 
-def _write_tasks(sharding: Sharding, splits: Mapping[int, str]) -> _Summary:
+def _columns(sharding: Sharding) -> Iterator[dict[str, str]]:
+    """Yield the source's columns of every molecule."""
+    for path in sharding.paths():
+        yield from map(dict, pq.read_table(path, columns=["columns"])["columns"].to_pylist())
+
+
+def _with_decimal_commas(
+    measured: Mapping[str, MeasuredColumn], sharding: Sharding
+) -> dict[str, MeasuredColumn]:
+    commas = {
+        name
+        for columns in (_columns(sharding) if measured else ())
+        for name in measured
+        if has_decimal_comma(columns.get(name, ""))
+    }
+    return {
+        name: dataclasses.replace(column, decimal_comma=name in commas)
+        for name, column in measured.items()
+    }
+
+
+def _write_tasks(
+    sharding: Sharding, splits: Mapping[int, str], measured: Mapping[str, MeasuredColumn]
+) -> _Summary:
     """Write the questions of every split, and return the counts of everything read on the way."""
-    summary = _Summary()
-    seed, measured = sharding.options.seed, sharding.source.measured
+    source, seed = sharding.source, sharding.options.seed
+    summary = _Summary(
+        {"caption": source.caption_column, "iupac_name": source.iupac_column}, measured
+    )
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(table_writer(tasks_path(sharding.out, split), TASK_SCHEMA))
@@ -248,7 +283,10 @@ def _questions(
 class _Summary:
     """Counts for the manifest, gathered while questions are written."""
 
-    def __init__(self):
+    def __init__(self, texts: Mapping[str, str | None], measured: Mapping[str, MeasuredColumn]):
+        self._texts, self._measured = texts, measured
+        self.values: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.absent: Counter[str] = Counter()
         self.conformers: Counter[str] = Counter()
         self.tasks: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         self.tokens: set[str] = set()
@@ -257,6 +295,9 @@ class _Summary:
     def add(self, record: Mapping[str, Any], split: str, examples: Sequence[TaskExample]) -> None:
         self.conformers[record["conformer_method"]] += 1
         self.tasks[split].update(example.task for example in examples)
+        self._count_values(dict(record["columns"]))
+        if record["coordinates"] is None:
+            self.absent[record["conformer_reason"]] += 1
         if split == "train":
             self.tokens.update(record["selfies"] or ())
         if record["coordinates"] is not None:
@@ -265,3 +306,16 @@ class _Summary:
                 counts = self.unknown.setdefault(element, {"molecules": 0, "atoms": 0})
                 counts["molecules"] += 1
                 counts["atoms"] += count
+
+    def _count_values(self, columns: Mapping[str, str]) -> None:
+        for name, column in self._texts.items():
+            if column is not None:
+                text = columns.get(name, "")
+                kind = "missing" if is_missing(text) else "text"
+                self.values[column][kind if text.strip() else "blank"] += 1
+        for name, measured in self._measured.items():
+            try:
+                kind = read_measured(columns.get(name, ""), measured.decimal_comma).kind
+            except UnreadValue as error:
+                kind = error.reason
+            self.values[name][kind] += 1

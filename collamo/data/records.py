@@ -22,6 +22,8 @@ from collamo.data.sources import SourceRow
 from collamo.data.splits import scaffold_of, split_named
 from collamo.errors import MoleculeError
 
+NOT_ASKED_FOR = "not asked for"  # why there is no conformer
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -69,7 +71,7 @@ def _conformer(molecule: Molecule, options: PrepareOptions, absence: str | None)
     if absence is not None:
         return absent_conformer(absence, options.seed)
     if not options.conformers:
-        return absent_conformer("; ".join(filter(None, ("not asked for", refusal_note(molecule)))))
+        return absent_conformer("; ".join(filter(None, (NOT_ASKED_FOR, refusal_note(molecule)))))
     return embed_conformer(molecule, options.seed, options.force_field_steps)
 
 

@@ -59,6 +59,7 @@ class Sharding:
             iupac_column=options.iupac_column,
             measured_columns=options.measured_columns,
             split_column=options.split_column,
+            guess_columns=options.guess_columns,
         )
         self.options, self.out = options, out
         self.sha256 = file_sha256(self.source.file.path)

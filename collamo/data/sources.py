@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from collamo.chem.molecule import is_selfies
+from collamo.data.column_guesses import without_named
 from collamo.data.columns import (
     CAPTION_COLUMNS,
     IUPAC_COLUMNS,
@@ -70,7 +71,9 @@ class Source:
     split_column
         The column that says train, validation or test; None where none does.
     measured
-        Column in the file → what it is.
+        Column that the user named → what it is.
+    guessed
+        Column with a known name → what it would be (`column_guesses`).
     """
 
     name: str
@@ -80,6 +83,7 @@ class Source:
     iupac_column: str | None = None
     split_column: str | None = None
     measured: Mapping[str, MeasuredColumn] = field(default_factory=dict)
+    guessed: Mapping[str, MeasuredColumn] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[SourceRow]:
         for number, record in enumerate(self.file, start=1):
@@ -101,7 +105,7 @@ class Source:
             self.iupac_column: "iupac_name",
             self.split_column: "split",
         }
-        names |= {column: column for column in self.measured}
+        names |= {column: column for column in (*self.measured, *self.guessed)}
         texts = {
             names[column]: text_value(value).strip()
             for column, value in values.items()
@@ -119,12 +123,14 @@ def open_source(
     iupac_column: str | None = None,
     measured_columns: Sequence[str] = (),
     split_column: str | None = None,
+    guess_columns: bool = True,
 ) -> Source:
     """Open ``"nci"`` or a file of any format that `RecordFile` reads.
 
     Columns that carry a known name are recognised, in any case (`SMILES_COLUMNS`,
-    `CAPTION_COLUMNS`, `IUPAC_COLUMNS`, `MEASURED_COLUMNS`); the arguments name others. A measured
-    column may carry its unit: ``"logS:log mol/L"``.
+    `CAPTION_COLUMNS`, `IUPAC_COLUMNS`); the arguments name others. A measured column may carry its
+    unit: ``"logS:log mol/L"``. Those with a name of `MEASURED_COLUMNS` are guessed, unless
+    `guess_columns` is False.
 
     Raises
     ------
@@ -145,6 +151,8 @@ def open_source(
             else f"{name} has no JSON object with columns"
         )
     chooser = ColumnChooser(name, file.columns)
+    measured = chooser.measured(measured_columns)
+    guessed = chooser.guessed() if guess_columns else {}
     return Source(
         name,
         file,
@@ -152,7 +160,8 @@ def open_source(
         caption_column=chooser.column(caption_column, CAPTION_COLUMNS),
         iupac_column=chooser.column(iupac_column, IUPAC_COLUMNS),
         split_column=chooser.column(split_column, ()),
-        measured=chooser.measured(measured_columns),
+        measured=measured,
+        guessed=without_named(guessed, measured),
     )
 
 

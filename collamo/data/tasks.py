@@ -6,7 +6,7 @@ them into questions is text only, so shards keep facts and questions are written
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +17,9 @@ from collamo.chem.motifs import MOTIFS
 from collamo.data.columns import MeasuredColumn
 from collamo.data.composed_captions import compose_caption
 from collamo.data.facts import PROPERTIES_2D, PROPERTIES_3D, Facts, format_number, measure
+from collamo.data.measured_values import MeasuredValue, UnreadValue, read_measured
+from collamo.data.missing_values import is_missing
+from collamo.data.units import unit_of
 
 TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "measured")
 # Our choice: up to four motifs that are there, and as many that are not (one where none is there),
@@ -37,7 +40,8 @@ class TaskExample:
     target
         What exactly is asked: ``"hydroxyl group"``, ``"logp"``, ``"homo"`` …
     question, answer
-        Text. The unit is asked for in the question; the answer is the bare number.
+        Text. The unit is asked for in the question; the answer is the bare number, after ``<``,
+        ``>`` or ``~`` where the source says so.
     value
         The answer as a number, before rounding; None where the answer is text.
     unit
@@ -186,28 +190,29 @@ def _measured_tasks(
 ) -> list[TaskExample]:
     tasks = []
     for name, column in measured.items():
-        value = parse_measured(columns.get(name))
-        if value is not None:
-            wording = rng.choice(_MEASURED_WORDINGS)
-            tasks.append(_number_task(row, "measured", column, value, wording))
+        try:
+            value = read_measured(columns.get(name) or "", column.decimal_comma)
+        except UnreadValue:
+            continue
+        asked = _in_unit_of(value, column)
+        wording = rng.choice(_MEASURED_WORDINGS)
+        tasks.append(_number_task(row, "measured", asked, value.number, wording, value.qualifier))
     return tasks
 
 
-def parse_measured(text: str | None) -> float | None:
-    """Return the number in a measured column; None where there is none (blank, ``NA``, ``nan``)."""
-    try:
-        value = float(text) if text is not None else float("nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _in_unit_of(value: MeasuredValue, column: MeasuredColumn) -> MeasuredColumn:
+    """Return the column as this value's question calls it: a unit in the cell is the value's."""
+    if value.unit is None or (column.unit and unit_of(value.unit) == unit_of(column.unit)):
+        return column
+    return dataclasses.replace(column, unit=value.unit, decimals=None)
 
 
 def _number_task(
-    row: int, task: str, column: MeasuredColumn, value: float, wording: str
+    row: int, task: str, column: MeasuredColumn, value: float, wording: str, qualifier: str = ""
 ) -> TaskExample:
     unit = f" in {column.unit}" if column.unit else ""
     question = wording.format(words=column.description, things=column.description, unit=unit)
-    answer = format_number(value, column.decimals)
+    answer = qualifier + format_number(value, column.decimals)
     return TaskExample(row, task, column.name, question, answer, value, column.unit)
 
 
@@ -228,15 +233,18 @@ def _text_tasks(
     facts: Facts, columns: Mapping[str, str], rng: random.Random, row: int
 ) -> list[TaskExample]:
     """Return caption and name; a given caption replaces the composed one."""
-    text = columns.get("caption")
+    text, name = (_given(columns.get(kind)) for kind in ("caption", "iupac_name"))
     caption = " ".join(text.split()) if text else compose_caption(facts, rng)
     target = "given" if text else "composed"
     tasks = [TaskExample(row, "caption", target, rng.choice(_CAPTION_WORDINGS), caption)]
-    if columns.get("iupac_name"):
+    if name:
         question = rng.choice(_IUPAC_WORDINGS)
-        name = columns["iupac_name"].strip()
         tasks.append(TaskExample(row, "iupac_name", "iupac_name", question, name))
     return tasks
+
+
+def _given(text: str | None) -> str | None:
+    return None if text is None or is_missing(text) else text.strip()
 
 
 def corpus_line(example: TaskExample) -> str:

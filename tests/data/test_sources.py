@@ -67,7 +67,8 @@ def test_known_columns_become_tasks(write):
         "caption": "A thing",
         "homo": "-0.2",
     }
-    assert source.measured["homo"].unit == "Hartree"
+    assert source.guessed["homo"].unit == "Hartree"
+    assert not open_source(path, guess_columns=False).guessed
     asked = open_source(path, measured_columns=["other:kcal/mol"])
     assert asked.measured["other"].unit == "kcal/mol"
     assert next(iter(asked)).columns["other"] == "9"
