@@ -5,6 +5,9 @@ import json
 
 import pytest
 from command_line import BAD_SMILES, assert_fails, write_csv
+from rdkit import Chem
+
+from collamo.evaluation.score.predictions import read_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -66,6 +69,45 @@ def test_generate_jsonl_on_stdout(collamo, run, tmp_path):
     assert [r["status"] for r in rows] == ["ok", "error", "error", "error"]
     assert rows[0]["id"] == 7
     assert "not a JSON object" in rows[1]["reason"]
+
+
+def test_generate_answers_every_row_of_a_tsv_and_scores_what_it_wrote(collamo, run, tmp_path):
+    texts = ['"open', 'closed"', 'The "simplest" alcohol.']
+    rows = [["SMILES", "Question", "Reference"], *(["CCO", QUESTION, text] for text in texts)]
+    file, out = tmp_path / "q.txt", tmp_path / "A.TSV.gz"
+    file.write_text("".join("\t".join(row) + "\n" for row in rows))
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "4", "--out", out]
+    code, _, err = collamo("generate", file, *options)
+    assert code == 0, err
+    assert "3 rows: 3 answered" in err
+    assert [row.reference for row in read_predictions(out, "captions")] == texts
+
+
+def test_generate_keeps_every_value_or_says_so(collamo, run, tmp_path):
+    file = tmp_path / "q.csv"
+    file.write_text("smiles,question,name,name\nCCO,why?,first,second\n")
+    assert_fails(collamo("generate", file), 2, "column 'name' 2 times")
+    file.write_bytes(b"smiles,question,name\nCCO,why?,caf\xe9\n")
+    code, out, err = collamo("generate", file, "--checkpoint", run.checkpoint)
+    assert code == 0, err
+    (row,) = map(json.loads, out.splitlines())
+    assert (row["status"], row["reason"]) == (
+        "error",
+        "row 1: not UTF-8; convert the file to UTF-8",
+    )
+
+
+def test_generate_reads_sdf_and_columns_that_are_named(collamo, run, tmp_path):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("C"))
+    (tmp_path / "q.sdf").write_text(f"{block}> <Question>\n{QUESTION}\n\n$$$$\n" * 2)
+    (tmp_path / "q.csv").write_text(f"molecule,Q\n[C],{QUESTION}\n")
+    options = ["--checkpoint", run.checkpoint, "--max-new-tokens", "4"]
+    code, out, err = collamo("generate", tmp_path / "q.sdf", *options)
+    assert code == 0, err
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["ok", "ok"]
+    columns = ["--selfies-column", "Molecule", "--question-column", "q"]
+    code, out, err = collamo("generate", tmp_path / "q.csv", *options, *columns)
+    assert json.loads(out)["status"] == "ok", err
 
 
 def test_generate_from_no_file_or_the_wrong_one_is_exit_2(collamo, tmp_path):

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,6 +178,31 @@ def test_no_bytes_crash_a_reader(tmp_path, name, content):
     for reader in READERS:
         with contextlib.suppress(UsageError):
             assert len(list(reader(path))) == len(list(reader(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_hundred_thousand_records(tmp_path, name):
+    """Long files, of which buffers and chunks see a part at a time; 100,000 over all formats."""
+    draw = random.Random(name)
+    pieces = [piece for piece in HOSTILE if name != "sdf" or (one_line(piece) and piece != "$$$$")]
+    pieces += BREAKS if name in ("csv", "jsonl", "json", "parquet") else []
+    smiles = ["CCO", "C1CC", "", "[C][C][O]", "c1ccccc1"]
+
+    def text():
+        joined = "".join(draw.choices(pieces, k=draw.randrange(6))) + "x" * draw.choice((0, 1, 300))
+        return one_line(joined) if name == "sdf" else joined
+
+    records = [(draw.choice(smiles), text(), text(), text(), text()) for _ in range(12_500)]
+    content = FORMATS[name][0](records)
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    source = open_source(path)
+    assert sum(row.problem is None for row in source) == len(records)
+    if name != "smi":
+        # A line of blanks ends a data item of an SDF.
+        expected = [text if name != "sdf" or text.strip() else "" for *_, text, _ in records]
+        assert [row.reference for row in read_predictions(path, "captions")] == expected
 
 
 # One by one
