@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 #: Begins like a unit and goes on as none ("eV/ring"): nothing converts it.
 UNKNOWN = "?"
+#: "a.u.", which is no unit by itself: of an energy it is a Hartree, of a length a Bohr radius.
+ATOMIC = "atomic_unit**1"
 MOST_FACTORS = 8  # more are no unit, but a model that repeats itself
 
 # Symbols → pint's names. A lone A is an ångström (no property of a molecule is asked in ampere),
-# atomic units are taken for those of energy.
+# an atomic unit is of whatever is asked for.
 _SYMBOL_TABLE = """
     Ha=hartree Eh=hartree E_h=hartree mHa=millihartree mEh=millihartree eV=electron_volt
     meV=millielectron_volt keV=kiloelectron_volt MeV=megaelectron_volt Ry=rydberg cal=calorie
@@ -24,7 +26,7 @@ _SYMBOL_TABLE = """
     D=debye K=kelvin °C=degree_Celsius °F=degree_Fahrenheit Pa=pascal kPa=kilopascal
     MPa=megapascal bar=bar atm=atmosphere mmHg=mmHg Torr=torr torr=torr s=second
     ms=millisecond ns=nanosecond ps=picosecond h=hour min=minute V=volt mV=millivolt Hz=hertz
-    MHz=megahertz GHz=gigahertz THz=terahertz %=percent a.u.=hartree au=hartree
+    MHz=megahertz GHz=gigahertz THz=terahertz %=percent a.u.=atomic_unit au=atomic_unit
 """
 _SYMBOLS = dict(entry.split("=") for entry in _SYMBOL_TABLE.split())
 # Names of units in any case, with prefixes and the plural.
@@ -126,16 +128,16 @@ def _find_unit(text: str, start: int) -> WrittenUnit | None:
     if first is None:
         return None
     factors, end = [first[0]], first[1]
-    bracket = False
+    below = bracket = False
     while True:
         division, product = _DIVISION.match(text, end), _PRODUCT.match(text, end)
         joint = division or product
         if joint is None:
             break
-        further = _factor(text, joint.end(), inverse=bool(division) or bracket)
+        further = _factor(text, joint.end(), below=bool(division) or below)
         blank = division is None and product is not None and product["blank"] is not None
         # Words follow a unit after a blank: only a negative power, or a bracket, makes one a unit.
-        if blank and not bracket and (further is None or "**-" not in further[0]):
+        if blank and not bracket and "**-" not in (_factor(text, joint.end()) or ("",))[0]:
             break
         if further is None:
             if division and re.match(r"[^\W\d]", text[joint.end() :]):
@@ -145,13 +147,15 @@ def _find_unit(text: str, start: int) -> WrittenUnit | None:
             return WrittenUnit(UNKNOWN, further[1])
         factors.append(further[0])
         end = further[1]
+        # "J/mol·K" is J/(mol·K) to whoever writes it.
+        below = below or bool(division)
         bracket = bracket or bool(division and division["bracket"])
         if bracket and text[end : end + 1] == ")":
             end, bracket = end + 1, False
     return WrittenUnit("*".join(factors), end)
 
 
-def _factor(text: str, start: int, inverse: bool = False) -> tuple[str, int] | None:
+def _factor(text: str, start: int, below: bool = False) -> tuple[str, int] | None:
     """Return a unit with its power at `start`, and where it ends."""
     token = _TOKEN.match(text, start)
     name = _pint_name(token["name"]) if token else None
@@ -162,7 +166,7 @@ def _factor(text: str, start: int, inverse: bool = False) -> tuple[str, int] | N
         power = 2 if token["after"] == "squared" else 3
     if token["power"]:
         power = 3 if token["power"].startswith("cu") else 2
-    return f"{name}**{-power if inverse else power}", token.end()
+    return f"{name}**{-abs(power) if below else power}", token.end()
 
 
 def _pint_name(word: str) -> str | None:
@@ -194,5 +198,6 @@ def unit_of(text: str | None) -> str | None:
     ('calorie**1*mole**-1*kelvin**-1', None)
     """
     unit = find_unit(text) if text else None
-    whole = unit is not None and text is not None and not text[unit.end :].strip()
-    return unit.name if unit and whole and unit.name != UNKNOWN else None
+    if unit is None or text is None or text[unit.end :].strip():
+        return None
+    return None if unit.name == UNKNOWN or "atomic_unit" in unit.name else unit.name

@@ -20,6 +20,7 @@ from collamo.data.units import UNKNOWN, find_unit, unit_of
         (" eV-7.0 eV", "electron_volt**1"),
         (" eV" + "·eV" * 5000, UNKNOWN),
         (" uM", "micromolar**1"),
+        (" kJ/mol A ring", "kilojoule**1*mole**-1"),
         (" MeV", "megaelectron_volt**1"),
         (" (eV)", "electron_volt**1"),
         (" degrees C", "degree_Celsius**1"),
@@ -44,7 +45,9 @@ def test_the_projects_own_units_are_known():
     assert [unit for unit in sorted(units) if unit_of(unit) is None] == []
 
 
-@pytest.mark.parametrize("text", ["points", "log(mol/L)", "eV/ring", "eV,", "", "pH", None])
+@pytest.mark.parametrize(
+    "text", ["points", "log(mol/L)", "eV/ring", "eV,", "", "pH", "a.u.", "a.u.^2", None]
+)
 def test_other_texts_are_no_units(text):
     assert unit_of(text) is None
 

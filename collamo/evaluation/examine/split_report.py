@@ -46,8 +46,9 @@ _SHOWN = (
     *("scaled_error", "mae", "parsed"),
 )
 _COUNTING = (
-    "Every question is in exactly one count of its task. Empty and unparsed answers stay in the "
-    "scores as wrong ones; a question is not asked where the molecule has nothing that may be seen."
+    "Every question is in exactly one count of its task. Empty, unparsed and ambiguous answers, "
+    "and numbers in a unit that does not convert, stay in the scores as wrong ones; a question is "
+    "not asked where the molecule has nothing that may be seen."
 )
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, NamedTuple
 
-from collamo.data.units import UNKNOWN
+from collamo.data.units import ATOMIC, UNKNOWN
 
 if TYPE_CHECKING:
     import pint
 
 HARTREE = "hartree**1"
 ELECTRONVOLT = "electron_volt**1"
+#: Of energies, lengths and their powers (polarizabilities), dipole moments.
+ATOMIC_UNITS = ("hartree", "bohr", "bohr**2", "bohr**3", "elementary_charge*bohr")
 # Nobody writes a molecule's energy in J or its mass in g: "180 g" for g/mol is a slip, not 10²⁶.
 MACROSCOPIC = 1e12
 
@@ -44,26 +46,35 @@ def conversion(written: str, expected: str) -> Conversion | None:
         return None
     if written == expected:
         return Conversion(1.0, 0.0)
+    if written == ATOMIC:
+        conversions = (conversion(unit, expected) for unit in ATOMIC_UNITS)
+        return next(filter(None, conversions), None)
     import pint
 
-    registry = _registry()
-    units = [registry.parse_units(unit) for unit in (written, expected)]
-    dimensions = registry.get_dimensionality(units[0] / units[1])
-    amount = int(dimensions.get("[substance]", 0))  # type: ignore[arg-type]  # never complex
-
-    def convert(number: float) -> float:
-        quantity = registry.Quantity(number, units[0])
-        if amount:
-            quantity = quantity * registry.Quantity(1.0, "avogadro_constant") ** amount
-        return float(quantity.to(units[1]).magnitude)
-
     try:
-        zero, one = convert(0.0), convert(1.0)
-    except pint.PintError:  # other dimensions, or a power of °C
+        amount = _amount(written, expected)
+        zero, one = (_convert(number, written, expected, amount) for number in (0.0, 1.0))
+    except pint.PintError:  # other dimensions, a power of °C
         return None
     factor = float(f"{one - zero:.15g}")
     macroscopic = amount and not 1 / MACROSCOPIC < factor < MACROSCOPIC
     return None if macroscopic else Conversion(factor, zero)
+
+
+def _amount(written: str, expected: str) -> int:
+    """Return the power of an amount of substance that `written` has and `expected` lacks."""
+    registry = _registry()
+    quotient = registry.parse_units(written) / registry.parse_units(expected)
+    power = registry.get_dimensionality(quotient).get("[substance]", 0)
+    return int(power)  # type: ignore[arg-type]  # never complex
+
+
+def _convert(number: float, written: str, expected: str, amount: int) -> float:
+    registry = _registry()
+    quantity = registry.Quantity(number, registry.parse_units(written))
+    if amount:
+        quantity = quantity * registry.Quantity(1.0, "avogadro_constant") ** amount
+    return float(quantity.to(registry.parse_units(expected)).magnitude)
 
 
 @functools.cache

@@ -117,7 +117,8 @@ def molecule_scores(sums: Sums) -> dict[str, float]:
       It takes what follows a blank for a name ("I do not know" is an atom of iodine), and so do
       published scores; ``validity_strict`` is of predictions that are a molecule and nothing else;
     - ``maccs``, ``rdk``, ``morgan``: mean Tanimoto similarity **of valid pairs**, as published: a
-      model that writes nothing when in doubt looks better. ``…_all``: the same sum over all rows,
+      model that writes nothing when in doubt looks better. Two fingerprints without a bit have
+      similarity 0, as published (`shortfalls` counts them). ``…_all``: the same sum over all rows,
       an unreadable prediction having no similarity to anything.
     """
     scores: dict[str, float | None] = {"bleu_char": bleu(sums, 4)}

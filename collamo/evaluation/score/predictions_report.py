@@ -65,9 +65,10 @@ def write_predictions_report(report: Report, worst: WorstRows, out: Path) -> Non
 
 
 COUNTING = (
-    "Every row is in exactly one of the counts below “rows”. Empty, invalid and unparsed "
-    "predictions stay in the scores as wrong answers; rows without a usable reference, malformed "
-    "rows and rows that are not UTF-8 cannot be scored and are only counted."
+    "Every row is in exactly one of the counts below “rows”. Empty, invalid, unparsed and "
+    "ambiguous predictions, and numbers in a unit that does not convert, stay in the scores as "
+    "wrong answers; rows without a usable reference, malformed rows and rows that are not UTF-8 "
+    "cannot be scored and are only counted."
 )
 
 

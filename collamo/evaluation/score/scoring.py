@@ -44,8 +44,9 @@ def score_predictions(
     ``shortfalls`` has each score by whose published definition right answers get less than 1, and
     how many do.
 
-    Empty, invalid and unparsed *predictions* stay in the scores as wrong answers; rows without a
-    usable reference, ``malformed`` and ``not_utf8`` rows cannot be scored and are only counted.
+    Empty, invalid, unparsed and ambiguous *predictions*, and those in a unit that does not convert,
+    stay in the scores as wrong answers; rows without a usable reference, ``malformed`` and
+    ``not_utf8`` rows cannot be scored and are only counted.
     """
     scorer = Scorer(options)
     counts = Counter(dict.fromkeys(("scored", *READ_STATUSES, *SCORE_STATUSES[options.task]), 0))

@@ -81,6 +81,9 @@ def test_a_number_in_any_unit_reads_back_in_any_other(value, written, expected):
         ("29.3 J/(mol·K)", "cal/(mol K)", 7.002868),
         ("29.3 J mol-1 K-1", "cal/(mol K)", 7.002868),
         ("25 %", "%", 25),
+        ("29.3 J/mol·K", "cal/(mol K)", 7.002868),
+        ("75 a.u.", "a0³", 75),
+        ("1 a.u.", "D", 2.541746),
     ],
 )
 def test_other_quantities(text, unit, value):
@@ -97,6 +100,8 @@ def test_other_quantities(text, unit, value):
         ("3 eV/ring", "eV"),
         ("3 eV per atom", "eV"),
         ("1 °C²", "K"),
+        ("1 a.u./mol", "K"),
+        ("1 a.u.", "g/mol"),
     ],
 )
 def test_a_unit_that_does_not_convert_gives_no_number(text, unit):
