@@ -32,18 +32,19 @@ def refused_coordinates(mol: Chem.Mol, heavy: Chem.Mol) -> str | None:
     mol
         The record with all its atoms.
     heavy
-        The same molecule, sanitised, without hydrogens.
+        The same molecule, sanitised, without hydrogens; its conformers are 3D.
     """
-    if heavy.GetNumConformers() == 0 or not heavy.GetConformer().Is3D():
+    if heavy.GetNumConformers() == 0:
         return None
     positions = heavy.GetConformer().GetPositions()
     if not np.isfinite(positions).all():
         return NOT_FINITE
     if _coincide(positions):
         return COINCIDENT
-    whole = mol.GetConformer().GetPositions()
-    flat = len(whole) > 1 and np.ptp(whole[:, 2]) < FLATNESS
-    return FLAT if flat and _is_drawn(mol) else None
+    whole = mol.GetConformer(heavy.GetConformer().GetId())
+    height = whole.GetPositions()[:, 2]
+    flat = len(height) > 1 and np.ptp(height) < FLATNESS
+    return FLAT if flat and _is_drawn(mol, whole.GetPositions()) else None
 
 
 def _coincide(positions: np.ndarray) -> bool:
@@ -51,18 +52,18 @@ def _coincide(positions: np.ndarray) -> bool:
     return bool((distance[np.triu_indices(len(positions), 1)] < SAME_PLACE).any())
 
 
-def _is_drawn(mol: Chem.Mol) -> bool:
-    """Return whether the flat coordinates of `mol` cannot be those of the molecule."""
+def _is_drawn(mol: Chem.Mol, positions: np.ndarray) -> bool:
+    """Return whether the flat `positions` [N,3] cannot be those of the molecule."""
     mol = Chem.Mol(mol)
-    with captured_log():
-        Chem.SanitizeMol(mol)
-        if any(_saturated(atom) and atom.GetDegree() > 2 for atom in mol.GetAtoms()):
-            return True
-        try:
-            bounds = rdDistGeom.GetMoleculeBoundsMatrix(mol)  # upper triangle: upper bounds
-        except (RuntimeError, ValueError):  # no bounds for some metals: nothing to compare with
-            return False
-    positions = mol.GetConformer().GetPositions()
+    try:
+        with captured_log():
+            Chem.SanitizeMol(mol)
+            if any(_saturated(atom) and atom.GetDegree() > 2 for atom in mol.GetAtoms()):
+                return True
+            # Upper triangle: upper bounds. Bonds and 1,3-distances need no smoothing.
+            bounds = rdDistGeom.GetMoleculeBoundsMatrix(mol, doTriangleSmoothing=False)
+    except (RuntimeError, ValueError):  # no bounds for some metals: nothing to compare with
+        return False
     bonds_between = Chem.GetDistanceMatrix(mol)
     i, j = np.where(np.triu((bonds_between > 0) & (bonds_between <= 2)))
     if not len(i):

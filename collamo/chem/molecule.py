@@ -178,11 +178,12 @@ class Molecule:
         """
         heavy = _without_hydrogens(mol)
         drop_atom_maps(heavy)
+        _keep_only_3d(heavy)
         refusal = refused_coordinates(mol, heavy)
         order, smiles = _written(heavy)
         source = [heavy.GetAtomWithIdx(i).GetIntProp("_source_atom") for i in order]
         heavy = Chem.RenumberAtoms(heavy, order)
-        if refusal is not None or not _has_3d(heavy):
+        if refusal is not None:
             heavy.RemoveAllConformers()
         return cls(
             mol=heavy,
@@ -403,8 +404,11 @@ def _written(mol: Chem.Mol) -> tuple[list[int], str]:
     return order, smiles
 
 
-def _has_3d(mol: Chem.Mol) -> bool:
-    return mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
+def _keep_only_3d(mol: Chem.Mol) -> None:
+    """Remove the drawings among the conformers, in place."""
+    for conformer in list(mol.GetConformers()):
+        if not conformer.Is3D():
+            mol.RemoveConformer(conformer.GetId())
 
 
 def drop_atom_maps(mol: Chem.Mol) -> None:

@@ -106,3 +106,18 @@ def test_a_drawing_that_says_so_is_passed_over_without_a_note():
     molecule = Molecule.from_molblock(Chem.MolToMolBlock(mol))
     assert molecule.refused_coordinates is None
     assert embed_conformer(molecule).reason is None
+
+
+def test_the_geometry_of_a_mol_is_taken_where_it_has_a_drawing_too():
+    mol, _ = drawing("CCOC(=O)C")
+    whole = Chem.AddHs(mol)
+    assert rdDistGeom.EmbedMolecule(whole, randomSeed=2, clearConfs=False) > 0
+    assert whole.GetNumConformers() == 2
+    molecule = Molecule.from_mol(whole)
+    expected = whole.GetConformer(1).GetPositions()[list(molecule.source_atoms)]
+    np.testing.assert_allclose(embed_conformer(molecule).coordinates, expected, atol=1e-5)
+
+
+def test_a_flat_conformer_of_a_mol_is_no_geometry():
+    mol = Chem.MolFromMolBlock(block_of(*drawing("CC(C)Cc1ccccc1")))
+    assert Molecule.from_mol(mol).refused_coordinates == "a flat drawing tagged 3D"

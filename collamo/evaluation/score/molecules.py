@@ -113,6 +113,7 @@ def molecule_scores(sums: Sums) -> dict[str, float]:
 
     - ``bleu_char``: corpus BLEU-4 of characters; ``levenshtein``: mean edit distance [characters];
     - ``exact_inchi`` (published), ``exact_canonical``: of all rows, an unreadable one being wrong;
+      atom maps make no difference;
     - ``validity``: share of predictions that RDKit reads as a molecule with at least one atom.
       It takes what follows a blank for a name ("I do not know" is an atom of iodine), and so do
       published scores; ``validity_strict`` is of predictions that are a molecule and nothing else;
