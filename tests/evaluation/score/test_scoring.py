@@ -138,6 +138,30 @@ def test_errors_of_several_properties_are_not_averaged(tmp_path):
     assert not (tmp_path / "x" / "rows.parquet").exists()
 
 
+def test_answers_are_read_as_people_write_them(tmp_path):
+    path = tsv(tmp_path, ("0", "There are no ethers."), ("0", "None"), ("1", "a single ring"))
+    report = evaluate(path, "motifs", tmp_path / "motifs")
+    assert report["scores"] == {"exact": 1, "mae": 0, "parsed": 1}
+    path = tmp_path / "properties.csv"
+    lines = ("mu,1.85,1.85D", "gap,0.25,6.802846561 eV", "gap,0.25,5 kg", 'gap,0.25,"0,25"')
+    path.write_text("\n".join(("property,reference,output", *lines, "gap,0.25,no idea", "")))
+    report = evaluate(path, "property", tmp_path / "out", unit="Hartree")
+    counts = {name: number for name, number in report["counts"].items() if number}
+    faults = ("other_unit_prediction", "ambiguous_prediction", "unparsed_prediction")
+    assert counts == {"rows": 5, "scored": 2, **dict.fromkeys(faults, 1)}
+    scores = report["scores"]["per_property"]
+    assert scores["mu"]["mae"] == 0
+    assert scores["gap"]["mae"] == pytest.approx(0, abs=1e-9)
+    assert scores["gap"]["parsed"] == 0.25
+
+
+def test_a_unit_that_is_not_known_is_named(tmp_path):
+    path = tsv(tmp_path, ("1", "1.5 eV"))
+    report = evaluate(path, "property", tmp_path / "out", unit="points")
+    assert report["scores"]["mae"] == 0.5
+    assert "'points' is no unit" in report["manifest"]["absent"]["conversion of units"]
+
+
 def test_names_are_compared_as_structures(tmp_path):
     pytest.importorskip("py2opsin")
     if opsin_absent():
