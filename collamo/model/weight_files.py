@@ -163,13 +163,15 @@ _OTHER_KINDS = (
         "an XML page, not weights: perhaps a server's refusal; read it, download again",
     ),
     (rb"\s*[{\[]", "JSON text, not weights: perhaps a server's refusal; read it, download again"),
-    (rb"\x1f\x8b", "a gzip file, not weights: unpack it"),
+    (rb"\x1f\x8b\x08", "a gzip file, not weights: unpack it"),
 )
 
 
 def _refuse_another_kind(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(1024)
+    if file.suffix == ".safetensors" and start[4:8] == bytes(4):
+        return  # it begins with the length of its header, whose low bytes may look like anything
     for pattern, kind in _OTHER_KINDS:
         if re.match(pattern, start, flags=re.IGNORECASE | re.DOTALL):
             raise UsageError(f"weights file '{file}' is {kind}")

@@ -399,7 +399,7 @@ def test_no_file_another_kind_and_no_tensors(tmp_path):
         (b"\n <html><body>quota exceeded</body></html>", "is an HTML page, not weights"),
         (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is an XML page, not weights"),
         (b'{"error": "Repository not found"}', "is JSON text, not weights"),
-        (b"\x1f\x8b\x08\x00packed", "is a gzip file, not weights: unpack it"),
+        (b"\x1f\x8b\x08\x08A1hi packed", "is a gzip file, not weights: unpack it"),
     ],
 )
 def test_what_is_no_weights_is_called_what_it_is(tmp_path, suffix, content, words):
@@ -409,6 +409,16 @@ def test_what_is_no_weights_is_called_what_it_is(tmp_path, suffix, content, word
         with pytest.raises(UsageError) as caught:
             load(file)
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0x7B20, 0x5B0A20, 0x088B1F, 0x227B20])
+def test_the_length_of_a_header_is_not_taken_for_text(tmp_path, length):
+    """It is what safetensors begins with, and may look like ``{`` or the mark of gzip."""
+    tensors = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header = json.dumps(tensors).encode().ljust(length)
+    file = tmp_path / "long.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert read_weights(file)["a"].tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
