@@ -148,7 +148,7 @@ def open_source(
         raise UsageError(
             f"{name} is empty"
             if file.format in ("csv", "tsv", "parquet")
-            else f"{name} has no JSON object with columns"
+            else f"{name} has no JSON object with columns; a .jsonl has one a line, a .json a list"
         )
     chooser = ColumnChooser(name, file.columns)
     measured = chooser.measured(measured_columns)

@@ -26,16 +26,6 @@ from collamo.inference.question_files import QuestionRow, read_questions, write_
 COLUMNS = ("smiles", "question", "output", "ground truth", "caption")
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 def rows(path, **options):
     return [
         (dict(record.values), record.problem and record.problem[0])

@@ -8,16 +8,6 @@ from collamo.data.sources import count_rows, open_source
 from collamo.errors import UsageError
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 def texts(source):
     return [row.text for row in source]
 
