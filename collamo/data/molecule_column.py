@@ -90,6 +90,8 @@ def _advice(file: RecordFile) -> str:
     columns = file.columns
     if file.format == "csv" and len(columns) == 1 and re.search(r"[;\t|]", columns[0]):
         return "separate columns with commas, or with tabs in a .tsv"
+    if file.format == "tsv" and len(columns) == 1 and re.search(r"[,;|]", columns[0]):
+        return "separate columns with tabs, or name the file .csv if it has commas"
     if file.nested:
         return (
             f"column {min(file.nested)!r} holds lists or objects: write a flat record a molecule, "

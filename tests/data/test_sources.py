@@ -101,6 +101,7 @@ def test_bytes_that_are_not_utf8_cost_their_row_only(write):
         ("a.csv", 'smiles\n"' + "C\n" * 100_000, {}, "line 2 is never closed"),
         ("a.csv", 'smiles,caption\nC,a\nCC,"open\nCCC,b\n', {}, "record of line 3 is never closed"),
         ("a.csv", "smiles;caption\nC;a\n", {}, "separate columns with commas"),
+        ("a.txt", "smiles,caption\nC,a\n", {}, "separate columns with tabs"),
         ("a.csv", "smiles\nC\n".encode("utf-16"), {}, "UTF-16"),
         ("a.csv.gz", b"smiles\nC\n", {}, "not a gzip file"),
         ("a.smi", "C\n", {"smiles_column": "smiles"}, "SMI file has no columns"),
