@@ -184,9 +184,10 @@ class TestOnGPU:
     def test_a_new_number_of_atoms_compiles_nothing(self, step):
         from collamo_kernels.coattention.triton import kernels as kernels
         from collamo_kernels.coattention.triton import pairs as on_pairs
+        from collamo_kernels.coattention.triton import table_gradients
 
         ours = kernels.attend, kernels.differentiate, kernels.differentiate_tile
-        ours += on_pairs.locate, on_pairs.add_up
+        ours += on_pairs.locate, table_gradients.add_up
         for sizes in ((20, 5), (20, 45), (128, 127), (70, 1, 2)):  # every bucket
             step(sizes)
 

@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from collamo_kernels.coattention.triton import configuration as configuration
 from collamo_kernels.coattention.triton import kernels as kernels
 from collamo_kernels.coattention.triton import pairs as on_pairs
+from collamo_kernels.coattention.triton import table_gradients
 from collamo_kernels.coattention.triton.configuration import PAIRS, RADIAL, Configuration
 from collamo_kernels.radial import BLOCKS
 from collamo_kernels.radial.triton import kernels as radial
@@ -175,7 +176,7 @@ def shipped_on_pairs() -> Iterator[Program]:
     yield Program("coordinates, atom types", on_pairs.pull, warps, by_atom)
     yield Program("coordinates, pair types", on_pairs.pull, warps, by_pair)
     sizes = {"TABLE_BLOCKS": BLOCKS, "PAIRS": PAIRS.pairs, "CELLS": PAIRS.cells}
-    sum_build = on_pairs.SumBuild(
+    sum_build = table_gradients.SumBuild(
         *(PAIRS.chunk, PAIRS.heads, PAIRS.hop_entries, PAIRS.hop_runs),
         *(PAIRS.entries, PAIRS.runs, True),
     )
@@ -185,7 +186,7 @@ def shipped_on_pairs() -> Iterator[Program]:
             constants = sizes | {"COLUMN": PAIRS.heads, "build": build}
             yield Program(f"locate, {name}", on_pairs.locate, RADIAL.warps, constants)
             constants = {"sum_build": sum_build, "build": build}
-            yield Program(f"add_up, {name}", on_pairs.add_up, RADIAL.warps, constants)
+            yield Program(f"add_up, {name}", table_gradients.add_up, RADIAL.warps, constants)
     constants = {"PAIRS": PAIRS.pairs}
     yield Program("build", on_pairs.build, PAIRS.warps, constants, torch.bfloat16)
     yield Program("du", on_pairs.slope, PAIRS.warps, {"ADD": True, "PAIRS": 128})

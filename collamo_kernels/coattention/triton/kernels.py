@@ -63,7 +63,7 @@ class Gradients(NamedTuple):
     dv: Tensor
     ds: Tensor | None  # [group, pairs]: dL/dlogits
     dbias: Tensor | None
-    counters: Tensor | None  # of `pairs.add_up`, to be set to 0
+    counters: Tensor | None  # of `table_gradients.add_up`, to be set to 0
 
 
 class Places(NamedTuple):
@@ -425,7 +425,7 @@ def _store_pairs(
 
 @triton.jit
 def _clear(counters, counter_count):
-    """Set the ``counters`` of `pairs.add_up`, which is launched next, to 0."""
+    """Set the ``counters`` of `table_gradients.add_up`, which is launched next, to 0."""
     if counters is not None:
         for c in range(tl.program_id(0), counter_count, tl.num_programs(0)):
             tl.store(counters + c, 0)

@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from collamo_kernels.coattention.triton import pairs as kernels
+from collamo_kernels.coattention.triton import table_gradients
 from collamo_kernels.coattention.triton.configuration import PAIRS
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.pairs import Affine, CellTable
@@ -146,17 +147,17 @@ def sum_up(
         sums = on_radial.parts(terms.exact, pairs, on_radial.RADIAL.chunk)
         function, build, grid = terms.exact.kernel_arguments, terms.exact.build(), sums.grid
     rows, size = (None, 0) if sums is None else (sums.rows, sums.size)
-    kernels.add_up[(hop_programs + cell_programs + math.prod(grid),)](
+    table_gradients.add_up[(hop_programs + cell_programs + math.prod(grid),)](
         ds,
-        kernels.HopSums(
+        table_gradients.HopSums(
             *(orders.hop_order, orders.hop_keys, orders.hop_offsets),
             *(hop_parts, gradients.hop_bias, hop_counters),
         ),
-        kernels.CellSums(
+        table_gradients.CellSums(
             *(orders.cell_order, terms.spot, cell_parts, orders.segments),
             *(lengths, gradients.rows, cell_counters),
         ),
-        kernels.LayerSums(terms.u, terms.fits, rows, gradients.layers, layer_counters),
+        table_gradients.LayerSums(terms.u, terms.fits, rows, gradients.layers, layer_counters),
         function,
         *(columns, group, pairs, terms.buckets, terms.cells),
         *(hop_programs, cell_programs, hop_size, cell_size, heads.start, grid[0], grid[1], size),
@@ -167,8 +168,8 @@ def sum_up(
     )
 
 
-def _sum_build(add: bool) -> kernels.SumBuild:
-    return kernels.SumBuild(
+def _sum_build(add: bool) -> table_gradients.SumBuild:
+    return table_gradients.SumBuild(
         *(PAIRS.chunk, PAIRS.heads, PAIRS.hop_entries, PAIRS.hop_runs),
         *(PAIRS.entries, PAIRS.runs, add),
     )
