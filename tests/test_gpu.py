@@ -66,7 +66,7 @@ def test_sanitizer_runs_tests_of_every_kind():
     done = subprocess.run(
         [*command[python_at:], "--collect-only"], capture_output=True, text=True, cwd=HERE.parent
     )
-    assert "test_sorted_pairs[4608-True]" in done.stdout
+    assert "test_a_gpu_sorts_pairs_as_the_definition[4608-True]" in done.stdout
     assert "test_every_size_equals_the_cpu[3]" in done.stdout
     assert "test_accuracy[triton-(127, 128, 129)]" in done.stdout
     assert done.stdout.count("test_accuracy[triton-around-16") == 6
