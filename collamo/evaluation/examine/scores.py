@@ -23,6 +23,9 @@ KINDS = {
     "property_3d": "property",
     "measured": "property",
 }
+#: Most that one answer's error counts [standard deviations of the target]. Our choice: an answer
+#: that repeats a digit without end was off by 25,011, and decided the mean of 1,000.
+LARGEST_SCALED_ERROR = 10.0
 PROPERTY_SCORES = ("exact", "scaled_error", "scaled_mae", "parsed")
 #: Statistics of the rows of a split: those of its tasks' kinds, and what they have in common.
 SPLIT_COLUMNS = tuple(
@@ -47,9 +50,9 @@ def split_scores(task: str, sums: Sums) -> dict[str, float]:
 
     Captions, names and motifs as in a predictions file. Properties together, whose units do not add
     up: ``exact``; ``scaled_mae``, the mean of |error| / (standard deviation of the target in the
-    train split) over what parsed; ``scaled_error``, the same over all, an answer without a number
-    counted as the train mean or the most common answer, whichever is further off, so that silence
-    never pays; ``parsed``.
+    train split), `LARGEST_SCALED_ERROR` at most, over what parsed; ``scaled_error``, the same over
+    all, an answer without a number counted as the train mean or the most common answer, whichever
+    is further off, so that silence never pays; ``parsed``.
     """
     if KINDS[task] != "property":
         return task_scores(KINDS[task], sums)

@@ -15,6 +15,7 @@ from collamo.evaluation.examine.reliance import (
     WITHOUT,
 )
 from collamo.evaluation.examine.reliance import WRONG_MOLECULE as WRONG
+from collamo.evaluation.examine.scores import LARGEST_SCALED_ERROR
 from collamo.evaluation.examine.verdicts import (
     BASELINES,
     MOST_COMMON,
@@ -175,7 +176,8 @@ _HOW = (
     "as beaten only when the two intervals do not overlap. All scores are fractions of 1, errors "
     "have the unit of their target. exact: the right number, or the same text up to white space. "
     "scaled_error: |error| divided by the train split's standard deviation of the target, so that "
-    "targets with different units can be averaged; an answer without a number is counted as the "
+    f"targets with different units can be averaged, and {LARGEST_SCALED_ERROR:.0f} at most, so "
+    "that one answer cannot decide the mean; an answer without a number is counted as the "
     "train mean or as the most common answer, whichever is further off. Always answering the train "
     "mean would score about 0.8 on normally distributed values. parsed: share of answers with a "
     "number. change: of the score that decides about the task, against the model with everything. "

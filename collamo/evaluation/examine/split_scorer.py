@@ -10,7 +10,7 @@ from collamo.data.numbers import parse_number
 from collamo.data.tasks import TaskExample
 from collamo.evaluation.entities.extractor import EntityExtractor
 from collamo.evaluation.examine.baselines import TrainStatistics
-from collamo.evaluation.examine.scores import KINDS, NOT_ASKED
+from collamo.evaluation.examine.scores import KINDS, LARGEST_SCALED_ERROR, NOT_ASKED
 from collamo.evaluation.score.predictions import PredictionRow
 from collamo.evaluation.score.quantities import parse_quantity
 from collamo.evaluation.score.scorer import ScoreOptions, Scorer
@@ -136,9 +136,9 @@ class SplitScorer:
         scale = self._train.scale.get((example.task, example.target))
         if scale:
             if error is not None:
-                row.values["scaled_mae"] = error / scale
+                row.values["scaled_mae"] = min(error / scale, LARGEST_SCALED_ERROR)
             penalty = _silence(example, self._train) if error is None else error
-            row.values["scaled_error"] = penalty / scale
+            row.values["scaled_error"] = min(penalty / scale, LARGEST_SCALED_ERROR)
 
 
 def _silence(example: TaskExample, train: TrainStatistics) -> float:

@@ -7,6 +7,7 @@ from collamo.data.tasks import TaskExample
 from collamo.evaluation.entities.loading import load_extractor
 from collamo.evaluation.examine.baselines import TrainStatistics
 from collamo.evaluation.examine.scores import (
+    LARGEST_SCALED_ERROR,
     count_entities,
     count_statuses,
     split_scores,
@@ -50,6 +51,14 @@ def test_unparsed_answers_are_wrong_and_charged_the_worse_of_two_guesses():
     assert found["scaled_error"] == pytest.approx((0 + 3) / 2)
     low, _ = scores([logp(8, -1.0)], [""], train)
     assert low["scaled_error"] == pytest.approx(2)  # the mean is further off
+
+
+def test_one_answer_without_measure_does_not_decide_the_mean():
+    train = [logp(0, 0.0), logp(1, 2.0)]  # spread 1
+    found, _ = scores([logp(7, 1.0), logp(8, 1.0)], ["111111", "1.00"], train)
+    assert found["scaled_error"] == found["scaled_mae"] == LARGEST_SCALED_ERROR / 2
+    silent, _ = scores([logp(8, 111111.0)], [""], train)
+    assert silent["scaled_error"] == LARGEST_SCALED_ERROR
 
 
 def test_silence_never_beats_a_guess():
