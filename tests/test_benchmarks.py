@@ -91,6 +91,7 @@ def test_rows_are_added_under_the_kind_of_machine(benchmarks, tmp_path, monkeypa
     assert f"torch={torch.__version__}" in rows[0]["versions"]
 
 
+@pytest.mark.slow
 class TestGPUBenchmark:
     """Everything but the GPU: workloads, rivals, their check and the report, on a few molecules."""
 

@@ -28,6 +28,7 @@ def python(name, text):
     return gpu.Piece(name, (sys.executable, "-c", text))
 
 
+@pytest.mark.slow
 def test_a_piece_that_fails_or_hangs_stops_no_other(logs, capsys):
     pieces = [
         python("good", "print('3 passed in 1.00s'); print('more')"),

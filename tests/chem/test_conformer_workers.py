@@ -36,6 +36,7 @@ def test_a_molecule_beyond_the_limit_is_killed_and_absent():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.slow
 def test_parallel_conformers_come_in_order(workers):
     """The first and the last take longest; a hang costs its own conformer only."""
     placed = parse_molecule(Chem.MolToMolBlock(embedded("CCN")))
@@ -71,6 +72,7 @@ def embed_within(texts, seconds=30.0):
     return [(c.method, c.reason, c.coordinates) for c in conformers]
 
 
+@pytest.mark.slow
 def test_a_daemonic_process_embeds_with_the_same_limits():
     """multiprocessing.Pool and DataLoader make daemons, which may have no children of its kind."""
     texts = ["CCO", "C" * 400, "CC(=O)Oc1ccccc1C(=O)O", Chem.MolToMolBlock(embedded("CCN"))]

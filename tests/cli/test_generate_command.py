@@ -38,6 +38,7 @@ def test_generate_returns_every_row(collamo, run, tmp_path):
     assert found[0]["answer"] == found[-1]["answer"]
 
 
+@pytest.mark.slow
 def test_generate_gives_the_same_bytes_with_any_number_of_workers(collamo, run, tmp_path):
     smiles = ["C" * 20, "CCO", "C1CC", "c1ccccc1", "CCO", "", "C" * 300, "C[C@H](N)C(=O)O"]
     file = write_csv(tmp_path / "q.csv", [[s, QUESTION] for s in smiles], ("smiles", "question"))

@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from command_line import BAD_SMILES, assert_fails, write_csv
 
 from collamo.data.prepared import PreparedData
 from collamo.data.shards import SPLITS
 
 
+@pytest.mark.slow
 def test_prepare_counts_rows_in_and_out(collamo, tmp_path):
     smiles = ["CCO", "c1ccccc1O", "C1CC", "CC(=O)O", "C" * 300]
     file = write_csv(tmp_path / "few.csv", [[text] for text in smiles])

@@ -14,6 +14,8 @@ import collamo_kernels as ck
 from collamo_kernels.relations.op import sort_pairs
 from collamo_kernels.testing import random_graphs
 
+pytestmark = pytest.mark.slow  # nvcc, and a GPU emulated thread by thread
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc").glob("*/*.cu"))
 EMULATION = Path(__file__).parent / "emulation"

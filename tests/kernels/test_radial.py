@@ -249,6 +249,7 @@ def anywhere(pairs, low=0.0, high=25.0):
 class TestTable:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("learning", [False, True])
+    @pytest.mark.slow
     def test_error_is_within_the_proven_bound(self, tabulated, dtype, learning):
         exact = tabulated.double().requires_grad_(learning)
         table = exact.table(0.0, 25.0, dtype)  # float64 rows: no rounding hides in the bound

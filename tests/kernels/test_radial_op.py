@@ -157,6 +157,7 @@ class TestRegistration:
             operator = torch.ops.collamo_kernels.radial_rows.default
             opcheck(operator, (U, used, *parameters, True))
 
+    @pytest.mark.slow
     def test_backward(self, parameters):
         grad = torch.randn_like(rows(U, *parameters)[0]).requires_grad_()
         operator = torch.ops.collamo_kernels.radial_rows_backward.default
