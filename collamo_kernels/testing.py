@@ -34,6 +34,7 @@ class Case:
     conformer_missing: bool = False  # in every second molecule
     fragments: int = 1
     bias: bool = False
+    sink: bool = False
     types: str | None = None  # "pair" or "atom"
     head: str = "linear"
     gaussians: int = 8
@@ -60,6 +61,10 @@ CASES = (
     Case("salt", (18, 6), fragments=3),
     Case("dense bias", (7, 12), bias=True),
     Case("atom types", (7, 12), types="atom"),
+    Case("sink alone", (0, 1, 5, 12), hops=False, distances=False, sink=True),
+    Case("sink", (26, 14, 31), heads=8, width=10, sink=True),
+    Case("sink, dense bias", (7, 12), heads=17, bias=True, types="pair", sink=True),
+    Case("sink beyond 256", (257, 5), width=24, sink=True),
 )
 
 
@@ -75,6 +80,7 @@ class Inputs:
     hop_bias: Tensor | None
     radial: nn.Module | None
     bias: Tensor | None
+    sink: Tensor | None
     cotangent: Tensor
     layout: PackedLayout = field(init=False, repr=False)
 
@@ -85,6 +91,7 @@ class Inputs:
         """Yield the name and tensor of everything that gets a gradient."""
         tensors = {"q": self.q, "k": self.k, "v": self.v, "bias": self.bias}
         tensors |= {"coordinates": self.relations.coordinates, "hop_bias": self.hop_bias}
+        tensors |= {"sink": self.sink}
         yield from ((name, x) for name, x in tensors.items() if x is not None)
         if self.radial is not None and self.relations.coordinates is not None:
             yield from ((f"radial.{name}", x) for name, x in self.radial.named_parameters())
@@ -109,6 +116,7 @@ class Inputs:
             widen_if_there(self.hop_bias),
             radial,
             widen_if_there(self.bias),
+            widen_if_there(self.sink),
             widen(self.cotangent),
         )
 
@@ -118,8 +126,8 @@ def make_inputs(
 ) -> Inputs:
     """Draw the inputs of a case: trees with a few rings, coordinates a bond's length apart.
 
-    q, k, v, bias and the cotangent have `dtype`; the learned tables and the coordinates are
-    float32 (float64 for float64), as they are in training.
+    q, k, v, bias and the cotangent have `dtype`; the learned tables, the sink and the coordinates
+    are float32 (float64 for float64), as they are in training.
     """
     generator = torch.Generator().manual_seed(seed)
     wide = torch.promote_types(dtype, torch.float32)
@@ -142,6 +150,7 @@ def make_inputs(
         draw(case.heads, case.hop_buckets, as_type=wide) if case.hops else None,
         radial.to(device, wide) if case.distances else None,
         draw(case.heads, pairs) if case.bias else None,
+        draw(case.heads, as_type=wide) if case.sink else None,
         draw(atoms, case.heads, case.width).detach(),
     )
 
@@ -199,7 +208,8 @@ def attend(inputs: Inputs, layout: str = "padded", **options: Any) -> Tensor:
     In the padded layout the padding of every input is NaN (of integers: the largest), so that
     whoever reads it as data is found out.
     """
-    shared: dict[str, Any] = {"hop_bias": inputs.hop_bias, "radial": inputs.radial, **options}
+    shared: dict[str, Any] = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
+    shared |= {"sink": inputs.sink, **options}
     if layout == "packed":
         arguments = (inputs.q, inputs.k, inputs.v)
         return coattention(*arguments, relations=inputs.relations, bias=inputs.bias, **shared)
@@ -239,7 +249,11 @@ def attend_eagerly(inputs: Inputs) -> Tensor:
         logits = logits if term is None else logits + term.to(logits.dtype)
     allowed = place.pair_valid[:, None]
     floor = torch.finfo(logits.dtype).min
-    weights = logits.masked_fill(~allowed, floor).softmax(-1)
+    logits = logits.masked_fill(~allowed, floor)
+    if inputs.sink is not None:
+        sink = inputs.sink.to(logits.dtype)[:, None, None].expand(*logits.shape[:-1], 1)
+        logits = torch.cat([logits, sink], -1)
+    weights = logits.softmax(-1)[..., : v.shape[-2]]
     return place.pack((weights @ v).transpose(1, 2))
 
 

@@ -38,6 +38,8 @@ def unsupported(call: CoattentionCall) -> str | None:
         return f"q is on {call.q.device}; this backend runs on the CPU"
     if call.q.dtype == torch.float64:
         return "float64 runs the reference"
+    if call.sink is not None:
+        return "attention with a sink runs the reference: the kernels have no sink yet"
     return why_absent()
 
 

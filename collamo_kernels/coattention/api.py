@@ -24,6 +24,7 @@ def coattention(
     hop_bias: Tensor | None = None,
     radial: Callable[..., Tensor] | None = None,
     bias: Tensor | None = None,
+    sink: Tensor | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
     backend: str | None = None,
@@ -32,7 +33,8 @@ def coattention(
 
     ``softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V`` with ``Φ2d[h, i, j] = hop_bias[h, min(hops[i, j],
     S - 2)]`` (unreachable pairs, 255, read column S - 1) and ``Φ3d[h, i, j] = radial(|x_i -
-    x_j|)[h]``.
+    x_j|)[h]``. With a sink the softmax of row i also runs over a key of logit ``sink[h]`` whose
+    value is zero: ``out_i = Σ_j e^l_ij v_j / (Σ_j e^l_ij + e^sink[h])``.
 
     Parameters
     ----------
@@ -53,11 +55,15 @@ def coattention(
     bias
         Optional dense ``[B, H, N, N]``, or packed ``[H, Σ N_b²]``; -inf excludes a pair. Gets
         gradients.
+    sink
+        Optional ``[H]``, a learned logit a head; gets gradients. An average cannot count, because
+        n equal tokens weigh what one does; with a sink of logit z, n of logit s weigh ``n·e^s /
+        (n·e^s + e^z)``. Ours: the paper's softmax is plain.
     scale
         None means 1/√D.
     dropout_p
         Probability of dropping an attention weight, 0 ≤ p < 1; the rest are divided by 1 - p.
-        Seeded by ``torch.manual_seed``.
+        Seeded by ``torch.manual_seed``. The sink's is never dropped: it carries no value.
     backend
         None takes the best that can serve the input; a name takes that one or raises with its
         reason.
@@ -87,7 +93,7 @@ def coattention(
     Source: CoLLaMo, arXiv 2601.12256; Graphormer (Ying et al. 2021) for Φ2d, Transformer-M (Luo
     et al. 2022) for the sum.
     """
-    call = checked(q, k, v, relations, hop_bias, radial, bias, scale, dropout_p)
+    call = checked(q, k, v, relations, hop_bias, radial, bias, sink, scale, dropout_p)
     return choose("coattention", backend, call)(call)
 
 
@@ -99,11 +105,12 @@ def checked(
     hop_bias: Tensor | None = None,
     radial: Callable[..., Tensor] | None = None,
     bias: Tensor | None = None,
+    sink: Tensor | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
 ) -> CoattentionCall:
     """Return the call, or raise a ValueError that names the wrong argument."""
-    check_tensors(q=q, k=k, v=v, hop_bias=hop_bias, bias=bias)
+    check_tensors(q=q, k=k, v=v, hop_bias=hop_bias, bias=bias, sink=sink)
     relations = checked_relations(relations)
     check_qkv(q, k, v, relations.packed)
     _check_relations(q, relations)
@@ -116,8 +123,10 @@ def checked(
         )
     if bias is not None:
         _check_bias(bias, q, relations)
+    if sink is not None:
+        _check_sink(sink, heads, q.device)
     check_dropout(dropout_p)
-    return CoattentionCall(q, k, v, relations, hop_bias, radial, bias, scale, dropout_p)
+    return CoattentionCall(q, k, v, relations, hop_bias, radial, bias, sink, scale, dropout_p)
 
 
 def checked_relations(relations: Relations | None) -> Relations:
@@ -217,3 +226,14 @@ def _check_bias(bias: Tensor, q: Tensor, relations: Relations) -> None:
         raise ValueError(f"bias has dtype {bias.dtype}; it must be floating point")
     if bias.device != q.device:
         raise ValueError(f"bias is on {bias.device}; move it to q's device, {q.device}")
+
+
+def _check_sink(sink: Tensor, heads: int, device: torch.device) -> None:
+    if list(sink.shape) != [heads]:
+        raise ValueError(
+            f"sink has shape {list(sink.shape)}; it must be [H], one logit a head, with H = {heads}"
+        )
+    if sink.dtype not in DTYPES:
+        raise ValueError(f"sink has dtype {sink.dtype}; it must be floating point")
+    if sink.device != device:
+        raise ValueError(f"sink is on {sink.device}; move it to q's device, {device}")

@@ -22,6 +22,7 @@ class Learned(NamedTuple, Generic[T]):
     bias: T
     coordinates: T
     affine: T
+    sink: T
 
 
 class Arguments(NamedTuple):
@@ -37,6 +38,7 @@ class Arguments(NamedTuple):
     bias: Tensor | None = None
     coordinates: Tensor | None = None
     affine: Tensor | None = None
+    sink: Tensor | None = None
     hops: Tensor | None = None
     valid: Tensor | None = None
     cu_seqlens: Tensor | None = None
@@ -70,7 +72,7 @@ class Arguments(NamedTuple):
     def learned(self) -> Learned[Tensor | None]:
         """Return what can get a gradient."""
         inputs = self.q, self.k, self.v, self.hop_bias, self.rows, self.phi, self.bias
-        return Learned(*inputs, self.coordinates, self.affine)
+        return Learned(*inputs, self.coordinates, self.affine, self.sink)
 
     def read(self) -> Learned[Tensor | None]:
         """Likewise, None where the formula does not read it: a hop table without hops, say."""

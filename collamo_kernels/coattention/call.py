@@ -21,5 +21,6 @@ class CoattentionCall:
     hop_bias: Tensor | None = None
     radial: Callable[..., Tensor] | None = None
     bias: Tensor | None = None
+    sink: Tensor | None = None
     scale: float | None = None
     dropout_p: float = 0.0

@@ -27,7 +27,11 @@ def definition(arguments: Arguments) -> Tensor:
         bias = None if bias is None else layout.pad_pairs(bias.t()).permute(0, 3, 1, 2)
         relations = relations.padded()
     bias = _sum(bias, None if dense is None else dense.permute(0, 3, 1, 2))
-    weights = attention_weights(q, k, relations, arguments.hop_bias, None, bias, arguments.scale)
+    weights = attention_weights(
+        *(q, k, relations, arguments.hop_bias, None, bias),
+        sink=arguments.sink,
+        scale=arguments.scale,
+    )
     if arguments.seed is not None and arguments.dropout_p > 0:
         weights = weights * dropout_factors(arguments.seed, weights.shape, arguments.dropout_p)
     if relations.valid is not None:

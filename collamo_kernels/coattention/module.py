@@ -15,6 +15,9 @@ from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
 
 HOP_BIAS_STD = 0.02  # Graphormer's initialisation of its spatial encoding
+# Where the sinks start, first head to last. Ours: against equal tokens of logit 0 the first tells
+# one from two, the last (e³ ≈ 20) ten from twenty.
+SINK_RANGE = 0.0, 3.0
 
 
 class CoAttention(nn.Module):
@@ -22,8 +25,8 @@ class CoAttention(nn.Module):
 
     Parameters of the layer (names are part of the saved state and will stay): ``query``, ``key``,
     ``value``, ``output`` (``nn.Linear(C, C)``; not ``q_proj`` …, so that a LoRA recipe for a
-    language model, which matches names by their ends, leaves them alone), ``hop_bias [H, S]`` and
-    ``radial.*``.
+    language model, which matches names by their ends, leaves them alone), ``hop_bias [H, S]``,
+    ``radial.*`` and, where asked for, ``sink [H]``.
 
     Parameters
     ----------
@@ -39,6 +42,9 @@ class CoAttention(nn.Module):
         distances ``[M] → [M, H]``.
     dropout
         Probability of dropping an attention weight while training.
+    sink
+        Whether each head learns a sink, so that the layer can count tokens and not only average
+        them (see `coattention`). Ours, and off: the paper's softmax is plain.
 
     Examples
     --------
@@ -56,6 +62,7 @@ class CoAttention(nn.Module):
         hop_buckets: int = 64,
         radial: str | nn.Module | None = "gaussian",
         dropout: float = 0.0,
+        sink: bool = False,
     ):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
@@ -75,6 +82,7 @@ class CoAttention(nn.Module):
         table = torch.randn(num_heads, hop_buckets) * HOP_BIAS_STD if hop_buckets else None
         self.hop_bias = None if table is None else nn.Parameter(table)
         self.radial = GaussianRadial(num_heads) if isinstance(radial, str) else radial
+        self.sink = nn.Parameter(torch.linspace(*SINK_RANGE, num_heads)) if sink else None
 
     def forward(
         self,
@@ -100,7 +108,7 @@ class CoAttention(nn.Module):
             x.
         need_weights
             Also return the attention map, before dropout (it is built by the definition, at N²
-            memory).
+            memory). Its rows sum to 1; with a sink to less, as the sink's own weight is left out.
         hop_bias, radial
             Φ2d and Φ3d owned by the caller, for layers that share them; only where the layer has
             none of its own.
@@ -130,17 +138,19 @@ class CoAttention(nn.Module):
             hop_bias=hop_bias,
             radial=radial,
             bias=bias,
+            sink=self.sink,
             dropout_p=dropout_p,
         )
         y = _without_padding(self.output(self._merge(attended)), relations.valid)
         if not need_weights:
             return y
-        return y, _weights(checked(q, k, k, relations, hop_bias, radial, bias))
+        return y, _weights(checked(q, k, k, relations, hop_bias, radial, bias, self.sink))
 
     def extra_repr(self) -> str:
         """Name the options in ``print(module)``."""
         buckets = 0 if self.hop_bias is None else self.hop_bias.shape[1]
-        return f"{self.embed_dim}, {self.num_heads}, hop_buckets={buckets}, dropout={self.dropout}"
+        options = f"hop_buckets={buckets}, dropout={self.dropout}, sink={self.sink is not None}"
+        return f"{self.embed_dim}, {self.num_heads}, {options}"
 
     def _check(self, x: Tensor, key_value: Tensor | None, relations: Relations) -> None:
         check_tensors(x=x, key_value=key_value)
@@ -181,9 +191,12 @@ def _weights(call: CoattentionCall) -> Tensor:
     """Attention map of a call, in the layout of a dense bias."""
     q, k, bias, relations = call.q, call.k, call.bias, call.relations
     if not relations.packed:
-        return attention_weights(q, k, relations, call.hop_bias, call.radial, bias)
+        return attention_weights(
+            *(q, k, relations, call.hop_bias, call.radial, bias), sink=call.sink
+        )
     layout = relations.packed_layout()
     q, k = (layout.pad(x).transpose(1, 2) for x in (q, k))
     bias = None if bias is None else layout.pad_pairs(bias.t()).permute(0, 3, 1, 2)
-    weights = attention_weights(q, k, relations.padded(), call.hop_bias, call.radial, bias)
+    padded = relations.padded()
+    weights = attention_weights(*(q, k, padded, call.hop_bias, call.radial, bias), sink=call.sink)
     return layout.pack_pairs(weights.permute(0, 2, 3, 1)).t()

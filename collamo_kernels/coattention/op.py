@@ -1,7 +1,7 @@
 """The compiled attention as an operator: its shapes, its gradients, and theirs.
 
 ``coattention_forward(q, k, v, …) -> (out, softmax_statistics)`` and
-``coattention_backward(grad, out, softmax_statistics, q, k, v, …, requested) -> nine gradients``
+``coattention_backward(grad, out, softmax_statistics, q, k, v, …, requested) -> ten gradients``
 share the `Arguments`, where Φ3d is a table or one row per pair:
 
 - ``q, k, v`` as in `collamo_kernels.coattention`, float32, bfloat16 or float16
@@ -11,10 +11,11 @@ share the `Arguments`, where Φ3d is a table or one row per pair:
   ``phi_of_all_pairs``, of every pair, padding included
 - ``bias`` as in `coattention`; ``hops``, ``valid``, ``cu_seqlens``, ``has_3d`` as in `Relations`
 - ``pair_types``, ``atom_types``: int32
+- ``sink [H]`` float32: one more logit of every row, whose value is zero
 - ``seed [1]`` int64: which weights dropout drops
 - ``softmax_statistics [2, atoms, H]`` float32: ``row_max``, the largest logit of each row, and
-  ``inverse_sum``, 1 / Σ exp(logit - row_max); 0 for padding. Apart, because log Σ exp as one number
-  rounds by 2e-7 at 5.
+  ``inverse_sum``, 1 / Σ exp(logit - row_max), both with the sink's; 0 for padding. Apart, because
+  log Σ exp as one number rounds by 2e-7 at 5.
 - ``requested``: the gradients to compute beyond those of q, k and v, a bit each (`to_bits`)
 
 The backward operator recomputes the weights from them. Its own gradient, the second derivative, is
@@ -117,7 +118,7 @@ class Attention(torch.autograd.Function):
     """The forward operator with its gradient, for calls that are not compiled.
 
     The operator has the same gradient by itself, but `torch.library` then reads its whole schema
-    anew for each of 23 arguments: 0.25 ms a call, of 14 for 64 molecules.
+    anew for each of 24 arguments: 0.25 ms a call, of 14 for 64 molecules.
     """
 
     @staticmethod

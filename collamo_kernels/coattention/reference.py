@@ -41,7 +41,9 @@ def run(call: CoattentionCall) -> Tensor:
         return layout.pack(run(padded).transpose(1, 2))
     q, k, v = call.q, call.k, call.v
     with torch.autocast(q.device.type, enabled=False):
-        weights = attention_weights(q, k, relations, call.hop_bias, call.radial, bias, call.scale)
+        weights = attention_weights(
+            *(q, k, relations, call.hop_bias, call.radial, bias), sink=call.sink, scale=call.scale
+        )
         values = _real(v.to(weights.dtype), relations.valid)
         return (F.dropout(weights, call.dropout_p) @ values).to(q.dtype)
 
@@ -53,11 +55,14 @@ def attention_weights(
     hop_bias: Tensor | None = None,
     radial: Callable[..., Tensor] | None = None,
     bias: Tensor | None = None,
+    *,
+    sink: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """Attention map ``[B, H, N, N]``, padded layout, before dropout.
 
-    Rows sum to 1; rows of padding, and rows whose every key is excluded, are 0.
+    Rows sum to 1, with a sink to less: the rest is the sink's. Rows of padding, and rows whose
+    every key is excluded, are 0.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -70,7 +75,12 @@ def attention_weights(
         logits = torch.where(valid_pairs(relations.valid)[:, None], logits, -math.inf)
     # softmax of a row of -inf alone is NaN, forward and backward: give it zeros, then drop it.
     alive = (logits != -math.inf).any(-1, keepdim=True)
-    return torch.where(alive, torch.where(alive, logits, 0.0).softmax(-1), 0.0)
+    logits = torch.where(alive, logits, 0.0)
+    if sink is not None:  # one more key, whose weight meets no value
+        keys = logits.shape[-1]
+        last = sink.to(dtype)[:, None, None].expand(*logits.shape[:-1], 1)
+        return torch.where(alive, torch.cat([logits, last], -1).softmax(-1)[..., :keys], 0.0)
+    return torch.where(alive, logits.softmax(-1), 0.0)
 
 
 def hop_term(relations: Relations, hop_bias: Tensor | None) -> Tensor | None:

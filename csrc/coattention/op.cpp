@@ -74,8 +74,8 @@ const T* pointer(const Optional& x) {
 
 // The operators' arguments after q, k, v, in the order of the schema.
 struct Arguments {
-  Optional hop_bias, rows, slope_rows, phi, bias, coordinates, affine, hops, valid, cu_seqlens,
-      has_3d;
+  Optional hop_bias, rows, slope_rows, phi, bias, coordinates, affine, sink, hops, valid,
+      cu_seqlens, has_3d;
   Optional pair_types, atom_types, first_knot, seed;
   double low, block, scale, dropout;
   bool phi_of_all_pairs;
@@ -244,6 +244,7 @@ Bound bind(const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a
     check(seed.has_value(), "dropout needs a seed");
     call.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
   }
+  check(!a.sink, "no sink yet");
   bind_tables(bound, a);
   bind_radial_table(bound, a);
   return bound;
@@ -279,7 +280,15 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
 }
 
 // The gradients beyond those of q, k and v, as bits of `requested`.
-enum Requested { kHopBias = 1, kRows = 2, kPhi = 4, kBias = 8, kCoordinates = 16, kAffine = 32 };
+enum Requested {
+  kHopBias = 1,
+  kRows = 2,
+  kPhi = 4,
+  kBias = 8,
+  kCoordinates = 16,
+  kAffine = 32,
+  kSink = 64
+};
 
 // Zeros in the shape of x if its gradient is requested, else an empty tensor.
 Tensor gradient(const Tensor& like, const Optional& x, bool requested) {
@@ -312,6 +321,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& out,
   Tensor bias = gradient(q, a.bias, requested & kBias);
   Tensor coordinates = gradient(q, a.rows ? a.coordinates : Optional{}, requested & kCoordinates);
   Tensor affine = gradient(q, a.rows ? a.affine : Optional{}, requested & kAffine);
+  Tensor sink = gradient(q, a.sink, requested & kSink);
   check(coordinates.numel() + affine.numel() == 0 || call.table.slope_rows,
         "gradients of coordinates and affine need slope_rows");
   Gradients gradients{atoms_of(grad, "grad"),
@@ -330,27 +340,29 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& out,
       hops.mutable_data_ptr<float>()[h * call.hop_buckets + s] = hop_rows[s * call.heads + h];
     }
   }
-  return {dq, dk, dv, hops, rows, phi, bias, coordinates, affine};
+  return {dq, dk, dv, hops, rows, phi, bias, coordinates, affine, sink};
 }
 
 // The parameters that both operators share, as the dispatcher hands them over.
 #define COLLAMO_PARAMETERS                                                                         \
   const Tensor &q, const Tensor &k, const Tensor &v, const Optional &hop_bias,                     \
       const Optional &rows, const Optional &slope_rows, const Optional &phi, const Optional &bias, \
-      const Optional &coordinates, const Optional &affine, const Optional &hops,                   \
-      const Optional &valid, const Optional &cu_seqlens, const Optional &has_3d,                   \
-      const Optional &pair_types, const Optional &atom_types, const Optional &first_knot,          \
-      const Optional &seed, double low, double block, double scale, double dropout_p,              \
-      bool phi_of_all_pairs
-#define COLLAMO_ARGUMENTS                                                                        \
-  Arguments {                                                                                    \
-    hop_bias, rows, slope_rows, phi, bias, coordinates, affine, hops, valid, cu_seqlens, has_3d, \
-        pair_types, atom_types, first_knot, seed, low, block, scale, dropout_p, phi_of_all_pairs \
+      const Optional &coordinates, const Optional &affine, const Optional &sink,                   \
+      const Optional &hops, const Optional &valid, const Optional &cu_seqlens,                     \
+      const Optional &has_3d, const Optional &pair_types, const Optional &atom_types,              \
+      const Optional &first_knot, const Optional &seed, double low, double block, double scale,    \
+      double dropout_p, bool phi_of_all_pairs
+#define COLLAMO_ARGUMENTS                                                                      \
+  Arguments {                                                                                  \
+    hop_bias, rows, slope_rows, phi, bias, coordinates, affine, sink, hops, valid, cu_seqlens, \
+        has_3d, pair_types, atom_types, first_knot, seed, low, block, scale, dropout_p,        \
+        phi_of_all_pairs                                                                       \
   }
 #define COLLAMO_SCHEMA                                                                         \
   "Tensor q, Tensor k, Tensor v, Tensor? hop_bias, Tensor? rows, Tensor? slope_rows, Tensor? " \
   "phi, Tensor? bias, "                                                                        \
-  "Tensor? coordinates, Tensor? affine, Tensor? hops, Tensor? valid, Tensor? cu_seqlens, "     \
+  "Tensor? coordinates, Tensor? affine, Tensor? sink, Tensor? hops, Tensor? valid, Tensor? "   \
+  "cu_seqlens, "                                                                               \
   "Tensor? has_3d, Tensor? pair_types, Tensor? atom_types, Tensor? first_knot, Tensor? seed, " \
   "float low, float block, float scale, float dropout_p, bool phi_of_all_pairs"
 
@@ -358,12 +370,13 @@ std::tuple<Tensor, Tensor> coattention_forward(COLLAMO_PARAMETERS) {
   return forward(q, k, v, COLLAMO_ARGUMENTS);
 }
 
-using Nine = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Ten =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Nine coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& softmax_statistics,
-                          COLLAMO_PARAMETERS, int64_t requested) {
+Ten coattention_backward(const Tensor& grad, const Tensor& out, const Tensor& softmax_statistics,
+                         COLLAMO_PARAMETERS, int64_t requested) {
   const auto g = backward(grad, out, softmax_statistics, q, k, v, COLLAMO_ARGUMENTS, requested);
-  return {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8]};
+  return {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]};
 }
 
 }  // namespace
@@ -373,7 +386,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(collamo_kernels, m) {
   m.def("coattention_forward(" COLLAMO_SCHEMA ") -> (Tensor out, Tensor softmax_statistics)");
   m.def("coattention_backward(Tensor grad, Tensor out, Tensor softmax_statistics, " COLLAMO_SCHEMA
         ", int requested) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-        "Tensor)");
+        "Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(collamo_kernels, CPU, m) {

@@ -1,5 +1,6 @@
 """The attention: by hand, against float64, under symmetries, and at its edges."""
 
+import dataclasses
 import math
 
 import pytest
@@ -22,6 +23,7 @@ from collamo_kernels.testing import (
 BY_NAME = {case.name: case for case in CASES}
 LAYOUTS = ("padded", "packed")
 EVERYTHING = Case("everything", (5, 3), bias=True, conformer_missing=True, types="pair", width=4)
+SINKS = pytest.mark.parametrize("sink", [False, True], ids=["plain", "sink"])
 
 
 def ids(case):
@@ -99,6 +101,112 @@ class TestByHand:
         assert gradient.abs().max() == 0
 
 
+class TestSinkByHand:
+    def test_of_two_atoms(self):
+        bias = torch.tensor([[[[0.5, -1.0], [0.0, 2.0]]]], dtype=torch.float64)
+        sink = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
+        out = ck.coattention(**two_atoms(), bias=bias, sink=sink)
+        zero = math.exp(1.5)
+        sums = math.exp(0.5) + math.exp(-1) + zero, math.exp(0) + math.exp(2) + zero
+        first = (math.exp(0.5) + 3 * math.exp(-1)) / sums[0]
+        second = (math.exp(0) + 3 * math.exp(2)) / sums[1]
+        torch.testing.assert_close(out.flatten().tolist(), [first, second])
+        (gradient,) = torch.autograd.grad(out, sink, torch.tensor([1.0, -2.0]).view_as(out))
+        slope = -(zero / sums[0]) * first + (zero / sums[1]) * 2 * second
+        torch.testing.assert_close(gradient.tolist(), [slope])
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_counts_equal_tokens(self, layout, coattention_backend, serves):
+        """n tokens of logit s weigh n·e^s / (n·e^s + e^sink); an average weighs 1."""
+        device, sizes, logit = device_of(coattention_backend), (1, 2, 5, 40), 0.75
+        inputs = make_inputs(
+            Case("equal", sizes, hops=False, distances=False, bias=True, sink=True, width=8),
+            device=device,
+        )
+        with torch.no_grad():
+            inputs.q.zero_(), inputs.v.fill_(1.0), inputs.bias.fill_(logit)
+            inputs.sink.copy_(torch.tensor([-1.0, 3.0]))
+        run = lambda: attend(inputs, layout, backend=coattention_backend)  # noqa: E731
+        out = serves(coattention_backend, run)
+        start = 0
+        for n in sizes:
+            for head, sink in enumerate((-1.0, 3.0)):
+                counted = n * math.exp(logit) / (n * math.exp(logit) + math.exp(sink))
+                rows = out[start : start + n, head]
+                torch.testing.assert_close(rows, torch.full_like(rows, counted))
+            start += n
+
+
+class TestSinkAtItsEdges:
+    CASE = Case("edges", (0, 1, 9, 24), heads=3, bias=True, sink=True)
+
+    def run(self, sink, backend, serves, layout="packed", **options):
+        """Result and gradients with this sink in every head; None: without any."""
+        inputs = make_inputs(self.CASE, device=device_of(backend))
+        with torch.no_grad():
+            inputs.sink.fill_(0.0 if sink is None else sink)
+
+        def call(x):
+            options_of_sink = {"sink": None} if sink is None else {}
+            return attend(x, layout, backend=backend, **options, **options_of_sink)
+
+        return serves(backend, lambda: with_gradients(call, inputs))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("sink", [-math.inf, -1e30, -200.0], ids=str)
+    def test_far_below_every_logit_it_is_not_there(self, sink, layout, coattention_backend, serves):
+        low = self.run(sink, coattention_backend, serves, layout)
+        none = self.run(None, coattention_backend, serves, layout)
+        assert low.pop("sink").abs().max() == 0
+        for name, value in low.items():
+            torch.testing.assert_close(value, none[name])
+
+    @pytest.mark.parametrize("sink", [200.0, 1e30], ids=str)
+    def test_far_above_every_logit_nothing_else_is(self, sink, coattention_backend, serves):
+        for name, value in self.run(sink, coattention_backend, serves).items():
+            assert value.abs().max() == 0, name
+
+    def test_nan_is_seen(self, coattention_backend, serves):
+        inputs = make_inputs(self.CASE, device=device_of(coattention_backend))
+        with torch.no_grad():
+            inputs.sink[1] = math.nan
+        out = serves(coattention_backend, lambda: attend(inputs, backend=coattention_backend))
+        assert out[:, 1].isnan().all()
+        assert out[:, ::2].isfinite().all()
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_rows_without_a_key_are_zero(self, layout, coattention_backend, serves):
+        """And send no gradient to the sink: a molecule whose pairs are all excluded."""
+        inputs = make_inputs(self.CASE, device=device_of(coattention_backend))
+        with torch.no_grad():
+            inputs.bias[:, 1 : 1 + 81] = -math.inf
+        inputs.cotangent[:1], inputs.cotangent[10:] = 0, 0  # only its rows are asked for
+
+        def run(x):
+            return attend(x, layout, backend=coattention_backend)
+
+        found = serves(coattention_backend, lambda: with_gradients(run, inputs))
+        assert found["out"][1:10].abs().max() == 0
+        assert found["out"][10:].abs().min() > 0
+        assert all(x.abs().max() == 0 for name, x in found.items() if name != "out")
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+    def test_its_gradient_has_its_dtype(self, dtype, coattention_backend, serves):
+        inputs = make_inputs(self.CASE, device=device_of(coattention_backend))
+        wide = inputs.sink
+        inputs.sink = wide.detach().to(dtype).requires_grad_()
+
+        def run(x):
+            return attend(x, "packed", backend=coattention_backend)
+
+        found = serves(coattention_backend, lambda: with_gradients(run, inputs))
+        assert found["sink"].dtype == dtype
+        inputs.sink = inputs.sink.detach().float().requires_grad_()
+        same = with_gradients(run, inputs)
+        assert torch.equal(found["out"], same["out"])
+        assert torch.equal(found["sink"], same["sink"].to(dtype))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -129,26 +237,31 @@ def test_half_precision_is_rounded_once(dtype, coattention_backend, serves):
     assert torch.equal(half, full.to(dtype))
 
 
+@SINKS
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradcheck(layout):
-    inputs = make_inputs(EVERYTHING, torch.float64)
+def test_gradcheck(layout, sink):
+    inputs = make_inputs(dataclasses.replace(EVERYTHING, sink=sink), torch.float64)
     names, tensors = zip(*inputs.grads(), strict=True)
     assert {"q", "k", "v", "bias", "coordinates", "hop_bias", "radial.mu", "radial.gamma"} <= {
         *names
     }
+    assert ("sink" in names) == sink
     assert torch.autograd.gradcheck(lambda *_: attend(inputs, layout), tensors)
 
 
-def test_second_gradients():
-    case = Case("small", (3, 2), heads=1, width=2, hop_buckets=3, gaussians=3, bias=True)
+@SINKS
+def test_second_gradients(sink):
+    sizes = {"heads": 1, "width": 2, "hop_buckets": 3, "gaussians": 3}
+    case = Case("small", (3, 2), **sizes, bias=True, sink=sink)
     inputs = make_inputs(case, torch.float64)
     tensors = [tensor for _, tensor in inputs.grads()]
     assert torch.autograd.gradgradcheck(lambda *_: attend(inputs), tensors)
 
 
+@SINKS
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_order_of_atoms_does_not_matter(layout):
-    inputs = make_inputs(Case("one", (9,), fragments=2), torch.float64)
+def test_order_of_atoms_does_not_matter(layout, sink):
+    inputs = make_inputs(Case("one", (9,), fragments=2, sink=sink), torch.float64)
     order = torch.randperm(9)
     shuffled = inputs.double()
     relations = ck.Relations(
@@ -161,9 +274,10 @@ def test_order_of_atoms_does_not_matter(layout):
     torch.testing.assert_close(attend(shuffled, layout), attend(inputs, layout)[order])
 
 
+@SINKS
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_molecules_do_not_see_each_other(layout):
-    inputs = make_inputs(Case("three", (4, 6, 5)), torch.float64)
+def test_molecules_do_not_see_each_other(layout, sink):
+    inputs = make_inputs(Case("three", (4, 6, 5), sink=sink), torch.float64)
     together = attend(inputs, layout)
     with torch.no_grad():
         for x in (inputs.q, inputs.k, inputs.v, inputs.relations.coordinates):
@@ -193,9 +307,9 @@ def test_no_force_and_no_torque_on_the_whole_molecule():
 
 
 class TestPadding:
-    def padded(self, extra=3, garbage=math.nan):
+    def padded(self, extra=3, garbage=math.nan, sink=False):
         """A case padded by hand, with leaf tensors whose padding holds garbage."""
-        inputs = make_inputs(Case("two", (5, 2), bias=True))
+        inputs = make_inputs(Case("two", (5, 2), bias=True, sink=sink))
         relations = ck.Relations(
             hops=inputs.relations.hops,
             coordinates=inputs.relations.coordinates.detach(),
@@ -211,44 +325,49 @@ class TestPadding:
         hops, valid = relations.padded().hops, relations.padded().valid
         relations = ck.Relations(hops=hops, coordinates=coordinates, valid=valid)
         shared = {"hop_bias": inputs.hop_bias, "radial": inputs.radial, "bias": bias}
-        out = ck.coattention(q, k, v, relations=relations, **shared)
-        parameters = [inputs.hop_bias, *inputs.radial.parameters()]
+        out = ck.coattention(q, k, v, relations=relations, sink=inputs.sink, **shared)
+        parameters = [inputs.hop_bias, *inputs.radial.parameters(), *[inputs.sink] * sink]
         grads = torch.autograd.grad(out, [*leaves, *parameters], torch.randn_like(out))
         return place, out, grads
 
+    @SINKS
     @pytest.mark.parametrize("garbage", [math.nan, math.inf, -1e30])
-    def test_garbage_changes_nothing(self, garbage):
+    def test_garbage_changes_nothing(self, garbage, sink):
         torch.manual_seed(0)
-        _, clean, clean_grads = self.padded(garbage=0.0)
+        _, clean, clean_grads = self.padded(garbage=0.0, sink=sink)
         torch.manual_seed(0)
-        _, out, grads = self.padded(garbage=garbage)
+        _, out, grads = self.padded(garbage=garbage, sink=sink)
         assert torch.equal(out, clean)
         for dirty, wanted in zip(grads, clean_grads, strict=True):
             assert torch.equal(dirty, wanted)
 
-    def test_padding_is_exactly_zero(self):
-        place, out, (dq, dk, dv, dbias, dx, *_) = self.padded()
+    @SINKS
+    def test_padding_is_exactly_zero(self, sink):
+        place, out, (dq, dk, dv, dbias, dx, *_) = self.padded(sink=sink)
         for x in (out, dq, dk, dv):
             assert x.transpose(1, 2)[~place.valid].abs().max() == 0
             assert x.transpose(1, 2)[place.valid].abs().min() > 0
         assert dbias.permute(0, 2, 3, 1)[~place.pair_valid].abs().max() == 0
         assert dx[~place.valid].abs().max() == 0
 
-    def test_more_padding_changes_nothing(self):
+    @SINKS
+    def test_more_padding_changes_nothing(self, sink):
         torch.manual_seed(0)
-        place, out, _ = self.padded(extra=0)
+        place, out, _ = self.padded(extra=0, sink=sink)
         torch.manual_seed(0)
-        wider, more, _ = self.padded(extra=9)
+        wider, more, _ = self.padded(extra=9, sink=sink)
         a, b = place.pack(out.transpose(1, 2)), wider.pack(more.transpose(1, 2))
         assert_accurate(b, a, a.double())
 
     def test_a_molecule_of_padding_alone(self):
         q = torch.full((2, 1, 3, 4), math.nan, requires_grad=True)
+        sink = torch.ones(1, requires_grad=True)
         relations = ck.Relations(valid=torch.zeros(2, 3, dtype=torch.bool))
-        out = ck.coattention(q, q, q, relations=relations)
-        (gradient,) = torch.autograd.grad(out, q, torch.randn_like(out))
-        assert torch.equal(out, torch.zeros_like(out))
-        assert torch.equal(gradient, torch.zeros_like(gradient))
+        for learned in ([q], [q, sink]):
+            out = ck.coattention(q, q, q, relations=relations, sink=(*learned, None)[1])
+            gradients = torch.autograd.grad(out, learned, torch.randn_like(out))
+            assert torch.equal(out, torch.zeros_like(out))
+            assert all(torch.equal(x, torch.zeros_like(x)) for x in gradients)
 
 
 class TestMissingRelations:
@@ -381,30 +500,33 @@ class TestDropout:
         assert torch.equal(self.run(1, p=0.0), self.run(2, p=0.0))
 
 
+@pytest.mark.parametrize("name", ["graphormer slim", "sink"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_bits_every_time(layout):
-    inputs = make_inputs(BY_NAME["graphormer slim"])
+def test_same_bits_every_time(layout, name):
+    inputs = make_inputs(BY_NAME[name])
     first = with_gradients(lambda x: attend(x, layout), inputs)
     for _ in range(5):
         again = with_gradients(lambda x: attend(x, layout), inputs)
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_autocast_leaves_the_statistics_alone():
-    inputs = make_inputs(BY_NAME["around 16"])
+@pytest.mark.parametrize("name", ["around 16", "sink"])
+def test_autocast_leaves_the_statistics_alone(name):
+    inputs = make_inputs(BY_NAME[name])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = attend(inputs)
     assert torch.equal(inside, attend(inputs))
 
 
-def test_compiles_as_one_graph():
-    inputs = make_inputs(Case("small", (6, 4), bias=True, types="pair"))
+@SINKS
+def test_compiles_as_one_graph(sink):
+    inputs = make_inputs(Case("small", (6, 4), bias=True, types="pair", sink=sink))
     relations = inputs.relations.padded()
     q = inputs.layout.pad(inputs.q.detach()).transpose(1, 2)
     shared = {"relations": relations, "hop_bias": inputs.hop_bias, "radial": inputs.radial}
 
     def run(q):
-        return ck.coattention(q, q, q, **shared)
+        return ck.coattention(q, q, q, sink=inputs.sink, **shared)
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     assert_accurate(compiled(q), run(q), run(q).double())
@@ -424,6 +546,10 @@ BAD = {
     "hop_bias has dtype": {"hop_bias": torch.zeros(2, 8, dtype=torch.int64)},
     "bias has shape": {"bias": torch.zeros(1, 1, 3, 3)},
     "bias has dtype": {"bias": torch.zeros(1, 2, 3, 3, dtype=torch.bool)},
+    "sink has shape": {"sink": torch.zeros(1, 2)},
+    "sink has dtype": {"sink": torch.zeros(2, dtype=torch.int64)},
+    "sink is on meta": {"sink": torch.zeros(2, device="meta")},
+    "sink is a float; make it a tensor": {"sink": 1.0},
     "radial is a str": {"radial": "gaussian"},
     "dropout_p is 1": {"dropout_p": 1.0},
     "relations.valid has shape": {"relations": ck.Relations(valid=torch.ones(1, 4) > 0)},

@@ -9,6 +9,8 @@ from torch import nn
 import collamo_kernels as ck
 from collamo_kernels.testing import random_graphs
 
+SINKS = pytest.mark.parametrize("sink", [False, True], ids=["plain", "sink"])
+
 
 @pytest.fixture
 def batch():
@@ -43,6 +45,8 @@ def test_state_names_are_stable(batch):
     again = ck.CoAttention(12, 3, hop_buckets=9)
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again(x, relations), layer(x, relations))
+    with_sink = ck.CoAttention(12, 3, hop_buckets=9, sink=True)
+    assert set(with_sink.state_dict()) == {*STATE, "sink"}
 
 
 def test_without_relations_it_is_multihead_attention():
@@ -58,9 +62,21 @@ def test_without_relations_it_is_multihead_attention():
     torch.testing.assert_close(layer(x, key_value=other), torch_layer(x, other, other)[0])
 
 
-def test_packed_is_padded(batch):
+def test_sink_starts_apart_in_every_head_and_is_learned(batch):
+    x, relations, _ = batch
+    layer = ck.CoAttention(12, 3, sink=True)
+    assert layer.sink.tolist() == [0.0, 1.5, 3.0]
+    assert ck.CoAttention(12, 1, sink=True).sink.tolist() == [0.0]
+    layer(x, relations).backward(torch.randn(8, 12))
+    assert layer.sink.grad.abs().min() > 0
+    assert "sink=True" in repr(layer)
+    assert ck.CoAttention(12, 3).sink is None
+
+
+@SINKS
+def test_packed_is_padded(batch, sink):
     x, relations, place = batch
-    layer = ck.CoAttention(12, 3)
+    layer = ck.CoAttention(12, 3, sink=sink)
     padded = layer(place.pad(x, math.nan), relations.padded())
     torch.testing.assert_close(place.pack(padded), layer(x, relations))
     assert padded[~place.valid].abs().max() == 0
@@ -77,6 +93,15 @@ def test_garbage_in_the_padding_reaches_no_parameter(batch):
 
 
 class TestWeights:
+    def test_with_a_sink_rows_sum_to_less_than_one(self, batch):
+        x, relations, place = batch
+        layer = ck.CoAttention(12, 3, sink=True)
+        _, weights = layer(place.pad(x), relations.padded(), need_weights=True)
+        rows = weights.sum(-1).transpose(1, 2)
+        assert rows[place.valid].min() > 0
+        assert rows[place.valid].max() < 1
+        assert rows[~place.valid].abs().max() == 0
+
     def test_padded(self, batch):
         x, relations, place = batch
         _, weights = ck.CoAttention(12, 3)(place.pad(x), relations.padded(), need_weights=True)
@@ -85,17 +110,19 @@ class TestWeights:
         torch.testing.assert_close(weights.sum(-1), rows)
         assert weights.masked_select(~place.pair_valid[:, None]).abs().max() == 0
 
-    def test_packed(self, batch):
+    @SINKS
+    def test_packed(self, batch, sink):
         x, relations, place = batch
-        layer = ck.CoAttention(12, 3)
+        layer = ck.CoAttention(12, 3, sink=sink)
         _, padded = layer(place.pad(x), relations.padded(), need_weights=True)
         _, packed = layer(x, relations, need_weights=True)
         assert packed.shape == (3, relations.num_pairs)
         torch.testing.assert_close(packed, place.pack_pairs(padded.permute(0, 2, 3, 1)).t())
 
-    def test_they_are_the_weights_used(self, batch):
+    @SINKS
+    def test_they_are_the_weights_used(self, batch, sink):
         x, relations, place = batch
-        layer = ck.CoAttention(12, 3).double()
+        layer = ck.CoAttention(12, 3, sink=sink).double()
         x = place.pad(x).double()
         y, weights = layer(x, relations.padded(), need_weights=True)
         values = layer.value(x).unflatten(-1, (3, 4)).transpose(1, 2)
@@ -165,16 +192,18 @@ def test_autocast(batch):
     assert y.isfinite().all()
 
 
-def test_training_moves_every_parameter(batch):
+@SINKS
+def test_training_moves_every_parameter(batch, sink):
     x, relations, _ = batch
-    layer = ck.CoAttention(12, 3, hop_buckets=6)
+    layer = ck.CoAttention(12, 3, hop_buckets=6, sink=sink)
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
     layer(x, relations).backward(torch.randn(8, 12))
     optimizer.step()
     still = {name for name, p in layer.named_parameters() if torch.equal(p, before[name])}
-    # The softmax does not see what is the same for every key: two gradients are of rounding size.
-    assert still <= {"key.bias", "radial.head.2.bias"}
+    # The softmax does not see what is the same for every key: two gradients are of rounding size,
+    # unless there is a sink.
+    assert still <= (set() if sink else {"key.bias", "radial.head.2.bias"})
 
 
 @pytest.mark.parametrize(

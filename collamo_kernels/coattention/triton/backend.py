@@ -46,6 +46,8 @@ def unsupported(call: CoattentionCall) -> str | None:
     longest, _ = _extent(q, relations)
     if longest > MAX_ATOMS:
         return f"a molecule of {longest} atoms > {MAX_ATOMS}"
+    if call.sink is not None:
+        return "attention with a sink runs the reference: the kernels have no sink yet"
     if not INSTALLED:
         return "Triton is not installed; run: pip install triton"
     if INTERPRETED and q.dtype == torch.bfloat16:
