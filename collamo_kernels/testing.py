@@ -64,7 +64,7 @@ CASES = (
     Case("sink alone", (0, 1, 5, 12), hops=False, distances=False, sink=True),
     Case("sink", (26, 14, 31), heads=8, width=10, sink=True),
     Case("sink, dense bias", (7, 12), heads=17, bias=True, types="pair", sink=True),
-    Case("sink beyond 256", (257, 5), width=24, sink=True),
+    Case("sink beyond 256", (257, 5), heads=5, width=24, sink=True),
 )
 
 

@@ -38,8 +38,6 @@ def unsupported(call: CoattentionCall) -> str | None:
         return f"q is on {call.q.device}; this backend runs on the CPU"
     if call.q.dtype == torch.float64:
         return "float64 runs the reference"
-    if call.sink is not None:
-        return "attention with a sink runs the reference: the kernels have no sink yet"
     return why_absent()
 
 
@@ -50,6 +48,7 @@ def run(call: CoattentionCall) -> Tensor:
         *(call.q, call.k, call.v),
         hop_bias=None if hop_bias is None else hop_bias.float(),
         bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
+        sink=None if call.sink is None else call.sink.float(),
         hops=relations.hops,
         valid=relations.valid,
         cu_seqlens=relations.cu_seqlens,

@@ -128,10 +128,12 @@ class BackwardKernel {
     multiply(p_, q_, transposed(k), rows, dim, keys_, false);
     multiply(ds_, grad_, transposed(v), rows, dim, keys_, false);
     const bool mirrored = pairs_.mirrors(rows);
+    sink_ = Sum{};
     for (int64_t i = first; i < last; ++i) {
       run_row(heads, i, i - first);
       if (!mirrored) pairs_.add_radial(i, heads, ds_.at(i - first, 0), keys_);
     }
+    if (task_.sink) add_to(task_.sink + heads.first, sink_.total());
     if (mirrored) add_mirrored(heads);
     const Matrix dk = slice(dk_, gradients_.k, group), dv = slice(dv_, gradients_.v, group);
     multiply(dv, transposed(p_), grad_, keys_, rows, dim, first > 0);
@@ -149,7 +151,7 @@ class BackwardKernel {
   // A row of Q Kᵀ becomes the weights p, one of g = dL/dout · Vᵀ becomes dL/ds = p·(g - Σ p·g). The
   // sum uses these very p and g and is divided by Σ p, which rounding keeps from 1, so that a row
   // of dL/ds adds up to 0 as it should. A task without all the keys gets the same number as Σ_d of
-  // dL/dout · out.
+  // dL/dout · out. A sink is one more key, with g = 0.
   void run_row(Heads heads, int64_t i, int64_t row) {
     float *p = p_.at(row, 0), *ds = ds_.at(row, 0);
     if (call_.dropout > 0) {
@@ -169,9 +171,12 @@ class BackwardKernel {
       sum.add(j, weight);
       weighted_sum.add(j, weight * load(ds + j * W));
     });
-    const Vec one = choose(inverse_sum == 0, broadcast(1), sum.total());
+    const IntVec dead = inverse_sum == 0;
+    const Vec sink = choose(dead, Vec{}, sink_term(call_, heads, row_max) * inverse_sum);
+    const Vec one = choose(dead, broadcast(1), sum.total() + sink);
     const Vec mean =
         task_.q ? dot(grad_.at(row, 0), dq_.at(row, 0), call_.dim) : weighted_sum.total() / one;
+    if (task_.sink) sink_.add(row, -sink * mean);
     for (int64_t j = 0; j < keys_; ++j) {
       store(ds + j * W, load(p + j * W) * (load(ds + j * W) - mean));
     }
@@ -218,6 +223,7 @@ class BackwardKernel {
   Matrix q_, grad_, dq_;    // [rows, D]; q is scaled; dq holds rows of the result at first
   Matrix p_, ds_;           // [rows, keys]
   float* row_;  // [keys]: dropout factors or sums of mirrored gradients; or [D]: an atom
+  Sum sink_;    // dL/dsink of a tile's rows
 };
 
 }  // namespace

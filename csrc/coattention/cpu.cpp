@@ -56,7 +56,7 @@ Floats whole_vectors(const float* rows, int64_t count, int64_t heads, int64_t li
 // --- the tables of a call ------------------------------------------------------------------------
 
 struct Attention::Tables {
-  Floats hop_rows, radial_rows, slope_rows, cells, width;
+  Floats hop_rows, radial_rows, slope_rows, sink, cells, width;
   std::array<int32_t, 256> hop_start;
 };
 
@@ -72,6 +72,7 @@ Attention::Attention(const Call& call, std::vector<Molecule> molecules, double l
   tables_.reset(new Tables{rounded_up(call.hop_rows, call.hop_buckets),
                            rounded_up(call.table.rows, knots),
                            rounded_up(call.table.slope_rows, knots),
+                           rounded_up(call.sink, 1),
                            Floats(call.table.blocks),
                            Floats(call.table.blocks),
                            {}});
@@ -79,6 +80,7 @@ Attention::Attention(const Call& call, std::vector<Molecule> molecules, double l
     if (call.hop_rows) call_.hop_rows = tables_->hop_rows.get();
     if (call.table.rows) call_.table.rows = tables_->radial_rows.get();
     if (call.table.slope_rows) call_.table.slope_rows = tables_->slope_rows.get();
+    if (call.sink) call_.sink = tables_->sink.get();
   }
   call_.hop_start = tables_->hop_start.data();
   for (int64_t hops = 0; call.hop_rows && hops < 256; ++hops) {
@@ -203,7 +205,7 @@ BackwardPlan plan_backward(const Kernels& kernels, const std::vector<Molecule>& 
 
 // Private gradients of the slots, and of the groups in them, empty where nobody asked for them.
 struct Private {
-  TableSlots hop_rows;
+  TableSlots hop_rows, sink;
   Floats affine, coordinates, q;
 };
 
@@ -252,6 +254,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& table
   const int64_t slots = static_cast<int64_t>(plan.slot.size()) - 1, types = call_.table.types;
   const int64_t step = groups_per_task(slots, groups), bundles = groups / step;
   const Private own{TableSlots(tables.hop_rows, slots, call_.hop_buckets, call_.heads, line),
+                    TableSlots(tables.sink, slots, 1, call_.heads, line),
                     Floats(tables.affine ? slots * bundles * types * 2 : 0, true),
                     Floats(tables.coordinates ? bundles * plan.coordinates : 0, true),
                     Floats(plan.q_atoms * call_.dim * line)};
@@ -268,6 +271,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& table
     if (tables.coordinates) {
       task.coordinates = own.coordinates.get() + bundle * plan.coordinates + piece.coordinates;
     }
+    if (piece.part == 0) task.sink = own.sink.at(slot);  // it has all rows of the molecule
     task.q = q_part(piece, task.first_group);
     return task;
   };
@@ -288,6 +292,7 @@ void Attention::backward(const Gradients& gradients, const TableGradients& table
   });
   write_query_gradients(kernels_, call_, gradients, plan, q_part);
   own.hop_rows.sum();
+  own.sink.sum();
   if (tables.coordinates) {
     sum_coordinates(kernels_, plan, bundles, own.coordinates, tables.coordinates);
   }

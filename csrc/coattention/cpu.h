@@ -13,12 +13,13 @@ struct TableGradients {
   float* radial_rows;  // [G, 2, H]
   float* affine;       // [types, 2]
   float* coordinates;  // [atoms of the batch, 3]
+  float* sink;         // [H]
 };
 
 // A call with its tables laid out for the kernels.
 class Attention {
  public:
-  // `call` has hop_rows [S, H] and table.rows [G, 2, H], but no cells and no width yet.
+  // `call` has hop_rows [S, H], table.rows [G, 2, H] and sink [H], but no cells and no width yet.
   Attention(const Call& call, std::vector<Molecule> molecules, double low, double block);
   ~Attention();
 

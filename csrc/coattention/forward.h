@@ -98,6 +98,7 @@ class ForwardKernel {
       row_max = larger(row_max, logit);
     });
     const IntVec dead = row_max == -kInfinity;
+    if (call_.sink) row_max = larger(row_max, load(call_.sink + heads.first));
     row_max = choose(dead, Vec{}, row_max);
     Sum sum;
     for (int64_t j = 0; j < m_.atoms; ++j) {
@@ -105,7 +106,8 @@ class ForwardKernel {
       store(p + j * W, weight);
       sum.add(j, weight);
     }
-    store(inverse_sum, choose(dead, Vec{}, 1 / sum.total()));
+    const Vec total = sum.total() + sink_term(call_, heads, row_max);
+    store(inverse_sum, choose(dead, Vec{}, 1 / total));
     scatter<Element::kFloat>(row_statistic(call_, call_.row_max, m_, heads, i), row_max, 1,
                              heads.count);
     scatter<Element::kFloat>(row_statistic(call_, call_.inverse_sum, m_, heads, i),

@@ -60,6 +60,7 @@ struct Call {
   const int32_t* pair_types;
   const int32_t* atom_types;
   Pairs bias;
+  const float* sink;  // [H↑]: one more logit of every row, whose value is zero; nullptr: none
   double dropout;
   uint64_t seed;
 };
@@ -86,7 +87,8 @@ struct BackwardTask {
   float* radial_rows;   // [G, 2, heads of its groups↑], the task's own
   float* affine;        // [types, 2], or nullptr
   float* coordinates;   // [3, atoms_row], the task's own, or nullptr
-  float* q;  // [groups, atoms, D, width]: dq of these keys; nullptr: the task has all keys
+  float* sink;  // [H↑]; the task adds to the heads of its groups; nullptr: not asked, or not by it
+  float* q;     // [groups, atoms, D, width]: dq of these keys; nullptr: the task has all keys
 };
 
 // The same source compiled for one instruction set.

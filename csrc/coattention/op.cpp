@@ -157,6 +157,11 @@ void bind_tables(Bound& bound, const Arguments& a) {
     bound.kept.push_back(plain(a.phi, ScalarType::Float, rows * call.heads, "phi"));
     call.phi = pointer<float>(bound.kept.back());
   }
+  if (a.sink) {
+    check(a.sink->dim() == 1, "sink must be [H]");
+    bound.kept.push_back(plain(a.sink, ScalarType::Float, call.heads, "sink"));
+    call.sink = pointer<float>(bound.kept.back());
+  }
   if (a.bias) {
     const bool fits = call.packed ? a.bias->dim() == 2 && a.bias->size(0) == call.heads &&
                                         a.bias->size(1) == bound.batch.all_pairs
@@ -244,7 +249,6 @@ Bound bind(const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a
     check(seed.has_value(), "dropout needs a seed");
     call.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
   }
-  check(!a.sink, "no sink yet");
   bind_tables(bound, a);
   bind_radial_table(bound, a);
   return bound;
@@ -333,7 +337,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& out,
   if (bias.numel()) gradients.bias = pairs_of(bias, "bias");
   std::vector<float> hop_rows(hops.numel());
   const TableGradients tables{hop_rows.empty() ? nullptr : hop_rows.data(), data(rows),
-                              data(affine), data(coordinates)};
+                              data(affine), data(coordinates), data(sink)};
   Attention(call, bound.batch.molecules, a.low, a.block).backward(gradients, tables);
   for (int64_t s = 0; s < call.hop_buckets && hops.numel(); ++s) {
     for (int64_t h = 0; h < call.heads; ++h) {

@@ -13,6 +13,11 @@ float* row_statistic(const Call& call, float* x, const Molecule& m, Heads heads,
   return x + (m.first_atom + m.atom[i]) * call.heads + heads.first;
 }
 
+// What the sink adds to Σ exp(logit - row_max). Dropout leaves it alone: it carries no value.
+Vec sink_term(const Call& call, Heads heads, Vec row_max) {
+  return call.sink ? exponential(load(call.sink + heads.first) - row_max) : Vec{};
+}
+
 // 0 or 1/(1 - p) for the pair (i, j) of each head: Philox with key = seed and counter = (j, i,
 // head, molecule), kept where it is at least p·2³². Atoms are numbered by their place in the
 // molecule, so both layouts drop the same weights.

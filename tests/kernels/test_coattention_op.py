@@ -14,7 +14,7 @@ from torch.library import opcheck
 
 import collamo_kernels as ck
 from collamo_kernels.coattention import _cpu, op
-from collamo_kernels.coattention.arguments import PLACES, Arguments
+from collamo_kernels.coattention.arguments import PLACES, Arguments, Learned, to_bits
 from collamo_kernels.coattention.definition import definition
 from collamo_kernels.coattention.dropout import dropout_factors
 from collamo_kernels.extension import why_absent
@@ -39,7 +39,9 @@ SMALL = (
     Case("table", (5, 0, 3), width=4, conformer_missing=True),
     Case("typed, dense bias", (5, 3), width=4, types="pair", bias=True),
     Case("atom types", (4, 2), heads=9, width=3, types="atom"),
+    Case("sink", (5, 0, 3), width=4, bias=True, sink=True),
 )
+SINKS = pytest.mark.parametrize("sink", [False, True], ids=["plain", "sink"])
 
 
 def ids(case):
@@ -87,9 +89,11 @@ class TestRegistration:
         with torch.no_grad():
             results = torch.ops.collamo_kernels.coattention_forward(*arguments)
         # The second derivative of coordinates and affine is refused, so nobody asks for the first.
-        wanted = 0b001111
-        arguments = (inputs.cotangent, *results, *arguments, wanted)
-        learned = {3 + at for at in PLACES[:7]} | {0}
+        refused = {"coordinates", "affine"}
+        asked = Learned(*(name not in refused for name in Learned._fields))
+        arguments = (inputs.cotangent, *results, *arguments, to_bits(asked))
+        places = zip(PLACES, Learned._fields, strict=True)
+        learned = {3 + at for at, name in places if name not in refused} | {0}
         arguments = tuple(
             x.detach().requires_grad_(at in learned) if isinstance(x, torch.Tensor) else x
             for at, x in enumerate(arguments)
@@ -103,8 +107,10 @@ class TestRegistration:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("types", [None, "pair", "atom"])
-def test_compiles_as_one_graph_with_its_gradients(layout, types):
+@pytest.mark.parametrize(
+    ("types", "sink"), [(None, False), (None, True), ("pair", True), ("atom", False)]
+)
+def test_compiles_as_one_graph_with_its_gradients(layout, types, sink):
     """Through the public function; a compiled graph evaluates the radial module at every pair."""
 
     def gradients(inputs, compiled=False, backend="reference"):
@@ -118,24 +124,24 @@ def test_compiles_as_one_graph_with_its_gradients(layout, types):
 
         def run(q):
             phi = {"relations": relations, "hop_bias": hop_bias, "radial": radial, "bias": bias}
-            return ck.coattention(q, q, q, **phi, backend=backend)
+            return ck.coattention(q, q, q, **phi, sink=inputs.sink, backend=backend)
 
         if compiled:
             run = torch.compile(run, fullgraph=True, backend="aot_eager")
         out = run(q)
         cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
-        names = ("q", "bias", "hop_bias", "radial.mu", "radial.head.0.weight")
-        learned = (q, bias, hop_bias, radial.mu, radial.head[0].weight)
+        names = ["q", "bias", "hop_bias", "radial.mu", "radial.head.0.weight", *["sink"] * sink]
+        learned = [q, bias, hop_bias, radial.mu, radial.head[0].weight, *[inputs.sink] * sink]
         found = torch.autograd.grad(out, learned, cotangent)
         return {"out": out.detach(), **dict(zip(names, found, strict=True))}
 
-    case = Case("small", (6, 4), bias=True, types=types, conformer_missing=True)
+    case = Case("small", (6, 4), bias=True, types=types, conformer_missing=True, sink=sink)
     ours = gradients(make_inputs(case), compiled=True, backend="cpu")
     assert_all_accurate(ours, gradients(make_inputs(case)), gradients(make_inputs(case).double()))
 
 
 class TestSameBits:
-    CASE = Case("three sizes", (40, 3, 26), heads=10, width=10, types="pair")
+    CASE = Case("three sizes", (40, 3, 26), heads=10, width=10, types="pair", sink=True)
 
     def run(self, threads=1):
         inputs = make_inputs(self.CASE)
@@ -166,7 +172,7 @@ class TestSameBits:
     def test_tasks_that_end_out_of_order(self, monkeypatch):
         """Table gradients are added up task by task: in one order, whichever ends first."""
         sizes = (128, 4, 60) * 6 + (200, 31)  # nine tasks
-        monkeypatch.setattr(TestSameBits, "CASE", Case("many", sizes, heads=16, width=4))
+        monkeypatch.setattr(TestSameBits, "CASE", Case("many", sizes, heads=16, width=4, sink=True))
         first = self.run()
         for _ in range(20):
             again = self.run(threads=4)
@@ -174,7 +180,9 @@ class TestSameBits:
 
     @pytest.mark.parametrize("threads", [2, 3])
     def test_one_large_molecule_on_threads(self, threads, monkeypatch):
-        monkeypatch.setattr(TestSameBits, "CASE", Case("large", (300,), heads=1, width=5))
+        monkeypatch.setattr(
+            TestSameBits, "CASE", Case("large", (300,), heads=1, width=5, sink=True)
+        )
         first, again = self.run(), self.run(threads)
         assert all(torch.equal(again[name], first[name]) for name in first)
 
@@ -288,16 +296,19 @@ def test_as_accurate_where_nothing_learns():
 )
 def test_every_instruction_set(on_instruction_set):
     """On the accuracy tests of a few cases."""
-    cases = "around-16 or slim or uni-mol or beyond-256 or dense-bias or atom-types"
+    cases = "around-16 or slim or uni-mol or beyond-256 or dense-bias or atom-types or sink"
     on_instruction_set("tests/kernels/test_coattention.py", f"accuracy and cpu and ({cases})")
+    on_instruction_set("tests/kernels/test_coattention.py", "Sink and cpu")
 
 
 class TestSecondDerivative:
+    @SINKS
     @pytest.mark.parametrize("layout", ["padded", "packed"])
     @pytest.mark.parametrize("radial", ["table", "rows"])
-    def test_is_that_of_the_definition(self, radial, layout):
+    def test_is_that_of_the_definition(self, radial, layout, sink):
         """A penalty on first gradients, differentiated: what gradient-penalised training does."""
-        case = Case("small", (4, 3), width=4, bias=True, conformer_missing=True)
+        sizes = (5, 4) if sink else (4, 3)
+        case = Case("small", sizes, width=4, bias=True, conformer_missing=True, sink=sink)
 
         def run(inputs, backend):
             if radial == "rows":
@@ -306,13 +317,16 @@ class TestSecondDerivative:
             learned = [inputs.q, inputs.k, inputs.v, inputs.hop_bias, inputs.bias]
             if radial == "rows":
                 learned.append(inputs.relations.coordinates)
+            if sink:
+                learned.append(inputs.sink)
             out = attend(inputs, layout, backend=backend)
             grads = torch.autograd.grad(out, learned, inputs.cotangent, create_graph=True)
             penalty = sum(g.square().sum() for g in grads)
             second = torch.autograd.grad(penalty, learned)
             return dict(enumerate(second))
 
-        names = ("q", "k", "v", "hop_bias", "bias", "coordinates")
+        names = ["q", "k", "v", "hop_bias", "bias"]
+        names += ["coordinates"] * (radial == "rows") + ["sink"] * sink
         ours, plain, exact = (
             {names[at]: x for at, x in run(inputs, backend).items()}
             for inputs, backend in (
@@ -362,10 +376,11 @@ class TestDropout:
             deviation = math.sqrt(0.49 * 0.51 / kept.numel())
             assert abs(float(both) - 0.49) < 6 * deviation
 
+    @SINKS
     @pytest.mark.parametrize("sizes", [(9, 5), (150,)], ids=["small", "cut-in-parts"])
-    def test_backward_drops_the_same_weights(self, sizes):
+    def test_backward_drops_the_same_weights(self, sizes, sink):
         """Gradients are those of the definition with the forward's own factors."""
-        inputs = make_inputs(Case("drop", sizes, width=4, bias=True, distances=False))
+        inputs = make_inputs(Case("drop", sizes, width=4, bias=True, distances=False, sink=sink))
 
         def ours(x):
             torch.manual_seed(5)
@@ -378,6 +393,7 @@ class TestDropout:
                     *(x.q, x.k, x.v),
                     hop_bias=x.hop_bias,
                     bias=x.bias,
+                    sink=x.sink,
                     hops=x.relations.hops,
                     cu_seqlens=x.relations.cu_seqlens,
                     seed=torch.randint(2**63 - 1, (1,)),
@@ -439,17 +455,18 @@ class WithoutTable(torch.nn.Module):
         return self.module(*arguments)
 
 
+@SINKS
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_real_atoms_in_any_pattern(layout):
+def test_real_atoms_in_any_pattern(layout, sink):
     """`valid` need not be a prefix: dropping atoms is the same as never having had them."""
-    whole = make_inputs(Case("one", (9, 6), bias=True))
+    whole = make_inputs(Case("one", (9, 6), bias=True, sink=sink))
     kept = torch.tensor([1, 0, 1, 1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0], dtype=torch.bool)
     pairs = torch.cat([(kept[a:b, None] & kept[None, a:b]).flatten() for a, b in ((0, 9), (9, 15))])
     ends = [0, int(kept[:9].sum()), int(kept.sum())]
     packed = {"cu_seqlens": torch.tensor(ends, dtype=torch.int32)}
     x = whole.relations.coordinates.detach()
     smaller = ck.Relations(hops=whole.relations.hops[pairs], coordinates=x[kept], **packed)
-    phi = {"hop_bias": whole.hop_bias, "radial": whole.radial}
+    phi = {"hop_bias": whole.hop_bias, "radial": whole.radial, "sink": whole.sink}
     q, k, v = (x.detach() for x in (whole.q, whole.k, whole.v))
     bias = whole.bias.detach()
     alone = ck.coattention(
@@ -503,6 +520,9 @@ BAD = {
     },
     "phi has the wrong number": {"phi": torch.zeros(8, 2)},
     "bias must be": {"bias": torch.zeros(1, 2, 3, 2)},
+    "sink must be": {"sink": torch.zeros(1, 2)},
+    "sink has the wrong number": {"sink": torch.zeros(3)},
+    "sink has the wrong dtype": {"sink": torch.zeros(2, dtype=torch.float64)},
     "dropout needs a seed": {"dropout_p": 0.5},
 }
 
