@@ -20,6 +20,7 @@ GIVES = {
     "ray": "data preparation over several machines",
     "quantization": "a language model of 4 bits",
     "iupac": "IUPAC names compared as structures (Java)",
+    "qm9": "QM9, 130,831 molecules with DFT geometries and properties (104 MB)",
     "gpu": "fused attention on an NVIDIA GPU (triton), in the language model too (flash-attn)",
     "cluster": "neighbours in structures of over 512 atoms",
     "docs": "this documentation as a site",

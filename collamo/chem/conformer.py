@@ -40,7 +40,7 @@ class Conformer:
         float32 ``[N, 3]`` in Å, atom order of `Molecule.mol`; None = absent, never zeros or 2D.
     method
         ``"etkdgv3+mmff"``, ``"etkdgv3+uff"`` (MMFF has no parameters), ``"etkdgv3"`` (neither has),
-        ``"given"`` or ``"none"``.
+        ``"given"``, how the source computed it (``"b3lyp/6-31g(2df,p)"``) or ``"none"``.
     seed
         Of the embedding; None where nothing was embedded.
     converged

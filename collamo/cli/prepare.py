@@ -28,7 +28,8 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="nci (inside RDKit) or a CSV, TSV, JSONL, JSON, Parquet, SMI, SDF or MOL file."
+            help="nci (inside RDKit), qm9 (the wheel qm9pack) or a CSV, TSV, JSONL, JSON, Parquet, "
+            "SMI, SDF, MOL or XYZ file."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -52,7 +53,10 @@ def prepare(
     shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
     split: Annotated[
         str,
-        typer.Option(help="scaffold, random, or column:NAME to keep a published split."),
+        typer.Option(
+            help="scaffold, random, published (qm9: 110,000, 10,000 and the rest, drawn with the "
+            "seed), or column:NAME to keep the split of a file."
+        ),
     ] = "scaffold",
     smiles_column: SmilesColumnOption = None,
     selfies_column: SelfiesColumnOption = None,
@@ -62,7 +66,7 @@ def prepare(
         str,
         typer.Option(
             help="Numeric columns, by commas; logS:log mol/L adds a unit, else a unit in the name "
-            "counts: gap_eV."
+            "counts: gap_eV. Of qm9: those to ask for, gap:eV in eV."
         ),
     ] = "",
     guess_columns: Annotated[

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from collamo.chem.inchi import is_inchi, molecule_from_inchi
 from collamo.chem.molecule import Molecule, parse_molecule
+from collamo.chem.xyz import molecule_from_xyz
 from collamo.data.columns import (
     INCHI_COLUMNS,
     SELFIES_COLUMNS,
@@ -18,6 +19,7 @@ from collamo.data.columns import (
 from collamo.data.readers import Problem, text_value
 from collamo.data.record_file import RecordFile
 from collamo.data.sdf_file import MOLBLOCK
+from collamo.data.xyz_file import XYZ
 from collamo.errors import MoleculeError, UsageError, suggest
 
 
@@ -31,7 +33,10 @@ MOLECULE_READERS: dict[str, Callable[[str], Molecule]] = {
     "smiles": _told_apart,
     "selfies": Molecule.from_selfies,
     "molblock": Molecule.from_molblock,
+    "xyz": molecule_from_xyz,
 }
+# Formats whose records are a molecule: the column, which has the name of the kind.
+_BLOCKS = {"sdf": MOLBLOCK, "xyz": XYZ}
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,11 @@ def molecule_column(
         raise UsageError("name the column of molecules once: --smiles-column or --selfies-column")
     if smiles_column or selfies_column:
         column = chooser.column_called(smiles_column or selfies_column or "")
-        kind = "molblock" if column == MOLBLOCK and file.format == "sdf" else "smiles"
+        kind = column if column == _BLOCKS.get(file.format) else "smiles"
         return MoleculeColumn(column, "selfies" if selfies_column else kind)
-    if file.format == "sdf":
-        return MoleculeColumn(MOLBLOCK, "molblock")
+    if file.format in _BLOCKS:
+        block = _BLOCKS[file.format]
+        return MoleculeColumn(block, block)
     for names, kind in (
         (SMILES_COLUMNS, "smiles"),
         (SELFIES_COLUMNS, "selfies"),

@@ -9,7 +9,7 @@ from collamo.chem.conformer import FORCE_FIELD_STEPS
 from collamo.chem.conformer_workers import MEMORY_LIMIT
 from collamo.errors import UsageError, suggest
 
-SPLIT_RULES = ("scaffold", "random")
+SPLIT_RULES = ("scaffold", "random", "published")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class PrepareOptions:
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, validation and test."""
     split_by: str = "scaffold"
-    """``"scaffold"``, ``"random"``, or ``"column:NAME"``: as that column of the source says."""
+    """``"scaffold"``, ``"random"``, ``"published"``: the sizes that papers use for this source,
+    drawn at random; or ``"column:NAME"``: as that column of the source says."""
     smiles_column: str | None = None
     """Name of the column of molecules, where it is not recognised by itself."""
     selfies_column: str | None = None

@@ -34,6 +34,7 @@ from collamo.data.splits import (
     overlaps,
     split_at_random,
     split_by_scaffold,
+    split_by_sizes,
     split_named,
 )
 from collamo.data.tasks import TaskExample, task_rng, write_tasks
@@ -61,8 +62,8 @@ def prepare(
     Parameters
     ----------
     source
-        ``"nci"`` (the 4,999 molecules inside the RDKit wheel) or a CSV, TSV, JSONL, SMI or SDF
-        file, also ``.gz``; see `open_source`.
+        ``"nci"`` (the 4,999 molecules inside the RDKit wheel), ``"qm9"`` (the wheel qm9pack) or a
+        CSV, TSV, JSONL, SMI, SDF or XYZ file, also ``.gz``; see `open_source`.
     out
         The folder; layout in `collamo.data.prepared`.
     options
@@ -194,7 +195,7 @@ def _write_splits(
         for name in names:
             columns[name] += table[name].to_pylist()
     molecules, parents = columns["canonical_smiles"], columns["parent"]
-    splits = _splits(sharding.options, columns)
+    splits = _splits(sharding, columns)
     records = [{"row": r, "split": s} for r, s in zip(columns["row"], splits, strict=True)]
     schema = pa.schema([("row", pa.int64()), ("split", pa.string())])
     write_table(sharding.out / "splits.parquet", records, schema)
@@ -208,11 +209,14 @@ def _write_splits(
     return by_row, counts, overlaps(splits, molecules, parents)
 
 
-def _splits(options: PrepareOptions, columns: Mapping[str, list[Any]]) -> list[str]:
+def _splits(sharding: Sharding, columns: Mapping[str, list[Any]]) -> list[str]:
     """Return the split of each molecule, by the rule of the options."""
+    options = sharding.options
     if options.split_column is not None:
         named = (split_named(dict(row).get("split")) for row in columns["columns"])
         return [split or "train" for split in named]  # rows without one were rejected
+    if options.split_by == "published":
+        return split_by_sizes(len(columns["row"]), sharding.split_sizes(), options.seed)
     if options.split_by == "random":
         return split_at_random(columns["parent"], options.split, options.seed)
     molecules = list(zip(columns["canonical_smiles"], columns["scaffold"], strict=True))

@@ -20,7 +20,9 @@ from collamo.data.readers import (
 )
 from collamo.data.sdf_file import MOLBLOCK, sdf_records
 from collamo.data.text_file import text_lines
+from collamo.data.xyz_file import XYZ, xyz_records
 from collamo.errors import UsageError
+from collamo.files import file_sha256
 
 _EXTENSIONS = {
     ".csv": "csv",
@@ -37,6 +39,7 @@ _EXTENSIONS = {
     ".sdf": "sdf",
     ".sd": "sdf",
     ".mol": "sdf",
+    ".xyz": "xyz",
 }
 _READERS: dict[str, Callable[[Iterable[str], str], Iterator[Record]]] = {
     "csv": csv_records,
@@ -44,7 +47,10 @@ _READERS: dict[str, Callable[[Iterable[str], str], Iterator[Record]]] = {
     "jsonl": jsonl_records,
     "smi": smi_records,
     "sdf": sdf_records,
+    "xyz": xyz_records,
 }
+# The column of the molecule in formats whose records are a molecule and what belongs to it.
+_BLOCK_COLUMNS = {"sdf": MOLBLOCK, "xyz": XYZ}
 
 
 class RecordFile:
@@ -71,6 +77,11 @@ class RecordFile:
     def name(self) -> str:
         """The file's name, without folders."""
         return self.path.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes."""
+        return file_sha256(self.path)
 
     def __iter__(self) -> Iterator[Record]:
         for record in self._records():
@@ -110,11 +121,12 @@ class RecordFile:
             with text_lines(self.path, "" if self.format == "csv" else "\n") as stream:
                 header = header_of(stream, self.format, self.name)
                 return ([] if header == [""] else header), set()
-        names = {MOLBLOCK: None} if self.format == "sdf" else {}
+        block = _BLOCK_COLUMNS.get(self.format)
+        names = {} if block is None else {block: None}
         nested: set[str] = set()
         for record in self._records():
             names |= dict.fromkeys(record.values)
-            if self.format != "sdf":
+            if block is None:
                 nested |= {k for k, v in record.values.items() if isinstance(v, list | dict)}
         return list(names), nested
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from collamo.chem.conformer import (
     Conformer,
@@ -43,7 +43,7 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
         return Outcome(None, "split", problem)
     try:
         molecule = MOLECULE_READERS[row.kind](row.text)
-        conformer = _conformer(molecule, options, absence)
+        conformer = _conformer(molecule, row.geometry, options, absence)
         return Outcome(_record(row, molecule, conformer))
     except MoleculeError as error:
         return Outcome(None, getattr(error, "code", "unreadable"), str(error))
@@ -64,15 +64,23 @@ def _split_problem(row: SourceRow, options: PrepareOptions) -> str | None:
     )
 
 
-def _conformer(molecule: Molecule, options: PrepareOptions, absence: str | None) -> Conformer:
+def _conformer(
+    molecule: Molecule, geometry: str | None, options: PrepareOptions, absence: str | None
+) -> Conformer:
     conformer = given_conformer(molecule)
     if conformer is not None:
-        return conformer
+        return replace(conformer, method=geometry or conformer.method)
     if absence is not None:
         return absent_conformer(absence, options.seed)
     if not options.conformers:
         return absent_conformer("; ".join(filter(None, (NOT_ASKED_FOR, refusal_note(molecule)))))
     return embed_conformer(molecule, options.seed, options.force_field_steps)
+
+
+def title(row: SourceRow) -> str:
+    """Return the text of a row in a line: the title of a mol block, the comment of an XYZ block."""
+    line = {"molblock": 0, "xyz": 1}.get(row.kind)
+    return row.text if line is None else "\n".join(row.text.split("\n")[line : line + 1])
 
 
 def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[str, object]:
@@ -82,7 +90,7 @@ def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[st
     parent = parent_of(molecule.mol)
     return {
         "row": row.number,
-        "text": row.text.partition("\n")[0] if row.kind == "molblock" else row.text,
+        "text": title(row),
         "smiles": features.smiles,
         "canonical_smiles": molecule.canonical_smiles,
         "scaffold": scaffold_of(molecule.canonical_smiles),

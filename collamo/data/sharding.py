@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
@@ -61,8 +61,12 @@ class Sharding:
             split_column=options.split_column,
             guess_columns=options.guess_columns,
         )
+        if options.split_by == "published" and self.source.split_sizes is None:
+            raise UsageError(
+                f"{self.source.name} has no published split; take scaffold, random or column:NAME"
+            )
         self.options, self.out = options, out
-        self.sha256 = file_sha256(self.source.file.path)
+        self.sha256 = self.source.file.sha256
         self.total = count_rows(self.source, options.limit)
         self.count = -(-self.total // options.shard_size)
 
@@ -108,6 +112,10 @@ class Sharding:
         """Return the sidecar of every shard, once all are written."""
         sidecars = [self._done(index) for index in range(self.count)]
         return [sidecar for sidecar in sidecars if sidecar is not None]
+
+    def split_sizes(self) -> Mapping[str, int]:
+        """Return the molecules of each split but test in the published split of the source."""
+        return self.source.split_sizes(self.total) if self.source.split_sizes else {}
 
     def paths(self) -> list[Path]:
         """Return the file of every shard."""

@@ -1,4 +1,4 @@
-"""Where molecules come from: the set inside the RDKit wheel, or a file.
+"""Where molecules come from: the set inside the RDKit wheel, QM9, or a file.
 
 A source is read record by record. A record that cannot be understood is still a row, with its
 problem written on it, so that rows in = rows out.
@@ -6,7 +6,7 @@ problem written on it, so that rows in = rows out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,14 @@ from collamo.data.columns import (
     has_surrogate,
 )
 from collamo.data.molecule_column import MoleculeColumn, molecule_column
+from collamo.data.qm9 import GEOMETRY, Qm9Wheel, qm9_columns, split_sizes
 from collamo.data.readers import Problem, Record, text_value
 from collamo.data.record_file import RecordFile
+from collamo.data.xyz_file import XYZ
 from collamo.errors import UsageError
 
 EMBEDDED = "nci"  # 4,999 NCI molecules in the RDKit wheel (BSD-3)
+QM9 = "qm9"  # 133,885 molecules in the wheel qm9pack (MIT)
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,16 @@ class SourceRow:
     number
         1-based record number; headers and blank lines are no records.
     text
-        The molecule as given: SMILES, SELFIES or mol block.
+        The molecule as given: SMILES, SELFIES, mol block or XYZ block.
     kind
-        ``"smiles"``, ``"selfies"`` or ``"molblock"``.
+        ``"smiles"``, ``"selfies"``, ``"molblock"`` or ``"xyz"``.
     columns
         The record's other columns that become tasks: ``"caption"``, ``"iupac_name"`` and the names
         of measured columns, as text; and ``"split"``.
     problem
         (code, reason) when the record itself cannot be read; None otherwise.
+    geometry
+        How the source computed the places of its atoms; None where it does not say.
     """
 
     number: int
@@ -52,6 +57,7 @@ class SourceRow:
     kind: str = "smiles"
     columns: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None
+    geometry: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,9 @@ class Source:
     Attributes
     ----------
     name
-        ``"nci"`` or the file's name (without folders).
+        ``"nci"``, ``"qm9"`` or the file's name (without folders).
     file
-        The file, opened.
+        The file, or the set in a wheel, opened.
     molecule
         The column that holds the molecule.
     caption_column, iupac_column
@@ -74,16 +80,22 @@ class Source:
         Column that the user named → what it is.
     guessed
         Column with a known name → what it would be (`column_guesses`).
+    geometry
+        As in `SourceRow`.
+    split_sizes
+        Records → molecules of each split but test in the published split; None where there is none.
     """
 
     name: str
-    file: RecordFile
+    file: RecordFile | Qm9Wheel
     molecule: MoleculeColumn
     caption_column: str | None = None
     iupac_column: str | None = None
     split_column: str | None = None
     measured: Mapping[str, MeasuredColumn] = field(default_factory=dict)
     guessed: Mapping[str, MeasuredColumn] = field(default_factory=dict)
+    geometry: str | None = None
+    split_sizes: Callable[[int], Mapping[str, int]] | None = None
 
     def __iter__(self) -> Iterator[SourceRow]:
         for number, record in enumerate(self.file, start=1):
@@ -97,7 +109,7 @@ class Source:
         kind = self.molecule.kind
         if kind == "smiles" and is_selfies(text):
             kind = "selfies"
-        return SourceRow(number, text, kind, columns, record.problem or problem)
+        return SourceRow(number, text, kind, columns, record.problem or problem, self.geometry)
 
     def _task_columns(self, values: Mapping[str, object]) -> dict[str, str]:
         names = {
@@ -125,23 +137,29 @@ def open_source(
     split_column: str | None = None,
     guess_columns: bool = True,
 ) -> Source:
-    """Open ``"nci"`` or a file of any format that `RecordFile` reads.
+    """Open ``"nci"``, ``"qm9"`` or a file of any format that `RecordFile` reads.
 
     Columns that carry a known name are recognised, in any case (`SMILES_COLUMNS`,
     `CAPTION_COLUMNS`, `IUPAC_COLUMNS`); the arguments name others. A measured column may carry its
     unit: ``"logS:log mol/L"``. Those with a name of `MEASURED_COLUMNS` are guessed, unless
-    `guess_columns` is False.
+    `guess_columns` is False. QM9's units are known: there ``"gap:eV"`` asks for the gap in eV.
 
     Raises
     ------
+    MissingDependencyError
+        ``"qm9"`` without its wheel.
     UsageError
         No such file, unknown extension, not a text file, a column that is missing (with the
         columns there are) or that appears twice.
     """
+    options = [smiles_column, selfies_column, caption_column, iupac_column, split_column]
+    if str(source) == QM9:
+        if any(options):
+            raise UsageError("qm9 has no columns of molecules, texts or splits; leave them out")
+        return _open_qm9(measured_columns)
     path = _find(source)
     file = RecordFile(path)
     name = EMBEDDED if str(source) == EMBEDDED else path.name
-    options = [smiles_column, selfies_column, caption_column, iupac_column, split_column]
     if file.format == "smi" and any([*options, *measured_columns]):
         raise UsageError(f"{name}: a SMI file has no columns; leave the column options out")
     if not file.columns:
@@ -165,6 +183,19 @@ def open_source(
     )
 
 
+def _open_qm9(measured_columns: Sequence[str]) -> Source:
+    measured = qm9_columns(measured_columns)
+    in_ev = [name for name, column in measured.items() if column.unit == "eV"]
+    return Source(
+        QM9,
+        Qm9Wheel(in_ev),
+        MoleculeColumn(XYZ, XYZ),
+        measured=measured,
+        geometry=GEOMETRY,
+        split_sizes=split_sizes,
+    )
+
+
 def count_rows(source: Source, limit: int | None = None) -> int:
     """Return the number of records, at most `limit`."""
     return sum(1 for _ in islice(source, limit))
@@ -179,6 +210,6 @@ def _find(source: str | Path) -> Path:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(
-            f"source {str(source)!r} {what}; give a file, or 'nci' for the built-in set"
+            f"source {str(source)!r} {what}; give a file, 'nci' for the built-in set or 'qm9'"
         )
     return path

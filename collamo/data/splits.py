@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 
 from rdkit import Chem
@@ -59,6 +59,22 @@ def split_at_random(
 ) -> list[str]:
     """Return the split of each molecule: at random, but for those of one parent, together."""
     return _filled(parents, parents, fractions, seed)
+
+
+def split_by_sizes(total: int, sizes: Mapping[str, int], seed: int) -> list[str]:
+    """Return the split of each of `total` molecules: so many at random, and the rest in test.
+
+    Nothing is kept together: the forms of one parent may stand in two splits.
+
+    >>> sorted(split_by_sizes(4, {"train": 2, "validation": 1}, seed=0))
+    ['test', 'train', 'train', 'validation']
+    """
+    order = sorted(range(total), key=lambda place: _rank(str(place), seed))
+    names = [name for name, size in sizes.items() for _ in range(size)]
+    splits = ["test"] * total
+    for place, name in zip(order, names, strict=False):
+        splits[place] = name
+    return splits
 
 
 def split_named(text: str | None) -> str | None:

@@ -235,7 +235,7 @@ def test_a_published_split_is_kept_and_its_overlap_stated(tmp_path):
 
 def test_a_split_rule_that_is_none_is_refused(tmp_path, mixed):
     for rule in ("scafold", "column:", "row:a"):
-        with pytest.raises(UsageError, match="must be scaffold, random or column:NAME"):
+        with pytest.raises(UsageError, match="must be scaffold, random, published or column:NAME"):
             PrepareOptions(split_by=rule)
     with pytest.raises(UsageError, match="has no column 'fold'"):
         prepare(mixed, tmp_path / "out", PrepareOptions(split_by="column:fold"))

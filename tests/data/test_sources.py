@@ -106,7 +106,7 @@ def test_bytes_that_are_not_utf8_cost_their_row_only(write):
         ("a.csv.gz", b"smiles\nC\n", {}, "not a gzip file"),
         ("a.smi", "C\n", {"smiles_column": "smiles"}, "SMI file has no columns"),
         ("a.jsonl", "nonsense\n", {}, "no JSON object"),
-        ("a.xyz", "C\n", {}, "unknown kind of file"),
+        ("a.pdb", "C\n", {}, "unknown kind of file"),
     ],
 )
 def test_what_cannot_be_read_is_a_usage_error(write, name, content, arguments, words):

@@ -1,0 +1,34 @@
+"""XYZ files: a SMILES in the comment line, any number of records."""
+
+import pytest
+
+from collamo.data.record_file import RecordFile
+from collamo.data.sources import open_source
+
+WATER = "3\nO water\nO 0 0 0.12\nH 0 0.76 -0.47\nH 0 -0.76 -0.47\n"
+
+
+def test_records_follow_one_another(write):
+    source = open_source(write("a.xyz", WATER + "\n" + WATER.replace("water", "again")))
+    assert [(row.kind, row.text) for row in source] == [
+        ("xyz", WATER),
+        ("xyz", WATER.replace("water", "again")),
+    ]
+
+
+@pytest.mark.parametrize("cut", [20, 40, 55])
+def test_a_record_that_is_cut_off_is_a_row(write, cut):
+    assert len(list(open_source(write("a.xyz", WATER + WATER[:cut])))) == 2
+
+
+def test_what_is_no_number_of_atoms_ends_the_file(write):
+    rows = list(open_source(write("a.xyz", WATER + "three\nO\n" + WATER)))
+    assert [row.problem and row.problem[0] for row in rows] == [None, "syntax"]
+    assert "'three', no number of atoms" in rows[1].problem[1]
+
+
+def test_a_record_of_qm9_that_lacks_a_number(write):
+    text = "1\ngdb 1 0 0 0 1 2 3\nC 0 0 0 0\n\nC C\nInChI\n"
+    (record,) = RecordFile(write("a.xyz", text))
+    assert record.problem[0] == "syntax"
+    assert RecordFile(write("b.xyz", text)).columns == ["xyz", "mu", "alpha", "homo"]
