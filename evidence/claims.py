@@ -1,0 +1,6 @@
+"""All claims, in the order in which they run and are reported."""
+
+from evidence import conformers, relations
+from evidence.claim import Claim
+
+CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (relations.CLAIM, conformers.CLAIM)}

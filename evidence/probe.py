@@ -1,0 +1,133 @@
+"""Encoders, projector and a linear head that reads numbers off the soft tokens: no language model.
+
+The shortest way to what the molecule's side of the model knows, at minutes a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from collamo.chem.features import MoleculeFeatures
+from collamo.data.batch import MoleculeBatch, batch_molecules
+from collamo.model.configuration import CollamoConfig
+from collamo.model.modeling import CollamoModel
+from collamo.model.tiny import tiny_llama_config
+
+LEARNING_RATE = 2e-3  # and what follows: as in configs/stage1.yaml
+WEIGHT_DECAY = 0.05
+WARMUP = 0.1
+CLIP = 1.0
+#: Rates of their own, in multiples, that go with sinks: Adam's steps add up to 0.4 logits.
+FASTER = {"hop_bias": 30.0, "radial": 5.0}
+CHUNK = 1000  # molecules that are evaluated, or put into tensors, at a time
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """Molecules with their numbers `values` [M,F], and which molecule a conformer is of."""
+
+    features: Sequence[MoleculeFeatures]
+    values: np.ndarray
+    units: Sequence[object]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a probe trains."""
+
+    steps: int
+    batch: int
+
+
+def predictions(
+    train: Molecules,
+    test: Molecules,
+    overrides: Mapping[str, Any],
+    budget: Budget,
+    seed: int,
+    device: str,
+) -> np.ndarray:
+    """Train on `train` with this seed and return predictions for `test` [M,F].
+
+    The numbers are standardised over the training molecules and learned by their absolute error. A
+    seed sets weights and order; the molecules stay. On a GPU products are bfloat16.
+    """
+    torch.manual_seed(seed)
+    config = CollamoConfig.from_overrides("tiny", overrides, tiny_llama_config(64))
+    model = CollamoModel(config)
+    width = config.projector_config.num_query_tokens * config.text_config.hidden_size
+    net = nn.ModuleDict({"model": model, "head": nn.Linear(width, train.values.shape[1])})
+    net.to(device)
+    mean, spread = train.values.mean(0), train.values.std(0)
+    target = torch.tensor((train.values - mean) / spread, dtype=torch.float32, device=device)
+    batch = _tensors(train.features, device)
+    optimizer = _optimizer(net, faster=False)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(budget.steps))
+    order = np.random.default_rng(seed)
+    net.train()
+    for _ in range(budget.steps):
+        rows = torch.tensor(order.choice(len(target), budget.batch, replace=False), device=device)
+        loss = (_read(net, _rows(batch, rows), device) - target[rows]).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+    net.eval()
+    parts = [test.features[i : i + CHUNK] for i in range(0, len(test.features), CHUNK)]
+    with torch.no_grad():
+        read = [_read(net, _tensors(part, device), device).cpu() for part in parts]
+    return torch.cat(read).double().numpy() * spread + mean
+
+
+def _read(net: nn.ModuleDict, molecules: MoleculeBatch, device: str) -> Tensor:
+    """[B,F] standardised numbers."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+        soft = net["model"].get_molecule_features(molecules)  # [B,1,b,D]
+    return net["head"](soft.flatten(1).float())
+
+
+def _optimizer(net: nn.Module, faster: bool) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, and the two relations may have rates of their own."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if "language_model" in name:
+            continue
+        matches = [rate for part, rate in FASTER.items() if part in name] if faster else []
+        rate = LEARNING_RATE * (matches[0] if matches else 1.0)
+        relation = any(part in name for part in FASTER)
+        decay = WEIGHT_DECAY if parameter.dim() > 1 and not relation else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
+        ]
+    )
+
+
+def _cosine(steps: int):
+    def factor(step: int) -> float:
+        warm = max(1, int(WARMUP * steps))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm)))
+
+    return factor
+
+
+def _tensors(features: Sequence[MoleculeFeatures], device: str) -> MoleculeBatch:
+    """Put molecules into one batch, a molecule a prompt. SELFIES stay out: no probe reads 1D."""
+    parts = [features[i : i + CHUNK] for i in range(0, len(features), CHUNK)]
+    batches = [batch_molecules([[each] for each in part], {}, ("2d", "3d")) for part in parts]
+    return MoleculeBatch.cat(batches).to(device)
+
+
+def _rows(batch: MoleculeBatch, rows: Tensor) -> MoleculeBatch:
+    return MoleculeBatch(**{name: x[rows] for name, x in batch.tensors().items()})
