@@ -31,7 +31,8 @@ class Ablation:
     stages: Annotated[tuple[Path, ...], Field(min_length=2, max_length=2)]
     """Recipes of the alignment and of the tuning."""
     variants: dict[Annotated[str, Field(coerce_numbers_to_str=True)], dict[str, Any]]
-    """Name → options of the alignment, such as ``model.projector_config.phi2d: false``."""
+    """Name → options of the trainings, such as ``model.projector_config.phi2d: false``; what says
+    what the model is built from reaches the alignment only."""
     shown: tuple[str, ...] = (MODEL,)
     """Whose scores the table has: the model's, or with "1d only" those it reaches without the rest
     at inference."""
@@ -107,7 +108,7 @@ class _Variant:
         own = [f"--{key}={json.dumps(value)}" for key, value in ablation.variants[name].items()]
         align_path, tune_path = ablation.stages
         align = load_recipe(align_path, [*overrides, *own, f"--output={folder / 'align'}"])
-        _, shared = split_overrides(overrides)
+        _, shared = split_overrides([*overrides, *own])
         start = f"--init_from={folder / 'align' / 'final'}"
         tune = load_recipe(tune_path, [*shared, start, f"--output={folder / 'tune'}"])
         return cls(name, folder, align, tune)

@@ -17,16 +17,30 @@ FILES = sorted((CONFIGS / "ablations").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_variant_is_a_model_of_its_own(path):
+def test_every_variant_is_a_model_or_a_training_of_its_own(path):
     loaded = load_ablation(path)
     models = []
     for options in loaded.variants.values():
         overrides = [f"--{key}={json.dumps(value)}" for key, value in options.items()]
         recipe = load_recipe(loaded.stages[0], overrides)
-        models.append(CollamoConfig.from_overrides("tiny", recipe.model).to_dict())
+        model = CollamoConfig.from_overrides("tiny", recipe.model).to_dict()
+        models.append((model, recipe.relation_rates))
     assert len(models) >= 2
     assert all(a != b for i, a in enumerate(models) for b in models[:i])
     assert load_recipe(loaded.stages[1]).stage == "tune"
+
+
+def test_what_is_not_about_building_reaches_both_trainings():
+    loaded = load_ablation(CONFIGS / "ablations" / "sinks.yaml")
+    number = list(loaded.variants).index("sinks, Φ at the projector's rate")
+    variants = [
+        ablation._Variant.build(loaded, i, name, Path("out"), [])
+        for i, name in enumerate(loaded.variants)
+    ]
+    rates = [(v.align.relation_rates.hop_bias, v.tune.relation_rates.hop_bias) for v in variants]
+    assert rates.pop(number) == (1, 1)
+    assert set(rates) == {(30, 30)}
+    assert all(v.tune.model == {} for v in variants)
 
 
 @pytest.fixture

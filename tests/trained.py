@@ -22,7 +22,7 @@ SMALL = [
     *("--model.gin_config", "{num_layers: 2, hidden_size: 16}"),
     *("--model.unimol_config", "{num_layers: 1, hidden_size: 16, num_heads: 2}"),
     *("--model.unimol_config.intermediate_size", "16"),
-    *("--model.projector_config", "{num_layers: 1, hidden_size: 16, num_heads: 2}"),
+    *("--model.projector_config", "{num_layers: 1, hidden_size: 16, num_heads: 2, sinks: true}"),
     *("--model.projector_config.intermediate_size", "16"),
     *("--model.projector_config.num_query_tokens", "3"),
 ]

@@ -162,6 +162,11 @@ class ProjectorConfig(PreTrainedConfig):
         A zero key and a zero value join the tokens of the cross-attention. Our choice: True,
         because a plain softmax average cannot count, while with the extra key the result grows
         with the number of matching atoms.
+    sinks
+        Whether attention can count everywhere: each head over atoms has a sink, a learned logit
+        whose value is zero, and the logit of the cross-attention's zero key is learned, a head each
+        (without `sinks` it is 0). Our choice: False, because the paper's softmax is plain; the
+        demo's recipe has them, because without them no trained model read Φ2d or Φ3d.
     modality_dropout
         Probability that training drops a present modality of a molecule; one always stays. The
         paper gives no rate; our choice: 0.2.
@@ -187,6 +192,7 @@ class ProjectorConfig(PreTrainedConfig):
     phi3d: bool = True
     multi_level: bool = True
     zero_attention: bool = True
+    sinks: bool = False
     modality_dropout: float | int = 0.2
     dropout: float | int = 0.1
 

@@ -26,13 +26,21 @@ from collamo.model.configuration import MODALITIES, CollamoConfig
 from collamo.model.encoders import GinEncoder, SelfiesEncoder, UniMolEncoder
 from collamo.model.encoders.gin import GinConv
 from collamo.model.encoders.unimol import UniformEmbedding
-from collamo.model.projector import CoProjector, LearnedQueries, RelationBias, drop_modalities
+from collamo.model.projector import (
+    CoProjector,
+    CrossAttention,
+    LearnedQueries,
+    RelationBias,
+    drop_modalities,
+)
 from collamo.model.transformers_versions import CACHE
 from collamo_kernels import CoAttention, GaussianRadial
+from collamo_kernels.coattention.module import SINK_RANGE
 
 #: Parts of `CollamoModel` beside the language model: an encoder per modality, and the projector.
 ENCODER_PARTS = {"1d": "selfies_encoder", "2d": "graph_encoder", "3d": "conformer_encoder"}
 MOLECULE_PARTS = (*ENCODER_PARTS.values(), "mol_projector")
+_RESETS_ITSELF = UniformEmbedding | GinConv | LearnedQueries | RelationBias | CrossAttention
 
 
 @dataclass
@@ -99,13 +107,13 @@ class CollamoPreTrainedModel(PreTrainedModel):
         Linear maps are Xavier uniform (our choice, because 0.02 of LLaMA is meant for widths in
         the thousands and leaves a width of 100 nearly silent).
         """
-        if isinstance(module, UniformEmbedding | GinConv | LearnedQueries | RelationBias):
+        if isinstance(module, _RESETS_ITSELF):
             module.reset_parameters()
         elif isinstance(module, GaussianRadial):
             _init_radial(module)
         elif isinstance(module, CoAttention):
-            if module.hop_bias is not None:
-                init.normal_(module.hop_bias, std=0.02)
+            if module.sink is not None:
+                init.copy_(module.sink, torch.linspace(*SINK_RANGE, module.num_heads))
         elif isinstance(module, nn.Linear) and module is not getattr(self, "lm_head", None):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import cast
@@ -10,12 +11,16 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES, ProjectorConfig
 from collamo_kernels import CoAttention, GaussianRadial, Relations, share_bias
 
+#: Where the logits of zero keys start, from the first head to the last: our choice, measured with
+#: the sinks of `CoAttention` (linspace(0, 3)) on the demo's molecules, of 20 to 100 tokens.
+ZERO_LOGITS = 1.0, 5.0
 #: What layers share of Φ, as keyword arguments of their attention; see `share_bias`.
 SharedPhi = Mapping[str, Tensor | Callable[..., Tensor] | None]
 
@@ -77,9 +82,8 @@ class CoProjector(nn.Module):
         levels
             Per modality the encoder's levels by number, each [B,T_m,C_m]: those of `levels_read`.
         molecules
-            The flat batch they are of. A modality that is not `present` is not read. Hops have one
-            value throughout (255) where 2D is absent: that adds the same number to every logit of a
-            row, which softmax ignores, so exactly no Φ2d.
+            The flat batch they are of. A modality that is not `present` is not read. Where 2D is
+            absent every pair is unreachable, which adds no Φ2d (`RelationBias.hop_table`).
 
         Returns
         -------
@@ -154,7 +158,7 @@ class CoProjector(nn.Module):
             relations,
             layers=1 if again else 2 * len(self.layers),
             dtype=torch.get_autocast_dtype(device) if half else self.norm.weight.dtype,
-            hop_bias=self.relation_bias.hop_bias,
+            hop_bias=self.relation_bias.hop_table(),
             radial=self.relation_bias.radial,
         )
 
@@ -274,19 +278,47 @@ class LearnedQueries(nn.Module):
 
 
 class RelationBias(nn.Module):
-    """The Φ2d table and the Φ3d function that layers and branches share; None where left out."""
+    """The Φ2d table and the Φ3d function of one attention, or of all that share them; None where
+    left out."""
 
     def __init__(self, config: ProjectorConfig):
         super().__init__()
         table = torch.empty(config.num_heads, config.hop_buckets)
         self.hop_bias = nn.Parameter(table) if config.phi2d else None
-        self.radial = _radial(config) if config.phi3d else None
+        self.radial: GaussianRadial | None = _radial(config) if config.phi3d else None
+        self.sinks = config.sinks
         self.reset_parameters()
+
+    def hop_table(self) -> Tensor | None:
+        """[H,S], what the attention reads: with sinks, relative to the column of unreachable pairs.
+
+        In a molecule without 2D every pair is unreachable. The same number in every logit of a row
+        is nothing to a plain softmax, but would raise or lower all atoms against their sink.
+        """
+        if self.hop_bias is None or not self.sinks:
+            return self.hop_bias
+        return self.hop_bias - self.hop_bias[:, -1:]
 
     def reset_parameters(self) -> None:
         """Start from a faint Φ2d."""
         if self.hop_bias is not None:
             nn.init.normal_(self.hop_bias, std=0.02)
+
+
+@contextmanager
+def without_phi(model: nn.Module, relations: Collection[str]) -> Iterator[None]:
+    """Take Φ2d ("phi2d") and Φ3d ("phi3d") away from every attention of `model` inside the block,
+    as if they were zero."""
+    biases = [module for module in model.modules() if isinstance(module, RelationBias)]
+    own = [(bias, bias.hop_bias, bias.radial) for bias in biases]
+    try:
+        for bias in biases:
+            bias.hop_bias = None if "phi2d" in relations else bias.hop_bias
+            bias.radial = None if "phi3d" in relations else bias.radial
+        yield
+    finally:
+        for bias, hop_bias, radial in own:
+            bias.hop_bias, bias.radial = hop_bias, radial
 
 
 def has_relation_bias(config: ProjectorConfig) -> bool:
@@ -307,7 +339,10 @@ class CoProjectorLayer(GradientCheckpointingLayer):
         super().__init__()
         own = has_relation_bias(config) and not config.share_relation_bias
         self.branches = nn.ModuleDict(
-            {m: BranchBlock(config, own_bias=own and m != "1d") for m in MODALITIES}
+            {
+                m: BranchBlock(config, own_bias=own and m != "1d", of_atoms=m != "1d")
+                for m in MODALITIES
+            }
         )
         self.gather = GatherBlock(config)
 
@@ -333,23 +368,27 @@ class CoProjectorLayer(GradientCheckpointingLayer):
 
 
 class BranchBlock(nn.Module):
-    """z + CoAttn(LN z; Φ), then z + FFN(LN z); plain self-attention where Φ is nothing."""
+    """z + CoAttn(LN z; Φ), then z + FFN(LN z); self-attention where Φ is nothing.
 
-    def __init__(self, config: ProjectorConfig, own_bias: bool):
+    The branch of text (`of_atoms` False) has no sinks.
+    """
+
+    def __init__(self, config: ProjectorConfig, own_bias: bool, of_atoms: bool):
         super().__init__()
         width = config.hidden_size
         self.attention_norm = nn.LayerNorm(width)
         self.attention = CoAttention(
-            width,
-            config.num_heads,
-            hop_buckets=config.hop_buckets if own_bias and config.phi2d else 0,
-            radial=_radial(config) if own_bias and config.phi3d else None,
+            width, config.num_heads, hop_buckets=0, radial=None, sink=config.sinks and of_atoms
         )
+        self.relation_bias = RelationBias(config) if own_bias else None
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, z: Tensor, relations: Relations, phi: SharedPhi) -> Tensor:
         """[M,C] → [M,C]; rows of absent modalities stay finite and unread."""
+        own = self.relation_bias
+        if own is not None:
+            phi = {"hop_bias": own.hop_table(), "radial": own.radial}
         attended = self.attention(self.attention_norm(z), relations, **phi)
         return self.feed_forward(z + self.dropout(attended))
 
@@ -361,7 +400,9 @@ class GatherBlock(nn.Module):
         super().__init__()
         self.query_norm = nn.LayerNorm(config.hidden_size)
         self.token_norm = nn.LayerNorm(config.hidden_size)
-        self.attention = CrossAttention(config.hidden_size, config.num_heads, config.zero_attention)
+        self.attention = CrossAttention(
+            config.hidden_size, config.num_heads, config.zero_attention, config.sinks
+        )
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -375,18 +416,27 @@ class CrossAttention(nn.Module):
     """softmax(q·kᵀ/√d) v over the tokens within reach.
 
     With `zero_attention` a zero key with a zero value joins them (nn.MultiheadAttention's
-    add_zero_attn): n tokens of logit s and value v then give n·eˢ/(n·eˢ + 1) · v, which grows with
-    n, where the plain average gives v for every n.
+    add_zero_attn): n tokens of logit s and value v then give n·eˢ/(n·eˢ + e^z) · v with z = 0,
+    which grows with n, where the plain average gives v for every n. One key of logit 0 against 60
+    tokens of as much is soon saturated: with `sinks` z is learned, a head each.
     """
 
-    def __init__(self, width: int, num_heads: int, zero_attention: bool):
+    def __init__(self, width: int, num_heads: int, zero_attention: bool, sinks: bool = False):
         super().__init__()
         self.num_heads = num_heads
         self.zero_attention = zero_attention
+        learned = zero_attention and sinks
+        self.zero_logit = nn.Parameter(torch.empty(num_heads)) if learned else None
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start zero keys that saturate from e to e⁵ tokens on, a head each."""
+        if self.zero_logit is not None:
+            init.copy_(self.zero_logit, torch.linspace(*ZERO_LOGITS, self.num_heads))
 
     def forward(self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor) -> Tensor:
         """Read the tokens.
@@ -409,7 +459,7 @@ class CrossAttention(nn.Module):
         """
         q, k, columns, reach, reads = self._compared(p, tokens, place, reach)
         v = self._spread(self.value(tokens), *columns)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=reach[:, None])
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(reach, q.dtype))
         out = torch.where(reads[:, None], out, 0.0)
         return self.output(out.transpose(1, 2).flatten(2))
 
@@ -418,8 +468,22 @@ class CrossAttention(nn.Module):
         reach."""
         q, k, _, reach, reads = self._compared(p, tokens, place, reach)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        weights = logits.masked_fill(~reach[:, None], float("-inf")).softmax(-1)
-        return torch.where(reads[:, None], weights, 0.0)
+        mask = self._mask(reach, logits.dtype)
+        if mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        else:
+            logits = logits + mask
+        return torch.where(reads[:, None], logits.softmax(-1), 0.0)
+
+    def _mask(self, reach: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to the logits: [B,1,b,T] bool, or [B,H,b,T] with the zero key's logits."""
+        if self.zero_logit is None:
+            return reach[:, None]
+        batch, queries, length = reach.shape
+        zero = self.zero_logit.to(dtype)[:, None, None].expand(batch, -1, queries, 1)
+        tokens = torch.zeros((), dtype=dtype, device=zero.device)
+        tokens = tokens.expand(batch, self.num_heads, queries, length - 1)
+        return torch.cat([tokens, zero], -1).masked_fill(~reach[:, None], float("-inf"))
 
     def _compared(
         self, p: Tensor, tokens: Tensor, place: Tensor, reach: Tensor

@@ -53,6 +53,21 @@ class TaskRecipe:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class RelationRates:
+    """Learning rates of Φ2d and Φ3d, as multiples of the projector's.
+
+    Ours. An entry of Φ2d is a logit by itself, and Adam moves it at each step by the learning rate
+    at most, whatever the gradient: by 0.4 in all of the demo's stage 1, by 0.16 in stage 2. A logit
+    of 0.4 makes an atom half as important again, and no more.
+    """
+
+    hop_bias: Number = 1.0
+    """Of the table Φ2d. The demo has 30: 12 logits are within reach in stage 1."""
+    radial: Number = 1.0
+    """Of Φ3d's Gaussians and head. The demo has 5: as a product of both it moves further."""
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Recipe:
     """One training stage."""
 
@@ -99,6 +114,8 @@ class Recipe:
     """Learning rate of the projector where it is not that of the rest; null:
     training.learning_rate. Ours: fresh LoRA weights bear ten times the rate of a projector that is
     already aligned."""
+    relation_rates: RelationRates = field(default_factory=RelationRates)
+    """Learning rates of Φ2d and Φ3d in the projector."""
     tasks: TaskRecipe = field(default_factory=TaskRecipe)
     """Which questions are trained on."""
     lora: LoraRecipe = field(default_factory=LoraRecipe)
@@ -213,7 +230,13 @@ def _known_keys() -> dict[str, list[str]]:
     """Return every key of a recipe outside `model`, by section ("" is the top level)."""
     from transformers import TrainingArguments
 
-    sections = {"": Recipe, "tasks": TaskRecipe, "lora": LoraRecipe, "training": TrainingArguments}
+    sections = {
+        "": Recipe,
+        "tasks": TaskRecipe,
+        "lora": LoraRecipe,
+        "relation_rates": RelationRates,
+        "training": TrainingArguments,
+    }
     return {name: [f.name for f in dataclasses.fields(cls)] for name, cls in sections.items()}
 
 
@@ -310,11 +333,7 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(f"{where}: facts_weight must be at least 0, got {recipe.facts_weight}")
     if recipe.facts_weight and recipe.stage != "align":
         raise UsageError(f"{where}: facts_weight belongs to stage align; drop it")
-    rate = recipe.projector_learning_rate
-    if rate is not None and recipe.stage == "language_model":
-        raise UsageError(f"{where}: stage language_model has no projector; drop its learning rate")
-    if rate is not None and rate <= 0:
-        raise UsageError(f"{where}: projector_learning_rate must be above 0, got {rate}")
+    _check_projector_rates(recipe, where)
     for task, share in recipe.tasks.shares.items():
         if not 0 < share <= 1:
             raise UsageError(
@@ -328,3 +347,17 @@ def _check_stage(recipe: Recipe, where: str) -> None:
             raise UsageError(f"{where}: {name} must be at least 1, got {number}")
     if not 0 <= recipe.lora.dropout < 1:
         raise UsageError(f"{where}: lora.dropout must lie in [0, 1), got {recipe.lora.dropout}")
+
+
+def _check_projector_rates(recipe: Recipe, where: str) -> None:
+    rates = {
+        "projector_learning_rate": recipe.projector_learning_rate,
+        "relation_rates.hop_bias": recipe.relation_rates.hop_bias,
+        "relation_rates.radial": recipe.relation_rates.radial,
+    }
+    for name, rate in rates.items():
+        if rate is not None and rate <= 0:
+            raise UsageError(f"{where}: {name} must be above 0, got {rate}")
+    own = recipe.projector_learning_rate is not None or recipe.relation_rates != RelationRates()
+    if own and recipe.stage == "language_model":
+        raise UsageError(f"{where}: stage language_model has no projector; drop its learning rates")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from collamo.training.callbacks import (
     StopOnNonFinite,
     non_finite_message,
 )
-from collamo.training.freezing import PROJECTOR
 from collamo.training.learning_curve import LearningCurve
+from collamo.training.parameter_groups import decaying, own_rates, set_rates
 from collamo.training.questions import QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.sampler import EpochSampler
@@ -47,8 +47,8 @@ class StageTrainer(Trainer):
         Order of the training items, a function of (seed, epoch) alone.
     facts_weight
         Weight of the loss of ``model.facts_head``, logged as ``facts_loss``; 0 where there is none.
-    projector_learning_rate
-        Learning rate of the projector; None: that of all.
+    rates
+        Learning rates that differ from that of all, by kind of parameter (`own_rates`).
     """
 
     model: nn.Module  # Trainer's own annotation admits None, which it refuses
@@ -59,12 +59,12 @@ class StageTrainer(Trainer):
         frozen: Sequence[nn.Module],
         sampler: EpochSampler,
         facts_weight: float = 0.0,
-        projector_learning_rate: float | None = None,
+        rates: Mapping[str, float] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.frozen, self.sampler = list(frozen), sampler
-        self.facts_weight, self.projector_learning_rate = facts_weight, projector_learning_rate
+        self.facts_weight, self.rates = facts_weight, dict(rates or {})
         self._facts_losses: list[Tensor] = []
         self._num_parameters: int | None = None
 
@@ -82,18 +82,16 @@ class StageTrainer(Trainer):
                     bar.close()
 
     def create_optimizer(self, *args, **kwargs):
-        """Build Trainer's optimizer; the projector gets groups with a rate of their own."""
+        """Build Trainer's optimizer, with groups for what has a learning rate of its own."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if fresh and self.projector_learning_rate is not None:
-            named = self.model.named_parameters()
-            projector = {id(p) for name, p in named if PROJECTOR in name.split(".")}
-            for group in list(optimizer.param_groups):
-                own = [p for p in group["params"] if id(p) in projector]
-                group["params"] = [p for p in group["params"] if id(p) not in projector]
-                rate = {"lr": self.projector_learning_rate}
-                optimizer.add_param_group({**group, "params": own, **rate})
+        if fresh:
+            set_rates(optimizer, self.model, self.rates)
         return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return what decays: Trainer's choice (no norms, no biases) without Φ and sinks."""
+        return decaying(super().get_decay_parameter_names(model))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of one batch; CollamoError where it is NaN or infinite in training."""
@@ -164,7 +162,7 @@ def make_trainer(
         frozen=frozen,
         sampler=sampler,
         facts_weight=recipe.facts_weight,
-        projector_learning_rate=recipe.projector_learning_rate,
+        rates=own_rates(recipe, args.learning_rate),
         callbacks=[
             StopOnNonFinite(),
             SealCheckpoints(recipe.training.get("save_total_limit")),

@@ -1,8 +1,9 @@
+import json
 from itertools import product
 
 import pytest
 import torch
-from model_helpers import build, molecules_of
+from model_helpers import SMALL, build, molecules_of
 from transformers import AttentionInterface, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -333,6 +334,32 @@ def test_save_and_load(tokenizer, inputs, tmp_path, tied):
     assert reopened.prompt("What is it?") == prompt
     one, two = (p(prompt, ["CCO"], modalities=("1d", "2d")) for p in (processor, reopened))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_checkpoint_of_before_sinks_gives_the_same_bits(tokenizer, inputs, tmp_path):
+    """Its configuration does not say whether it has any: it has none."""
+    model, _ = build(tokenizer)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    assert values["projector_config"].pop("sinks") is False
+    file.write_text(json.dumps(values))
+    again = CollamoForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(answers(model, inputs), answers(again, inputs))
+
+
+def test_sinks_are_saved_and_not_drawn_again(tokenizer, inputs, tmp_path):
+    model, _ = build(tokenizer, {"projector_config": {**SMALL["projector_config"], "sinks": True}})
+    layer = model.model.mol_projector.layers[0]
+    sink, zero_logit = layer.branches["2d"].attention.sink, layer.gather.attention.zero_logit
+    assert sink.tolist() == pytest.approx([0, 1, 2, 3])
+    assert zero_logit.tolist() == pytest.approx([1, 7 / 3, 11 / 3, 5])
+    with torch.no_grad():
+        sink.add_(1), zero_logit.sub_(2)
+    model.save_pretrained(tmp_path)
+    again = CollamoForConditionalGeneration.from_pretrained(tmp_path)
+    assert all(torch.equal(x, again.state_dict()[name]) for name, x in model.state_dict().items())
+    assert torch.equal(answers(model, inputs), answers(again, inputs))
 
 
 # --- devices ---------------------------------------------------------------------------------

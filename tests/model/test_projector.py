@@ -11,7 +11,9 @@ from collamo.model.projector import (
     CrossAttention,
     LearnedQueries,
     LevelInputs,
+    RelationBias,
     drop_modalities,
+    without_phi,
 )
 
 SUBSETS = [subset for subset in product([False, True], repeat=3) if any(subset)]
@@ -59,25 +61,30 @@ def case(present=(True, True, True), atoms=5, tokens=4, batch=2, seed=0):
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("multi_level", [True, False])
 @pytest.mark.parametrize("zero_attention", [True, False])
-def test_every_parameter_gets_gradient(share, multi_level, zero_attention):
+@pytest.mark.parametrize("sinks", [True, False])
+def test_every_parameter_gets_gradient(share, multi_level, zero_attention, sinks):
     model = projector(
-        share_relation_bias=share, multi_level=multi_level, zero_attention=zero_attention
+        share_relation_bias=share,
+        multi_level=multi_level,
+        zero_attention=zero_attention,
+        sinks=sinks,
     )
     out = model(*case())
     assert out.shape == (2, 3, 12)
     (out * torch.randn_like(out)).sum().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert [name for name in silent if not _is_inert(name, zero_attention)] == []
+    assert [name for name in silent if not _is_inert(name, zero_attention, sinks)] == []
 
 
-def _is_inert(name, zero_attention):
+def _is_inert(name, zero_attention, sinks=False):
     """Whether softmax ignores a parameter: it shifts a whole row of logits.
 
-    A key's bias and the last bias of Φ3d do; the zero key makes a key's bias count.
+    A key's bias and the last bias of Φ3d do; beside a zero key or a sink they count.
     """
     if name.endswith("radial.head.2.bias"):
-        return True
-    return name.endswith("attention.key.bias") and not ("gather" in name and zero_attention)
+        return not sinks
+    counts = zero_attention if "gather" in name else sinks and "1d" not in name
+    return name.endswith("attention.key.bias") and not counts
 
 
 @pytest.mark.parametrize("present", SUBSETS)
@@ -113,31 +120,37 @@ def test_queries_are_the_base_and_the_modalities_present():
     assert torch.equal(p[1], base)
 
 
-def test_absent_2d_adds_no_hop_bias():
+@pytest.mark.parametrize("sinks", [True, False])
+@pytest.mark.parametrize("share", [True, False])
+def test_absent_2d_adds_no_hop_bias(share, sinks):
     """One hop value throughout is no Φ2d: the table's values do not matter, nor get gradient."""
-    model = projector()
+    model = projector(share_relation_bias=share, sinks=sinks)
+    tables = [bias.hop_bias for bias in model.modules() if isinstance(bias, RelationBias)]
     inputs = case((True, False, True))
     before = model(*inputs)
     with torch.no_grad():
-        model.relation_bias.hop_bias.mul_(100).add_(1)
+        for table in tables:
+            table.mul_(100).add_(1)
     after = model(*inputs)
     # The constant is added to float32 logits, so it costs their last bits: 1e-5 of values near 1.
     torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
     after.sum().backward()
-    assert model.relation_bias.hop_bias.grad.abs().max() < 1e-6
+    assert max(table.grad.abs().max() for table in tables) < 1e-6
     assert not torch.allclose(model(*case()), before, atol=1e-2)  # with 2D it does matter
 
 
-def test_absent_3d_adds_no_distance_bias():
-    model = projector()
+@pytest.mark.parametrize("sinks", [True, False])
+def test_absent_3d_adds_no_distance_bias(sinks):
+    model = projector(sinks=sinks)
     inputs = case((True, True, False))
     model(*inputs).sum().backward()
     assert all(not p.grad.any() for p in model.relation_bias.radial.parameters())
 
 
+@pytest.mark.parametrize("sinks", [True, False])
 @pytest.mark.parametrize("zero_attention", [True, False])
-def test_a_padding_molecule_is_zero_forward_and_backward(zero_attention):
-    model = projector(zero_attention=zero_attention)
+def test_a_padding_molecule_is_zero_forward_and_backward(zero_attention, sinks):
+    model = projector(zero_attention=zero_attention, sinks=sinks)
     inputs = case((False, False, False))
     out = model(*inputs)
     assert torch.equal(out, torch.zeros_like(out))
@@ -146,8 +159,9 @@ def test_a_padding_molecule_is_zero_forward_and_backward(zero_attention):
     assert all(not g.any() for g in grads)
 
 
-def test_garbage_in_padding_changes_nothing():
-    model, (levels, molecules) = projector(), case()
+@pytest.mark.parametrize("sinks", [True, False])
+def test_garbage_in_padding_changes_nothing(sinks):
+    model, (levels, molecules) = projector(sinks=sinks), case()
     for m in MODALITIES:
         for level in levels[m]:
             level[:, -1] = torch.nan
@@ -225,9 +239,22 @@ def test_zero_attention_counts_and_the_plain_average_does_not():
     assert not torch.allclose(one, four, atol=1e-3)
 
 
+def test_a_head_counts_to_where_its_zero_key_is():
+    """n tokens of logit 0 against a zero key of logit z are n/(n + e^z)."""
+    attention = CrossAttention(8, 4, zero_attention=True, sinks=True).double()
+    assert attention.zero_logit.tolist() == pytest.approx([1, 7 / 3, 11 / 3, 5])
+    torch.nn.init.zeros_(attention.query.weight)
+    torch.nn.init.zeros_(attention.query.bias)
+    p, reach = torch.ones(1, 1, 8).double(), torch.ones(1, 1, 20, dtype=torch.bool)
+    weights = attention.weights(p, *packed(torch.randn(1, 20, 8).double()), reach)
+    expected = 20 / (20 + attention.zero_logit.exp())
+    torch.testing.assert_close(weights[0, :, 0, :20].sum(-1), expected)
+
+
+@pytest.mark.parametrize("sinks", [True, False])
 @pytest.mark.parametrize("zero_attention", [True, False])
-def test_the_weights_are_those_of_the_forward_pass(zero_attention):
-    attention = CrossAttention(8, 2, zero_attention).double()
+def test_the_weights_are_those_of_the_forward_pass(zero_attention, sinks):
+    attention = CrossAttention(8, 2, zero_attention, sinks).double()
     p, tokens = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 8).double()
     reach = torch.rand(2, 3, 5) < 0.6
     reach[1, 2] = False  # a query that may see nothing
@@ -315,3 +342,45 @@ def test_same_relations_are_shared_or_owned():
     names = [name for name, _ in owned.named_parameters() if "hop_bias" in name]
     assert len(names) == 2 * 2  # layers × atom branches
     assert not any("1d" in name for name in names)
+
+
+def test_sinks_stand_where_atoms_attend_and_in_the_gathering():
+    names = {name for name, _ in projector(sinks=True).named_parameters()}
+    added = names - {name for name, _ in projector().named_parameters()}
+    layers, branches = range(2), ("2d", "3d")
+    expected = {f"layers.{i}.branches.{m}.attention.sink" for i in layers for m in branches}
+    assert added == expected | {f"layers.{i}.gather.attention.zero_logit" for i in layers}
+
+
+def test_with_sinks_attention_over_atoms_counts():
+    """Twice the same molecule, with nothing but its atoms: a plain average cannot tell."""
+
+    def soft(sinks, atoms):
+        model = projector(sinks=sinks, phi2d=False, phi3d=False, zero_attention=False)
+        levels, molecules = case((False, True, False), atoms=atoms + 1, batch=1)
+        levels = {m: tuple(torch.ones_like(level) for level in levels[m]) for m in levels}
+        return model(levels, molecules)
+
+    torch.testing.assert_close(soft(False, 4), soft(False, 8))
+    assert not torch.allclose(soft(True, 4), soft(True, 8), atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("relations", [{"phi2d"}, {"phi3d"}, {"phi2d", "phi3d"}, set()])
+def test_without_phi_is_a_table_of_zeros_and_comes_back(share, relations):
+    model, inputs = projector(share_relation_bias=share, sinks=True), case()
+    before, names = model(*inputs), [name for name, _ in model.named_parameters()]
+    with without_phi(model, relations):
+        taken = model(*inputs)
+    assert torch.equal(taken, before) == (not relations)
+    assert torch.equal(model(*inputs), before)
+    assert [name for name, _ in model.named_parameters()] == names
+    with torch.no_grad():
+        for bias in model.modules():
+            if isinstance(bias, RelationBias):
+                if "phi2d" in relations:
+                    bias.hop_bias.zero_()
+                if "phi3d" in relations:
+                    bias.radial.head[-1].weight.zero_()
+                    bias.radial.head[-1].bias.zero_()
+    torch.testing.assert_close(model(*inputs), taken)

@@ -13,6 +13,7 @@ from trained import trained
 from collamo.training import stages
 from collamo.training.facts_head import FactsHead
 from collamo.training.freezing import part_of
+from collamo.training.recipe import RelationRates
 from collamo.training.stages import train
 
 NAN = math.nan
@@ -102,7 +103,8 @@ def test_the_projector_can_have_a_learning_rate_of_its_own(stage, tmp_path, monk
     make = stages.make_trainer
     monkeypatch.setattr(stages, "make_trainer", watched)
     recipe = trained().recipe(stage, tmp_path / "out", "--learning_rate", "1e-3")
-    train(dataclasses.replace(recipe, projector_learning_rate=1e-5))
+    alike = {"projector_learning_rate": 1e-5, "relation_rates": RelationRates()}
+    train(dataclasses.replace(recipe, **alike))
     assert {rate for name, rate in rates.items() if "mol_projector" in name} == {1e-5}
     assert {rate for name, rate in rates.items() if "mol_projector" not in name} == {1e-3}
     decayed = sum("weight" in name for name in rates)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from collamo.errors import UsageError
-from collamo.training.recipe import LoraRecipe, load_recipe, parse_recipe
+from collamo.training.recipe import LoraRecipe, RelationRates, load_recipe, parse_recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALIGN = {"stage": "align", "data": "d", "output": "o", "llm": "l"}
@@ -73,6 +73,13 @@ def test_lora_defaults_are_those_of_the_predecessor():
             {"stage": "language_model", "llm": None, "projector_learning_rate": 1e-4},
             "stage language_model has no projector",
         ),
+        ({"relation_rates": {"hop_bias": 0}}, "relation_rates.hop_bias must be above 0"),
+        ({"relation_rates": {"radial": -1}}, "relation_rates.radial must be above 0"),
+        ({"relation_rates": {"hops": 2}}, "relation_rates: unknown key 'hops'"),
+        (
+            {"stage": "language_model", "llm": None, "relation_rates": {"radial": 2}},
+            "stage language_model has no projector",
+        ),
     ],
 )
 def test_a_wrong_recipe_names_the_key_and_the_way_out(changes, message):
@@ -104,6 +111,7 @@ def test_overrides_are_dotted_or_short_and_typed(tmp_path):
         *("--training.learning_rate", "1e-4", "--max-steps=7", "--rank", "4"),
         *("--data", "my data", "--tasks.names", "[caption]"),
         *("--train_encoders", "false", "--model.a.b", "3"),
+        *("--relation_rates.hop_bias", "30"),
     ]
     recipe = load_recipe(path, overrides)
     assert recipe.training == {"learning_rate": 1e-4, "max_steps": 7}
@@ -112,6 +120,7 @@ def test_overrides_are_dotted_or_short_and_typed(tmp_path):
     assert recipe.tasks.names == ("caption",)
     assert recipe.train_encoders is False
     assert recipe.model == {"a": {"b": 3}}
+    assert recipe.relation_rates == RelationRates(hop_bias=30.0, radial=1.0)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from collamo.data.tasks import TaskExample
 from collamo.evaluation.examine.baselines import same_size_molecules, wrong_molecules
 from collamo.evaluation.journal import Journal
 from collamo.inference.answers import answer
+from collamo.model.projector import without_phi
 
 if TYPE_CHECKING:
-    from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
+    from collamo.model import CollamoForConditionalGeneration, CollamoProcessor, ProjectorConfig
 
 MODEL = "CoLLaMo"
 WRONG_MOLECULE = "wrong molecule"
@@ -26,17 +27,25 @@ SAME_SIZE = "same-size molecule"
 SCATTERED = "scattered atoms"
 WITHOUT = {f"without {m}": tuple(o for o in MODALITIES if o != m) for m in MODALITIES}
 ALONE = {f"{m} only": (m,) for m in MODALITIES}
+#: What the attention over atoms goes without; see `without_phi`.
+ZEROED = {
+    "Φ2d zeroed": ("phi2d",),
+    "Φ3d zeroed": ("phi3d",),
+    "Φ2d and Φ3d zeroed": ("phi2d", "phi3d"),
+}
 # Å³ of the ball for each atom with its hydrogens: a molecule's volume grows by about as much.
 VOLUME_PER_ATOM = 18.0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to ask: `modalities` that may be seen; `molecules` shown instead of one's own."""
+    """One way to ask: `modalities` that may be seen; `molecules` shown instead of one's own; which
+    Φ are `zeroed` in the projector."""
 
     name: str
     modalities: tuple[str, ...] = MODALITIES
     molecules: Mapping[int, MoleculeFeatures] = field(default_factory=dict)
+    zeroed: tuple[str, ...] = ()
 
 
 def make_variants(
@@ -46,7 +55,7 @@ def make_variants(
 
     The model and the wrong molecule (a baseline, drawn from all) always. With `reliance`: each
     modality removed, each alone (the paper's Table 7 has 1D alone), another molecule of the same
-    size, and atoms scattered at random.
+    size, atoms scattered at random, and Φ zeroed: whether Φ varies says nothing about its use.
 
     Parameters
     ----------
@@ -75,6 +84,7 @@ def make_variants(
         *(Variant(name, modalities) for name, modalities in WITHOUT.items()),
         *(Variant(name, modalities) for name, modalities in ALONE.items()),
         Variant(SCATTERED, molecules=moved),
+        *(Variant(name, zeroed=relations) for name, relations in ZEROED.items()),
     ]
     gaps = [abs(sizes[row] - sizes[other]) for row, other in alike.items()]
     counts = {
@@ -88,7 +98,7 @@ def make_variants(
 
 def count_variants(reliance: bool) -> int:
     """Return how many variants `make_variants` makes."""
-    return 2 + (len(WITHOUT) + len(ALONE) + 2 if reliance else 0)
+    return 2 + (len(WITHOUT) + len(ALONE) + len(ZEROED) + 2 if reliance else 0)
 
 
 def scatter_atoms(features: MoleculeFeatures, key: str) -> MoleculeFeatures:
@@ -132,10 +142,11 @@ def answer_variants(
     """Return the answers to `examples` by variant; the first variant is the model as it is.
 
     A question is not asked (None) where the molecule has none of the modalities that the variant
-    may see and the model reads. Where the variant changes nothing (no conformer to remove), the
-    model's answer stands. What the journal has is not asked again.
+    may see and the model reads. Where the variant changes nothing (no conformer to remove, no Φ to
+    zero), the model's answer stands. What the journal has is not asked again.
     """
     answers: dict[str, Answers] = {}
+    owned = _phi_of(model.config.projector_config)
     for variant in variants:
         asked: list[_Question] = []
         unchanged = {}
@@ -144,7 +155,8 @@ def answer_variants(
             shown = variant.molecules.get(example.molecule, own)
             seen = seen_modalities(shown, variant.modalities, model.config.modalities)
             everything = seen_modalities(own, MODALITIES, model.config.modalities)
-            if answers and shown is own and seen == everything:
+            zeroed = any(owned.get(name) in seen for name in variant.zeroed)
+            if answers and shown is own and seen == everything and not zeroed:
                 unchanged[index] = answers[variants[0].name].texts[index]
             elif seen:
                 asked.append(_Question(index, shown, example.question))
@@ -157,6 +169,12 @@ def answer_variants(
             [texts.get(i) for i in range(len(examples))], frozenset(unchanged)
         )
     return answers
+
+
+def _phi_of(config: ProjectorConfig) -> dict[str, str]:
+    """Return the Φ that the model has, each with the view it is of."""
+    views = {"phi2d": "2d", "phi3d": "3d"}
+    return {n: v for n, v in views.items() if config.collaboration and getattr(config, n)}
 
 
 class _Question(NamedTuple):
@@ -185,16 +203,17 @@ def _ask(
     left = [question for question in asked if key(question) not in journal]
     if progress is not None:
         progress(variant.name, len(asked) - len(left))
-    answer(
-        model,
-        processor,
-        [(question.molecule, question.text) for question in left],
-        modalities=variant.modalities,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        progress=None if progress is None else partial(progress, variant.name),
-        keep=lambda batch: journal.put({key(left[place]): text for place, text in batch.items()}),
-    )
+    with without_phi(model, variant.zeroed):
+        answer(
+            model,
+            processor,
+            [(question.molecule, question.text) for question in left],
+            modalities=variant.modalities,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            progress=None if progress is None else partial(progress, variant.name),
+            keep=lambda b: journal.put({key(left[place]): text for place, text in b.items()}),
+        )
     return {question.number: journal.get(key(question)) for question in asked}
 
 

@@ -12,13 +12,13 @@ from collamo.evaluation.examine.reliance import (
     SAME_SIZE,
     SCATTERED,
     VOLUME_PER_ATOM,
-    WITHOUT,
 )
 from collamo.evaluation.examine.reliance import WRONG_MOLECULE as WRONG
 from collamo.evaluation.examine.scores import LARGEST_SCALED_ERROR
 from collamo.evaluation.examine.verdicts import (
     BASELINES,
     MOST_COMMON,
+    TAKEN_AWAY,
     TRAIN_MEDIAN,
     dependence,
     signed,
@@ -114,6 +114,8 @@ def _taken_away(pairing: Mapping[str, int]) -> list[str]:
         "without 1d, without 2d, without 3d: that view is removed.",
         f"{SCATTERED}: every atom at a random place in a ball of {VOLUME_PER_ATOM:g} Å³ per atom: "
         "nothing of the conformer is left, so no rotation of it matters.",
+        "Φ2d zeroed, Φ3d zeroed, both: the attention over atoms goes without that bias, and the "
+        "molecule is as it was. Only this shows that a bias is used; that it varies does not.",
         "1d only, 2d only, 3d only: that view alone (the paper's Table 7 has 1D alone).",
         f"{WRONG}: any other molecule of the split.",
     ]
@@ -124,7 +126,7 @@ def _reliance_chart(report: Report) -> Picture:
     for verdict in report["verdicts"]:
         task, metric = verdict["task"], verdict["metric"]
         variants = report["variants"][task]
-        names = [MODEL, SAME_SIZE, *WITHOUT, SCATTERED, *ALONE, WRONG, MOST_COMMON, TRAIN_MEDIAN]
+        names = [MODEL, *TAKEN_AWAY, *ALONE, WRONG, MOST_COMMON, TRAIN_MEDIAN]
         lines = [
             _interval(name, variants[name], metric)
             for name in names

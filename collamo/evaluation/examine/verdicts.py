@@ -12,6 +12,7 @@ from collamo.evaluation.examine.reliance import (
     SCATTERED,
     WITHOUT,
     WRONG_MOLECULE,
+    ZEROED,
 )
 from collamo.evaluation.examine.scores import Scores, primary_metric
 from collamo.evaluation.report.page import metric_name
@@ -22,7 +23,7 @@ TRAIN_MEDIAN = "train median"
 # The two opponents of every verdict; the median is a third, stronger one for absolute errors,
 # reported beside them.
 BASELINES = (MOST_COMMON, WRONG_MOLECULE)
-TAKEN_AWAY = (SAME_SIZE, *WITHOUT, SCATTERED)
+TAKEN_AWAY = (SAME_SIZE, *WITHOUT, SCATTERED, *ZEROED)
 
 
 @dataclass(frozen=True)

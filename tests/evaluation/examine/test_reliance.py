@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from handmade import count
 
 from collamo.chem.conformer import absent_conformer, embed_conformer
@@ -18,12 +19,15 @@ from collamo.evaluation.examine.reliance import (
     SCATTERED,
     WITHOUT,
     WRONG_MOLECULE,
+    ZEROED,
     answer_variants,
     count_variants,
     make_variants,
     scatter_atoms,
 )
 from collamo.evaluation.journal import Journal
+from collamo.model import ProjectorConfig
+from collamo.model.projector import RelationBias
 
 SMILES = ["CCO", "CCN", "CCC", "C", "c1ccccc1O"]
 
@@ -47,7 +51,8 @@ def asked(monkeypatch):
     calls = []
 
     def answer(model, processor, pairs, *, modalities, batch_size, max_new_tokens, progress, keep):
-        texts = {i: f"{molecule.smiles} {modalities}" for i, (molecule, _) in enumerate(pairs)}
+        told = f"{modalities}{model.missing()}"
+        texts = {i: f"{molecule.smiles} {told}" for i, (molecule, _) in enumerate(pairs)}
         calls.append(list(texts.values()))
         for place, text in texts.items():  # a batch of one
             keep({place: text})
@@ -56,9 +61,26 @@ def asked(monkeypatch):
     return calls
 
 
-def run(features, tmp_path, read=("1d", "2d", "3d"), with_reliance=True):
+class Model(torch.nn.Module):
+    """A model that has nothing but its Φ, and says which of them is not there."""
+
+    def __init__(self, read, **projector):
+        super().__init__()
+        sizes = ProjectorConfig(num_heads=2, num_gaussians=4, hop_buckets=4, **projector)
+        self.config = SimpleNamespace(modalities=read, projector_config=sizes)
+        self.phi = RelationBias(sizes)
+
+    def missing(self):
+        return "".join(
+            f" without {name}"
+            for name, part in (("Φ2d", self.phi.hop_bias), ("Φ3d", self.phi.radial))
+            if part is None
+        )
+
+
+def run(features, tmp_path, read=("1d", "2d", "3d"), with_reliance=True, **projector):
     examples = [count(row, 1) for row in features]
-    model = SimpleNamespace(config=SimpleNamespace(modalities=read))
+    model = Model(read, **projector)
     identity = {row: f.smiles for row, f in features.items()}
     variants, pairing = make_variants(features, identity, 0, with_reliance)
     assert len(variants) == count_variants(with_reliance)
@@ -69,7 +91,8 @@ def run(features, tmp_path, read=("1d", "2d", "3d"), with_reliance=True):
 
 def test_every_variant_shows_what_its_name_says(features, asked, tmp_path):
     found, pairing = run(features, tmp_path)
-    assert list(found) == [MODEL, WRONG_MOLECULE, SAME_SIZE, *WITHOUT, *ALONE, SCATTERED]
+    taken = [SAME_SIZE, *WITHOUT, *ALONE, SCATTERED, *ZEROED]
+    assert list(found) == [MODEL, WRONG_MOLECULE, *taken]
     whole = ("1d", "2d", "3d")
     assert found[MODEL].texts == [f"{smiles} {whole}" for smiles in SMILES]
     for name, modalities in (WITHOUT | ALONE).items():
@@ -84,6 +107,34 @@ def test_every_variant_shows_what_its_name_says(features, asked, tmp_path):
         "largest_difference": 4,
     }
     assert found[SCATTERED].unchanged == {3}  # one atom cannot be scattered
+    missing = (" without Φ2d", " without Φ3d", " without Φ2d without Φ3d")
+    for name, words in zip(ZEROED, missing, strict=True):
+        assert found[name].texts == [f"{smiles} {whole}{words}" for smiles in SMILES]
+
+
+@pytest.mark.parametrize(
+    ("projector", "unchanged"),
+    [
+        ({"phi2d": False}, {"Φ2d zeroed"}),
+        ({"phi3d": False}, {"Φ3d zeroed"}),
+        ({"collaboration": False}, set(ZEROED)),
+    ],
+)
+def test_a_phi_that_the_model_lacks_is_not_asked_for(
+    features, asked, tmp_path, projector, unchanged
+):
+    found, _ = run(features, tmp_path, **projector)
+    stood = {name for name in ZEROED if found[name].unchanged == set(range(5))}
+    assert stood == unchanged
+
+
+def test_phi_of_a_view_that_is_not_read_changes_nothing(features, asked, tmp_path):
+    flat = {0: features_of("CCO", conformer=False), 1: features[1]}
+    found, _ = run(flat, tmp_path)
+    assert found["Φ3d zeroed"].unchanged == {0}
+    assert not found["Φ2d zeroed"].unchanged
+    found, _ = run(features, tmp_path, read=("1d", "3d"))
+    assert found["Φ2d zeroed"].unchanged == set(range(5))
 
 
 def test_a_view_that_is_not_there_cannot_be_taken_away(features, asked, tmp_path):

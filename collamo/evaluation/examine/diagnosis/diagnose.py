@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from collamo.evaluation.examine.diagnosis.measures import (
     attention_to_atoms,
     biases_of,
     curve,
+    fresh_spread,
     gaussians_of,
     layer_attention,
     pair_distances,
@@ -36,6 +38,7 @@ from collamo.evaluation.examine.diagnosis.observation import (
     relations_of,
 )
 from collamo.model.configuration import MODALITIES
+from collamo.model.projector import RelationBias
 
 if TYPE_CHECKING:
     from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
@@ -102,7 +105,10 @@ def diagnose(
         model.train(training)
     biases = list(biases_of(projector))
     distances = pair_distances(relations)
-    phi = [phi_spread(bias, relations) for bias in biases]
+    start2d, start3d = fresh_spread(partial(_fresh_bias, model), relations, seed)
+    phi = [
+        replace(phi_spread(bias, relations), start2d=start2d, start3d=start3d) for bias in biases
+    ]
     gaussians = [
         gaussians_of(bias.where, bias.radial, distances)
         for bias in biases
@@ -118,3 +124,10 @@ def diagnose(
         [curve(bias, relations, distances) for bias in biases],
         {index: attention_to_atoms(each) for index, each in zip(order, observations, strict=True)},
     )
+
+
+def _fresh_bias(model: CollamoForConditionalGeneration) -> RelationBias:
+    """Return a Φ as the model's was before training."""
+    bias = RelationBias(model.config.projector_config)
+    bias.apply(model._init_weights)
+    return bias.to(model.device)

@@ -31,10 +31,10 @@ def findings(
     """Yield a finding for everything that was measured."""
     if not phi:
         yield Finding(True, "The model has no Φ: attention over atoms knows no relation.")
-    for name, label in (("phi2d", "Φ2d (bonds)"), ("phi3d", "Φ3d (distances)")):
-        heads = [spread for bias in phi for spread in getattr(bias, name) or []]
+    for view, label in (("2d", "Φ2d (bonds)"), ("3d", "Φ3d (distances)")):
+        heads = [spread for bias in phi for spread in getattr(bias, f"phi{view}") or []]
         if heads:
-            yield _spread_finding(label, heads)
+            yield _spread_finding(label, heads, getattr(phi[0], f"start{view}"))
     for basis in gaussians:
         yield from _gaussian_findings(basis)
     for m in MODALITIES:
@@ -57,14 +57,14 @@ def findings(
         yield from _soft_findings(layers[-1])
 
 
-def _spread_finding(label: str, heads: Sequence[float]) -> Finding:
+def _spread_finding(label: str, heads: Sequence[float], start: float) -> Finding:
     flat = sum(not spread > THRESHOLDS["flat"] for spread in heads)
-    start = "; it starts at 0.02" if label.startswith("Φ2d") else ""
-    word = "has collapsed" if flat == len(heads) else "is partly flat" if flat else "is alive"
+    word = "is flat" if flat == len(heads) else "is partly flat" if flat else "varies"
     return Finding(
         flat < len(heads) / 2,
         f"{label} {word}: {flat} of {len(heads)} heads are flat; over pairs of atoms they vary by "
-        f"{_range(heads)} logits (flat: at most {THRESHOLDS['flat']}{start}).",
+        f"{_range(heads)} logits (flat: at most {THRESHOLDS['flat']}; untrained ones vary by "
+        f"{start:.2f}). Whether the answers use it, only “{label.split()[0]} zeroed” tells.",
     )
 
 

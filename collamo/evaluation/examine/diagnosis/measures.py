@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from collamo.evaluation.examine.diagnosis.observation import (
     layers_of,
 )
 from collamo.model.configuration import MODALITIES
-from collamo.model.projector import CoProjector
+from collamo.model.projector import CoProjector, RelationBias
 from collamo_kernels import GaussianRadial
 from collamo_kernels.coattention.reference import hop_term, radial_term
 
@@ -35,15 +35,22 @@ THRESHOLDS = {
     "ignored": 0.05,  # share of the soft tokens' attention, below
 }
 
+FRESH = 8  # untrained biases that are drawn to compare with
+
 
 @dataclass(frozen=True)
 class Phi:
     """One pair of biases: standard deviation of Φ2d and Φ3d over the pairs of atoms [logits], per
-    head; None where the model has none, or no molecule has the relation."""
+    head; None where the model has none, or no molecule has the relation.
+
+    `start2d` and `start3d`: the same of biases that were never trained, mean over heads and
+    `FRESH` of them."""
 
     where: str
     phi2d: list[float] | None
     phi3d: list[float] | None
+    start2d: float | None = None
+    start3d: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,10 @@ class LayerAttention:
     """The attention of one layer, means over molecules, heads and tokens.
 
     `entropy` by modality: of the attention of a branch to itself, divided by ln(number of tokens):
-    1 spreads evenly, 0 looks at one token. `likeness`: of the 2D and the 3D branch, 1 −
-    JSD(2D, 3D)/ln 2 of an atom's attention to the atoms: 1 is the same, 0 nothing in common.
+    1 spreads evenly, 0 looks at one token. `to_sink`: the share of that attention which the sink
+    takes, 0 where there is none; the rest is scaled to sum 1. `likeness`: of the 2D and the 3D
+    branch, 1 − JSD(2D, 3D)/ln 2 of an atom's attention to the atoms: 1 is the same, 0 nothing in
+    common.
     `shares`: of the soft tokens' attention that goes to each modality (and to the zero key),
     `[soft token][modality]`. `soft_entropy` as `entropy`; `soft_likeness`: mean cosine between the
     attention of two soft tokens. None where no molecule of the sample has what is needed.
@@ -77,6 +86,7 @@ class LayerAttention:
 
     layer: int
     entropy: dict[str, float | None]
+    to_sink: dict[str, float | None]
     likeness: float | None
     shares: list[list[float]]
     soft_entropy: float | None
@@ -85,33 +95,53 @@ class LayerAttention:
 
 @dataclass(frozen=True)
 class Curve:
-    """The biases themselves, per head: Φ2d at 0, 1, … bonds, Φ3d at `distances` [Å]."""
+    """The biases themselves, per head: Φ2d at 0, 1, … bonds, Φ3d at `distances` [Å]; `sinks`: a
+    constant counts, against the sink."""
 
     where: str
     phi2d: list[list[float]] | None
     phi3d: list[list[float]] | None
     distances: list[float]
+    sinks: bool
 
 
 class Bias(NamedTuple):
-    """The parameters of one Φ: the table of Φ2d and the module of Φ3d; either may be None."""
+    """What attention reads of one Φ: the table of Φ2d and the module of Φ3d; either may be None."""
 
     where: str
     hop_bias: Tensor | None
     radial: GaussianRadial | None
+    sinks: bool
 
 
 def biases_of(projector: CoProjector) -> Iterator[Bias]:
     """Yield every Φ of the projector; nothing for a model without."""
-    shared = projector.relation_bias
-    if shared is not None:
-        yield Bias("all layers", shared.hop_bias, shared.radial)
+    owners = {"all layers": projector.relation_bias}
     for number, layer in enumerate(layers_of(projector), 1):
         for modality, block in branches_of(layer).items():
-            hop_bias, radial = block.attention.hop_bias, block.attention.radial
-            assert radial is None or isinstance(radial, GaussianRadial), radial
-            if hop_bias is not None or radial is not None:
-                yield Bias(f"layer {number}, {modality}", hop_bias, radial)
+            owners[f"layer {number}, {modality}"] = block.relation_bias
+    for where, owner in owners.items():
+        if owner is not None:
+            yield Bias(where, owner.hop_table(), owner.radial, owner.sinks)
+
+
+def fresh_spread(
+    fresh: Callable[[], RelationBias], molecules: Sequence[MoleculeRelations], seed: int
+) -> tuple[float | None, float | None]:
+    """Return the `Phi.start2d` and `Phi.start3d` of biases that `fresh` draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        owners = [fresh() for _ in range(FRESH)]
+    spreads = [
+        phi_spread(Bias("", owner.hop_table(), owner.radial, owner.sinks), molecules)
+        for owner in owners
+    ]
+    means = [
+        [np.mean(heads) for heads in found if heads is not None]
+        for found in ([s.phi2d for s in spreads], [s.phi3d for s in spreads])
+    ]
+    phi2d, phi3d = (float(np.mean(found)) if found else None for found in means)
+    return phi2d, phi3d
 
 
 def pair_distances(molecules: Sequence[MoleculeRelations]) -> Tensor:
@@ -175,7 +205,7 @@ def curve(bias: Bias, molecules: Sequence[MoleculeRelations], distances: Tensor)
     values = None
     if radial is not None:
         values = radial(places.to(radial.mu.device)).float().T.tolist()
-    return Curve(bias.where, table, values, places.tolist())
+    return Curve(bias.where, table, values, places.tolist(), bias.sinks)
 
 
 def entropy(weights: Tensor) -> Tensor:
@@ -198,10 +228,16 @@ def layer_attention(number: int, observations: Sequence[Observation]) -> LayerAt
     spreads = {
         m: _mean(
             [
-                entropy(seen.branches[number][m])
+                entropy(to_tokens(seen.branches[number][m]))
                 for seen in observations
                 if m in seen.present and seen.lengths[m] > 1
             ]
+        )
+        for m in MODALITIES
+    }
+    to_sink = {
+        m: _mean(
+            [1 - seen.branches[number][m].sum(-1) for seen in observations if m in seen.present]
         )
         for m in MODALITIES
     }
@@ -213,7 +249,8 @@ def layer_attention(number: int, observations: Sequence[Observation]) -> LayerAt
     return LayerAttention(
         number + 1,
         spreads,
-        _mean([likeness(b["2d"], b["3d"]) for b in both]),
+        to_sink,
+        _mean([likeness(to_tokens(b["2d"]), to_tokens(b["3d"])) for b in both]),
         torch.stack(shares).mean(0).tolist() if shares else [],
         _mean([entropy(weights) for weights in soft if weights.shape[-1] > 1]),
         _mean(pairs),
@@ -222,8 +259,12 @@ def layer_attention(number: int, observations: Sequence[Observation]) -> LayerAt
 
 def soft_attention(seen: Observation, layer: int) -> Tensor:
     """``[H,b,T]``: the soft tokens' attention to the real tokens there are, scaled to sum 1."""
-    reached = seen.gathered[layer][..., _places(seen)]
-    return reached / reached.sum(-1, keepdim=True).clamp(min=1e-30)
+    return to_tokens(seen.gathered[layer][..., _places(seen)])
+
+
+def to_tokens(weights: Tensor) -> Tensor:
+    """``[…, T]`` scaled to sum 1: without the share of a sink, or of what is left out."""
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 def _places(seen: Observation) -> list[int]:

@@ -92,33 +92,37 @@ def _phi(biases: Sequence[Curve]) -> Picture | None:
     charts = []
     for one in biases[:1]:
         if one.phi2d is not None:
-            lines = {f"head {i}": row for i, row in enumerate(_centred(one.phi2d), 1)}
+            lines = {f"head {i}": row for i, row in enumerate(_drawn(one.phi2d, one.sinks), 1)}
             charts.append(Curves(f"Φ2d of {one.where}", "bonds", range(len(one.phi2d[0])), lines))
         if one.phi3d is not None:
-            lines = {f"head {i}": row for i, row in enumerate(_centred(one.phi3d), 1)}
+            lines = {f"head {i}": row for i, row in enumerate(_drawn(one.phi3d, one.sinks), 1)}
             charts.append(Curves(f"Φ3d of {one.where}", "distance [Å]", one.distances, lines))
     if not charts:
         return None
-    text = (
-        "What the attention adds to the logit of two atoms, by head; each curve is moved to mean "
-        "0, because softmax ignores a constant."
+    text = "What the attention adds to the logit of two atoms, by head; " + (
+        "a constant counts too, against the head's sink."
+        if biases[0].sinks
+        else "each curve is moved to mean 0, because softmax ignores a constant."
     )
     return Picture("phi", curves(charts), text)
 
 
-def _centred(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+def _drawn(rows: Sequence[Sequence[float]], sinks: bool) -> list[list[float]]:
     table = np.nan_to_num(np.array(rows))
-    return (table - table.mean(1, keepdims=True)).tolist()
+    return (table if sinks else table - table.mean(1, keepdims=True)).tolist()
 
 
 def _phi_tables(diagnosed: Diagnosis) -> list[Section]:
     spreads = [
-        [one.where, name, *(f"{value:.2f}" for value in getattr(one, field))]
+        [
+            *(one.where, f"Φ{view}", _cell(getattr(one, f"start{view}"))),
+            *map(_cell, getattr(one, f"phi{view}")),
+        ]
         for one in diagnosed.phi
-        for name, field in (("Φ2d", "phi2d"), ("Φ3d", "phi3d"))
-        if getattr(one, field) is not None
+        for view in ("2d", "3d")
+        if getattr(one, f"phi{view}") is not None
     ]
-    heads = max((len(row) - 2 for row in spreads), default=0)
+    heads = max((len(row) - 3 for row in spreads), default=0)
     gaussians = [
         [
             *(one.where, str(one.count), f"{one.smallest_sigma:.3f}", str(one.narrow)),
@@ -130,7 +134,8 @@ def _phi_tables(diagnosed: Diagnosis) -> list[Section]:
     return [
         Section(
             "Spread of Φ over pairs of atoms [logits]",
-            header=["where", "", *(f"head {i + 1}" for i in range(heads))],
+            _SPREAD if spreads else "",
+            header=["where", "", "untrained", *(f"head {i + 1}" for i in range(heads))],
             rows=spreads,
             sub=True,
         ),
@@ -143,18 +148,27 @@ def _phi_tables(diagnosed: Diagnosis) -> list[Section]:
     ]
 
 
+_SPREAD = (
+    "Standard deviation, beside the mean of untrained biases of the same kind. A spread is no "
+    "evidence that the bias is used: 1.2 logits of Φ2d were once learned, and no answer changed "
+    "without them. The evidence is in the answers with Φ zeroed."
+)
+
+
 def _layer_table(diagnosed: Diagnosis) -> Section:
     rows = [
         [
             str(layer.layer),
             *(_cell(layer.entropy[m]) for m in ("1d", "2d", "3d")),
+            *("–" if (to := layer.to_sink[m]) is None else f"{to:.0%}" for m in ("2d", "3d")),
             *(_cell(v) for v in (layer.likeness, layer.soft_entropy, layer.soft_likeness)),
             *(f"{share:.0%}" for share in np.mean(layer.shares, axis=0)),
         ]
         for layer in diagnosed.layers
         if layer.shares
     ]
-    header = ["layer", "entropy 1D", "2D", "3D", "likeness 2D–3D", "entropy of soft tokens"]
+    header = ["layer", "entropy 1D", "2D", "3D", "to the sink 2D", "3D"]
+    header += ["likeness 2D–3D", "entropy of soft tokens"]
     header += ["their likeness", *(f"to {name}" for name in COLOURS)]
     return Section("Attention by layer", header=header, rows=rows, sub=True)
 

@@ -100,16 +100,52 @@ def test_a_fresh_model_is_flat_in_bonds_and_a_strong_table_is_not(molecules):
     (phi,) = found.phi
     assert phi.where == "all layers"
     assert max(phi.phi2d) < 0.1
-    (finding,) = sentences(found, "Φ2d (bonds) has collapsed")
+    (finding,) = sentences(found, "Φ2d (bonds) is flat")
     assert not finding.ok
     assert "2 of 2 heads are flat" in finding.sentence
     with torch.no_grad():
         projector_of(model).relation_bias.hop_bias.copy_(torch.arange(16.0).expand(2, 16))
     found = diagnose(model, processor, molecules)
-    assert sentences(found, "Φ2d (bonds) is alive")[0].ok
+    assert sentences(found, "Φ2d (bonds) varies")[0].ok
     # By hand: of CCO alone, hops 1 (4 pairs) and 2 (2 pairs).
     (alone,) = diagnose(model, processor, molecules[1:2]).phi
     assert alone.phi2d == pytest.approx([np.std([1, 1, 1, 1, 2, 2])] * 2)
+
+
+@pytest.mark.parametrize("sinks", [True, False])
+def test_spread_stands_beside_that_of_an_untrained_bias(molecules, sinks):
+    model, processor = built(sinks=sinks)
+    before = torch.get_rng_state()
+    found = diagnose(model, processor, molecules)
+    assert torch.equal(torch.get_rng_state(), before)
+    (phi,) = found.phi
+    # Nothing was trained: the start is that of other drawings of the same.
+    assert phi.start2d == pytest.approx(np.mean(phi.phi2d), rel=0.5)
+    assert phi.start3d == pytest.approx(np.mean(phi.phi3d), rel=0.5)
+    again = diagnose(model, processor, molecules)
+    assert (phi.start2d, phi.start3d) == (again.phi[0].start2d, again.phi[0].start3d)
+    for view, start in (("2d", phi.start2d), ("3d", phi.start3d)):
+        (finding,) = sentences(found, f"Φ{view} (")
+        assert f"untrained ones vary by {start:.2f}" in finding.sentence
+        assert f"only “Φ{view} zeroed” tells" in finding.sentence
+    (table,) = [part for part in sections(found, molecules) if part.title.startswith("Spread")]
+    assert "no evidence" in table.text
+    assert table.rows[0][:3] == ["all layers", "Φ2d", f"{phi.start2d:.2f}"]
+
+
+def test_what_a_sink_takes_is_told_and_not_counted_as_attention(molecules):
+    """Equal logits l and a sink s: n keys of n + e^(s - l) go to tokens, and evenly."""
+    model, processor = built(sinks=True, phi2d=False, phi3d=False)
+    for layer in projector_of(model).layers:
+        for block in layer.branches.values():
+            torch.nn.init.zeros_(block.attention.query.weight)
+            torch.nn.init.zeros_(block.attention.query.bias)
+    found = diagnose(model, processor, molecules[1:2])  # ethanol: three atoms
+    expected = np.mean([np.exp(sink) / (3 + np.exp(sink)) for sink in (0, 3)])
+    for layer in found.layers:
+        assert layer.entropy["2d"] == pytest.approx(1)
+        assert layer.to_sink["2d"] == pytest.approx(expected)
+        assert layer.to_sink["1d"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_projector_of_an_adapter_is_looked_into_not_the_one_before(molecules):
@@ -120,7 +156,7 @@ def test_the_projector_of_an_adapter_is_looked_into_not_the_one_before(molecules
     with torch.no_grad():
         projector_of(model).relation_bias.hop_bias.copy_(torch.arange(16.0).expand(2, 16))
     found = diagnose(model, processor, molecules[:1])
-    assert sentences(found, "Φ2d (bonds) is alive")
+    assert sentences(found, "Φ2d (bonds) varies")
 
 
 def test_dead_narrow_and_broken_gaussians(molecules):
@@ -181,6 +217,8 @@ def test_a_view_that_is_ignored_is_told(molecules):
     [
         {},
         {"share_relation_bias": False},
+        {"sinks": True},
+        {"sinks": True, "share_relation_bias": False},
         {"collaboration": False},
         {"phi2d": False},
         {"phi3d": False, "zero_attention": False},
