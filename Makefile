@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast test-quantization test-oldest test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-quantization test-oldest test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -28,6 +28,11 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # A small CoLLaMo from nothing: molecules, a language model, both training stages, the proof, three answers.
 demo: .venv/collamo
 	BIN=$(BIN) bash examples/demo.sh $(DEMO)
+
+# The same model with five seeds on the molecules of one demo, two at a time, and the table of them. It goes
+# on where it was cut off.
+demo-seeds: .venv/collamo
+	$(BIN)/python examples/demo_seeds.py $(DEMO) --seeds 5 --jobs 2 --out results/demo
 
 test: .venv/collamo
 	$(BIN)/python -m pytest

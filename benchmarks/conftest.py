@@ -24,16 +24,13 @@ def threads(request):
 
 
 @pytest.fixture
-def compare(benchmark, request):
+def compare(benchmark):
     """``compare(op, workload, ours, rivals, rounds)``: time all of them in turns and report.
 
     pytest-benchmark times `ours`; before each of its rounds every rival is timed once. A rival is
     a function, or the reason why it cannot run. The medians go to the screen and to
-    ``results/<machine>/<op>.csv``; its column `ratio` is the rival's time over ours. The clock is
-    that of ``@pytest.mark.benchmark(timer=…)``, else the wall's.
+    ``results/<machine>/<op>.csv``; its column `ratio` is the rival's time over ours.
     """
-    mark = request.node.get_closest_marker("benchmark")
-    clock = mark.kwargs["timer"] if mark else time.perf_counter
 
     def run(
         op: str,
@@ -45,7 +42,7 @@ def compare(benchmark, request):
         extra_mib: dict[str, float] | None = None,
     ) -> None:
         times = {name: [] for name, rival in rivals.items() if callable(rival)}
-        first = {name: _time(rivals[name], clock) for name in times}
+        first = {name: _time(rivals[name]) for name in times}
 
         def rivals_first():
             for name in times:
@@ -53,7 +50,7 @@ def compare(benchmark, request):
                     rivals[name]()
                 elif len(times[name]) == LONG_ROUNDS:
                     continue
-                times[name].append(_time(rivals[name], clock))
+                times[name].append(_time(rivals[name]))
             ours()
 
         benchmark.pedantic(ours, setup=rivals_first, rounds=rounds)
@@ -87,10 +84,10 @@ def compare(benchmark, request):
     return run
 
 
-def _time(call: Callable, clock: Callable[[], float]) -> float:
-    start = clock()
+def _time(call: Callable) -> float:
+    start = time.perf_counter()
     call()
-    return clock() - start
+    return time.perf_counter() - start
 
 
 def _show(rows: list[dict]) -> None:
