@@ -24,13 +24,16 @@ def threads(request):
 
 
 @pytest.fixture
-def compare(benchmark):
+def compare(benchmark, request):
     """``compare(op, workload, ours, rivals, rounds)``: time all of them in turns and report.
 
     pytest-benchmark times `ours`; before each of its rounds every rival is timed once. A rival is
     a function, or the reason why it cannot run. The medians go to the screen and to
-    ``results/<machine>/<op>.csv``; its column `ratio` is the rival's time over ours.
+    ``results/<machine>/<op>.csv``; its column `ratio` is the rival's time over ours. The clock is
+    that of ``@pytest.mark.benchmark(timer=…)``, else the wall's.
     """
+    mark = request.node.get_closest_marker("benchmark")
+    clock = mark.kwargs["timer"] if mark else time.perf_counter
 
     def run(
         op: str,
@@ -42,7 +45,7 @@ def compare(benchmark):
         extra_mib: dict[str, float] | None = None,
     ) -> None:
         times = {name: [] for name, rival in rivals.items() if callable(rival)}
-        first = {name: _time(rivals[name]) for name in times}
+        first = {name: _time(rivals[name], clock) for name in times}
 
         def rivals_first():
             for name in times:
@@ -50,7 +53,7 @@ def compare(benchmark):
                     rivals[name]()
                 elif len(times[name]) == LONG_ROUNDS:
                     continue
-                times[name].append(_time(rivals[name]))
+                times[name].append(_time(rivals[name], clock))
             ours()
 
         benchmark.pedantic(ours, setup=rivals_first, rounds=rounds)
@@ -84,10 +87,10 @@ def compare(benchmark):
     return run
 
 
-def _time(call: Callable) -> float:
-    start = time.perf_counter()
+def _time(call: Callable, clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _show(rows: list[dict]) -> None:

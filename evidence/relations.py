@@ -10,7 +10,8 @@ from collamo.data.qm9 import HARTREE
 from evidence.claim import Claim, Metrics, Run, Workplace
 from evidence.molecules import molecules_of, prepared, qm9_sample
 from evidence.probe import Budget, Molecules, predictions
-from evidence.relation_variants import relation_overrides, relation_runs, report_relations
+from evidence.relation_report import report_relations
+from evidence.relation_variants import relation_overrides, relation_runs
 
 #: What is predicted, its unit, and the factor from QM9's.
 TARGETS = {"gap": ("eV", HARTREE), "mu": ("D", 1.0), "r2": ("a0²", 1.0)}

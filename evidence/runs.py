@@ -26,9 +26,9 @@ def run_missing(
     """Do every run of `claims` without a row, `jobs` side by side, a row as soon as one ends.
 
     Takes turns between claims, so that a deadline leaves none without rows. No run begins that
-    would pass it, judged by the slowest of its claim so far.
+    would pass it, judged by the latest of its claim: the first prepares the data as well.
     """
-    start, slowest = time.monotonic(), dict.fromkeys((claim.name for claim in claims), 0.0)
+    start, latest = time.monotonic(), dict.fromkeys((claim.name for claim in claims), 0.0)
     pending = list(_in_turns(claims, place.size, results))
     running = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -36,15 +36,14 @@ def run_missing(
             while pending and len(running) < jobs:
                 claim, run = pending.pop(0)
                 left = float("inf") if minutes is None else 60 * minutes - time.monotonic() + start
-                if slowest[claim.name] > left or left <= 0:
+                if latest[claim.name] > left or left <= 0:
                     print(f"{claim.name}: no time left for {_words(run)}", file=sys.stderr)
                     continue
                 future = pool.submit(_measured, claim.name, run, place, results)
                 running[future] = claim, run
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 claim, run = running.pop(future)
-                seconds = future.result()
-                slowest[claim.name] = max(slowest[claim.name], seconds)
+                latest[claim.name] = seconds = future.result()
                 print(f"{claim.name}: {_words(run)}: {seconds:.0f} s", file=sys.stderr)
 
 

@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 
+from evidence import __main__ as main_module
 from evidence import report
 from evidence.claim import Claim, Finding, Workplace
 from evidence.claims import CLAIMS
 from evidence.intervals import relative_change
 from evidence.ledger import ROOT, Ledger
-from evidence.relation_variants import report_relations
+from evidence.relation_report import report_relations
 from evidence.runs import run_missing
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -63,8 +64,8 @@ def test_conformers_of_one_molecule_are_drawn_together():
     ("factor", "words"),
     [
         (0.8, "lower the error of gap (-20.0%"),
-        (1.3, "raise that of gap (+30.0%"),
-        (1.0, "no clear difference to gap (+0.0%"),
+        (1.3, "raise the error of gap (+30.0%"),
+        (1.0, "make no clear difference to the error of gap (+0.0%"),
     ],
 )
 def test_the_verdict_says_what_the_rows_say(tmp_path, factor, words):
@@ -76,6 +77,7 @@ def test_the_verdict_says_what_the_rows_say(tmp_path, factor, words):
         add(ledger, factor * errors, relations="Φ2d + Φ3d", **common)
     finding = report_relations(ledger, {"gap": "eV"})
     assert words in finding.verdict
+    assert finding.verdict.endswith("(3 seeds).")
     assert finding.table.count("\n| softmax | ") == 2
 
 
@@ -145,6 +147,20 @@ def test_every_claim_runs_and_no_run_twice(tmp_path, pages):
     for name, claim in CLAIMS.items():
         assert claim.title in page
         assert f"run {name}" in page
+
+
+def test_the_makefile_calls_what_is_there(tmp_path, monkeypatch):
+    """The commands of `make evidence` but with the deadline passed, so that nothing runs."""
+    calls = re.findall(r"-m evidence (.*)", (ROOT / "Makefile").read_text())
+    assert len(calls) == 2
+    reports = []
+    monkeypatch.setattr(main_module, "write_report", reports.append)
+    for call in calls:
+        main_module.main(
+            re.sub(r"--minutes \d+", "--minutes 0", call).replace("$(OUT)", str(tmp_path)).split()
+        )
+    assert reports == [tmp_path]
+    assert not list(tmp_path.rglob("rows.csv"))
 
 
 def test_a_deadline_that_has_passed_begins_no_run(tmp_path, capsys):
