@@ -14,6 +14,7 @@ from collamo.chem.conformer import Conformer
 from collamo.chem.molecule import Molecule, without_isotopes_of_hydrogen
 from collamo.chem.motifs import count_motifs
 from collamo.chem.rejection import captured_log
+from collamo.data.geometry import SHAPE_PROPERTIES, shape
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ PROPERTIES_2D: tuple[Property, ...] = (
     Property("heavy_atoms", "heavy atoms", None, 0, Chem.Mol.GetNumHeavyAtoms, True),
     Property("formal_charge", "formal charge", None, 0, Chem.GetFormalCharge),
 )
-# The radius is of the atoms of `Molecule.mol`, deuterium included, the distance of its heavy atoms.
-PROPERTIES_3D = ("radius_of_gyration", "longest_distance")
+# Two facts that follow from the bonds to 95 %: they measure size. The radius is of the atoms of
+# `Molecule.mol`, deuterium included, the distance of its heavy atoms.
+SIZE_3D = ("radius_of_gyration", "longest_distance")
+PROPERTIES_3D = (*SIZE_3D, *(entry.target for entry in SHAPE_PROPERTIES))
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,9 @@ class Facts:
     properties
         Target of `PROPERTIES_2D` → value in its unit; QED is missing where it is not defined.
     geometry
-        Target of `PROPERTIES_3D` → value in Å; empty without a conformer or with a single atom. No
-        longest distance where there are not two heavy atoms (H2, D2O).
+        Target of `PROPERTIES_3D` → value in its unit; empty without a conformer or with a single
+        atom. No longest distance where there are not two heavy atoms (H2, D2O); of a shape and of
+        distances between heteroatoms, what `collamo.data.geometry.shape` returns.
     """
 
     formula: str
@@ -130,7 +134,7 @@ def _geometry(mol: Chem.Mol, coordinates: np.ndarray | None) -> dict[str, float]
     if len(heavy) > 1:
         span = max(float(((heavy - place) ** 2).sum(1).max()) for place in heavy)
         geometry["longest_distance"] = float(np.sqrt(span))
-    return geometry
+    return geometry | shape(mol, coordinates)
 
 
 def format_number(value: float, decimals: int | None) -> str:

@@ -15,7 +15,7 @@ from collamo.errors import CollamoError, UsageError
 from collamo.files import file_sha256, write_text
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class FileEntry(TypedDict):

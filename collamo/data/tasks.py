@@ -16,7 +16,8 @@ from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
 from collamo.data.columns import MeasuredColumn
 from collamo.data.composed_captions import compose_caption
-from collamo.data.facts import PROPERTIES_2D, PROPERTIES_3D, Facts, format_number, measure
+from collamo.data.facts import PROPERTIES_2D, SIZE_3D, Facts, format_number, measure
+from collamo.data.geometry import HETEROATOM_DISTANCE, SHAPE_PROPERTIES, heteroatom_words
 from collamo.data.measured_values import MeasuredValue, UnreadValue, read_measured
 from collamo.data.missing_values import is_missing
 from collamo.data.units import unit_of
@@ -25,6 +26,9 @@ TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "
 # Our choice: up to four motifs that are there, and as many that are not (one where none is there),
 # so that half of the answers are not zero.
 MOTIFS_PER_MOLECULE = 4
+# Our choice: so many numbers of a shape, drawn at random, that size (two questions) and shape weigh
+# about alike in the score of property_3d, and neither drowns the counting of motifs.
+SHAPES_PER_MOLECULE = 3
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,13 @@ class TaskExample:
     unit: str | None = None
 
 
-_PROPERTIES_3D_WORDS = {
-    "radius_of_gyration": ("radius of gyration", 2),
-    "longest_distance": ("longest distance between two heavy atoms", 1),
+_GEOMETRY_COLUMNS = {
+    column.name: column
+    for column in (
+        MeasuredColumn("radius_of_gyration", "radius of gyration", "Å", 2),
+        MeasuredColumn("longest_distance", "longest distance between two heavy atoms", "Å", 1),
+        *(MeasuredColumn(e.target, e.words, e.unit, e.decimals) for e in SHAPE_PROPERTIES),
+    )
 }
 
 
@@ -172,14 +180,23 @@ def _property_2d_tasks(facts: Facts, rng: random.Random, row: int) -> list[TaskE
 
 
 def _property_3d_tasks(facts: Facts, rng: random.Random, row: int) -> list[TaskExample]:
-    tasks = []
-    for target in PROPERTIES_3D:
-        if target in facts.geometry:
-            words, decimals = _PROPERTIES_3D_WORDS[target]
-            column = MeasuredColumn(target, words, "Å", decimals)
-            wording = rng.choice(_VALUE_WORDINGS)
-            tasks.append(_number_task(row, "property_3d", column, facts.geometry[target], wording))
-    return tasks
+    sizes = [target for target in SIZE_3D if target in facts.geometry]
+    shapes = [key for key in facts.geometry if key not in SIZE_3D]
+    return [
+        _number_task(
+            row,
+            "property_3d",
+            _GEOMETRY_COLUMNS.get(key) or _distance_column(key),
+            facts.geometry[key],
+            rng.choice(_VALUE_WORDINGS),
+        )
+        for key in sizes + rng.sample(shapes, min(SHAPES_PER_MOLECULE, len(shapes)))
+    ]
+
+
+def _distance_column(key: str) -> MeasuredColumn:
+    """Return what is asked about the distance of two heteroatoms: one target for all elements."""
+    return MeasuredColumn(HETEROATOM_DISTANCE, heteroatom_words(key), "Å", 2)
 
 
 def _measured_tasks(

@@ -20,7 +20,7 @@ from collamo.chem.conformer import embed_conformer
 from collamo.chem.conformer_workers import worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
-from collamo.data.facts import measure
+from collamo.data.facts import PROPERTIES_3D, measure
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
@@ -140,8 +140,9 @@ def test_facts_come_back_as_they_were_measured(nci):
     for row in (1, 20, 48):
         molecule = parse_molecule(data.features(row).smiles)
         facts = measure(molecule, embed_conformer(molecule))
-        expected = [*facts.motifs.values(), *facts.properties.values(), *facts.geometry.values()]
-        assert data.facts(row).tolist() == np.array(expected, np.float32).tolist()
+        geometry = [facts.geometry.get(target, np.nan) for target in PROPERTIES_3D]
+        expected = [*facts.motifs.values(), *facts.properties.values(), *geometry]
+        np.testing.assert_array_equal(data.facts(row), np.array(expected, np.float32))
     with pytest.raises(KeyError, match="outside"):
         data.facts(10**6)
 
@@ -149,8 +150,9 @@ def test_facts_come_back_as_they_were_measured(nci):
 def test_unknown_facts_are_nan(tmp_path):
     prepare("nci", tmp_path / "out", PrepareOptions(limit=3, conformers=False), workers=1)
     facts = PreparedData.open(tmp_path / "out").facts(3)
-    assert np.isnan(facts[-2:]).all()  # of the missing conformer
-    assert np.isfinite(facts[:-2]).all()
+    of_the_conformer = len(PROPERTIES_3D)
+    assert np.isnan(facts[-of_the_conformer:]).all()
+    assert np.isfinite(facts[:-of_the_conformer]).all()
 
 
 def test_absence_comes_back_with_its_reason(tmp_path):
@@ -294,12 +296,12 @@ def test_bond_directions_come_back(tmp_path):
     assert data.features(2).bond_directions.tolist() == []
 
 
-@pytest.mark.parametrize("other", [1, 3, None])
+@pytest.mark.parametrize("other", [2, 4, None])
 def test_another_format_is_refused_with_the_way_out(nci, tmp_path, other):
     manifest = json.loads((nci / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format_version": other}))
     with pytest.raises(
-        CollamoError, match=f"has format {other}, this version of collamo reads 2; run `collamo"
+        CollamoError, match=f"has format {other}, this version of collamo reads 3; run `collamo"
     ):
         PreparedData.open(tmp_path)
 

@@ -9,6 +9,7 @@ from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
 from collamo.chem.molecule import parse_molecule
 from collamo.chem.motifs import count_motifs
 from collamo.data.columns import MEASURED_COLUMNS
+from collamo.data.facts import PROPERTIES_3D, format_number, measure
 from collamo.data.tasks import TASKS, build_tasks, task_rng
 
 ASPIRIN = parse_molecule("CC(=O)Oc1ccccc1C(=O)O")
@@ -67,6 +68,42 @@ def test_geometry_by_hand():
     line = Conformer(np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]], dtype=np.float32), "given")
     found = answers(tasks_of(propane, conformer=line), "property_3d")
     assert found == {"radius_of_gyration": f"{math.sqrt(2 / 3):.2f}", "longest_distance": "2.0"}
+
+
+LEUCINOL = parse_molecule("CC(C)CC(N)CCO")  # its nitrogen and its oxygen are four bonds apart
+BENT = Conformer(np.cumsum([[1.5, i % 2, i % 3] for i in range(9)], 0, dtype=np.float32), "given")
+
+
+def test_size_is_always_asked_and_three_numbers_of_the_shape():
+    facts = measure(LEUCINOL, BENT)
+    asked = set()
+    for seed in range(20):
+        tasks = [
+            e for e in tasks_of(LEUCINOL, seed=seed, conformer=BENT) if e.task == "property_3d"
+        ]
+        assert [e.target for e in tasks[:2]] == ["radius_of_gyration", "longest_distance"]
+        assert len({e.target for e in tasks}) == len(tasks) == 5
+        asked |= {e.target for e in tasks}
+        for example in tasks:
+            key = next(key for key in facts.geometry if key.startswith(example.target))
+            assert example.value == facts.geometry[key]
+            decimals = len(example.answer.partition(".")[2])
+            assert example.answer == format_number(example.value, decimals)
+            assert decimals == (1 if example.target == "longest_distance" else 2)
+    assert asked == {*PROPERTIES_3D, "heteroatom_distance"}
+
+
+def test_the_question_names_the_heteroatoms():
+    asked = {
+        example.question
+        for seed in range(40)
+        for example in tasks_of(LEUCINOL, seed=seed, conformer=BENT)
+        if example.target == "heteroatom_distance"
+    }
+    assert len(asked) == 4
+    for question in asked:
+        assert "distance between the nitrogen atom and the oxygen atom of th" in question
+        assert " in Å" in question
 
 
 def test_no_conformer_no_geometry_question():
