@@ -74,6 +74,10 @@ SIZE_3D = ("radius_of_gyration", "longest_distance")
 PROPERTIES_3D = (*SIZE_3D, *(entry.target for entry in SHAPE_PROPERTIES))
 
 
+#: Elements whose atoms are counted for those who learn the formula; all others are rare.
+ELEMENTS = ("C", "H", "N", "O", "F", "P", "S", "Cl", "Br", "I")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is exactly known about a molecule.
@@ -135,6 +139,16 @@ def _geometry(mol: Chem.Mol, coordinates: np.ndarray | None) -> dict[str, float]
         span = max(float(((heavy - place) ** 2).sum(1).max()) for place in heavy)
         geometry["longest_distance"] = float(np.sqrt(span))
     return geometry | shape(mol, coordinates)
+
+
+def count_elements(formula: str) -> dict[str, int]:
+    """Return how many atoms of each of `ELEMENTS` a Hill formula has.
+
+    >>> count_elements("C2H4ClN3-")["N"], count_elements("H12CoN6+3")["C"]
+    (3, 0)
+    """
+    counts = {symbol: int(n or 1) for symbol, n in re.findall(r"([A-Z][a-z]?)(\d*)", formula)}
+    return {symbol: counts.get(symbol, 0) for symbol in ELEMENTS}
 
 
 def format_number(value: float, decimals: int | None) -> str:

@@ -87,8 +87,8 @@ class PreparedData:
         self._encoded[modality] = outputs
 
     def facts(self, row: int) -> np.ndarray:
-        """Return the facts of row `row` as float32 ``[F]``: the counts of the manifest's motifs,
-        then `PROPERTIES_2D`, then `PROPERTIES_3D`; NaN where one is unknown."""
+        """Return the facts of row `row` as float32 ``[F]``: the counts of the manifest's motifs and
+        of `ELEMENTS`, then `PROPERTIES_2D`, then `PROPERTIES_3D`; NaN where one is unknown."""
         return self._shard_with(row).facts(row)
 
     def molecules(self, split: str) -> Mapping[int, MoleculeFeatures]:

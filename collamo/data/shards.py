@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from collamo.chem.conformer import Conformer
 from collamo.chem.features import MoleculeFeatures
-from collamo.data.facts import PROPERTIES_2D, PROPERTIES_3D
+from collamo.data.facts import ELEMENTS, PROPERTIES_2D, PROPERTIES_3D, count_elements
 from collamo.files import replacing
 
 SPLITS = ("train", "validation", "test")
-FACT_COLUMNS = ("motifs", "properties", "geometry")
-NUMBERS = (*(entry.target for entry in PROPERTIES_2D), *PROPERTIES_3D)
+FACT_COLUMNS = ("formula", "motifs", "properties", "geometry")
+NUMBERS = (*ELEMENTS, *(entry.target for entry in PROPERTIES_2D), *PROPERTIES_3D)
 
 MOLECULE_SCHEMA = pa.schema(
     [
@@ -101,8 +101,8 @@ class Shard:
     def facts(self, row: int) -> np.ndarray:
         """Return the facts of a row, see `PreparedData.facts`."""
         i = self._place(row)
-        motifs, properties, geometry = (self.plain[name][i] for name in FACT_COLUMNS)
-        known = {**dict(properties), **dict(geometry)}
+        formula, motifs, properties, geometry = (self.plain[name][i] for name in FACT_COLUMNS)
+        known = {**count_elements(formula), **dict(properties), **dict(geometry)}
         numbers = [known.get(target, np.nan) for target in NUMBERS]
         return np.array([*motifs, *numbers], dtype=np.float32)
 

@@ -5,7 +5,7 @@ import pytest
 
 from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
 from collamo.chem.molecule import parse_molecule
-from collamo.data.facts import PROPERTIES_2D, format_number, measure
+from collamo.data.facts import ELEMENTS, PROPERTIES_2D, count_elements, format_number, measure
 
 
 def test_nothing_on_stderr(capfd):
@@ -64,3 +64,17 @@ def test_the_longest_distance_is_between_heavy_atoms():
 def test_without_two_heavy_atoms_there_is_no_distance_to_ask_for(smiles):
     molecule = parse_molecule(smiles)
     assert "longest_distance" not in measure(molecule, embed_conformer(molecule)).geometry
+
+
+@pytest.mark.parametrize(
+    ("smiles", "counts"),
+    [
+        ("[2H]C([2H])([2H])Cl", {"C": 1, "H": 3, "Cl": 1}),
+        ("[NH3][Co+3]([NH3])([NH3])([NH3])([NH3])[NH3]", {"H": 18, "N": 6}),  # of no cobalt
+        ("CC(=O)[O-].C[NH3+]", {"C": 3, "H": 9, "N": 1, "O": 2}),
+        ("FC(Br)(I)CSP", {"C": 2, "H": 4, "F": 1, "Br": 1, "I": 1, "S": 1, "P": 1}),
+    ],
+)
+def test_atoms_are_counted_by_element(smiles, counts):
+    formula = measure(parse_molecule(smiles), absent_conformer("unused")).formula
+    assert count_elements(formula) == {symbol: counts.get(symbol, 0) for symbol in ELEMENTS}

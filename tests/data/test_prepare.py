@@ -20,7 +20,7 @@ from collamo.chem.conformer import embed_conformer
 from collamo.chem.conformer_workers import worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
-from collamo.data.facts import PROPERTIES_3D, measure
+from collamo.data.facts import PROPERTIES_3D, count_elements, measure
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
@@ -140,8 +140,9 @@ def test_facts_come_back_as_they_were_measured(nci):
     for row in (1, 20, 48):
         molecule = parse_molecule(data.features(row).smiles)
         facts = measure(molecule, embed_conformer(molecule))
+        counts = count_elements(facts.formula).values()
         geometry = [facts.geometry.get(target, np.nan) for target in PROPERTIES_3D]
-        expected = [*facts.motifs.values(), *facts.properties.values(), *geometry]
+        expected = [*facts.motifs.values(), *counts, *facts.properties.values(), *geometry]
         np.testing.assert_array_equal(data.facts(row), np.array(expected, np.float32))
     with pytest.raises(KeyError, match="outside"):
         data.facts(10**6)
