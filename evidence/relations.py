@@ -20,7 +20,7 @@ _TINY_TARGETS = ("molecular_weight", "logp", "tpsa")  # in place of these, compu
 _SIZES = {
     "tiny": (60, Budget(steps=2, batch=8)),
     "cpu": (7_200, Budget(steps=600, batch=32)),
-    "gpu": (60_000, Budget(steps=2000, batch=256)),
+    "gpu": (40_000, Budget(steps=2000, batch=256)),
 }
 
 
