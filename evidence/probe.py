@@ -18,12 +18,13 @@ from collamo.data.batch import MoleculeBatch, batch_molecules
 from collamo.model.configuration import CollamoConfig
 from collamo.model.modeling import CollamoModel
 from collamo.model.tiny import tiny_llama_config
+from collamo.training.parameter_groups import decaying, set_rates
 
 LEARNING_RATE = 2e-3  # and what follows: as in configs/stage1.yaml
 WEIGHT_DECAY = 0.05
 WARMUP = 0.1
 CLIP = 1.0
-#: Rates of their own, in multiples, that go with sinks: Adam's steps add up to 0.4 logits.
+#: Φ2d's and Φ3d's rates in multiples, with sinks: the relation_rates of configs/stage1.yaml.
 FASTER = {"hop_bias": 30.0, "radial": 5.0}
 CHUNK = 1000  # molecules that are evaluated, or put into tensors, at a time
 
@@ -67,7 +68,7 @@ def predictions(
     mean, spread = train.values.mean(0), train.values.std(0)
     target = torch.tensor((train.values - mean) / spread, dtype=torch.float32, device=device)
     batch = _tensors(train.features, device)
-    optimizer = _optimizer(net, faster=False)
+    optimizer = _optimizer(net, faster=config.projector_config.sinks)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(budget.steps))
     order = np.random.default_rng(seed)
     net.train()
@@ -94,22 +95,20 @@ def _read(net: nn.ModuleDict, molecules: MoleculeBatch, device: str) -> Tensor:
 
 
 def _optimizer(net: nn.Module, faster: bool) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, and the two relations may have rates of their own."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in net.named_parameters():
-        if "language_model" in name:
-            continue
-        matches = [rate for part, rate in FASTER.items() if part in name] if faster else []
-        rate = LEARNING_RATE * (matches[0] if matches else 1.0)
-        relation = any(part in name for part in FASTER)
-        decay = WEIGHT_DECAY if parameter.dim() > 1 and not relation else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ]
-    )
+    """AdamW; matrices decay, and Φ2d and Φ3d may have rates of their own."""
+    trained = {n: p for n, p in net.named_parameters() if "language_model" not in n}
+    matrices = decaying(name for name, parameter in trained.items() if parameter.dim() > 1)
+    groups = [
+        {"params": [trained[name] for name in matrices], "weight_decay": WEIGHT_DECAY},
+        {
+            "params": [trained[name] for name in trained if name not in matrices],
+            "weight_decay": 0.0,
+        },
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    if faster:
+        set_rates(optimizer, net, {name: rate * LEARNING_RATE for name, rate in FASTER.items()})
+    return optimizer
 
 
 def _cosine(steps: int):

@@ -9,7 +9,7 @@ from evidence.claim import Run
 #: The relations that attention over atoms has; every other is compared with the last.
 RELATIONS = ("Φ2d + Φ3d", "Φ2d", "Φ3d", "neither")
 #: The paper's softmax; ours, with sinks and learning rates of their own for the relations.
-ATTENTIONS = ("softmax",)
+ATTENTIONS = ("softmax", "sinks")
 _SEEDS = {"tiny": 2, "cpu": 3, "gpu": 5}
 
 
@@ -30,4 +30,5 @@ def relation_overrides(run: Run) -> dict[str, object]:
         "projector_config.modality_dropout": 0.0,
         "projector_config.phi2d": "Φ2d" in str(run["relations"]),
         "projector_config.phi3d": "Φ3d" in str(run["relations"]),
+        "projector_config.sinks": run["attention"] == "sinks",
     }
