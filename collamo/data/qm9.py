@@ -79,9 +79,9 @@ class Qm9Wheel:
     def __iter__(self) -> Iterator[Record]:
         expected = 1
         for row in self._rows():
-            number = int(row["Index"])
+            record, number = self._record(row), int(row["Index"])
             yield from _left_out(range(expected, number))
-            yield self._record(row)
+            yield record
             expected = number + 1
         yield from _left_out(range(expected, RECORDS + 1))
 
@@ -96,20 +96,21 @@ class Qm9Wheel:
             try:
                 with path.open(encoding="utf-8", newline="") as file:
                     yield from csv.DictReader(file)
-            except (OSError, csv.Error) as error:
+            except (OSError, UnicodeDecodeError, csv.Error) as error:
                 raise CollamoError(
                     f"{path} cannot be read ({error}); install the wheel {PACKAGE} again"
                 ) from None
 
     def _record(self, row: Mapping[str, str]) -> Record:
         try:
+            number = int(row["Index"])
             elements = row["Elements"].strip("[]").replace("'", "").split(",")
             places = row["XYZ_Ang"].strip("[]").split("],[")
             atoms = [
                 f"{element} {place.replace(',', ' ')}"
                 for element, place in zip(elements, places, strict=True)
             ]
-            block = xyz_block(f"{row['SMILES']} gdb_{row['Index']}", atoms)
+            block = xyz_block(f"{row['SMILES']} gdb_{number}", atoms)
             values = {name: self._value(name, row[column]) for column, name in _NAMES.items()}
         except (KeyError, ValueError) as error:
             raise CollamoError(
@@ -159,7 +160,7 @@ def _in_unit(column: MeasuredColumn, unit: str | None) -> MeasuredColumn:
     if unit in (None, column.unit):
         return column
     if column.unit == "Hartree" and unit == "eV":
-        # Three decimals of an eV are finer than the four of a Hartree, which is 27 of them.
+        # Our choice: three decimals of an eV, because four of a Hartree are 0.0027 eV.
         return dataclasses.replace(column, unit="eV", decimals=3)
     units = f"{column.unit} or eV" if column.unit == "Hartree" else column.unit
     raise UsageError(f"qm9 gives {column.name} in {units}, not in {unit}")

@@ -18,6 +18,7 @@ QM9_COLUMNS = (
     *("u0", "u298", "h298", "g298", "cv"),
 )
 _CONSTANTS = 3  # rotational, before them
+_DIGITS = 9  # of a number of atoms
 
 
 def xyz_records(lines: Iterable[str], name: str) -> Iterator[Record]:
@@ -29,13 +30,17 @@ def xyz_records(lines: Iterable[str], name: str) -> Iterator[Record]:
     for first in stream:
         if not first.strip():
             continue
-        if not first.strip().isdecimal():
+        count = _count(first.strip())
+        if count is None:
             problem = ("syntax", f"record begins with {first.strip()[:20]!r}, no number of atoms")
             yield Record({XYZ: ""}, problem)
             return
-        count = int(first)
         comment = next(stream, "").strip()
         atoms = list(islice(stream, count))
+        if len(atoms) < count:
+            problem = ("syntax", f"file ends after {len(atoms)} of a record's {count} atoms")
+            yield Record({XYZ: xyz_block(comment, atoms)}, problem)
+            return
         if not comment.startswith("gdb "):
             yield Record({XYZ: xyz_block(comment, atoms)})
             continue
@@ -43,6 +48,10 @@ def xyz_records(lines: Iterable[str], name: str) -> Iterator[Record]:
         smiles = next(stream, "").split()
         next(stream, "")  # InChI
         yield _qm9_record(comment.split(), atoms, smiles)
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def xyz_block(comment: str, atoms: Iterable[str]) -> str:

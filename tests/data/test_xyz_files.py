@@ -16,15 +16,27 @@ def test_records_follow_one_another(write):
     ]
 
 
-@pytest.mark.parametrize("cut", [20, 40, 55])
-def test_a_record_that_is_cut_off_is_a_row(write, cut):
-    assert len(list(open_source(write("a.xyz", WATER + WATER[:cut])))) == 2
+@pytest.mark.parametrize("lines", [1, 2, 3, 4])
+def test_a_record_that_is_cut_off_is_a_row(write, lines):
+    cut = "".join(WATER.splitlines(keepends=True)[:lines])
+    first, second = open_source(write("a.xyz", WATER + cut))
+    assert first.problem is None
+    assert second.problem == (
+        "syntax",
+        f"file ends after {max(0, lines - 2)} of a record's 3 atoms",
+    )
 
 
-def test_what_is_no_number_of_atoms_ends_the_file(write):
-    rows = list(open_source(write("a.xyz", WATER + "three\nO\n" + WATER)))
+@pytest.mark.parametrize("text", ["three", "-3", "3.0", "9" * 30, "²"])
+def test_what_is_no_number_of_atoms_ends_the_file(write, text):
+    rows = list(open_source(write("a.xyz", WATER + f"{text}\nO\n" + WATER)))
     assert [row.problem and row.problem[0] for row in rows] == [None, "syntax"]
-    assert "'three', no number of atoms" in rows[1].problem[1]
+    assert f"{text[:20]!r}, no number of atoms" in rows[1].problem[1]
+
+
+def test_a_record_without_all_its_atoms(write):
+    (row,) = open_source(write("a.xyz", WATER.replace("3", "4", 1)))
+    assert row.problem == ("syntax", "file ends after 3 of a record's 4 atoms")
 
 
 def test_a_record_of_qm9_that_lacks_a_number(write):
