@@ -43,11 +43,14 @@ class Finding:
         A sentence or two; of a claim that was not shown too.
     draw
         Draws the plot into matplotlib axes; None where there is nothing to draw.
+    summary
+        The verdict in fewer words, for the README; "" where it is short enough.
     """
 
     table: str
     verdict: str
     draw: Callable[[Axes], None] | None = None
+    summary: str = ""
 
 
 @dataclass(frozen=True)

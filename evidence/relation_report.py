@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _BOTH, _NEITHER = RELATIONS[0], RELATIONS[-1]
 
 
-def report_relations(ledger: Ledger, targets: Mapping[str, str], remark: str = "") -> Finding:
-    """Compare the errors; `targets` are their columns → unit, `remark` ends the note.
+def report_relations(ledger: Ledger, targets: Sequence[str], remark: str = "") -> Finding:
+    """Compare the errors, which are of `targets`, ``"gap [eV]"``; `remark` ends the note.
 
     Of the sizes that were run the largest counts.
     """
     size = next(size for size in reversed(SIZES) if ledger.rows(size=size))
     errors = {key: _errors(ledger, size, *key) for key in product(ATTENTIONS, RELATIONS)}
-    names = list(targets)
+    names = [target.partition(" [")[0] for target in targets]
     changes = {
         key: _change(errors[key], errors[key[0], _NEITHER]) for key in errors if key[1] != _NEITHER
     }
-    header = ["attention", "relations", *(f"{name} [{unit}]" for name, unit in targets.items())]
+    header = ["attention", "relations", *targets]
     rows = [
         [*key, *(_cell(by_seed, changes.get(key), i) for i in range(len(names)))]
         for key, by_seed in errors.items()
@@ -41,8 +41,8 @@ def report_relations(ledger: Ledger, targets: Mapping[str, str], remark: str = "
     ]
     first = ledger.rows(size=size)[0]
     note = (
-        f"Mean absolute error on {first['test']} test molecules, a figure a seed, after "
-        f"{first['steps']} steps of {first['batch']} on {first['train']} molecules (size {size}); "
+        f"Mean absolute error on {first['test']} rows of the test, a figure a seed, after "
+        f"{first['steps']} steps of {first['batch']} on {first['train']} rows (size {size}); "
         f"in brackets the change against “{_NEITHER}” with its 95 % interval. {remark}"
     )
     sentences = [_verdict(f"With {a}", changes[a, _BOTH], names) for a in ATTENTIONS]
@@ -52,7 +52,10 @@ def report_relations(ledger: Ledger, targets: Mapping[str, str], remark: str = "
             start = f"Both relations there, {attention} instead of {ATTENTIONS[0]}"
             sentences.append(_sentence(start, change, names))
     table = "\n".join([*markdown_table(header, rows), "", note.strip()])
-    return Finding(table, " ".join(sentences), lambda axes: _draw(axes, changes, names))
+    summary = "; ".join(f"{a}: {_in_short(changes[a, _BOTH], names)}" for a in ATTENTIONS)
+    return Finding(
+        table, " ".join(sentences), lambda axes: _draw(axes, changes, names), f"{summary}."
+    )
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,22 @@ def _sentence(start: str, change: _Change, names: Sequence[str]) -> str:
         word = "lower" if estimate.high < 0 else "raise" if estimate.low > 0 else None
         kinds[word or "make no clear difference to"].append(f"{name} ({_percent(estimate)})")
     parts = [f"{words} the error of {', '.join(some)}" for words, some in kinds.items() if some]
-    count = f"{change.seeds} seed{'s' if change.seeds > 1 else ''}"
-    return f"{start} {'; '.join(parts)} ({count})."
+    return f"{start} {'; '.join(parts)} ({_seeds(change)})."
+
+
+def _seeds(change: _Change) -> str:
+    return f"{change.seeds} seed{'s' if change.seeds > 1 else ''}"
+
+
+def _in_short(change: _Change | None, names: Sequence[str]) -> str:
+    """Say whether both relations together help, with the errors that change clearly."""
+    if change is None:
+        return "not run yet"
+    pairs = list(zip(names, change.estimates, strict=True))
+    helped = sum(estimate.high < 0 for _, estimate in pairs)
+    word = "shown" if helped == len(pairs) else "in part" if helped else "not shown"
+    clear = [f"error of {name} {e.value:+.1%}" for name, e in pairs if e.clear]
+    return f"{word} ({', '.join(clear) or 'no clear change'}; {_seeds(change)})"
 
 
 def _draw(axes: Axes, changes: Mapping[Key, _Change | None], names: Sequence[str]) -> None:
@@ -130,6 +147,7 @@ def _draw(axes: Axes, changes: Mapping[Key, _Change | None], names: Sequence[str
     axes.axhline(0, color="grey", linewidth=0.8)
     labels = [f"{relations}\n{attention}" for attention, relations in shown]
     axes.set_xticks(range(len(shown)), labels, fontsize="small")
+    axes.set_xlim(-0.5, max(len(shown), 1) - 0.5)
     axes.set_ylabel(f"error against {_NEITHER} [%]")
     if shown:
         axes.legend(frameon=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,16 +34,17 @@ def write_report(results: Path = RESULTS, docs: Path = ROOT / "docs", readme: Pa
     _replace(readme / "README.md", "\n".join(summary(findings)))
 
 
-def summary(findings: dict[str, Finding | None]) -> list[str]:
+def summary(findings: Mapping[str, Finding | None]) -> list[str]:
     """Return the table of all claims: title and verdict."""
     rows = [
-        [
-            f"[{CLAIMS[name].title}](docs/evidence.md)",
-            NOT_RUN if finding is None else finding.verdict,
-        ]
+        [f"[{CLAIMS[name].title}](docs/evidence.md)", _words(finding)]
         for name, finding in findings.items()
     ]
     return markdown_table(["claim", "measured"], rows)
+
+
+def _words(finding: Finding | None) -> str:
+    return NOT_RUN if finding is None else finding.summary or finding.verdict
 
 
 def _finding(claim: Claim, results: Path) -> Finding | None:
@@ -51,7 +52,7 @@ def _finding(claim: Claim, results: Path) -> Finding | None:
     return claim.report(ledger) if ledger.rows() else None
 
 
-def _sections(findings: dict[str, Finding | None], results: Path) -> Iterator[str]:
+def _sections(findings: Mapping[str, Finding | None], results: Path) -> Iterator[str]:
     for name, finding in findings.items():
         claim = CLAIMS[name]
         yield from (f"## {claim.title}", "", f"**The paper.** {claim.paper}", "")

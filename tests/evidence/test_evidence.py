@@ -61,30 +61,35 @@ def test_conformers_of_one_molecule_are_drawn_together():
 
 
 @pytest.mark.parametrize(
-    ("factor", "words"),
+    ("factor", "words", "short"),
     [
-        (0.8, "lower the error of gap (-20.0%"),
-        (1.3, "raise the error of gap (+30.0%"),
-        (1.0, "make no clear difference to the error of gap (+0.0%"),
+        (0.8, "lower the error of gap (-20.0%", "shown (error of gap -20.0%; 3 seeds)"),
+        (1.3, "raise the error of gap (+30.0%", "not shown (error of gap +30.0%; 3 seeds)"),
+        (
+            1.0,
+            "make no clear difference to the error of gap (+0.0%",
+            "not shown (no clear change; 3 seeds)",
+        ),
     ],
 )
-def test_the_verdict_says_what_the_rows_say(tmp_path, factor, words):
+def test_the_verdict_says_what_the_rows_say(tmp_path, factor, words, short):
     ledger, rng = Ledger("relations", tmp_path), np.random.default_rng(0)
     for seed in range(3):
         errors = rng.gamma(2, size=(50, 1))
         common = {"size": "cpu", "attention": "softmax", "seed": seed}
         add(ledger, errors, relations="neither", **common)
         add(ledger, factor * errors, relations="Φ2d + Φ3d", **common)
-    finding = report_relations(ledger, {"gap": "eV"})
+    finding = report_relations(ledger, ["gap [eV]"])
     assert words in finding.verdict
-    assert finding.verdict.endswith("(3 seeds).")
+    assert "(3 seeds)." in finding.verdict
+    assert finding.summary == f"softmax: {short}; sinks: not run yet."
     assert finding.table.count("\n| softmax | ") == 2
 
 
 def test_what_lacks_its_counterpart_is_not_run_yet(tmp_path):
     ledger = Ledger("relations", tmp_path)
     add(ledger, np.ones((4, 1)), size="cpu", attention="softmax", relations="neither", seed=0)
-    assert "With softmax: not run yet." in report_relations(ledger, {"gap": "eV"}).verdict
+    assert "With softmax: not run yet." in report_relations(ledger, ["gap [eV]"]).verdict
 
 
 @pytest.fixture
