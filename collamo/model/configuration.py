@@ -21,6 +21,9 @@ from collamo.errors import UsageError, suggest
 #: Stands for a molecule in a prompt; the soft tokens take its place.
 MOL_TOKEN = "<mol>"
 
+#: What stands for a molecule in a prompt in the end; see `CollamoConfig`.
+MoleculesAs = Literal["soft_tokens", "smiles"]
+
 #: The causal language model of the paper, by its hub name.
 LLAMA2_7B = "meta-llama/Llama-2-7b-chat-hf"
 
@@ -212,6 +215,10 @@ class CollamoConfig(PreTrainedConfig):
     modalities
         Which of "1d", "2d" and "3d" the model reads at all, in training and after; a molecule that
         has none of them gets soft tokens of zero. Paper: all; its Table 1 also has each alone.
+    molecules_as
+        What the language model is given for a molecule: "soft_tokens", or "smiles", its SMILES as
+        text. Ours: the latter is the baseline to compare with, and reads neither encoders nor
+        projector.
     mol_token_id
         Id of `<mol>`, the placeholder that soft tokens replace; -1 until a tokenizer sets it.
     lm_head_bias
@@ -249,6 +256,7 @@ class CollamoConfig(PreTrainedConfig):
         unimol_config: dict | PreTrainedConfig | None = None
         projector_config: dict | PreTrainedConfig | None = None
     modalities: list[str] | tuple[str, ...] = MODALITIES
+    molecules_as: MoleculesAs = "soft_tokens"
     mol_token_id: int = -1
     lm_head_bias: bool = False
     initializer_range: float = 0.02

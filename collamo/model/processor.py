@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from collamo.chem.inputs import MoleculeInput
+from collamo.chem.inputs import MoleculeInput, read_molecule
 from collamo.data.batch import MODALITIES, REQUIRED_TENSORS
 from collamo.errors import UsageError
-from collamo.model.configuration import MOL_TOKEN
+from collamo.model.configuration import MOL_TOKEN, MoleculesAs
 from collamo.model.feature_extractor import shortened
 
 
@@ -29,6 +29,9 @@ class CollamoProcessor(ProcessorMixin):
         The placeholder.
     chat_template
         Jinja template; None takes the tokenizer's.
+    molecules_as
+        What takes the place of `<mol>`: "soft_tokens", or "smiles", the molecule's SMILES as text
+        and no molecule tensors: the baseline without a projector.
 
     Examples
     --------
@@ -42,9 +45,11 @@ class CollamoProcessor(ProcessorMixin):
         num_query_tokens: int = 32,
         mol_token: str = MOL_TOKEN,
         chat_template: str | None = None,
+        molecules_as: MoleculesAs = "soft_tokens",
     ):
         self.num_query_tokens = num_query_tokens
         self.mol_token = mol_token
+        self.molecules_as = molecules_as
         self.mol_token_id = tokenizer.convert_tokens_to_ids(mol_token)
         if self.mol_token_id is None or self.mol_token_id == tokenizer.unk_token_id:
             raise ValueError(
@@ -107,6 +112,9 @@ class CollamoProcessor(ProcessorMixin):
         rows = _molecule_rows(molecules, len(texts), isinstance(text, str))
         for number, (prompt, row) in enumerate(zip(texts, rows, strict=True)):
             self._check_count(prompt, len(row), number)
+        if self.molecules_as == "smiles":
+            texts = [self._written_out(prompt, row) for prompt, row in zip(texts, rows, strict=True)]
+            rows = [[] for _ in rows]
         ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
         answers = self._answers(suffix, ids)
         pairs = zip(ids, answers, strict=True)
@@ -147,7 +155,8 @@ class CollamoProcessor(ProcessorMixin):
             If it contains `<mol>`, or (`UsageError`) is longer than the language model can read.
         """
         self._refuse_placeholder(question, "the question")
-        ids = self._prompt_ids(self.prompt(question), 1)
+        molecules = 1 if self.molecules_as == "soft_tokens" else 0
+        ids = self._prompt_ids(self.prompt(question, molecules), molecules)
         self._check_length(f"the question {shortened(question)}", len(ids), 0)
 
     def further_prompt(self, question: str) -> str:
@@ -161,7 +170,8 @@ class CollamoProcessor(ProcessorMixin):
         self._refuse_placeholder(question, "the question")
         if self.chat_template is None:
             return f"{question}\n"
-        turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        answer = "the answer"
+        turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
         asked = [*turn, {"role": "user", "content": question}]
         before = self._render([turn])[0]
         whole = self._render([asked], add_generation_prompt=True)[0]
@@ -170,7 +180,10 @@ class CollamoProcessor(ProcessorMixin):
                 "the chat template rewrites earlier turns when a dialogue goes on; ask one "
                 "question per molecule (tasks.per_molecule: 1)"
             )
-        return whole[len(before) :]
+        # The end-of-text token belongs to the answer; what a template has after it, as ChatML has a
+        # line break, to what follows.
+        between = before.rpartition(answer)[2].partition(self.tokenizer.eos_token)[2]
+        return between + whole[len(before) :]
 
     def apply_chat_template(  # type: ignore[override]  # the stub knows text alone, and no options
         self,
@@ -292,6 +305,12 @@ class CollamoProcessor(ProcessorMixin):
                 f"{what} has {count} tokens, {included} included, but the language model has "
                 f"{limit} positions; shorten it"
             )
+
+    def _written_out(self, prompt: str, molecules: Sequence[MoleculeInput]) -> str:
+        """Return the prompt with a SMILES in the place of each `<mol>`."""
+        before, *after = prompt.split(self.mol_token)
+        smiles = [read_molecule(molecule).smiles for molecule in molecules]
+        return before + "".join(map(str.__add__, smiles, after))
 
     def _prompt_ids(self, prompt: str, num_molecules: int) -> list[int]:
         """Tokenize, each `<mol>` widened to b; a rendered template brings its own bos."""

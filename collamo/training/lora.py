@@ -15,8 +15,11 @@ from collamo.training.freezing import PROJECTOR, part_of
 from collamo.training.recipe import LoraRecipe
 
 
-def add_lora(model: nn.Module, lora: LoraRecipe) -> PeftModel:
-    """Return `model` frozen but for its projector and new LoRA weights in the language model."""
+def add_lora(model: nn.Module, lora: LoraRecipe, projector: bool = True) -> PeftModel:
+    """Return `model` frozen but for new LoRA weights in the language model, and its projector.
+
+    Without `projector` that is frozen as well.
+    """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if is_quantized(model):  # norms and embeddings in float32; checkpointing is Trainer's
@@ -27,13 +30,13 @@ def add_lora(model: nn.Module, lora: LoraRecipe) -> PeftModel:
         lora_dropout=lora.dropout,
         # A list would match by the end of the name, in the projector and the encoders too.
         target_modules=rf".*\blanguage_model\..*\b({'|'.join(map(re.escape, lora.targets))})",
-        modules_to_save=[PROJECTOR],
+        modules_to_save=[PROJECTOR] if projector else None,
     )
     return get_peft_model(model, config)
 
 
-def expected_with_lora(model: nn.Module, lora: LoraRecipe) -> set[str]:
-    """Return what must train after `add_lora`: the projector, and two matrices per target."""
+def expected_with_lora(model: nn.Module, lora: LoraRecipe, projector: bool = True) -> set[str]:
+    """Return what must train after `add_lora`: two matrices per target, and the projector."""
     linears = [
         name
         for name, module in model.named_modules()
@@ -56,7 +59,7 @@ def expected_with_lora(model: nn.Module, lora: LoraRecipe) -> set[str]:
     names |= {
         name.replace(f"{PROJECTOR}.", kept, 1)
         for name, _ in model.named_parameters()
-        if part_of(name) == PROJECTOR
+        if projector and part_of(name) == PROJECTOR
     }
     return {f"base_model.model.{name}" for name in names}
 

@@ -116,8 +116,9 @@ def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str]
     if recipe.stage == "align":
         freeze_all_but(model, align_parts(recipe))
     else:
-        expected = expected_with_lora(model, recipe.lora)
-        model = add_lora(model, recipe.lora)
+        projector = recipe.molecules_as == "soft_tokens"
+        expected = expected_with_lora(model, recipe.lora, projector)
+        model = add_lora(model, recipe.lora, projector)
         assert_trained(model, expected, recipe.stage)
     # Not TrainingArguments itself: without a GPU it refuses bf16. Its default is 8.
     training = recipe.training

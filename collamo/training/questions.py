@@ -34,7 +34,8 @@ class QuestionDataset(Dataset):
     without replacement from ``(seed, epoch, molecule)`` alone: item ``epoch * len(self) + i`` is
     the same in every process, whatever was asked before. Resuming needs no other state.
 
-    Of a task in `shares`, each question stays in the draw with that probability; where none would
+    A question whose answer has more characters than `longest_answer` is not asked; of a molecule that
+    has no other, the one with the shortest answer is. Of a task in `shares`, each question stays in the draw with that probability; where none would
     stay, all do.
     """
 
@@ -47,11 +48,17 @@ class QuestionDataset(Dataset):
         per_molecule: int,
         seed: int,
         shares: Mapping[str, float] | None = None,
+        longest_answer: int | None = None,
         facts: bool = False,
     ):
         self.data, self.seed, self.per_molecule, self.facts = data, seed, per_molecule, facts
         self.shares = dict(shares or {})
         self.questions = _by_molecule(data.tasks(split), names, self.shares, split)
+        if longest_answer is not None:
+            for row, questions in self.questions.items():
+                short = [e for e in questions if len(e.answer) <= longest_answer]
+                shortest = min(questions, key=lambda e: len(e.answer))
+                self.questions[row] = short or [shortest]
         self.molecules = list(self.questions)
 
     def __len__(self) -> int:

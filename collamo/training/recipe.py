@@ -47,6 +47,9 @@ class TaskRecipe:
     shares: dict[str, Number] = field(default_factory=dict)
     """Task → share of its questions, drawn anew for each molecule in each epoch, that may be asked;
     1 where a task is not named. Our way to keep long answers from drowning short ones."""
+    longest_answer: Whole | None = None
+    """Characters of the longest answer that is trained on; null: any. Ours: attention takes the square
+    of a dialogue's length, and a batch is as long as the longest in it."""
     per_molecule: Whole = 4
     """Questions drawn anew for each molecule in each epoch and asked in one dialogue (our choice:
     the molecule is encoded once for all of them, and not learned by heart through its hundred)."""
@@ -97,6 +100,10 @@ class Recipe:
     """Published GIN weights, such as MoleculeSTM's, for the 2D encoder in `align`; as `unimol`."""
     init_from: str | None = None
     """Checkpoint to start from: what `align` wrote, for `tune`."""
+    molecules_as: Literal["soft_tokens", "smiles"] = "soft_tokens"
+    """What stands for a molecule in a prompt. smiles, in `tune`: its SMILES as text, LoRA alone
+    trains, and a language model (`llm`) is all it begins with. Ours: the baseline that shows what
+    encoders and projector are worth."""
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (of the small LLaMA's and its tokenizer's, for
     language_model)."""
@@ -307,7 +314,16 @@ def _check_stage(recipe: Recipe, where: str) -> None:
     """Refuse combinations that would be ignored silently."""
     if recipe.stage == "align" and not (recipe.llm or recipe.init_from):
         raise UsageError(f"{where}: stage align needs `llm`, the language model to build on")
-    if recipe.stage == "tune" and not recipe.init_from:
+    smiles = recipe.molecules_as == "smiles"
+    if smiles and recipe.stage != "tune":
+        raise UsageError(
+            f"{where}: molecules_as: smiles belongs to stage tune; the projector has no part in it"
+        )
+    if smiles and recipe.projector_learning_rate is not None:
+        raise UsageError(f"{where}: molecules_as: smiles trains no projector; drop its rate")
+    if smiles and not (recipe.llm or recipe.init_from):
+        raise UsageError(f"{where}: molecules_as: smiles needs `llm`, the language model to tune")
+    if recipe.stage == "tune" and not (recipe.init_from or smiles):
         raise UsageError(f"{where}: stage tune needs `init_from`, what stage align wrote")
     if recipe.stage == "language_model" and (recipe.llm or recipe.init_from):
         raise UsageError(
@@ -316,7 +332,8 @@ def _check_stage(recipe: Recipe, where: str) -> None:
     if recipe.attn_implementation and recipe.stage == "language_model":
         raise UsageError(f"{where}: attn_implementation is read in align and tune; drop it")
     for name in ("unimol", "gin", "dtype", "quantization"):
-        if getattr(recipe, name) and (recipe.stage != "align" or recipe.init_from):
+        begins = recipe.stage == "align" or (smiles and name == "dtype")
+        if getattr(recipe, name) and (recipe.init_from or not begins):
             raise UsageError(
                 f"{where}: {name} is read where stage align begins with a language model; drop it"
             )
@@ -326,6 +343,7 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(f"{where}: init_from already fixes the model; drop model")
     positive = {
         "tasks.per_molecule": recipe.tasks.per_molecule,
+        "tasks.longest_answer": 1 if (longest := recipe.tasks.longest_answer) is None else longest,
         "lora.rank": recipe.lora.rank,
         "block": recipe.block,
     }

@@ -7,8 +7,9 @@ language_model  the whole small LLaMA                        ``final`` (LLM, tok
 align           projector, SELFIES embedding, and the other  ``final`` (full checkpoint)
                 encoders if the recipe says so; a head for
                 the facts, dropped at the end
-tune            projector and LoRA in the language model     ``adapter``, ``final`` (merged;
-                                                             not beside 4 bits)
+tune            projector and LoRA in the language model;    ``adapter`` where it began with a
+                LoRA alone where SMILES stand for molecules  checkpoint, ``final`` (merged; not
+                                                             beside 4 bits)
 =============== ============================================ ==========================
 """
 
@@ -121,13 +122,17 @@ def _facts_head(model: Model, data: PreparedData) -> FactsHead:
 
 def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     model, processor, data = _start(recipe)
-    expected = expected_with_lora(model, recipe.lora)
-    adapted = add_lora(model, recipe.lora)
+    if recipe.molecules_as == "smiles":
+        model.config.molecules_as = processor.molecules_as = "smiles"
+    projector = processor.molecules_as == "soft_tokens"
+    expected = expected_with_lora(model, recipe.lora, projector)
+    adapted = add_lora(model, recipe.lora, projector)
     _fit(recipe, adapted, processor, data, expected, checkpoint)
-    # "auto" would ask the hub whether the vocabulary has grown.
-    adapted.save_pretrained(str(output / "adapter"), save_embedding_layers=False)
-    write_checksums(output / "adapter")
-    processor.save_pretrained(str(output / "adapter"))
+    if recipe.init_from:  # else there is no checkpoint that an adapter could name as its base
+        # "auto" would ask the hub whether the vocabulary has grown.
+        adapted.save_pretrained(str(output / "adapter"), save_embedding_layers=False)
+        write_checksums(output / "adapter")
+        processor.save_pretrained(str(output / "adapter"))
     if is_quantized(model):
         logger.info("a language model of 4 bits is not merged; `collamo merge` says what can be")
         return output / "adapter"
@@ -180,6 +185,7 @@ def _fit(
         seed=seed,
         per_molecule=recipe.tasks.per_molecule,
         shares=recipe.tasks.shares,
+        longest_answer=recipe.tasks.longest_answer,
         facts=recipe.facts_weight > 0,
     )
     # One question per molecule: the same ones at every evaluation, and few enough to be quick.
@@ -212,3 +218,8 @@ def _widen_trained(model: nn.Module, recipe: Recipe) -> None:
         raise UsageError("a model of half precision trains with `training.bf16: true` (or fp16)")
     for parameter in half:
         parameter.data = parameter.data.float()
+    for module in model.modules():  # batch norm refuses averages of another dtype than its weights
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            for buffer in module.buffers(recurse=False):
+                if buffer.is_floating_point():
+                    buffer.data = buffer.data.float()

@@ -45,6 +45,8 @@ class StageTrainer(Trainer):
         whole model in training mode at every step: a frozen batch norm must not go on averaging.
     sampler
         Order of the training items, a function of (seed, epoch) alone.
+    scored_logits_only
+        Whether the model can leave out the logits of what is not scored; see its `forward`.
     facts_weight
         Weight of the loss of ``model.facts_head``, logged as ``facts_loss``; 0 where there is none.
     rates
@@ -58,12 +60,14 @@ class StageTrainer(Trainer):
         *args,
         frozen: Sequence[nn.Module],
         sampler: EpochSampler,
+        scored_logits_only: bool = True,
         facts_weight: float = 0.0,
         rates: Mapping[str, float] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.frozen, self.sampler = list(frozen), sampler
+        self.scored_logits_only = scored_logits_only
         self.facts_weight, self.rates = facts_weight, dict(rates or {})
         self._facts_losses: list[Tensor] = []
         self._num_parameters: int | None = None
@@ -98,7 +102,7 @@ class StageTrainer(Trainer):
         for module in self.frozen:
             module.eval()
         facts = inputs.pop("facts", None)
-        if model.training and "selfies_ids" in inputs:
+        if model.training and self.scored_logits_only:
             inputs = {**inputs, "skip_logits": True}
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
@@ -161,6 +165,7 @@ def make_trainer(
         processing_class=processor,
         frozen=frozen,
         sampler=sampler,
+        scored_logits_only=recipe.stage != "language_model",
         facts_weight=recipe.facts_weight,
         rates=own_rates(recipe, args.learning_rate),
         callbacks=[
