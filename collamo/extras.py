@@ -19,6 +19,8 @@ GIVES = {
     "serve": "vLLM, an engine for prompt embeddings; in an environment of its own",
     "ray": "data preparation over several machines",
     "quantization": "a language model of 4 bits",
+    "gguf": "a language model in a GGUF file",
+    "smollm2": "SmolLM2-135M-Instruct, a language model that speaks English (93 MB)",
     "iupac": "IUPAC names compared as structures (Java)",
     "qm9": "QM9, 130,831 molecules with DFT geometries and properties (104 MB)",
     "gpu": "fused attention on an NVIDIA GPU (triton), in the language model too (flash-attn)",

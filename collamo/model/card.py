@@ -14,7 +14,7 @@ from collamo.model.configuration import CollamoConfig
 _PARTS = ("selfies_config", "gin_config", "unimol_config", "projector_config")
 _HEAD = """---
 library_name: transformers
-tags: [chemistry, molecules, collamo]
+{license}tags: [chemistry, molecules, collamo]
 ---
 # CoLLaMo
 
@@ -32,7 +32,9 @@ with two baselines.
 def model_card(config: CollamoConfig) -> str:
     """Return the card of a model with `config`, as Markdown with a front matter."""
     versions = {"collamo": extras.VERSION, "transformers": transformers.__version__}
-    lines = [_HEAD.format(**versions), "## Built from", "", *_sources(config), ""]
+    license_of_llm = (config.sources or {}).get("llm", {}).get("license")
+    line = f"license: {license_of_llm}\n" if license_of_llm else ""
+    lines = [_HEAD.format(**versions, license=line), "## Built from", "", *_sources(config), ""]
     lines += ["## Constants", "", "| constant | value | whose choice |", "| --- | --- | --- |"]
     for part in _PARTS:
         chosen = getattr(config, part)
@@ -69,8 +71,13 @@ def whose(text: str) -> str:
 
 def _sources(config: CollamoConfig) -> list[str]:
     sources = config.sources or {}
-    llm = sources.get("llm", {}).get("name")
-    lines = [f"- Language model: {llm or 'not recorded (given in memory)'}"]
+    llm = sources.get("llm", {})
+    line = f"- Language model: {llm.get('name') or 'not recorded (given in memory)'}"
+    if "file" in llm:
+        line += (
+            f" ({llm['file']}, SHA-256 `{llm['sha256']}`, {llm['license'] or 'no licence named'})"
+        )
+    lines = [line]
     for part, title in (("unimol", "3D encoder (Uni-Mol)"), ("gin", "2D encoder (GIN)")):
         if part in sources:
             lines.append(f"- {title}: {sources[part]['file']}, SHA-256 `{sources[part]['sha256']}`")

@@ -226,8 +226,8 @@ class CollamoConfig(PreTrainedConfig):
     initializer_range
         Standard deviation of freshly drawn linear weights. Our choice: 0.02, as in LLaMA.
     sources
-        Where pre-trained weights came from: the language model's name; file and SHA-256 of
-        published encoders. Written by `build_model`.
+        Where pre-trained weights came from: the language model's name, and of a GGUF its file,
+        SHA-256 and licence; file and SHA-256 of published encoders. Written by `build_model`.
 
     Examples
     --------

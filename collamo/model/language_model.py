@@ -28,6 +28,7 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model.checksums import verify_checksums
 from collamo.model.configuration import LLAMA2_7B, MOL_TOKEN
+from collamo.model.gguf_file import SMOLLM2, gguf_file, open_gguf
 
 Quantization = Literal["4bit"]
 
@@ -52,6 +53,15 @@ LLAMA2_CHAT_TEMPLATE = """\
 {%- endfor -%}
 """
 
+#: ChatML as SmolLM2 learned it, without the system message in which it calls itself SmolLM: the
+#: model built around it is another one, and the message would be a fifth of a short dialogue.
+CHATML_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
 # What a model hub takes for a name: "gpt2" or "owner/name". Anything else can only be a folder.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 #: Longest wait for the hub's answer to whether it has a model.
@@ -68,9 +78,9 @@ def load_language_model(
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model from safetensors (a pickle runs code when opened).
+    """Load a causal language model from safetensors (a pickle runs code when opened) or GGUF.
 
-    Parameters are those of `build_model`.
+    Parameters are those of `build_model`; errors of a GGUF file are those of `open_gguf`.
 
     Raises
     ------
@@ -79,6 +89,9 @@ def load_language_model(
     UsageError
         For an attention implementation that transformers does not know.
     """
+    file = gguf_file(name)
+    if file is not None:
+        return _load_gguf(file, dtype, attn_implementation, quantization)
     if Path(name).is_dir():
         _check_folder(Path(name))
     else:
@@ -106,6 +119,28 @@ def load_language_model(
         raise attention_error(attn_implementation, error) from error
     if attn_implementation is None:
         take_flash_attention(model)
+    return model, tokenizer
+
+
+def _load_gguf(
+    file: Path,
+    dtype: torch.dtype | None,
+    attn_implementation: str | None,
+    quantization: Quantization | None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if quantization is not None:
+        raise UsageError(
+            f"'{file}' cannot be held in {quantization}: its own blocks are unpacked; leave "
+            "quantization out, or give a folder with safetensors weights"
+        )
+    model, tokenizer = open_gguf(file, dtype)
+    if attn_implementation is None:
+        take_flash_attention(model)
+        return model, tokenizer
+    try:
+        model.set_attn_implementation(attn_implementation)
+    except (ImportError, ValueError) as error:
+        raise attention_error(attn_implementation, error) from error
     return model, tokenizer
 
 
@@ -210,7 +245,10 @@ def tell_about_molecules(source: PreTrainedModel, tokenizer: PreTrainedTokenizer
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, preset: str | None, name: str) -> str | None:
-    """Return the tokenizer's own chat template; `[INST]` for a LLaMA-2-chat that came without."""
+    """Return the tokenizer's own chat template; `[INST]` for a LLaMA-2-chat that came without, and
+    for "smollm2" ChatML without a system message."""
+    if name == SMOLLM2:
+        return CHATML_TEMPLATE
     llama2 = preset == "llama2-7b" or Path(name).name == Path(LLAMA2_7B).name
     if tokenizer.chat_template is None and llama2:
         return LLAMA2_CHAT_TEMPLATE

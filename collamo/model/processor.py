@@ -113,7 +113,7 @@ class CollamoProcessor(ProcessorMixin):
         for number, (prompt, row) in enumerate(zip(texts, rows, strict=True)):
             self._check_count(prompt, len(row), number)
         if self.molecules_as == "smiles":
-            texts = [self._written_out(prompt, row) for prompt, row in zip(texts, rows, strict=True)]
+            texts = list(map(self._written_out, texts, rows))
             rows = [[] for _ in rows]
         ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
         answers = self._answers(suffix, ids)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import transformers
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 #: The keys and values of earlier tokens, as argument and as output of a language model: "cache"
@@ -29,6 +30,16 @@ def checkpoints_activations(training: Mapping[str, Any]) -> bool:
     """
     names = ("gradient_checkpointing", "activation_checkpointing")
     return any(training.get(name) for name in names)
+
+
+def gguf_options() -> dict[str, Any]:
+    """Return the keyword arguments with which `from_pretrained` unpacks the blocks of a GGUF file.
+
+    5.17 always does; 5.24 would compute with the blocks where the package kernels is installed, and
+    nothing could be trained.
+    """
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def save_options(dequantized: bool) -> dict[str, bool]:

@@ -62,7 +62,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "does not exist"
         raise MissingDependencyError(f"weights file '{path}' {problem}; give the file itself")
-    _refuse_another_kind(file)
+    refuse_another_kind(file)
     if file.suffix == ".safetensors":
         weights = _read_safetensors(file)
     elif file.suffix in (".pt", ".pth"):
@@ -167,7 +167,8 @@ _OTHER_KINDS = (
 )
 
 
-def _refuse_another_kind(file: Path) -> None:
+def refuse_another_kind(file: Path) -> None:
+    """Raise UsageError where a file is plainly something else: a Git LFS pointer, a web page."""
     with file.open("rb") as stream:
         start = stream.read(1024)
     if file.suffix == ".safetensors" and start[4:8] == bytes(4):

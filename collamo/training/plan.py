@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model.build import published_encoders
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig
+from collamo.model.gguf_file import gguf_config, gguf_file
 from collamo.model.modeling import CollamoForConditionalGeneration
 from collamo.model.transformers_versions import checkpoints_activations
 from collamo.training.freezing import (
@@ -203,6 +204,9 @@ def _configuration(
 
 def _text_config(llm: str) -> PreTrainedConfig | None:
     """Return the language model's configuration, None for the preset's own."""
+    file = gguf_file(llm)
+    if file is not None:
+        return gguf_config(file)
     if Path(llm).is_dir():
         return AutoConfig.from_pretrained(llm)
     if Path(llm).name == Path(LLAMA2_7B).name:

@@ -34,9 +34,9 @@ class QuestionDataset(Dataset):
     without replacement from ``(seed, epoch, molecule)`` alone: item ``epoch * len(self) + i`` is
     the same in every process, whatever was asked before. Resuming needs no other state.
 
-    A question whose answer has more characters than `longest_answer` is not asked; of a molecule that
-    has no other, the one with the shortest answer is. Of a task in `shares`, each question stays in the draw with that probability; where none would
-    stay, all do.
+    A question whose answer has more characters than `longest_answer` is not asked; of a molecule
+    that has no other, the one with the shortest answer is. Of a task in `shares`, each question
+    stays in the draw with that probability; where none would stay, all do.
     """
 
     def __init__(

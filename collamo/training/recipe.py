@@ -48,8 +48,8 @@ class TaskRecipe:
     """Task → share of its questions, drawn anew for each molecule in each epoch, that may be asked;
     1 where a task is not named. Our way to keep long answers from drowning short ones."""
     longest_answer: Whole | None = None
-    """Characters of the longest answer that is trained on; null: any. Ours: attention takes the square
-    of a dialogue's length, and a batch is as long as the longest in it."""
+    """Characters of the longest answer that is trained on; null: any. Ours: attention takes the
+    square of a dialogue's length, and a batch is as long as the longest in it."""
     per_molecule: Whole = 4
     """Questions drawn anew for each molecule in each epoch and asked in one dialogue (our choice:
     the molecule is encoded once for all of them, and not learned by heart through its hundred)."""
@@ -82,7 +82,8 @@ class Recipe:
     output: str
     """Folder for checkpoints, logs and `final/`."""
     llm: str | None = None
-    """Causal language model to build on in `align`: a folder or a name transformers knows."""
+    """Causal language model to build on in `align`: a folder, a name transformers knows, a GGUF
+    file, or smollm2."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of the weights in `align`, the projector's included; null: as the language model's files have
     it."""

@@ -66,6 +66,22 @@ def test_text_alone_has_no_molecule_tensors(processor):
     assert set(processor(["hello", "you"])) == {"input_ids", "attention_mask"}
 
 
+def test_smiles_as_text_take_the_place_of_soft_tokens(processor, features):
+    kept = processor.molecules_as
+    try:
+        processor.molecules_as = "smiles"
+        prompt = processor.prompt("What is its weight?")
+        batch = processor([prompt] * 3, ["CCO", Chem.MolFromSmiles("CC"), features["C"]])
+        texts = processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        processor.check_question("What?")
+        with pytest.raises(MoleculeError, match="no_molecule"):
+            processor(prompt, ["no_molecule"])
+    finally:
+        processor.molecules_as = kept
+    assert set(batch) == {"input_ids", "attention_mask"}
+    assert [text.split("\n")[0] for text in texts] == ["CCO", "CC", "C"]
+
+
 # --- answers and padding -------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -75,6 +75,20 @@ def test_a_share_thins_a_task_out_and_never_empties_a_molecule():
     # Molecule 9 has a caption and nothing else.
     assert all(sum(e.molecule == 9 for e in examples) == 1 for examples in drawn)
     assert drawn[3] == epoch_of(data, 3)
+
+
+class Answers(Data):
+    """The same questions, with answers of 5, 4, 3 … characters."""
+
+    def tasks(self, split):
+        for example in super().tasks(split):
+            yield replace(example, answer="x" * (5 - int(example.answer)))
+
+
+def test_long_answers_are_left_out_but_for_the_shortest_of_a_molecule_without_others():
+    data = QuestionDataset(Answers(), "train", names=None, per_molecule=9, seed=0, longest_answer=3)
+    asked = {(e.molecule, len(e.answer)) for e in epoch_of(data, 0)}
+    assert asked == {(4, 3), (4, 2), (4, 1), (7, 4), (9, 5)}
 
 
 def test_a_share_of_an_unknown_task_is_a_usage_error():

@@ -57,6 +57,14 @@ def test_lora_defaults_are_those_of_the_predecessor():
         ({"llm": None, "init_from": "x", "gin": "y"}, "gin is read where stage align begins"),
         ({"init_from": "x"}, "drop llm"),
         ({"stage": "tune", "llm": None}, "stage tune needs `init_from`"),
+        ({"molecules_as": "smiles"}, "molecules_as: smiles belongs to stage tune"),
+        ({"stage": "tune", "llm": None, "molecules_as": "smiles"}, "smiles needs `llm`"),
+        (
+            {"stage": "tune", "molecules_as": "smiles", "projector_learning_rate": 1e-4},
+            "molecules_as: smiles trains no projector",
+        ),
+        ({"stage": "tune", "molecules_as": "smiles", "gin": "x"}, "gin is read where stage align"),
+        ({"tasks": {"longest_answer": 0}}, "tasks.longest_answer must be at least 1"),
         ({"stage": "language_model"}, "trains from nothing"),
         (
             {"tasks": {"shares": {"caption": 0}}},

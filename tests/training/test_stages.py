@@ -107,10 +107,11 @@ def test_published_encoders_are_taken_over_and_stay(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_half_precision_trains_in_float32(run, tmp_path):
+@pytest.mark.parametrize("encoders", ["false", "true"])
+def test_half_precision_trains_in_float32(run, tmp_path, encoders):
     """The frozen language model stays in bfloat16; steps too small for it still arrive."""
     options = ["--dtype=bfloat16", "--attn_implementation=eager", "--facts_weight=0"]
-    options += ["--train_encoders=false", "--max_steps=3", "--bf16=true", "--use_cpu=true"]
+    options += [f"--train_encoders={encoders}", "--max_steps=3", "--bf16=true", "--use_cpu=true"]
     options += ["--learning_rate=1e-5", "--warmup_steps=0"]
     with pytest.raises(UsageError, match=r"training\.bf16"):
         stages.train(run.recipe("stage1", tmp_path / "no", *options[:-5], "--max_steps=3"))
@@ -152,6 +153,24 @@ def test_resuming_after_5_of_10_steps_gives_the_same_bits(run, stage, tmp_path):
     if stage != "tiny_lm":
         assert epoch > 2
         assert epoch * SAVE / STEPS % 1 != 0
+
+
+@pytest.mark.slow
+def test_tuning_on_smiles_needs_a_language_model_alone(run, tmp_path):
+    """The baseline: LoRA alone trains, the merged model reads SMILES as text and nothing else."""
+    options = ["--init_from=null", "--projector_learning_rate=null", "--molecules_as=smiles"]
+    options += ["--llm", str(run.folder / "tiny_lm" / "final"), "--max_steps=2"]
+    final = stages.train(run.recipe("stage2", tmp_path / "tuned", *options))
+    assert not (tmp_path / "tuned" / "adapter").exists()  # it would name no base
+    model, processor = load_checkpoint(final)
+    assert model.config.molecules_as == processor.molecules_as == "smiles"
+    batch = processor(processor.prompt("What?"), ["CCO"])
+    assert set(batch) == {"input_ids", "attention_mask"}
+    before = load_file(run.folder / "tiny_lm" / "final" / "model.safetensors")
+    after = weights(final)
+    inner = {name: after[name.replace("model.", "model.language_model.", 1)] for name in before}
+    changed = {name.split(".")[-2] for name, x in before.items() if not torch.equal(x, inner[name])}
+    assert changed == set(run.recipe("stage2").lora.targets)
 
 
 @pytest.mark.slow
