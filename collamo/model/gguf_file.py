@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import init_empty_weights
@@ -96,8 +97,11 @@ def open_gguf(
     with _naming(file):
         place = {"gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
-        opened, loading = AutoModelForCausalLM.from_pretrained(
-            file.parent, **place, **gguf_options(), dtype=dtype, output_loading_info=True
+        opened, loading = cast(
+            "tuple[PreTrainedModel, dict]",  # as output_loading_info asks
+            AutoModelForCausalLM.from_pretrained(
+                file.parent, **place, **gguf_options(), dtype=dtype, output_loading_info=True
+            ),
         )
     tied = {"lm_head.weight"} if opened.config.tie_word_embeddings else set()
     if missing := sorted(set(loading["missing_keys"]) - tied):

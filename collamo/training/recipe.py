@@ -320,8 +320,6 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(
             f"{where}: molecules_as: smiles belongs to stage tune; the projector has no part in it"
         )
-    if smiles and recipe.projector_learning_rate is not None:
-        raise UsageError(f"{where}: molecules_as: smiles trains no projector; drop its rate")
     if smiles and not (recipe.llm or recipe.init_from):
         raise UsageError(f"{where}: molecules_as: smiles needs `llm`, the language model to tune")
     if recipe.stage == "tune" and not (recipe.init_from or smiles):
@@ -380,3 +378,5 @@ def _check_projector_rates(recipe: Recipe, where: str) -> None:
     own = recipe.projector_learning_rate is not None or recipe.relation_rates != RelationRates()
     if own and recipe.stage == "language_model":
         raise UsageError(f"{where}: stage language_model has no projector; drop its learning rates")
+    if own and recipe.molecules_as == "smiles":
+        raise UsageError(f"{where}: molecules_as: smiles trains no projector; drop its rates")

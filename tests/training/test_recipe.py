@@ -60,7 +60,7 @@ def test_lora_defaults_are_those_of_the_predecessor():
         ({"molecules_as": "smiles"}, "molecules_as: smiles belongs to stage tune"),
         ({"stage": "tune", "llm": None, "molecules_as": "smiles"}, "smiles needs `llm`"),
         (
-            {"stage": "tune", "molecules_as": "smiles", "projector_learning_rate": 1e-4},
+            {"stage": "tune", "molecules_as": "smiles", "relation_rates": {"radial": 5}},
             "molecules_as: smiles trains no projector",
         ),
         ({"stage": "tune", "molecules_as": "smiles", "gin": "x"}, "gin is read where stage align"),
