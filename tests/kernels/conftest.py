@@ -1,5 +1,6 @@
 """Backends under test: each is a parameter, and one that is required must not be skipped."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pytest
 
 from collamo_kernels import build_info
 from collamo_kernels.backends import BACKENDS, BackendError
+from collamo_kernels.coattention.triton import backend as _triton
+from collamo_kernels.radial import FIXED_KNOTS
 from collamo_kernels.testing import required_backends
 
 
@@ -24,6 +27,24 @@ def serves():
             pytest.skip(str(refusal))
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """In Triton's interpreter, which takes 5 ms a program: larger blocks and small tables."""
+    if not (_triton.INTERPRETED and _triton.INSTALLED):
+        return
+    from collamo_kernels.coattention.triton import launch_pairs as launch
+
+    for dtype in FIXED_KNOTS:
+        monkeypatch.setitem(FIXED_KNOTS, dtype, 2048)
+    larger = dataclasses.replace(
+        *(launch.PAIRS,), cells=1024, entries=1024, runs=2, hop_entries=32, pairs=2048
+    )
+    monkeypatch.setattr(launch, "PAIRS", larger)
+    radial = launch.on_radial
+    larger = dataclasses.replace(radial.RADIAL, blocks=64, places=256, entries=2048)
+    monkeypatch.setattr(radial, "RADIAL", larger)
 
 
 CAPABILITIES = ("baseline", "avx2_narrow", "avx2", "avx512")

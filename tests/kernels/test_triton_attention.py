@@ -33,7 +33,7 @@ DEVICE = "cpu" if _triton.INTERPRETED else "cuda"
 # The interpreter takes 5 to 30 ms a program, so cases of many heads or pairs stay out; these take
 # their place.
 SLOW = {"around 32", "around 64", "around 128", "beyond 256", "beyond 512", "transformer-m"}
-SLOW |= {"uni-mol", "graphormer slim"}
+SLOW |= {"uni-mol", "graphormer slim", "sink, dense bias", "sink beyond 256"}
 OWN = (
     Case("one tile of 32", (31, 32), heads=1, width=24),
     Case("one tile of 64", (33, 64), width=10),
@@ -41,21 +41,19 @@ OWN = (
     Case("two tiles of widest heads", (64, 36), heads=1, width=128, distances=False),
     Case("loop of widest heads", (40, 3), width=128, distances=False, bias=True),
     Case("pair types", (7, 12), width=8, types="pair", head="mlp"),
+    Case("sink, one tile of 64", (33, 64), heads=3, width=10, sink=True),
+    Case("sink, loop", (34, 5), heads=3, width=40, distances=False, bias=True, sink=True),
+    Case("sink, widest heads", (33, 36), heads=2, width=128, distances=False, sink=True),
 )
 NOT_IN_TRITON = {"radial_rows", "radial_rows_backward", "radial_grid", "pairs_by_hops"}
 VIEWS = {"alias", "as_strided", "detach", "expand", "new_empty", "slice", "split", "view", "t"}
 VIEWS |= {"_unsafe_view", "empty", "empty_like", "is_same_size", "reshape", "split_with_sizes"}
 VIEWS.add("promote_types")
 # On a GPU ``test_coattention.py`` runs all of CASES.
-SMALL = (
-    OWN
-    if DEVICE == "cuda"
-    else (
-        *(x for x in CASES if x.name not in SLOW and not x.sink),  # the kernels have no sink yet
-        *OWN,
-    )
+SMALL = OWN if DEVICE == "cuda" else (*(x for x in CASES if x.name not in SLOW), *OWN)
+EVERYTHING = Case(
+    *("everything", (6, 4)), bias=True, sink=True, conformer_missing=True, types="atom", width=8
 )
-EVERYTHING = Case("everything", (6, 4), bias=True, conformer_missing=True, types="atom", width=8)
 KINDS = [
     pytest.param(torch.float32, "padded", id="float32-padded"),
     pytest.param(torch.float32, "packed", id="float32-packed"),
@@ -66,19 +64,9 @@ if DEVICE == "cuda":
 
 
 @pytest.fixture(autouse=True)
-def few_programs(monkeypatch):
-    """Tables no larger than a few Gaussians need; in the interpreter fewer, larger blocks."""
+def small_tables(monkeypatch):
+    """Tables no larger than a few Gaussians need."""
     set_knots(monkeypatch, 2048)
-    if not _triton.INTERPRETED:
-        return
-    launch = pytest.importorskip("collamo_kernels.coattention.triton.launch_pairs")
-    larger = dataclasses.replace(
-        *(launch.PAIRS,), cells=1024, entries=1024, runs=2, hop_entries=32, pairs=2048
-    )
-    monkeypatch.setattr(launch, "PAIRS", larger)
-    radial = launch.on_radial
-    larger = dataclasses.replace(radial.RADIAL, blocks=64, places=256, entries=2048)
-    monkeypatch.setattr(radial, "RADIAL", larger)
 
 
 def set_knots(monkeypatch, knots):
@@ -118,13 +106,14 @@ def test_accuracy(case, dtype, layout):
 TWO_TILES = (
     Case("65 and 127", (65, 127), heads=1, width=24),
     Case("128 and 40", (128, 40), heads=1, width=8, bias=True, types="atom", head="mlp"),
+    Case("sink", (90, 40), heads=2, width=8, sink=True),
 )
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize(
     ("case", "knots"),
-    [(TWO_TILES[0], 2048), (TWO_TILES[1], 2048), (Case("exact", (70,), heads=1, width=8), 16)],
+    [*((case, 2048) for case in TWO_TILES), (Case("exact", (70,), heads=1, width=8), 16)],
     ids=lambda x: x.name.replace(" ", "-") if isinstance(x, Case) else "",
 )
 def test_two_tiles_in_one_program(case, knots, layout, monkeypatch):
@@ -252,6 +241,9 @@ DROPPED = (
     Case("one tile", (6, 4), distances=False, bias=True),
     Case("two tiles", (40, 36), heads=1, width=16, distances=False, bias=True),
     Case("loop", (40, 5), heads=1, width=40, distances=False),
+    Case("one tile with a sink", (6, 4), distances=False, sink=True),
+    # A number a head: of one head alone PyTorch's error is small by luck.
+    Case("loop with a sink", (34, 5), heads=4, width=40, distances=False, sink=True),
 )
 
 
@@ -262,6 +254,7 @@ def dropped_by_definition(inputs, seed):
             *(inputs.q, inputs.k, inputs.v),
             hop_bias=inputs.hop_bias,
             bias=inputs.bias,
+            sink=inputs.sink,
             hops=inputs.relations.hops,
             cu_seqlens=inputs.relations.cu_seqlens,
             scale=inputs.q.shape[-1] ** -0.5,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -27,6 +27,8 @@ from collamo_kernels.radial.triton import kernels as radial
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 OWN_TYPE = {"q", "k", "v", "out", "grad", "dq", "dk", "dv", "bias", "dbias"}
+SINK = ("sink", "dsink")
+WITH_SINK = ", sink"
 POINTERS = {
     "*i64": {"pair_start", "seed", "order", "offsets", "segments", "spot"},
     "*u8": {"valid", "hops", "keys"},
@@ -38,6 +40,7 @@ POINTERS = {
         *("row_max", "inverse_sum", "hop_bias", "coefficients", "phi", "ds", "u", "geometry"),
         *("rows", "lengths", "parts", "du", "dx", "du_r", "coordinates", "distances", "affine"),
         *("by_query", "by_key", "reach", "layers", "survey", "slope_rows", "knots", "errors"),
+        *SINK,
     },
     "fp32": {"scale", "limit", "slack", "share"},
 }
@@ -130,10 +133,10 @@ def _resources(cubin: bytes) -> dict[str, int]:
 
 def attention(
     bucket: configuration.Bucket, width: int, dtype: torch.dtype, forward: bool,
-    chosen: Configuration | None = None, absent: Iterable[str] = ABSENT, packed: bool = True,
+    chosen: Configuration | None = None, absent: Sequence[str] = ABSENT + SINK, packed: bool = True,
     **changes: Any,
 ) -> Program:  # fmt: skip
-    """The attention with hop table and radial table, without dropout and dense bias."""
+    """The attention with hop table and radial table, without dropout, dense bias and sink."""
     choose = configuration.forward if forward else configuration.backward
     chosen = chosen or choose(bucket, width, dtype)
     build = kernels.Build(
@@ -149,19 +152,21 @@ def attention(
         WIDTH=width,
     )
     name = f"{'forward' if forward else 'backward'} {bucket} atoms, width {width}, {TYPES[dtype]}"
+    name += "" if "sink" in absent else WITH_SINK
     kernel = kernels.differentiate_tile if chosen.tiles is None else kernels.differentiate
     kernel = kernels.attend if forward else kernel
     constants = {"build": build._replace(**changes), **dict.fromkeys(absent)}
     return Program(name, kernel, chosen.num_warps, constants, dtype)
 
 
-def shipped() -> Iterator[Program]:
+def shipped(sink: bool = False) -> Iterator[Program]:
     """Every configuration of the attention; float16 compiles to the same as bfloat16."""
+    absent = ABSENT if sink else ABSENT + SINK
     for dtype in (torch.bfloat16, torch.float32):
         for width in configuration.WIDTHS:
             for bucket in configuration.buckets(width, dtype):
                 for forward in (True, False):
-                    yield attention(bucket, width, dtype, forward)
+                    yield attention(bucket, width, dtype, forward, absent=absent)
 
 
 def shipped_on_pairs() -> Iterator[Program]:

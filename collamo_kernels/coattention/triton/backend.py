@@ -46,8 +46,6 @@ def unsupported(call: CoattentionCall) -> str | None:
     longest, _ = _extent(q, relations)
     if longest > MAX_ATOMS:
         return f"a molecule of {longest} atoms > {MAX_ATOMS}"
-    if call.sink is not None:
-        return "attention with a sink runs the reference: the kernels have no sink yet"
     if not INSTALLED:
         return "Triton is not installed; run: pip install triton"
     if INTERPRETED and q.dtype == torch.bfloat16:
@@ -63,7 +61,7 @@ def _extent(q: Tensor, relations: Relations) -> tuple[int, int]:
 
 
 def run(call: CoattentionCall) -> Tensor:
-    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V.
+    """softmax(scale·QKᵀ + Φ2d + Φ3d + bias) V, with the sink among the keys.
 
     In float16 and bfloat16 the weights are rounded to that type before they meet V, and dL/dlogits
     before they meet Q and K, as tensor cores want them; all sums are float32. In float32 the matrix
@@ -87,6 +85,7 @@ def run(call: CoattentionCall) -> Tensor:
         op.Attention(
             *(q, call.k, call.v),
             bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
+            sink=None if call.sink is None else call.sink.float(),
             valid=relations.valid,
             cu_seqlens=relations.cu_seqlens,
             pair_start=relations.pair_start if packed else None,

@@ -63,6 +63,7 @@ class Gradients(NamedTuple):
     dv: Tensor
     ds: Tensor | None  # [group, pairs]: dL/dlogits
     dbias: Tensor | None
+    dsink: Tensor | None  # [atoms, H]: what each row sends back
     counters: Tensor | None  # of `table_gradients.add_up`, to be set to 0
 
 
@@ -85,6 +86,7 @@ class Terms(NamedTuple):
     phi: Tensor | None
     fits: Tensor | None
     bias: Tensor | None
+    sink: Tensor | None  # [H]: one more logit of each row, of a value that is 0
     seed: Tensor | None
 
 
@@ -295,6 +297,21 @@ def _store_rows(x, origin, atom, t, n, values, HEAD: tl.constexpr, WIDTH: tl.con
 
 
 @triton.jit
+def _before_keys(sink, head, BLOCK: tl.constexpr):
+    """Largest logit and Σ exp of rows that no key has met yet: those of the sink, if there is one.
+
+    Its value is 0, so that it takes part in nothing else.
+    """
+    if sink is not None:
+        top = tl.zeros((BLOCK,), tl.float32) + tl.load(sink + head)
+        total = tl.full((BLOCK,), 1.0, tl.float32)
+    else:
+        top = tl.full((BLOCK,), float("-inf"), tl.float32)
+        total = tl.zeros((BLOCK,), tl.float32)
+    return top, total
+
+
+@triton.jit
 def _exponentials(s, top):
     """One step of the softmax: exp(s - m) [i, j], m [i], and exp(top - m) for the sums so far.
 
@@ -322,9 +339,9 @@ def attend(
 ):  # fmt: skip
     """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
-    ``row_max`` and ``inverse_sum`` ``[atoms, H]`` are the largest logit of a row and
-    1 / Σ exp(s - row_max). Together they give the weights again without the rounding of log Σ exp,
-    which is larger than all else in them.
+    ``row_max`` and ``inverse_sum`` ``[atoms, H]`` are the largest logit of a row, the sink among
+    them, and 1 / Σ exp(s - row_max). Together they give the weights again without the rounding of
+    log Σ exp, which is larger than all else in them.
     """
     BLOCK: tl.constexpr = build.BLOCK
     SINGLE: tl.constexpr = build.SINGLE
@@ -348,8 +365,7 @@ def attend(
     query = alive(places.valid, start, i, n)
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
     x = _rows(projections.q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
-    top = tl.full((BLOCK,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
+    top, total = _before_keys(terms.sink, head, BLOCK)
     mean = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, BLOCK if SINGLE else n, BLOCK):
         j = next + tl.arange(0, BLOCK)
@@ -359,8 +375,9 @@ def attend(
         added = _sum_terms(i, j, real, position, terms, sizes, PACKED)  # [i, j]
         s = tl.dot(x, tl.trans(key), input_precision=build.PRECISION) * scale + added  # [i, j]
         p, top, fade = _exponentials(s, top)
-        if not SINGLE:
+        if terms.sink is not None or not SINGLE:
             total *= fade
+        if not SINGLE:
             mean *= fade[:, None]
         total += tl.sum(p, 1)
         if terms.seed is not None:
@@ -424,6 +441,35 @@ def _store_pairs(
 
 
 @triton.jit
+def _store_sinks(delta, i, query, position: Position, results: Results, terms: Terms, heads, dsink):
+    """Write what each query [i] sends back to the sink: the sink's weight times 0 - delta.
+
+    A row each, [atoms, H], so that somebody else adds them up in a fixed order.
+    """
+    if dsink is not None:
+        row = (position.start + i) * heads + position.head
+        top = tl.load(results.row_max + row, mask=query, other=0.0)  # [i]
+        one_over = tl.load(results.inverse_sum + row, mask=query, other=0.0)
+        sink = tl.load(terms.sink + position.head)
+        weight = tl.exp2((sink - top) * LOG2E) * one_over
+        sent = tl.where(query, -weight * delta, 0.0)  # the sink of padding may be ∞
+        tl.store(dsink + row, sent, mask=i < position.n)
+
+
+@triton.jit
+def _sink_rows(
+    i, result, t, position: Position, results: Results, gradients: Gradients, places: Places,
+    terms: Terms, heads, build: tl.constexpr,
+):  # fmt: skip
+    """The same for queries [i] whose delta is no longer at hand: keeping it would spill."""
+    if gradients.dsink is not None:
+        query = alive(places.valid, position.start, i, position.n)
+        g = _rows(gradients.grad, result, i, t, query, build.HEAD, build.WIDTH)
+        delta = _delta(results.out, g, result, i, t, query, build.HEAD, build.WIDTH)
+        _store_sinks(delta, i, query, position, results, terms, heads, gradients.dsink)
+
+
+@triton.jit
 def _clear(counters, counter_count):
     """Set the ``counters`` of `table_gradients.add_up`, which is launched next, to 0."""
     if counters is not None:
@@ -484,6 +530,8 @@ def differentiate(
             else:
                 delta = _delta(results.out, g, result, i, out_t, query, HEAD, WIDTH)
             ds = p * (dp - delta[:, None])
+            if SINGLE:
+                _store_sinks(delta, i, query, position, results, terms, heads, gradients.dsink)
             _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, position, PACKED)
             dv += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
             dk += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
@@ -496,6 +544,9 @@ def differentiate(
     _store_rows(gradients.dq, result, atom, out_t, n, dq * scale, HEAD, WIDTH)
     if not SINGLE:
         _store_rows(gradients.dq, result, BLOCK + atom, out_t, n, dq_later * scale, HEAD, WIDTH)
+        _sink_rows(atom, result, out_t, position, results, gradients, places, terms, heads, build)
+        later = BLOCK + atom
+        _sink_rows(later, result, out_t, position, results, gradients, places, terms, heads, build)
 
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
@@ -559,3 +610,4 @@ def differentiate_tile(
         _store_rows(gradients.dv, result, atom, out_t, n, dv, HEAD, WIDTH)
     else:
         _store_rows(gradients.dq, result, atom, out_t, n, dk * scale, HEAD, WIDTH)
+        _sink_rows(atom, result, out_t, position, results, gradients, places, terms, heads, build)

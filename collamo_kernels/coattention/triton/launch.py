@@ -65,10 +65,10 @@ def forward(inputs: AttentionInputs) -> Results:
 
 
 def backward(
-    inputs: AttentionInputs, results: Results, grad: Tensor, bias_learns: bool,
+    inputs: AttentionInputs, results: Results, grad: Tensor, bias_learns: bool, sink_learns: bool,
     counters: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Rounds]:  # fmt: skip
-    """dq, dk, dv, dbias (where `bias_learns`), and rounds of heads with their dL/dlogits.
+) -> tuple[kernels.Gradients, Rounds]:  # fmt: skip
+    """Gradients, those of bias and sink where they learn, and rounds of heads with dL/dlogits.
 
     Those are kept for `sum_up`, whose `counters` each round sets to 0, unless these are None. Every
     round must be drawn: the kernels run then.
@@ -77,10 +77,11 @@ def backward(
     dq, dk, dv = (torch.empty_like(out) for _ in range(3))
     bias = inputs.terms.bias
     dbias = like_bias(bias) if bias is not None and bias_learns else None
+    dsink = torch.empty_like(results.row_max) if sink_learns else None
     grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
-    gradients = kernels.Gradients(grad, dq, dk, dv, None, dbias, counters)
+    gradients = kernels.Gradients(grad, dq, dk, dv, None, dbias, dsink, counters)
     rounds = _backward_rounds(inputs, results, gradients)
-    return dq, dk, dv, dbias, rounds if inputs.molecules.atoms else iter(())
+    return gradients, rounds if inputs.molecules.atoms else iter(())
 
 
 def _backward_rounds(

@@ -37,6 +37,7 @@ class Attention(NamedTuple):
     k: Tensor
     v: Tensor
     bias: Tensor | None
+    sink: Tensor | None  # [H] float32
     valid: Tensor | None
     cu_seqlens: Tensor | None
     pair_start: Tensor | None
@@ -49,7 +50,7 @@ class Attention(NamedTuple):
 
     def flattened(self) -> tuple[Tensor | float | None, ...]:
         """Return the operator's arguments, in the order of its schema."""
-        own = self.q, self.k, self.v, self.bias, self.valid
+        own = self.q, self.k, self.v, self.bias, self.sink, self.valid
         places = self.cu_seqlens, self.pair_start, self.tiles
         numbers = self.scale, self.dropout_p, self.longest
         return *own, *places, self.seed, *self.phi.tensors(), *numbers, *self.phi.numbers()
@@ -75,11 +76,12 @@ class Attention(NamedTuple):
     def launched(self, located: Located, first_phi: Tensor | None = None) -> launch.AttentionInputs:
         """Return what the launchers take."""
         valid = None if self.valid is None else self.valid.contiguous().view(torch.uint8)
+        sink = None if self.sink is None else self.sink.contiguous()
         return launch.AttentionInputs(
             Projections(self.q, self.k, self.v),
             self.molecules(),
             valid,
-            phi_terms.logit_terms(self.phi, located, first_phi, self.bias, self.seed),
+            phi_terms.logit_terms(self.phi, located, first_phi, self.bias, sink, self.seed),
             self.scale,
             self.dropout_p,
         )
@@ -104,13 +106,14 @@ class Requested(NamedTuple):
     """Which gradients are asked for, beside those of q, k and v."""
 
     bias: bool
+    sink: bool
     phi: Learned[bool]
 
     @classmethod
     def of_operator(cls, requested: list[bool]) -> Requested:
         """Return what the operator's list stands for."""
-        bias, *phi = requested
-        return cls(bias, Learned(*phi))
+        bias, sink, *phi = requested
+        return cls(bias, sink, Learned(*phi))
 
 
 OWN_TENSORS = Attention._fields.index("scale")
@@ -118,7 +121,7 @@ OWN_NUMBERS = 3
 TENSORS = (*Attention._fields[:OWN_TENSORS], *phi_terms.TENSORS)
 NUMBERS = ("scale", "dropout_p", "longest", *phi_terms.NUMBERS)
 PROJECTIONS = Projections._fields
-OPTIONAL = ("bias", *phi_terms.LEARNED)  # in the order of `Requested`
+OPTIONAL = ("bias", "sink", *phi_terms.LEARNED)  # in the order of `Requested`
 LEARNED = (*PROJECTIONS, *OPTIONAL)  # in the order of the backward operator's results
 
 
@@ -151,12 +154,16 @@ def run_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[
     if any(phi_requested):
         counters = launch_pairs.counters(inputs.terms, grad, attention.q.shape[1])
     rows = launch.Results(results.out, results.row_max, results.inverse_sum)
-    dq, dk, dv, dbias, rounds = launch.backward(inputs, rows, grad, requests.bias, counters)
+    learns = requests.bias, requests.sink
+    own, rounds = launch.backward(inputs, rows, grad, *learns, counters)
     gradients = phi_terms.gradients_of(phi, located, inputs.terms, phi_requested, counters, rounds)
-    by_bias = no_gradient(grad)
+    by_bias, by_sink = no_gradient(grad), no_gradient(grad)
     if requests.bias:
-        by_bias = phi_terms.gradient_or_zero(attention.bias, dbias, phi.pairs, grad)
-    return dq, dk, dv, by_bias, *phi_terms.results(phi, gradients, phi_requested, grad)
+        by_bias = phi_terms.gradient_or_zero(attention.bias, own.dbias, phi.pairs, grad)
+    if own.dsink is not None:
+        by_sink = own.dsink.sum(0)
+    others = phi_terms.results(phi, gradients, phi_requested, grad)
+    return own.dq, own.dk, own.dv, by_bias, by_sink, *others
 
 
 # --- shapes -------------------------------------------------------------------------------------
@@ -175,10 +182,11 @@ def fake_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple
     """Return empty gradients."""
     results = ForwardResults(*arguments[: len(ForwardResults._fields)])
     attention = Attention.of_operator(arguments[len(results) :])
-    requests, bias = Requested.of_operator(requested), attention.bias
+    requests, bias, sink = Requested.of_operator(requested), attention.bias, attention.sink
     return (
         *(torch.empty_like(results.out) for _ in PROJECTIONS),
         no_gradient(grad) if bias is None or not requests.bias else launch.like_bias(bias),
+        no_gradient(grad) if sink is None or not requests.sink else sink.new_empty(sink.shape),
         *phi_terms.fake_results(attention.phi, requests.phi, grad),
     )
 
@@ -253,6 +261,7 @@ def _formula(arguments: dict[str, Any]) -> Tensor:
             *(attention.q, attention.k, attention.v),
             hop_bias=None if hop is None else hop.hop_bias,
             bias=bias,
+            sink=attention.sink,
             hops=None if hop is None else hop.hops,
             valid=attention.valid,
             cu_seqlens=attention.cu_seqlens,

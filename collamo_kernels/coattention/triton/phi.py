@@ -153,13 +153,13 @@ def fake_located(phi: Phi, like: Tensor) -> Located:
 
 def logit_terms(
     phi: Phi, located: Located, first_phi: Tensor | None = None, bias: Tensor | None = None,
-    seed: Tensor | None = None,
+    sink: Tensor | None = None, seed: Tensor | None = None,
 ) -> LogitTerms:  # fmt: skip
     """Return what the launchers take."""
     hops, hop_bias = (None, None) if phi.hop_term is None else phi.hop_term.launched()
     radial = phi.radial_term
     if radial is None:
-        return LogitTerms(hops, hop_bias, bias=bias, seed=seed)
+        return LogitTerms(hops, hop_bias, bias=bias, sink=sink, seed=seed)
     return LogitTerms(
         *(hops, hop_bias),
         spot=located.spot,
@@ -169,6 +169,7 @@ def logit_terms(
         u=radial.u,
         first_phi=first_phi,
         bias=bias,
+        sink=sink,
         seed=seed,
     )
 

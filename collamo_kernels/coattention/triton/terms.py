@@ -23,6 +23,7 @@ class LogitTerms:
     u: Tensor | None = None  # [pairs]
     first_phi: Tensor | None = None  # what `phi` gives of the first round of heads, if known
     bias: Tensor | None = None
+    sink: Tensor | None = None  # [H]
     seed: Tensor | None = None
 
     @property
@@ -46,4 +47,5 @@ class LogitTerms:
     def of_heads(self, heads: slice) -> kernels.Terms:
         """Return what the kernels take for some heads."""
         tables = self.hops, self.hop_bias, self.spot, self.coefficients
-        return kernels.Terms(*tables, self.phi(heads), self.fits, self.bias, self.seed)
+        phi = self.phi(heads)
+        return kernels.Terms(*tables, phi, self.fits, self.bias, self.sink, self.seed)
