@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,10 +27,28 @@ def define(
     """
     LIBRARY.define(f"{name}{schema}")
     for key in ("CPU", "CUDA"):
-        LIBRARY.impl(name, run, key)
+        LIBRARY.impl(name, on_its_gpu(run), key)
     full = f"collamo_kernels::{name}"
     torch.library.register_fake(full, fake, lib=LIBRARY)
     torch.library.register_autograd(full, differentiate, setup_context=keep, lib=LIBRARY)
+
+
+def on_its_gpu(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the GPU of its first tensor the current one while `run` launches kernels.
+
+    Triton launches on the current GPU and on its stream, wherever the tensors are: another GPU
+    cannot read them, or does so before they are written.
+    """
+
+    @functools.wraps(run)
+    def guarded(*arguments: Any) -> Any:
+        device = next(x.device for x in arguments if isinstance(x, Tensor))
+        if device.type != "cuda":
+            return run(*arguments)
+        with torch.cuda.device(device):
+            return run(*arguments)
+
+    return guarded
 
 
 def tensors(names: Iterable[str], always: Iterable[str] = ()) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from collamo_kernels.coattention.triton.backend import INSTALLED, INTERPRETED
 from collamo_kernels.pairwise_distances import op
 from collamo_kernels.pairwise_distances.call import DistancesCall
+from collamo_kernels.triton_library import on_its_gpu
 
 if TYPE_CHECKING:
     from triton import JITFunction
@@ -79,8 +80,11 @@ def _launch(
 SCHEMA = "(Tensor coordinates, Tensor? valid) -> Tensor"
 BACKWARD_SCHEMA = "(Tensor grad, Tensor coordinates, Tensor? valid) -> Tensor"
 NAME = "pairwise_distances_triton"
-torch.library.custom_op(f"collamo_kernels::{NAME}", run_forward, mutates_args=(), schema=SCHEMA)
-torch.library.custom_op(
-    f"collamo_kernels::{NAME}_backward", run_backward, mutates_args=(), schema=BACKWARD_SCHEMA
-)
+for name, function, schema in (
+    (NAME, run_forward, SCHEMA),
+    (f"{NAME}_backward", run_backward, BACKWARD_SCHEMA),
+):
+    torch.library.custom_op(
+        f"collamo_kernels::{name}", on_its_gpu(function), mutates_args=(), schema=schema
+    )
 op.register(NAME)

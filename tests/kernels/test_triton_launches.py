@@ -1,0 +1,126 @@
+"""What the Triton backend launches, and where: on a driver that launches nothing."""
+
+import contextlib
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import collamo_kernels as ck
+from collamo_kernels.coattention.triton import backend as _triton
+from collamo_kernels.pairwise_distances import _triton as on_distances
+from collamo_kernels.testing import Case, attend, make_inputs, required_backends, with_gradients
+
+EVERYTHING = Case(
+    "everything", (6, 4), width=8, bias=True, sink=True, conformer_missing=True, types="atom"
+)
+
+
+class Launch(NamedTuple):
+    """A kernel, the GPU that was the current one, and what it was launched with, by name."""
+
+    kernel: str
+    gpu: int
+    arguments: dict[str, Any]
+
+
+class Driver:
+    """Which GPU is the current one, and what was launched."""
+
+    def __init__(self):
+        self.current, self.launches = 0, []
+
+    @contextlib.contextmanager
+    def device(self, device):
+        """Stand in for `torch.cuda.device`."""
+        before, self.current = self.current, torch.device(device).index
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def launcher(self):
+        """Return what stands in for `JITFunction.run`."""
+
+        def run(kernel, *arguments, **options):
+            named = dict(zip(kernel.arg_names, arguments, strict=False)) | options
+            self.launches.append(Launch(kernel.fn.__name__, self.current, named))
+
+        return run
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver that takes CPU tensors for a GPU's, and launches nothing."""
+    if "triton" not in required_backends():
+        pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("the interpreter has launches of its own")
+    from triton import JITFunction
+
+    fake = Driver()
+    monkeypatch.setattr(JITFunction, "run", fake.launcher())
+    monkeypatch.setattr(torch.cuda, "device", fake.device)
+    for module in (_triton, on_distances):
+        monkeypatch.setattr(module, "INTERPRETED", True)
+    return fake
+
+
+class OnSecondGPU(torch.Tensor):
+    """A tensor of the CPU that says it is on the second GPU."""
+
+    device = torch.device("cuda", 1)
+
+
+LAUNCHING = {
+    *("coattention_triton_forward", "coattention_triton_backward"),
+    *("pair_bias", "pair_bias_backward", "radial_table", "radial_table_backward"),
+    *("radial_argument", "radial_argument_backward"),
+    *("pairwise_distances_triton", "pairwise_distances_triton_backward"),
+}
+
+
+class Calls(TorchDispatchMode):
+    """The first call of every operator that launches kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.arguments = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "collamo_kernels" and function._opname in LAUNCHING:
+            self.arguments.setdefault(function, args)
+        return function(*args, **(kwargs or {}))
+
+
+def operator_calls(inputs):
+    """Arguments of every operator that the attention, its Φ built once and distances call."""
+    relations, phi = inputs.relations, {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
+    with Calls() as calls:
+        with_gradients(lambda x: attend(x, "packed", backend="triton", dropout_p=0.1), inputs)
+        dense = ck.share_bias(relations, layers=4, dtype=torch.float16, **phi)["bias"]
+        dense.backward(torch.ones_like(dense))
+        padded = relations.padded()
+        x = padded.coordinates.detach().requires_grad_()
+        ck.pairwise_distances(x, padded.valid, backend="triton").sum().backward()
+    return calls.arguments
+
+
+def test_kernels_run_on_the_gpu_of_their_tensors(driver):
+    """Whatever GPU is the current one: every operator that launches something."""
+    inputs = make_inputs(dataclasses.replace(EVERYTHING, head="mlp"))
+    calls = operator_calls(inputs)
+    assert {operator._opname for operator in calls} == LAUNCHING
+    for operator, arguments in calls.items():
+        moved = (
+            x.detach().as_subclass(OnSecondGPU) if isinstance(x, torch.Tensor) else x
+            for x in arguments
+        )
+        driver.launches.clear()
+        with torch.no_grad():
+            operator(*moved)
+        assert {launch.gpu for launch in driver.launches} == {1}, operator
+    assert driver.current == 0
