@@ -124,3 +124,42 @@ def test_kernels_run_on_the_gpu_of_their_tensors(driver):
             operator(*moved)
         assert {launch.gpu for launch in driver.launches} == {1}, operator
     assert driver.current == 0
+
+
+SETTINGS = {
+    "none": ({}, "ieee"),
+    "new": ({"torch.backends.cuda.matmul": "tf32"}, "tf32"),
+    "for all backends": ({"torch.backends": "tf32"}, "tf32"),
+    "all but products": ({"torch.backends": "tf32", "torch.backends.cuda.matmul": "ieee"}, "ieee"),
+    "old": ("high", "tf32"),
+}
+
+
+@pytest.fixture
+def precision():
+    """``precision(setting)``: choose the precision of float32 products in one of PyTorch's ways."""
+
+    def choose(setting):
+        if isinstance(setting, str):
+            torch.set_float32_matmul_precision(setting)
+            return
+        for place, value in setting.items():
+            owner = torch.backends if place == "torch.backends" else torch.backends.cuda.matmul
+            owner.fp32_precision = value
+
+    yield choose
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.fp32_precision = "none"
+    torch.backends.cuda.matmul.fp32_precision = "none"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_precision_of_float32_products(name, dtype, driver, precision):
+    setting, expected = SETTINGS[name]
+    precision(setting)
+    inputs = make_inputs(Case("plain", (6, 4), hops=False, distances=False), dtype)
+    with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
+    builds = {launch.arguments["build"].PRECISION for launch in driver.launches}
+    assert builds == {expected if dtype == torch.float32 else "ieee"}

@@ -65,7 +65,8 @@ def run(call: CoattentionCall) -> Tensor:
 
     In float16 and bfloat16 the weights are rounded to that type before they meet V, and dL/dlogits
     before they meet Q and K, as tensor cores want them; all sums are float32. In float32 the matrix
-    products are IEEE, or TensorFloat-32 after ``torch.set_float32_matmul_precision("high")``.
+    products are IEEE, or TensorFloat-32 where ``torch.backends.cuda.matmul.fp32_precision`` is
+    "tf32", as ``torch.set_float32_matmul_precision("high")`` makes it.
     """
     from collamo_kernels.coattention.triton import op as op
 

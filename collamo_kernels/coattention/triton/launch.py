@@ -135,8 +135,7 @@ def _shared(
     build = kernels.Build(
         THRESHOLD=math.floor(inputs.dropout_p * 2**32),
         KEPT=1 / (1 - inputs.dropout_p),
-        # PyTorch's own switch: "highest" is IEEE float32, anything below may use TensorFloat-32.
-        PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        PRECISION=_precision(q.dtype),
         ALIGN=math.gcd(16, q_b, q_h, q_t, out_b, out_h, out_t),
         PACKED=molecules.packed,
         LISTED=chosen.listed(molecules.packed),
@@ -161,6 +160,16 @@ def _shared(
         "enable_fp_fusion": FUSION,
         "num_stages": 1,  # a molecule has few tiles: nothing to run ahead of
     }
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Of matrix products: TensorFloat-32 for float32 where PyTorch's own switch allows it.
+
+    Only this attribute tells of every way to set it: after ``torch.backends.fp32_precision`` and
+    the like `torch.get_float32_matmul_precision` raises.
+    """
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
 
 
 def _strides(molecules: Molecules, x: Tensor) -> tuple[int, int, int]:
