@@ -125,7 +125,6 @@ def test_every_term_compiles(bucket, packed, triton):
             *(bucket, 32, torch.float32, forward),
             absent=(),
             packed=packed,
-            THRESHOLD=2**30,
             PRECISION="tf32",
         )
         assert program.compile(90)["STACK"] <= LOOP_SPILLS

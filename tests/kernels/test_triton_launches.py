@@ -163,3 +163,18 @@ def test_precision_of_float32_products(name, dtype, driver, precision):
     with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
     builds = {launch.arguments["build"].PRECISION for launch in driver.launches}
     assert builds == {expected if dtype == torch.float32 else "ieee"}
+
+
+def test_a_new_dropout_compiles_nothing(driver):
+    inputs = make_inputs(Case("plain", (6, 4), hops=False, distances=False))
+    compiled_in, numbers = set(), set()
+    for dropout_p in (0.1, 0.5, 1 - 2**-40):
+        driver.launches.clear()
+        with_gradients(
+            lambda x, p=dropout_p: attend(x, "packed", backend="triton", dropout_p=p), inputs
+        )
+        compiled_in |= {launch.arguments["build"] for launch in driver.launches}
+        numbers |= {launch.arguments["threshold"] for launch in driver.launches}
+    assert len(compiled_in) == 1
+    assert len(numbers) == 3
+    assert all(-(2**31) <= x < 2**31 for x in numbers)  # else it would be another type

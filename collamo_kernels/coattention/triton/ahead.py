@@ -42,7 +42,7 @@ POINTERS = {
         *("by_query", "by_key", "reach", "layers", "survey", "slope_rows", "knots", "errors"),
         *SINK,
     },
-    "fp32": {"scale", "limit", "slack", "share"},
+    "fp32": {"scale", "growth", "limit", "slack", "share"},
 }
 ABSENT = ("seed", "bias", "dbias", "valid")  # of the attention, unless asked for
 
@@ -140,8 +140,6 @@ def attention(
     choose = configuration.forward if forward else configuration.backward
     chosen = chosen or choose(bucket, width, dtype)
     build = kernels.Build(
-        THRESHOLD=0,
-        KEPT=1.0,
         PRECISION="ieee",
         ALIGN=8,
         PACKED=packed,

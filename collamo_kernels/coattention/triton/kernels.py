@@ -35,6 +35,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
+SIGN = tl.constexpr(-(2**31))
 TILE = tl.constexpr(32)  # atoms an entry of `Relations.tiles` stands for
 
 
@@ -110,13 +111,13 @@ class Sizes(NamedTuple):
     cells: int  # of the radial table
     scale: float
     bias_strides: tuple  # over molecules, heads, queries and keys
+    threshold: int  # of dropout: see `_kept`
+    growth: float  # 1 / (1 - dropout_p)
 
 
 class Build(NamedTuple):
     """What is compiled into a kernel of the attention."""
 
-    THRESHOLD: int  # of dropout: a weight is kept whose 32 random bits are at least this
-    KEPT: float  # 1 / (1 - dropout_p)
     PRECISION: str  # of float32 products
     ALIGN: int  # what strides over molecules, heads and atoms have in common
     PACKED: bool
@@ -132,6 +133,7 @@ BATCH_NUMBERS = (
     *("longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
     *("q_b", "q_h", "out_b", "out_h"),
     *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
+    *("threshold", "growth"),
 )
 
 
@@ -260,13 +262,17 @@ def _sum_terms(i, j, real, position: Position, terms: Terms, sizes: Sizes, PACKE
 
 
 @triton.jit
-def _kept(seed, molecule, head, i, j, THRESHOLD: tl.constexpr):
-    """Which weights dropout keeps: the stream that `op.dropout_factors` defines."""
+def _kept(seed, molecule, head, i, j, threshold):
+    """Which weights dropout keeps: the stream that `dropout.dropout_factors` defines.
+
+    Those whose 32 random bits are at least p·2³². Both are taken as signed numbers, 2³¹ less, so
+    that no p needs an argument of another type.
+    """
     zero = tl.zeros((i.shape[0], j.shape[0]), tl.int32)
     word, _, _, _ = tl.philox(
         tl.load(seed), zero + j[None, :], zero + i[:, None], zero + head, zero + molecule
     )
-    return word.to(tl.uint32, bitcast=True).to(tl.int64) >= THRESHOLD
+    return (word.to(tl.int32, bitcast=True) ^ SIGN) >= threshold
 
 
 @triton.jit
@@ -335,7 +341,8 @@ def _reciprocal(total):
 def attend(
     projections: Projections, results: Results, places: Places, terms: Terms,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
-    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, build: tl.constexpr,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, threshold, growth,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
@@ -360,7 +367,8 @@ def attend(
     if SINGLE:
         first = 0
     position = Position(molecule, start, n, pair, pairs, head, local)
-    sizes = Sizes(heads, buckets, cells, scale, (bias_b, bias_h, bias_i, bias_j))
+    strides = bias_b, bias_h, bias_i, bias_j
+    sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
     i = first + tl.arange(0, BLOCK)
     query = alive(places.valid, start, i, n)
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
@@ -381,11 +389,14 @@ def attend(
             mean *= fade[:, None]
         total += tl.sum(p, 1)
         if terms.seed is not None:
-            p = tl.where(_kept(terms.seed, molecule, head, i, j, build.THRESHOLD), p, 0.0)
+            p = tl.where(_kept(terms.seed, molecule, head, i, j, threshold), p, 0.0)
         mean += tl.dot(p.to(value.dtype), value, input_precision=build.PRECISION)
     total = tl.where(query, total, 0.0)
     one_over = _reciprocal(total)
-    result = tl.where(query[:, None], mean * (one_over * build.KEPT)[:, None], 0.0)
+    factor = one_over
+    if terms.seed is not None:
+        factor = one_over * growth
+    result = tl.where(query[:, None], mean * factor[:, None], 0.0)
     place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     _store_rows(results.out, place, i, out_t, n, result, HEAD, WIDTH)
     row = (start + i) * heads + head
@@ -410,9 +421,9 @@ def _weights(
     dp = tl.dot(g, tl.trans(value), input_precision=PRECISION)
     used = p
     if terms.seed is not None:
-        kept = _kept(terms.seed, position.molecule, position.head, i, j, build.THRESHOLD)
-        used = tl.where(kept, p * build.KEPT, 0.0)
-        dp = tl.where(kept, dp * build.KEPT, 0.0)
+        kept = _kept(terms.seed, position.molecule, position.head, i, j, sizes.threshold)
+        used = tl.where(kept, p * sizes.growth, 0.0)
+        dp = tl.where(kept, dp * sizes.growth, 0.0)
     return p, used, dp
 
 
@@ -482,7 +493,7 @@ def differentiate(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    build: tl.constexpr,
+    threshold, growth, build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one molecule and head, of `BLOCK` atoms (`SINGLE`) or up to twice as many.
 
@@ -505,7 +516,8 @@ def differentiate(
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     position = Position(molecule, start, n, pair, pairs, head, local)
-    sizes = Sizes(heads, buckets, cells, scale, (bias_b, bias_h, bias_i, bias_j))
+    strides = bias_b, bias_h, bias_i, bias_j
+    sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
     atom = tl.arange(0, BLOCK)
     dq = tl.zeros((BLOCK, WIDTH), tl.float32)
     dq_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
@@ -554,7 +566,7 @@ def differentiate_tile(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
     heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    build: tl.constexpr,
+    threshold, growth, build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of atoms and a head: as keys (program 0 of axis 1) or as queries.
 
@@ -581,7 +593,8 @@ def differentiate_tile(
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     position = Position(molecule, start, n, pair, pairs, head, local)
-    sizes = Sizes(heads, buckets, cells, scale, (bias_b, bias_h, bias_i, bias_j))
+    strides = bias_b, bias_h, bias_i, bias_j
+    sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
     dk = tl.zeros((BLOCK, WIDTH), tl.float32)  # dq in a program for queries
     dv = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, n, BLOCK):

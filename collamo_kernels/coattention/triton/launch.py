@@ -133,8 +133,6 @@ def _shared(
     out_b, out_h, out_t = _strides(molecules, out)
     bias_strides = (0, 0, 0, 0) if bias is None else _bias_strides(bias, molecules.packed)
     build = kernels.Build(
-        THRESHOLD=math.floor(inputs.dropout_p * 2**32),
-        KEPT=1 / (1 - inputs.dropout_p),
         PRECISION=_precision(q.dtype),
         ALIGN=math.gcd(16, q_b, q_h, q_t, out_b, out_h, out_t),
         PACKED=molecules.packed,
@@ -155,6 +153,8 @@ def _shared(
         "scale": inputs.scale,
         **{"q_b": q_b, "q_h": q_h, "q_t": q_t, "out_b": out_b, "out_h": out_h, "out_t": out_t},
         **{f"bias_{axis}": s for axis, s in zip("bhij", bias_strides, strict=True)},
+        "threshold": math.floor(inputs.dropout_p * 2**32) - 2**31,
+        "growth": 1 / (1 - inputs.dropout_p),
         "build": build,
         "num_warps": chosen.num_warps,
         "enable_fp_fusion": FUSION,
