@@ -283,10 +283,11 @@ def test_heads_in_rounds(knots, monkeypatch):
     from collamo_kernels.coattention.triton import rounds as rounds_of_heads
 
     set_knots(monkeypatch, knots)
-    inputs = draw(Case("three heads", (6, 4), heads=3, width=8, head="mlp"))
+    # Counters are set aside for two columns of heads, and a round has one.
+    inputs = draw(Case("nine heads", (6, 4), heads=9, width=8, head="mlp"))
     whole = with_gradients(by_triton(), inputs)
-    a_head = 4 * inputs.relations.num_pairs  # a round
-    monkeypatch.setattr(rounds_of_heads, "BUDGET", a_head)
+    a_head = 4 * inputs.relations.num_pairs
+    monkeypatch.setattr(rounds_of_heads, "BUDGET", 3 * a_head)
     with launches() as names:
         rounds = with_gradients(by_triton(), inputs)
     assert names.count("attend") == 3
@@ -475,6 +476,19 @@ def test_opcheck(monkeypatch):
             return x.detach().requires_grad_(forward and x.requires_grad) if tensor else x
 
         torch.library.opcheck(function, tuple(map(leaf, args)))
+
+
+def test_no_operator_writes_what_it_is_given():
+    """Where the table fits: its pairs are sorted into segments then."""
+    inputs = draw(Case("two", (5, 3), width=8))
+    assert table_of(inputs).fits == 1
+    with Recorder() as recorder:
+        with_gradients(by_triton(), inputs)
+    calls = {f._opname: (f, args) for f, args in recorder.calls.items()}
+    for name in ("coattention_triton_backward", "radial_table_backward"):
+        function, args = calls[name]
+        args = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in args)
+        torch.library.opcheck(function, args, test_utils="test_schema")
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])

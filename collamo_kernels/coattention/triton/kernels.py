@@ -35,6 +35,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
+CLEARED = tl.constexpr(256)  # counters at a time
 SIGN = tl.constexpr(-(2**31))
 TILE = tl.constexpr(32)  # atoms an entry of `Relations.tiles` stands for
 
@@ -484,8 +485,10 @@ def _sink_rows(
 def _clear(counters, counter_count):
     """Set the ``counters`` of `table_gradients.add_up`, which is launched next, to 0."""
     if counters is not None:
-        for c in range(tl.program_id(0), counter_count, tl.num_programs(0)):
-            tl.store(counters + c, 0)
+        first, step = tl.program_id(0) * CLEARED, tl.num_programs(0) * CLEARED
+        for next in range(first, counter_count, step):
+            c = next + tl.arange(0, CLEARED)
+            tl.store(counters + c, tl.zeros((CLEARED,), tl.int32), mask=c < counter_count)
 
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)

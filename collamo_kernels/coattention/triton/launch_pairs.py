@@ -27,24 +27,22 @@ class Located(NamedTuple):
 
     spot: Tensor  # [pairs]
     coefficients: Tensor  # [H, C + 1, 4]
-    segments: Tensor  # [2, C], or empty where nobody sums up
 
 
 # --- both tables --------------------------------------------------------------------------------
 
 
 def locate(
-    u: Tensor, table: CellTable, sums: bool, fits: Tensor | None = None,
+    u: Tensor, table: CellTable, fits: Tensor | None = None,
     exact: RadialFunction | None = None, hops: Tensor | None = None, hop_bias: Tensor | None = None,
 ) -> tuple[Located, Tensor | None]:  # fmt: skip
-    """Spots ``[pairs]``, coefficients ``[H, C + 1, 4]``, and segments, empty but for `sums`.
+    """Spots ``[pairs]`` and coefficients ``[H, C + 1, 4]``.
 
     Beside them, of a radial function, what `LogitTerms.phi` gives of the first round of heads.
     """
     cells, heads, pairs = len(table.rows) - 1, table.rows.shape[2], len(u)
     spot = u.new_empty(pairs, dtype=torch.int64)
     coefficients = u.new_empty((heads, cells + 1, 4))
-    segments = u.new_empty((2, cells if sums else 0), dtype=torch.int64)
     group = next(rounds_of(heads, pairs, limited=True)).stop
     phi = None if exact is None else u.new_empty((group, pairs))
     pair_programs, cell_programs = triton.cdiv(pairs, PAIRS.pairs), cells // PAIRS.cells + 1
@@ -53,7 +51,7 @@ def locate(
     if exact is not None:
         function, build = exact.kernel_arguments, exact.build()
     kernels.locate[(pair_programs + cell_programs + exact_programs,)](
-        *(u, hops, table, spot, coefficients, segments if sums else None),
+        *(u, hops, table, spot, coefficients),
         *(fits, function, phi, pairs, cells, 0 if hop_bias is None else hop_bias.shape[1]),
         pair_programs=pair_programs,
         cell_programs=cell_programs,
@@ -66,7 +64,7 @@ def locate(
         num_warps=on_radial.RADIAL.warps,
         enable_fp_fusion=FUSION,
     )
-    return Located(spot, coefficients, segments), phi
+    return Located(spot, coefficients), phi
 
 
 def build(terms: LogitTerms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype) -> Tensor:
@@ -94,7 +92,6 @@ class SumOrders:
     hop_keys: Tensor | None = None
     hop_offsets: Tensor | None = None  # [257]
     cell_order: Tensor | None = None  # [pairs]
-    segments: Tensor | None = None  # [2, C]
 
 
 @dataclass(frozen=True)
@@ -107,18 +104,23 @@ class TableGradients:
 
 
 def counters(terms: LogitTerms, like: Tensor, heads: int) -> Tensor:
-    """Set memory aside for what `sum_up` counts of so many heads at a time, on that device."""
+    """Set memory aside for what `sum_up` counts of so many heads at a time, on that device.
+
+    Where the pairs of each cell begin and end, `segments`, is in it too: all of it begins as 0.
+    """
     return like.new_empty(sum(_slices(terms, heads)), dtype=torch.int32)
 
 
-def _slices(terms: LogitTerms, group: int) -> tuple[int, int, int]:
-    """Counters of the hop table, of the radial table and of the radial function's parameters."""
+def _slices(terms: LogitTerms, group: int) -> tuple[int, int, int, int]:
+    """Segments, counters of the hop table, of the radial table and of the radial function."""
     columns = triton.cdiv(group, PAIRS.heads)
     hops = triton.cdiv(terms.buckets, PAIRS.hop_entries) * columns
     if terms.exact is None:
-        return hops, 0, 0
+        return 0, hops, 0, 0
+    segments = 2 * 2 * terms.cells  # [2, C] of int64
     _, slices, chunks = on_radial.parts(terms.exact, 0, on_radial.RADIAL.chunk).grid
-    return hops, triton.cdiv(terms.cells + 1, PAIRS.entries) * columns, (slices + 1) * chunks
+    cells = triton.cdiv(terms.cells + 1, PAIRS.entries) * columns
+    return segments, hops, cells, (slices + 1) * chunks
 
 
 def sum_up(
@@ -132,7 +134,8 @@ def sum_up(
     """
     group, pairs = ds.shape
     chunks, columns = triton.cdiv(pairs, PAIRS.chunk), triton.cdiv(group, PAIRS.heads)
-    hop_counters, cell_counters, layer_counters = counters.split(_slices(terms, group))
+    sizes = _slices(terms, group)  # of fewer heads than the counters are for, in rounds
+    segments, hop_counters, cell_counters, layer_counters = counters[: sum(sizes)].split(sizes)
     hop_size, hop_programs, hop_parts = 0, 0, None
     if gradients.hop_bias is not None:
         hop_size, hop_programs = terms.buckets + 1 + chunks, chunks * columns
@@ -154,7 +157,7 @@ def sum_up(
             *(hop_parts, gradients.hop_bias, hop_counters),
         ),
         table_gradients.CellSums(
-            *(orders.cell_order, terms.spot, cell_parts, orders.segments),
+            *(orders.cell_order, terms.spot, cell_parts, segments.view(torch.int64)),
             *(lengths, gradients.rows, cell_counters),
         ),
         table_gradients.LayerSums(terms.u, terms.fits, rows, gradients.layers, layer_counters),

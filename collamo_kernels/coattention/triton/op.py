@@ -95,11 +95,10 @@ class ForwardResults(NamedTuple):
     inverse_sum: Tensor
     spot: Tensor
     coefficients: Tensor
-    segments: Tensor
 
     def located(self) -> Located:
         """Where pairs are in the tables."""
-        return Located(self.spot, self.coefficients, self.segments)
+        return Located(self.spot, self.coefficients)
 
 
 class Requested(NamedTuple):

@@ -139,7 +139,7 @@ def _expand(rows, lengths, coefficients, c, cells, heads, COLUMN: tl.constexpr):
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def locate(
-    u, hops, table: CellTable, spot, coefficients, segments, fits, function: Function, phi,
+    u, hops, table: CellTable, spot, coefficients, fits, function: Function, phi,
     pairs, cells, buckets, pair_programs, cell_programs, group,
     TABLE_BLOCKS: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl.constexpr, COLUMN: tl.constexpr,
     build: tl.constexpr,
@@ -151,9 +151,8 @@ def locate(
     through the cell (float32): `entry_of`, `column_of`, `fraction_of`.
     ``coefficients [H, C + 1, 4]`` are those of the Hermite formula of `RadialTable.lookup` sorted
     by powers: three multiply-adds and one 16-byte load a pair and head, where the formula takes
-    eleven operations and four loads. Those of cell `C` are 0. ``segments [2, C]`` is set to 0 for
-    `add_up`. Where the table does not fit, further programs write the exact Φ3d of the first heads,
-    ``phi [group, pairs]``.
+    eleven operations and four loads. Those of cell `C` are 0. Where the table does not fit, further
+    programs write the exact Φ3d of the first heads, ``phi [group, pairs]``.
     """
     program = tl.program_id(0)
     if program < pair_programs:
@@ -161,10 +160,6 @@ def locate(
         _locate(u, hops, table, spot, p, pairs, cells, buckets, TABLE_BLOCKS)
     elif program < pair_programs + cell_programs:
         c = (program - pair_programs) * CELLS + tl.arange(0, CELLS)
-        if segments is not None:
-            zero = tl.zeros((CELLS,), tl.int64)
-            tl.store(segments + c, zero, mask=c < cells)
-            tl.store(segments + cells + c, zero, mask=c < cells)
         _expand(table.rows, table.lengths, coefficients, c, cells, function.heads, COLUMN)
     else:
         if phi is not None and tl.load(fits) == 0:

@@ -133,9 +133,9 @@ def locate(phi: Phi, like: Tensor) -> tuple[Located, Tensor | None]:
     radial = phi.radial_term
     if radial is None:
         return Located(*(like.new_empty(0) for _ in Located._fields)), None
-    table, sums = radial.table(radial.rows), radial.pair_order is not None
+    table = radial.table(radial.rows)
     hops = (None, None) if phi.hop_term is None else phi.hop_term.launched()
-    return launch.locate(radial.u, table, sums, radial.fits, radial.function(), *hops)
+    return launch.locate(radial.u, table, radial.fits, radial.function(), *hops)
 
 
 def fake_located(phi: Phi, like: Tensor) -> Located:
@@ -147,7 +147,6 @@ def fake_located(phi: Phi, like: Tensor) -> Located:
     return Located(
         radial.u.new_empty(radial.u.shape, dtype=torch.int64),
         radial.u.new_empty((heads, knots, 4)),
-        radial.u.new_empty((2, 0 if radial.pair_order is None else knots - 1), dtype=torch.int64),
     )
 
 
@@ -189,12 +188,11 @@ def gradients_of(
     )
     coefficients = None
     if requested.u and radial is not None and radial.slope_rows is not None:
-        slopes, _ = launch.locate(radial.u[:0], radial.table(radial.slope_rows), sums=False)
+        slopes, _ = launch.locate(radial.u[:0], radial.table(radial.slope_rows))
         coefficients = slopes.coefficients
     orders = launch.SumOrders(
         *((None, None, None) if hop is None else hop[2:]),
         cell_order=_cell_order(phi, located, requested),
-        segments=located.segments,
     )
     lengths, du = None if radial is None else radial.lengths, None
     for number, (heads, ds) in enumerate(rounds):
