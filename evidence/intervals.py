@@ -33,7 +33,8 @@ def relative_change(
         weights = rng.multinomial(count, np.full(count, 1 / count))
         drawn = np.bincount(rng.integers(seeds, size=seeds), minlength=seeds)
         first, second = (drawn @ total @ weights for total in totals)
-        ratios.append(first / second - 1)
+        if second > 0:  # of very few units one may draw those without an error
+            ratios.append(first / second - 1)
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(ratios, [tail, 100 - tail])
     return Estimate(float(errors.sum() / reference.sum() - 1), float(low), float(high))

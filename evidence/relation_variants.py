@@ -10,7 +10,7 @@ from evidence.claim import Run
 RELATIONS = ("Φ2d + Φ3d", "Φ2d", "Φ3d", "neither")
 #: The paper's softmax; ours, with sinks and learning rates of their own for the relations.
 ATTENTIONS = ("softmax", "sinks")
-_SEEDS = {"tiny": 2, "cpu": 3, "gpu": 5}
+_SEEDS = {"tiny": 1, "cpu": 3, "gpu": 5}
 
 
 def relation_runs(size: str) -> list[Run]:

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from collamo.data.prepared import PreparedData
 from evidence import __main__ as main_module
 from evidence import report
 from evidence.claim import Claim, Finding, Workplace
@@ -146,6 +147,10 @@ def test_every_claim_runs_and_no_run_twice(tmp_path, pages):
         assert len(before[name]) == len(claim.runs("tiny"))
     run_missing(list(CLAIMS.values()), place, results)
     assert {name: Ledger(name, results).rows() for name in CLAIMS} == before
+    folders = [path.parent for path in place.data.rglob("manifest.json")]
+    assert folders
+    for folder in folders:
+        assert PreparedData.open(folder).manifest.overlaps == {}
     report.write_report(results, pages, tmp_path)
     page = (pages / "evidence.md").read_text()
     assert report.NOT_RUN not in page
