@@ -74,8 +74,9 @@ def _molecules(place: Workplace) -> tuple[Molecules, Molecules]:
         target, unit = "logp", "heavy_atoms"  # molecules of one size stand for conformers of one
     else:
         path = place.data / "conformers.sdf"
-        columns = {"measured_columns": ("dipole:D", "molecule"), "conformers": False}
-        data = prepared(path.with_suffix(""), partial(_write_sdf, path), **columns)
+        columns = ("dipole:D", "molecule")
+        write = partial(_write_sdf, path)
+        data = prepared(path.with_suffix(""), write, measured_columns=columns, conformers=False)
         target, unit = "dipole", "molecule"
     train, test = (molecules_of(data, split, [target], unit) for split in ("train", "test"))
     return train, test
@@ -134,8 +135,8 @@ def _mol(elements: np.ndarray, bonds: np.ndarray, places: np.ndarray) -> Chem.Mo
         return None
     conformer = Chem.Conformer(len(places))
     conformer.Set3D(True)
-    for atom, place in enumerate(places.tolist()):
-        conformer.SetAtomPosition(atom, Point3D(*place))
+    for number, place in enumerate(places.tolist()):
+        conformer.SetAtomPosition(number, Point3D(*place))
     mol.AddConformer(conformer)
     return mol.GetMol()
 

@@ -12,7 +12,7 @@ RESAMPLES = 4000  # seeds are few, so that the ends need more draws than those o
 
 
 def relative_change(
-    errors: np.ndarray, reference: np.ndarray, units: Sequence[object] | None = None
+    errors: np.ndarray, reference: np.ndarray, units: Sequence[object] | np.ndarray | None = None
 ) -> Estimate:
     """Return mean(errors) / mean(reference) - 1 with its 95 % interval.
 
@@ -41,6 +41,4 @@ def relative_change(
 
 
 def _by_unit(errors: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    totals = np.zeros((len(errors), unit.max() + 1))
-    np.add.at(totals, (slice(None), unit), errors)
-    return totals
+    return np.stack([np.bincount(unit, weights=row) for row in errors])

@@ -53,7 +53,7 @@ class Ledger:
         """Append the row of a run that has ended."""
         values = dict(metrics)
         details = values.pop("details", None)
-        if details is not None:
+        if isinstance(details, Mapping):
             values["details"] = _file_name(run)
             (self.folder / "details").mkdir(parents=True, exist_ok=True)
             np.savez_compressed(self.folder / "details" / f"{values['details']}.npz", **details)

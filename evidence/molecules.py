@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,9 +25,7 @@ TEST_SHARE = 1 / 6
 SEED = 0  # of sample and split: the molecules are the same for every run
 
 
-def prepared(
-    folder: Path, write_source: Callable[[], str | Path], **options: object
-) -> PreparedData:
+def prepared(folder: Path, write_source: Callable[[], str | Path], **options: Any) -> PreparedData:
     """Return what `folder` holds, prepared from ``write_source()`` if it is not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,8 @@ def predictions(
 def _read(net: nn.ModuleDict, molecules: MoleculeBatch, device: str) -> Tensor:
     """[B,F] standardised numbers."""
     with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
-        soft = net["model"].get_molecule_features(molecules)  # [B,1,b,D]
+        model = cast("CollamoModel", net["model"])
+        soft = model.get_molecule_features(molecules)  # [B,1,b,D]
     return net["head"](soft.flatten(1).float())
 
 

@@ -6,7 +6,7 @@ import datetime
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def run_missing(
     """
     start, latest = time.monotonic(), dict.fromkeys((claim.name for claim in claims), 0.0)
     pending = list(_in_turns(claims, place.size, results))
-    running = {}
+    running: dict[Future[float], tuple[Claim, Run]] = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         while pending or running:
             while pending and len(running) < jobs:
