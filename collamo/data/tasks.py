@@ -26,9 +26,9 @@ TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "
 # Our choice: up to four motifs that are there, and as many that are not (one where none is there),
 # so that half of the answers are not zero.
 MOTIFS_PER_MOLECULE = 4
-# Our choice: so many numbers of a shape, drawn at random, that size (two questions) and shape weigh
-# about alike in the score of property_3d, and neither drowns the counting of motifs.
-SHAPES_PER_MOLECULE = 3
+# Our choice: of the numbers of a shape one, drawn at random. Asked for three of seven, the demo's
+# language model read none of them better than its median, and size worse than before.
+SHAPES_PER_MOLECULE = 1
 
 
 @dataclass(frozen=True)
