@@ -1,4 +1,7 @@
-"""Worker processes that embed conformers, killed when they take too long or too much memory."""
+"""Worker processes that embed conformers, killed when they take too long or too much memory.
+
+Too long is processor time: what else the machine does leaves a molecule its conformer.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,13 +27,16 @@ from collamo.chem.molecule import Molecule
 # GiB a worker may allocate. Our choice: the longest chain that is read, 512 carbons, takes 0.4;
 # what needs ten times that has run away.
 MEMORY_LIMIT = 4.0
+# Seconds on the clock for every second of processor time. Our choice: it ends what waits forever,
+# and leaves a molecule its processor time on a machine that fifteen others share.
+WALL_FACTOR = 20.0
 
 
 def embed_conformer_limited(molecule: Molecule, seed: int = 0, seconds: float = 30.0) -> Conformer:
-    """As `embed_conformer`, in a worker process that is killed after `seconds`.
+    """As `embed_conformer`, in a worker process killed after `seconds` of processor time.
 
-    A time-out, a crash or a lack of memory (`MEMORY_LIMIT`) is an absent conformer with the reason,
-    never an exception.
+    Behind that stands a limit of `WALL_FACTOR` times as long on the clock. A time-out, a crash or
+    a lack of memory (`MEMORY_LIMIT`) is an absent conformer with the reason, never an exception.
     """
     return next(embed_conformers([molecule], seed, seconds, workers=1))
 
@@ -69,16 +76,16 @@ def embed_conformers(
     )
     try:
         futures = [
-            pool.schedule(embed_conformer, args=[molecule, seed], timeout=seconds)
+            pool.schedule(_embed, args=[molecule, seed, seconds], timeout=wall_limit(seconds))
             for molecule in molecules
         ]
         for future in futures:
             try:
                 yield future.result()
             except TimeoutError:
-                yield absent_conformer(f"no geometry within {seconds:g} s", seed)
+                yield absent_conformer(f"no geometry {on_the_clock(seconds)}", seed)
             except ProcessExpired as error:
-                yield absent_conformer(f"RDKit crashed (exit code {error.exitcode})", seed)
+                yield _killed(error.exitcode, seed, seconds)
             except MemoryError:
                 yield absent_conformer(OUT_OF_MEMORY, seed)
     finally:
@@ -86,15 +93,29 @@ def embed_conformers(
         pool.join()
 
 
+def _embed(molecule: Molecule, seed: int, seconds: float) -> Conformer:
+    with processor_limit(seconds):
+        return embed_conformer(molecule, seed)
+
+
 def _embed_here(molecule: Molecule, seed: int, seconds: float) -> Conformer:
     return embed_conformer(molecule, seed)
+
+
+def _killed(code: int | None, seed: int, seconds: float) -> Conformer:
+    """Return the absence that the exit code of a dead worker stands for."""
+    if is_processor_limit(code):
+        return absent_conformer(f"no geometry within {seconds:g} s of processor time", seed)
+    if code == -getattr(signal, "SIGALRM", 0):
+        return absent_conformer(f"no geometry {on_the_clock(seconds)}", seed)
+    return absent_conformer(f"RDKit crashed (exit code {code})", seed)
 
 
 def _embed_in_child(molecule: Molecule, seed: int, seconds: float) -> Conformer:
     """Embed in a child made by ``fork`` alone: multiprocessing refuses children to a daemon.
 
     It refuses them because a daemon that is killed leaves its children behind. This one ends by
-    itself: its own alarm, which the system delivers whatever RDKit does, kills it in time.
+    itself: its own timers, which the system delivers whatever RDKit does, kill it in time.
     """
     own = given_conformer(molecule)
     if own is not None:
@@ -112,9 +133,7 @@ def _embed_in_child(molecule: Molecule, seed: int, seconds: float) -> Conformer:
     finally:
         receiver.close()
         code = _exit_code(child)
-    if code == -signal.SIGALRM:
-        return absent_conformer(f"no geometry within {seconds:g} s", seed)
-    return absent_conformer(f"RDKit crashed (exit code {code})", seed)
+    return _killed(code, seed, seconds)
 
 
 def _answer(sender: Connection, molecule: Molecule, seed: int, seconds: float) -> NoReturn:
@@ -123,8 +142,8 @@ def _answer(sender: Connection, molecule: Molecule, seed: int, seconds: float) -
         start_worker()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        sender.send(embed_conformer(molecule, seed))
+        signal.setitimer(signal.ITIMER_REAL, wall_limit(seconds))
+        sender.send(_embed(molecule, seed, seconds))
     finally:
         os._exit(0)
 
@@ -135,6 +154,42 @@ def _exit_code(child: int) -> int | None:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except ChildProcessError:
         return None
+
+
+@contextmanager
+def processor_limit(seconds: float) -> Iterator[None]:
+    """End this process, a worker, when the block takes more processor time than `seconds`.
+
+    The system counts and kills, whatever RDKit does: a Python handler would wait until its C++
+    returns. No effect where there is no such timer (Windows).
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def is_processor_limit(code: int | None) -> bool:
+    """Return whether a process with this exit code was ended by `processor_limit`."""
+    return hasattr(signal, "SIGPROF") and code == -signal.SIGPROF
+
+
+def wall_limit(seconds: float) -> float:
+    """Return the limit on the clock [s] behind `seconds` of processor time.
+
+    >>> wall_limit(30.0)
+    600.0
+    """
+    return WALL_FACTOR * seconds if hasattr(signal, "setitimer") else seconds
+
+
+def on_the_clock(seconds: float) -> str:
+    """Return the words for what took `wall_limit` and no more than `seconds` of processor time."""
+    return f"within {wall_limit(seconds):g} s on the clock"
 
 
 def usable_processors() -> int:
@@ -157,13 +212,17 @@ def worker_context() -> multiprocessing.context.BaseContext:
 def start_worker(memory_limit: float = MEMORY_LIMIT) -> None:
     """Make this worker killable and bound its memory [GiB] (pebble's initializer).
 
-    With a Python handler SIGTERM waits until RDKit returns, and pebble 3 s for its SIGKILL. Past
+    With a Python handler SIGTERM waits until RDKit returns, and pebble 3 s for its SIGKILL; SIGPROF
+    is `processor_limit`'s, whatever the parent did with it. Past
     the limit an allocation fails: a `MemoryError` in this worker, where the system would have
     killed any process. Addresses are counted, and those the worker was forked with come on top,
     because the libraries of a CUDA torch alone take many GiB of them. No effect where the system
     does not say how many those are (not Linux).
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGPROF"):
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     try:
         import resource
 

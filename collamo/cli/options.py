@@ -19,7 +19,8 @@ CheckpointOption = Annotated[
 BatchOption = Annotated[int, typer.Option(min=1, help="Questions answered together.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Longest answer [tokens].")]
 TimeOption = Annotated[
-    float, typer.Option(min=0.1, help="Longest time for one conformer [s]; then 3D is left out.")
+    float,
+    typer.Option(min=0.1, help="Most processor time for one conformer [s]; then 3D is left out."),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Worker processes. Default: one per processor.")

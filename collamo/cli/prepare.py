@@ -173,12 +173,13 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         for reason, count in manifest.absent_conformers.items()
         if reason != NOT_ASKED_FOR
     }
-    if absent:
-        yield (
-            f"{sum(absent.values())} of {manifest.rows['ok']} molecules have no 3D: "
-            + ", ".join(f"{count} {reason}" for reason, count in list(absent.items())[:5])
-            + (f" and {len(absent) - 5} other reasons" if len(absent) > 5 else "")
-        )
+    for counts, what in ((absent, "have no 3D"), (manifest.embedded_anew, "were embedded anew")):
+        if counts:
+            yield (
+                f"{sum(counts.values())} of {manifest.rows['ok']} molecules {what}: "
+                + ", ".join(f"{count} {reason}" for reason, count in list(counts.items())[:5])
+                + (f" and {len(counts) - 5} other reasons" if len(counts) > 5 else "")
+            )
 
 
 def _encode(

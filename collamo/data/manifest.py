@@ -64,6 +64,8 @@ class Manifest:
         questions, as did "text"; the reasons of `measured_values.UNREAD` did not.
     absent_conformers
         Reason → molecules without 3D.
+    embedded_anew
+        Reason → molecules whose own coordinates were not taken, and that were embedded.
     motifs
         Names behind the shards' motif counts.
     versions
@@ -91,6 +93,7 @@ class Manifest:
     guesses: Sequence[str] = ()
     values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     absent_conformers: Mapping[str, int] = field(default_factory=dict)
+    embedded_anew: Mapping[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod

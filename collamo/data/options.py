@@ -30,7 +30,8 @@ class PrepareOptions:
     seed: int = 0
     """Of conformers, splits and questions."""
     time_limit: float = 30.0
-    """Seconds one molecule may take; its worker is killed then."""
+    """Seconds of processor time one molecule may take; its worker is killed then. Twenty times as
+    long on the clock stands behind it."""
     memory_limit: float = MEMORY_LIMIT
     """GiB a worker may allocate; a molecule that needs more loses its conformer or, at worst, its
     row. It has no effect outside Linux."""

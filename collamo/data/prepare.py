@@ -55,9 +55,9 @@ def prepare(
     """Turn a source of molecules into shards, splits and questions in the folder `out`.
 
     The same source and options give the same bytes, whatever the number of workers and however
-    often the run was killed and started again: shards that are there and verify are kept. (A
-    molecule near its time limit may keep its conformer on a fast machine and lose it on a slow
-    one.)
+    often the run was killed and started again: shards that are there and verify are kept. Nor does
+    it depend on what else the machine does: the time limit is processor time. (A molecule near it
+    may keep its conformer on a fast machine and lose it on a slow one.)
 
     Parameters
     ----------
@@ -175,6 +175,7 @@ def _finish(sharding: Sharding) -> Manifest:
         guesses=list(guesses.sentences) if guesses else [],
         values={name: dict(sorted(counts.items())) for name, counts in summary.values.items()},
         absent_conformers=dict(summary.absent.most_common()),
+        embedded_anew=dict(summary.embedded_anew.most_common()),
         motifs=list(MOTIFS),
         versions=library_versions(),
         files={path.name: file_entry(path, count) for path, count in rows.items()},
@@ -291,6 +292,7 @@ class _Summary:
         self._texts, self._measured = texts, measured
         self.values: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.absent: Counter[str] = Counter()
+        self.embedded_anew: Counter[str] = Counter()
         self.conformers: Counter[str] = Counter()
         self.tasks: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         self.tokens: set[str] = set()
@@ -302,6 +304,8 @@ class _Summary:
         self._count_values(dict(record["columns"]))
         if record["coordinates"] is None:
             self.absent[record["conformer_reason"]] += 1
+        elif record["conformer_reason"] is not None:
+            self.embedded_anew[record["conformer_reason"]] += 1
         if split == "train":
             self.tokens.update(record["selfies"] or ())
         if record["coordinates"] is not None:

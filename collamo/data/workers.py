@@ -12,7 +12,14 @@ from time import monotonic
 from pebble import ProcessExpired, ProcessPool
 
 from collamo.chem.conformer import OUT_OF_MEMORY
-from collamo.chem.conformer_workers import start_worker, worker_context
+from collamo.chem.conformer_workers import (
+    is_processor_limit,
+    on_the_clock,
+    processor_limit,
+    start_worker,
+    wall_limit,
+    worker_context,
+)
 from collamo.data.options import PrepareOptions
 from collamo.data.records import Outcome, process_row
 from collamo.data.sources import SourceRow
@@ -75,7 +82,7 @@ class _Message:
     absence: str | None = None
 
     def schedule(self, pool: ProcessPool, options: PrepareOptions) -> Future[list[Outcome]]:
-        limit = options.time_limit + (CHUNK_SECONDS if len(self.rows) > 1 else 0.0)
+        limit = wall_limit(options.time_limit + (CHUNK_SECONDS if len(self.rows) > 1 else 0.0))
         return pool.schedule(_work, args=[self.rows, options, self.absence], timeout=limit)
 
     def result(
@@ -85,8 +92,11 @@ class _Message:
         try:
             outcomes = future.result()
         except TimeoutError:
-            return self._failed("time_limit", f"took longer than {options.time_limit:g} s")
+            return self._failed("time_limit", f"was not done {on_the_clock(options.time_limit)}")
         except ProcessExpired as error:
+            if is_processor_limit(error.exitcode):
+                reason = f"took longer than {options.time_limit:g} s of processor time"
+                return self._failed("time_limit", reason)
             return self._failed("crash", f"RDKit crashed (exit code {error.exitcode})")
         except MemoryError:
             return self._failed("memory", OUT_OF_MEMORY)
@@ -106,7 +116,8 @@ def _work(rows: list[SourceRow], options: PrepareOptions, absence: str | None) -
     """In a worker: the outcomes of the first rows, as many as a second allows, at least one."""
     deadline, outcomes = monotonic() + CHUNK_SECONDS, []
     for row in rows:
-        outcomes.append(process_row(row, options, absence))
+        with processor_limit(options.time_limit):
+            outcomes.append(process_row(row, options, absence))
         if monotonic() > deadline:
             break
     return outcomes

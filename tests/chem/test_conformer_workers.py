@@ -11,6 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 import collamo.chem.conformer as conformer_module
+import collamo.chem.conformer_workers as workers_module
 from collamo.chem.conformer import embed_conformer
 from collamo.chem.conformer_workers import (
     embed_conformer_limited,
@@ -32,7 +33,44 @@ def test_a_molecule_beyond_the_limit_is_killed_and_absent():
     """RDKit needs minutes for this chain and its own time-out is not honoured."""
     conformer = embed_conformer_limited(parse_molecule("C" * 400), seconds=1.0)
     assert conformer.coordinates is None
-    assert conformer.reason == "no geometry within 1 s"
+    assert conformer.reason == "no geometry within 1 s of processor time"
+
+
+def only_forked():
+    if worker_context().get_start_method() != "fork":
+        pytest.skip("the fault is put in by patching, which only a forked worker inherits")
+
+
+def wait_in_embedding(monkeypatch, seconds):
+    """Let the embedding wait first, as on a machine that has other things to do."""
+    original = conformer_module._embed
+
+    def waiting(*arguments):
+        time.sleep(seconds)
+        return original(*arguments)
+
+    monkeypatch.setattr(conformer_module, "_embed", waiting)
+
+
+def test_time_on_the_clock_costs_no_conformer(monkeypatch):
+    only_forked()
+    wait_in_embedding(monkeypatch, 1.0)
+    molecule = parse_molecule("CCO")
+    assert embed_conformer_limited(molecule, seconds=0.5).method == "etkdgv3+mmff"
+    with worker_context().Pool(1) as pool:
+        ((method, _, _),) = pool.apply(embed_within, (["CCO"], 0.5))
+    assert method == "etkdgv3+mmff"
+
+
+@pytest.mark.timeout(60)  # it ends at all
+def test_what_waits_forever_is_killed_by_the_clock(monkeypatch):
+    only_forked()
+    monkeypatch.setattr(workers_module, "WALL_FACTOR", 2.0)
+    wait_in_embedding(monkeypatch, 3600)
+    reason = "no geometry within 1 s on the clock"
+    assert embed_conformer_limited(parse_molecule("CCO"), seconds=0.5).reason == reason
+    with worker_context().Pool(1) as pool:
+        assert pool.apply(embed_within, (["CCO"], 0.5)) == [("none", reason, None)]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -44,7 +82,8 @@ def test_parallel_conformers_come_in_order(workers):
     found = list(embed_conformers(molecules, seconds=5.0, workers=workers))
     for molecule, conformer in zip(molecules, found, strict=True):
         if molecule.num_atoms == 400:
-            assert (conformer.coordinates, conformer.reason) == (None, "no geometry within 5 s")
+            assert conformer.coordinates is None
+            assert conformer.reason == "no geometry within 5 s of processor time"
         else:
             assert (conformer.coordinates == embed_conformer(molecule).coordinates).all()
     assert found[-1].method == "given"
@@ -80,7 +119,7 @@ def test_a_daemonic_process_embeds_with_the_same_limits():
         conformers = pool.apply(embed_within, (texts, 4.0))
     assert [c[:2] for c in conformers] == [
         ("etkdgv3+mmff", None),
-        ("none", "no geometry within 4 s"),
+        ("none", "no geometry within 4 s of processor time"),
         ("etkdgv3+mmff", None),
         ("given", None),
     ]

@@ -50,7 +50,7 @@ def test_generate_gives_the_same_bytes_with_any_number_of_workers(collamo, run, 
     assert [r["smiles"] for r in rows] == smiles
     assert [i for i, r in enumerate(rows) if r["status"] == "error"] == [2, 5]
     assert rows[2]["reason"].startswith("row 3: SMILES 'C1CC' has an unclosed ring")
-    assert rows[6]["reason"] == "answered without 3D: no geometry within 1 s"
+    assert rows[6]["reason"] == "answered without 3D: no geometry within 1 s of processor time"
 
 
 def test_generate_jsonl_on_stdout(collamo, run, tmp_path):

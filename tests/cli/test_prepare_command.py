@@ -4,6 +4,8 @@ import json
 
 import pytest
 from command_line import BAD_SMILES, assert_fails, write_csv
+from rdkit import Chem
+from rdkit.Chem import rdDepictor
 
 from collamo.data.prepared import PreparedData
 from collamo.data.shards import SPLITS
@@ -148,6 +150,18 @@ def test_molecules_without_3d_are_said(collamo, tmp_path):
     assert manifest.absent_conformers == {"ETKDGv3 found no geometry": 1}
     _, notes, _ = prepare(collamo, tmp_path, "b.smi", "CCO\n")
     assert "3D" not in notes  # nobody asked for it
+
+
+def test_records_embedded_anew_are_said(collamo, tmp_path):
+    mol = Chem.MolFromSmiles("CCOC(=O)C")
+    rdDepictor.Compute2DCoords(mol)
+    tagged = Chem.MolToMolBlock(mol).replace("RDKit          2D", "RDKit          3D")
+    (tmp_path / "a.sdf").write_text(f"{tagged}$$$$\n{Chem.MolToMolBlock(mol)}$$$$\n")
+    code, _, notes = collamo("prepare", tmp_path / "a.sdf", "--out", tmp_path / "o", "--workers", 1)
+    assert code == 0
+    reason = "the record's coordinates are no geometry: a flat drawing tagged 3D"
+    assert f"note: 1 of 2 molecules were embedded anew: 1 {reason}" in notes
+    assert PreparedData.open(tmp_path / "o").manifest.embedded_anew == {reason: 1}
 
 
 def test_columns_with_commas_and_colons_can_be_named(collamo, tmp_path):

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import collamo.chem.conformer_workers as conformer_workers_module
 import collamo.data.records as records_module
 import collamo.data.sharding as sharding_module
 import collamo.data.workers as workers_module
 from collamo.chem.conformer import embed_conformer
-from collamo.chem.conformer_workers import worker_context
+from collamo.chem.conformer_workers import usable_processors, worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.data.facts import PROPERTIES_3D, count_elements, measure
@@ -350,6 +351,32 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
         assert files(out) == files(tmp_path / "whole"), f"killed after {delay:.3f} s"
 
 
+def spin():
+    """Take processor time, and no end."""
+    while True:
+        pass
+
+
+@pytest.mark.slow
+def test_what_else_the_machine_does_changes_no_byte(tmp_path):
+    """In time when alone; with the limit on the clock they lose their 3D."""
+    (tmp_path / "a.smi").write_text(f"{'C' * 44}O\n{'C' * 48}O\n")
+    options = PrepareOptions(time_limit=1.0)
+    prepare(tmp_path / "a.smi", tmp_path / "quiet", options, workers=1)
+    context = worker_context()
+    others = [context.Process(target=spin, daemon=True) for _ in range(8 * usable_processors())]
+    for process in others:
+        process.start()
+    try:
+        manifest = prepare(tmp_path / "a.smi", tmp_path / "busy", options, workers=1)
+    finally:
+        for process in others:
+            process.kill()
+            process.join()
+    assert manifest.conformers == {"etkdgv3+mmff": 2}
+    assert files(tmp_path / "busy") == files(tmp_path / "quiet")
+
+
 def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
     original = getattr(records_module, name)
 
@@ -365,14 +392,16 @@ def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
 @pytest.mark.parametrize(
     ("fault", "code", "reason"),
     [
-        (lambda: time.sleep(60), "time_limit", "took longer than 1 s"),
+        (spin, "time_limit", "took longer than 1 s of processor time"),
+        (lambda: time.sleep(3600), "time_limit", "was not done within 3 s on the clock"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash", "RDKit crashed (exit code -9)"),
         (lambda: bytearray(5 * 2**30), "memory", "ran out of memory"),
     ],
-    ids=["hang", "crash", "memory"],
+    ids=["loop", "wait", "crash", "memory"],
 )
 def test_a_fault_costs_one_conformer_or_one_row(tmp_path, monkeypatch, fault, code, reason):
     only_forked()
+    monkeypatch.setattr(conformer_workers_module, "WALL_FACTOR", 3.0 if "clock" in reason else 60.0)
     if code == "memory":
         only_with_limited_memory()
     path = tmp_path / "a.smi"

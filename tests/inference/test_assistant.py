@@ -133,7 +133,7 @@ def test_the_reader_of_an_answer_is_told_what_the_model_did_not_see():
     (heavy,) = molecule_features([read_molecule("[Pd]")])
     assert notes(heavy) == ["the 3D encoder reads Pd as [UNK]"]
     (chain,) = molecule_features([read_molecule("C" * 300)], seconds=0.5)
-    assert notes(chain) == ["answered without 3D: no geometry within 0.5 s"]
+    assert notes(chain) == ["answered without 3D: no geometry within 0.5 s of processor time"]
     (plain,) = molecule_features([read_molecule("CCO")])
     assert notes(plain) == []
 
