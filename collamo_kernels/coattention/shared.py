@@ -79,6 +79,9 @@ def why_in_tile(
     device = relations.device.type
     if not (_triton.INSTALLED and (device == "cuda" or _triton.INTERPRETED)):
         return f"relations are on {relations.device}; only Triton has a builder"
+    reason = _triton.why_not_on(relations.device, dtype)
+    if reason is not None:
+        return f"only Triton has a builder: {reason}"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"in {dtype} Φ is twice as large; it is built in float16 and bfloat16"
     if layers < LEAST_LAYERS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from collamo_kernels.coattention.triton.backend import INSTALLED, INTERPRETED
+from collamo_kernels.coattention.triton.backend import INTERPRETED, why_not_on
 from collamo_kernels.pairwise_distances import op
 from collamo_kernels.pairwise_distances.call import DistancesCall
 from collamo_kernels.triton_library import on_its_gpu
@@ -30,9 +30,7 @@ def unsupported(call: DistancesCall) -> str | None:
         return f"coordinates is on {device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
     if coordinates.dtype == torch.float64:
         return "float64 runs the reference"
-    if not INSTALLED:
-        return "Triton is not installed; run: pip install triton"
-    return None
+    return why_not_on(device, coordinates.dtype)
 
 
 def run(call: DistancesCall) -> Tensor:

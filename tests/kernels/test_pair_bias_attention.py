@@ -7,6 +7,7 @@ import torch
 
 import collamo_kernels as ck
 from collamo_kernels.coattention.dropout import dropout_factors
+from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.pair_bias_attention import reference
 from collamo_kernels.testing import assert_accurate, device_of
 
@@ -105,8 +106,10 @@ def test_accuracy(shape, used, attend):
 
 
 @pytest.mark.parametrize("with_logits", [True, False])
-def test_bfloat16(with_logits, attend):
+def test_bfloat16(with_logits, attend, pair_bias_attention_backend):
     """q, k and v in bfloat16; bias, logits and all sums in float32."""
+    if _triton.INTERPRETED and pair_bias_attention_backend == "triton":
+        pytest.skip("Triton's interpreter has no bfloat16")
     *tensors, relations = inputs((20, 33), heads=4, dtype=torch.bfloat16)
     cotangents = [torch.randn_like(tensors[0]), torch.randn_like(tensors[3])][: 1 + with_logits]
 

@@ -10,8 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
+from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.shared import why_in_tile
 from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.pairwise_distances import _triton as on_distances
+from collamo_kernels.pairwise_distances.call import DistancesCall
 from collamo_kernels.testing import Case, attend, make_inputs, required_backends, with_gradients
 
 EVERYTHING = Case(
@@ -124,6 +127,38 @@ def test_kernels_run_on_the_gpu_of_their_tensors(driver):
             operator(*moved)
         assert {launch.gpu for launch in driver.launches} == {1}, operator
     assert driver.current == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "reason"),
+    [
+        ((7, 0), torch.float16, "compute capability 7.0 of cuda:0 < 7.5, the oldest Triton"),
+        ((7, 5), torch.float16, None),
+        ((7, 5), torch.bfloat16, "compute capability 7.5 of cuda:0 has no bfloat16"),
+        ((8, 0), torch.bfloat16, None),
+        ("ROCm", torch.float32, "this torch is built for ROCm"),
+    ],
+    ids=str,
+)
+def test_gpus_without_kernels(capability, dtype, reason, driver, monkeypatch):
+    """Attention, distances and Φ built once say so before a compiler fails."""
+    if capability == "ROCm":
+        monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(OnSecondGPU, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(_triton, "INTERPRETED", False)
+    inputs = make_inputs(Case("plain", (2,)), dtype)
+    q, x = (y.detach().as_subclass(OnSecondGPU) for y in (inputs.q, inputs.relations.coordinates))
+    why = _triton.unsupported(CoattentionCall(q, q, q, inputs.relations))
+    assert (why or "").startswith(reason or ""), why
+    assert (why is None) == (reason is None)
+    half = on_distances.unsupported(DistancesCall(x.to(dtype)[None], None))
+    assert half == why
+    monkeypatch.setattr(ck.Relations, "device", torch.device("cuda", 0))
+    phi = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
+    shared = why_in_tile(inputs.relations, 9, dtype, **phi)
+    if dtype != torch.float32:
+        assert shared == (None if why is None else f"only Triton has a builder: {why}")
 
 
 SETTINGS = {

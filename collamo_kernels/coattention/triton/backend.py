@@ -29,6 +29,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MAX_WIDTH = 128  # of a head: the widest tile
 MAX_ATOMS = 32768  # of a molecule: its pairs are counted in 31 bits
 MAX_BUCKETS = 16384  # of the hop table: a column has 15 bits, the sign one of them; hops are uint8
+OLDEST, OLDEST_BFLOAT16 = (7, 5), (8, 0)  # compute capabilities
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 
@@ -37,6 +38,9 @@ def unsupported(call: CoattentionCall) -> str | None:
     q, relations, hop_bias = call.q, call.relations, call.hop_bias
     if q.device.type != "cuda" and not (INTERPRETED and q.device.type == "cpu"):
         return f"q is on {q.device}; this backend runs on a GPU (or set TRITON_INTERPRET=1)"
+    reason = why_not_on(q.device, q.dtype)
+    if reason is not None:
+        return reason
     if q.dtype == torch.float64:
         return "float64 runs the reference"
     if q.shape[-1] > MAX_WIDTH:
@@ -46,10 +50,25 @@ def unsupported(call: CoattentionCall) -> str | None:
     longest, _ = _extent(q, relations)
     if longest > MAX_ATOMS:
         return f"a molecule of {longest} atoms > {MAX_ATOMS}"
-    if not INSTALLED:
-        return "Triton is not installed; run: pip install triton"
     if INTERPRETED and q.dtype == torch.bfloat16:
         return "bfloat16 needs a GPU: Triton's interpreter has no such numbers"
+    return None
+
+
+def why_not_on(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why no Triton kernel can run there on numbers of this type, or None."""
+    if not INSTALLED:
+        return "Triton is not installed; run: pip install triton"
+    if device.type != "cuda":
+        return None
+    if torch.version.hip is not None:
+        return "this torch is built for ROCm; the kernels are written and tested for NVIDIA's GPUs"
+    capability = torch.cuda.get_device_capability(device)
+    number = ".".join(map(str, capability))
+    if capability < OLDEST:
+        return f"compute capability {number} of {device} < 7.5, the oldest Triton compiles for"
+    if capability < OLDEST_BFLOAT16 and dtype == torch.bfloat16:
+        return f"compute capability {number} of {device} has no bfloat16, which came with 8.0"
     return None
 
 
