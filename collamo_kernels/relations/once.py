@@ -12,6 +12,7 @@ from torch import Tensor
 Owner = TypeVar("Owner")
 Value = TypeVar("Value")
 State = list[tuple[Tensor | None, int]]  # tensors, and how often each was written to
+PREPARED = "_prepared"  # set by `Relations.prepare`
 
 SOURCES: dict[str, tuple[str, ...]] = {}  # where a value is kept: what it is made from
 
@@ -27,7 +28,11 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
     """Keep what a method returns, until an attribute named in `sources` changes.
 
     What it was made from is kept beside it: a copy that is given other tensors, and a tensor that
-    is written to in place, are noticed.
+    is written to in place, are noticed (not through ``.data`` or memory that is shared with NumPy,
+    which PyTorch does not count).
+
+    A compiled graph cannot ask how often a tensor was written to. It takes what `Relations.prepare`
+    worked out, as long as the tensors are the same ones, and works out all else itself.
     """
 
     def decorate(make: Callable[[Owner], Value]) -> Callable[[Owner], Value]:
@@ -35,12 +40,16 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
 
         @functools.wraps(make)
         def get(self: Owner) -> Value:
-            if torch.compiler.is_compiling():  # a graph keeps nothing; it works out a thing once
+            kept: Kept[Value] | None = self.__dict__.get(key)
+            if torch.compiler.is_compiling():
+                if kept is not None and PREPARED in self.__dict__:
+                    if all(x is getattr(self, y) for (x, _), y in zip(kept.state, sources)):
+                        return kept.value
                 with torch.no_grad():
                     return make(self)
-            kept: Kept[Value] | None = self.__dict__.get(key)
             if kept is None or not unchanged(kept.state, state_of(self, sources)):
-                with torch.no_grad():
+                # What was made in inference mode no later training step could save.
+                with torch.inference_mode(False), torch.no_grad():
                     kept = Kept(state_of(self, sources), make(self))
                 self.__dict__[key] = kept
             return kept.value

@@ -12,7 +12,7 @@ from torch import Tensor
 from collamo_kernels.checks import check_tensors
 from collamo_kernels.relations import checks
 from collamo_kernels.relations.layouts import PackedLayout
-from collamo_kernels.relations.once import SOURCES, Kept, state_of, unchanged
+from collamo_kernels.relations.once import PREPARED, SOURCES, Kept, state_of, unchanged
 from collamo_kernels.relations.prepared import PreparedRelations
 from collamo_kernels.relations.sorted_pairs import SortedPairs
 from collamo_kernels.shortest_paths import shortest_paths
@@ -149,6 +149,10 @@ class Relations(PreparedRelations):
         never asked for a number. On a GPU itself `max_distance` is left out, which would wait for
         it: only the attention of a CPU reads that.
 
+        A graph of `torch.compile` takes what is prepared as an input. It cannot see that a tensor
+        was written to in place since: prepare again after that, or replace the tensor. Nor does
+        anything see a write through ``.data`` or through NumPy.
+
         Returns
         -------
         Relations
@@ -162,6 +166,7 @@ class Relations(PreparedRelations):
             _ = self.distances, self.farthest, self.pairs_by_distance
             if self.device is not None and self.device.type == "cpu":
                 _ = self.max_distance
+        _set(self, **{PREPARED: True})
         return self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Relations:

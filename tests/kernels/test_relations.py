@@ -242,6 +242,33 @@ class TestPrepared:
             assert relations.max_distance > 0
         assert relations.max_distance > 0
 
+    def test_prepared_under_inference_mode_it_can_be_trained_on(self, packed):
+        with torch.inference_mode():
+            packed.prepare()
+        made = [packed.distances, packed.pair_start, packed.tiles, packed.farthest]
+        made += [packed.hop_offsets, packed.pairs_by_hops.order, packed.pairs_by_distance.keys]
+        assert not any(x.is_inference() for x in made)
+
+    def test_a_compiled_graph_takes_what_is_prepared(self, packed):
+        operators = []
+
+        def record(graph, _):
+            operators.extend(node.target for node in graph.graph.nodes)
+            return graph.forward
+
+        def first(relations):
+            return relations.pairs_by_distance.order[:5] + relations.pairs_by_hops.order[:5]
+
+        compiled = torch.compile(first, fullgraph=True, backend=record)
+        assert torch.equal(compiled(packed.prepare()), first(packed))
+        other = replace(packed, coordinates=packed.coordinates.flip(0)).prepare()
+        assert torch.equal(compiled(other), first(other))
+        assert "sort" not in operators
+        moved = copy.copy(packed)  # another tensor: what was made of the old one will not do
+        object.__setattr__(moved, "coordinates", packed.coordinates.flip(0))
+        assert torch.equal(compiled(moved), first(other))
+        assert "sort" in operators
+
 
 def test_prints_shapes():
     relations = ck.Relations(coordinates=torch.zeros(2, 5, 3), valid=torch.ones(2, 5) > 0)
