@@ -132,6 +132,21 @@ def _check_shape(
             raise ValueError(f"{name} has shape {shape}; it must be {expected}{where}")
 
 
+def check_fits(own: dict[str, Tensor | None], other: dict[str, Tensor | None]) -> None:
+    """Raise a ValueError unless the same relations are there, in the same shapes and dtypes."""
+    for name, x in own.items():
+        y = other[name]
+        mine, theirs = _described(x), _described(y)
+        if mine != theirs:
+            raise ValueError(
+                f"other.{name} is {theirs}, but relations.{name} is {mine}; pad both to one shape"
+            )
+
+
+def _described(x: Tensor | None) -> str:
+    return "None" if x is None else f"{x.dtype} {list(x.shape)}"
+
+
 def checked_sizes(cu_seqlens: Tensor, max_seqlen: int | None) -> PackedSizes:
     """Read `cu_seqlens`; anything but a running total of atoms is a ValueError."""
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:

@@ -42,12 +42,13 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
         def get(self: Owner) -> Value:
             kept: Kept[Value] | None = self.__dict__.get(key)
             if torch.compiler.is_compiling():
-                if kept is not None and PREPARED in self.__dict__:
-                    if all(x is getattr(self, y) for (x, _), y in zip(kept.state, sources)):
-                        return kept.value
+                prepared = kept if PREPARED in self.__dict__ else None
+                if prepared is not None and _same(prepared.state, self, sources):
+                    return prepared.value
                 with torch.no_grad():
                     return make(self)
             if kept is None or not unchanged(kept.state, state_of(self, sources)):
+                _refuse_in_capture(make.__name__, state_of(self, sources))
                 # What was made in inference mode no later training step could save.
                 with torch.inference_mode(False), torch.no_grad():
                     kept = Kept(state_of(self, sources), make(self))
@@ -58,6 +59,21 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
         return get
 
     return decorate
+
+
+def _same(state: State, owner: object, sources: tuple[str, ...]) -> bool:
+    """Whether the owner still has the tensors of a state, whatever was written to them."""
+    return all(x is getattr(owner, y) for (x, _), y in zip(state, sources, strict=True))
+
+
+def _refuse_in_capture(name: str, state: State) -> None:
+    """Raise where a CUDA graph is being captured: its memory is used again and again."""
+    on_gpu = any(x is not None and x.device.type == "cuda" for x, _ in state)
+    if on_gpu and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"relations.{name} is not prepared, and would belong to the CUDA graph that is being "
+            "captured; call relations.prepare() before the capture"
+        )
 
 
 def state_of(owner: object, sources: tuple[str, ...]) -> State:

@@ -169,6 +169,40 @@ class Relations(PreparedRelations):
         _set(self, **{PREPARED: True})
         return self
 
+    def copy_(self, other: Relations) -> Relations:
+        """Copy another batch into the tensors of this one, prepared ones too, and return self.
+
+        For a CUDA graph, which reads the tensors that it was captured with: a replay after this
+        sees the other batch. Writing new coordinates into the old ones would leave it with the old
+        distances. What `other` has prepared is copied; the rest is worked out, now.
+
+        Parameters
+        ----------
+        other
+            Of the same layout, with the same relations in the same shapes and dtypes; packed, its
+            largest molecule may be smaller, but not larger.
+
+        Raises
+        ------
+        ValueError
+            `other` does not fit; the message names the relation.
+        """
+        checks.check_fits(self._fields(), other._fields())
+        if (other.max_seqlen or 0) > (self.max_seqlen or 0):
+            raise ValueError(
+                f"other has a molecule of {other.max_seqlen} atoms, but relations were made for "
+                f"{self.max_seqlen} at most; make them with a larger max_seqlen"
+            )
+        with torch.no_grad():
+            for name, own in self._tensors():
+                own.copy_(getattr(other, name))
+            for key, sources in SOURCES.items():
+                kept = self.__dict__.get(key)
+                if kept is not None:
+                    value = _copied(kept.value, getattr(other, key.removeprefix("_")))
+                    _set(self, **{key: Kept(state_of(self, sources), value)})
+        return self
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Relations:
         """Move every tensor to `device`; dtypes stay."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -217,6 +251,16 @@ class Relations(PreparedRelations):
                     value = function(value)
                 _set(moved, **{key: Kept(state_of(moved, sources), value)})
         return moved
+
+
+def _copied(old: object, new: object) -> object:
+    """Return the old value with the new one's numbers in its memory; a number is replaced."""
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return old.copy_(new)
+    if isinstance(old, SortedPairs) and isinstance(new, SortedPairs):
+        old.copy_(new)
+        return old
+    return new
 
 
 def _set(relations: Relations, **values: object) -> None:

@@ -43,6 +43,13 @@ class SortedPairs:
         """
         return torch.segment_reduce(values[self.order], "sum", offsets=offsets)
 
+    def copy_(self, other: SortedPairs) -> None:
+        """Copy the tensors of others of the same shapes into these."""
+        self.order.copy_(other.order)
+        self.keys.copy_(other.keys)
+        if self.starts is not None and other.starts is not None:
+            self.starts.copy_(other.starts)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> SortedPairs:
         """Apply a function to every tensor."""
         starts = None if self.starts is None else function(self.starts)

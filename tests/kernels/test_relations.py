@@ -270,6 +270,54 @@ class TestPrepared:
         assert "sort" in operators
 
 
+class TestCopied:
+    """`Relations.copy_`, for a CUDA graph that reads the tensors it was captured with."""
+
+    def batch(self, layout, seed):
+        inputs = make_inputs(Case("two", (5, 3), types="atom", conformer_missing=True), seed=seed)
+        relations = inputs.relations
+        x = relations.coordinates.detach()
+        relations = replace(relations, coordinates=x, max_seqlen=6)
+        return relations if layout == "packed" else relations.padded()
+
+    @pytest.mark.parametrize("layout", ["packed", "padded"])
+    def test_what_was_prepared_is_refreshed_in_place(self, layout):
+        static, other = self.batch(layout, 0).prepare(), self.batch(layout, 1)
+        names = ["distances", "farthest", "hop_offsets"]
+        names += ["pair_start", "tiles"] if layout == "packed" else []
+
+        def prepared(relations):
+            sorted_pairs = relations.pairs_by_distance, relations.pairs_by_hops
+            tensors = [x for pairs in sorted_pairs for x in (pairs.order, pairs.keys)]
+            return tensors + [getattr(relations, name) for name in names]
+
+        before = [(x, x.clone()) for x in prepared(static)]
+        assert static.copy_(other) is static
+        for (x, _), now, expected in zip(before, prepared(static), prepared(other), strict=True):
+            assert now is x
+            assert torch.equal(now, expected)
+        assert not torch.equal(*before[0])
+        assert static.max_distance == other.max_distance
+        assert torch.equal(static.hops, other.hops)
+
+    def test_what_does_not_fit_is_refused(self):
+        static = self.batch("packed", 0)
+        with pytest.raises(ValueError, match=r"other\.hops is None, but relations\.hops is torch"):
+            static.copy_(replace(static, hops=None))
+        with pytest.raises(ValueError, match=r"a molecule of 7 atoms, but .* for 6 at most"):
+            static.copy_(replace(static, max_seqlen=7))
+
+    def test_nothing_is_prepared_inside_a_capture(self, monkeypatch):
+        class OnGPU(torch.Tensor):
+            device = torch.device("cuda", 0)
+
+        x = torch.randn(1, 3, 3).as_subclass(OnGPU)
+        relations = ck.Relations(coordinates=x)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(RuntimeError, match=r"relations\.distances is not prepared.*capture"):
+            _ = relations.distances
+
+
 def test_prints_shapes():
     relations = ck.Relations(coordinates=torch.zeros(2, 5, 3), valid=torch.ones(2, 5) > 0)
     assert repr(relations) == "Relations(coordinates [2, 5, 3], valid [2, 5]; padded, cpu)"

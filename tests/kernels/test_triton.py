@@ -1,5 +1,6 @@
 """The Triton attention without a GPU: its interpreter, and what the compiler makes of it."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -187,6 +188,49 @@ class TestOnGPU:
         graph.replay()
         torch.cuda.synchronize()
         assert all(torch.equal(captured[name], eager[name]) for name in eager)
+
+    def test_a_replay_sees_the_relations_that_were_copied_in(self, step):
+        inputs, run = step((20, 45))
+        other = make_inputs(inputs.case, torch.bfloat16, "cuda", seed=1).relations
+        other = dataclasses.replace(other, max_seqlen=inputs.relations.max_seqlen)
+        expected = run(dataclasses.replace(inputs, relations=other))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = run(inputs)
+        inputs.relations.copy_(other)
+        graph.replay()
+        torch.cuda.synchronize()
+        for name in ("out", "q", "k", "v", "hop_bias"):
+            assert torch.equal(captured[name], expected[name]), name
+
+    def test_a_graphed_layer(self, triton):
+        """The recipe of docs/performance.md."""
+        batches = [make_inputs(Case("gpu", (20, 45)), device="cuda", seed=s) for s in range(3)]
+        first, *others = (
+            dataclasses.replace(x.relations, coordinates=x.relations.coordinates.detach())
+            for x in batches
+        )
+        static = first.prepare()
+
+        class OnStatic(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = ck.CoAttention(32, 4, sink=True)
+
+            def forward(self, x):
+                return self.layer(x, static)
+
+        layer = OnStatic().cuda()
+        x = torch.randn(65, 32, device="cuda", requires_grad=True)
+        graphed = torch.cuda.make_graphed_callables(layer, (x,))
+        for relations in others:
+            static.copy_(relations)
+            y = layer.layer(x, relations)
+            (plain,) = torch.autograd.grad(y.square().sum(), x)
+            y_graphed = graphed(x)
+            (gradient,) = torch.autograd.grad(y_graphed.square().sum(), x)
+            assert torch.equal(y_graphed, y)
+            assert torch.equal(gradient, plain)
 
     def test_a_new_number_of_atoms_compiles_nothing(self, step):
         from collamo_kernels.coattention.triton import kernels as kernels
