@@ -1,8 +1,15 @@
 """All claims, in the order in which they run and are reported."""
 
-from evidence import conformers, language_model, relations
+from evidence import collaboration, conformers, language_model, modality_dropout, relations
 from evidence.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
-    claim.name: claim for claim in (relations.CLAIM, conformers.CLAIM, language_model.CLAIM)
+    claim.name: claim
+    for claim in (
+        relations.CLAIM,
+        conformers.CLAIM,
+        collaboration.CLAIM,
+        modality_dropout.CLAIM,
+        language_model.CLAIM,
+    )
 }

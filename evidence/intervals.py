@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from collamo.evaluation.statistics import LEVEL, Estimate
 
 RESAMPLES = 4000  # seeds are few, so that the ends need more draws than those of molecules alone
+_CHUNK = 500  # resamples at a time
 
 
 def relative_change(
@@ -25,19 +26,42 @@ def relative_change(
     """
     labels = np.arange(errors.shape[1]) if units is None else np.asarray(units)
     _, unit = np.unique(labels, return_inverse=True)
-    totals = [_by_unit(array, unit) for array in (errors, reference)]  # [seeds, units]
-    seeds, count = totals[0].shape
+    first, second = (_by_unit(array, unit) for array in (errors, reference))  # [seeds, units]
+
+    def change(drawn: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        own, other = ((drawn * (weights @ totals.T)).sum(1) for totals in (first, second))
+        return own / other - 1
+
+    return interval(change, *first.shape)
+
+
+def interval(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], seeds: int, units: int
+) -> Estimate:
+    """Return a statistic of all seeds and units with its 95 % interval.
+
+    It takes how often each of R resamples drew each seed [R,S] and each unit [R,U], both with
+    replacement, and returns its values [R]. Resamples without a finite one are left out: of very
+    few units one may draw those without an error.
+    """
     rng = np.random.default_rng(0)
-    ratios = []
-    for _ in range(RESAMPLES):
-        weights = rng.multinomial(count, np.full(count, 1 / count))
-        drawn = np.bincount(rng.integers(seeds, size=seeds), minlength=seeds)
-        first, second = (drawn @ total @ weights for total in totals)
-        if second > 0:  # of very few units one may draw those without an error
-            ratios.append(first / second - 1)
+    values = []
+    for _ in range(RESAMPLES // _CHUNK):
+        pairs = [
+            (
+                rng.multinomial(units, np.full(units, 1 / units)),
+                np.bincount(rng.integers(seeds, size=seeds), minlength=seeds),
+            )
+            for _ in range(_CHUNK)
+        ]
+        weights, drawn = (np.stack(each).astype(float) for each in zip(*pairs, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values.append(statistic(drawn, weights))
+    every = np.concatenate(values)
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(ratios, [tail, 100 - tail])
-    return Estimate(float(errors.sum() / reference.sum() - 1), float(low), float(high))
+    low, high = np.percentile(every[np.isfinite(every)], [tail, 100 - tail])
+    (whole,) = statistic(np.ones((1, seeds)), np.ones((1, units)))
+    return Estimate(float(whole), float(low), float(high))
 
 
 def _by_unit(errors: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ def prepared(folder: Path, write_source: Callable[[], str | Path], **options: An
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / MANIFEST).exists():
-            split = (1 - TEST_SHARE, 0.0, TEST_SHARE)
-            chosen = PrepareOptions(split=split, seed=SEED, **options)
+            own = {"split": (1 - TEST_SHARE, 0.0, TEST_SHARE), **options}
+            chosen = PrepareOptions(seed=SEED, **own)
             prepare(write_source(), folder, chosen, max_reject_rate=1.0)
     return PreparedData.open(folder)
 

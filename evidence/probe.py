@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from collamo.chem.features import MoleculeFeatures
 from collamo.data.batch import MoleculeBatch, batch_molecules
-from collamo.model.configuration import CollamoConfig
+from collamo.model.configuration import MODALITIES, CollamoConfig
 from collamo.model.modeling import CollamoModel
 from collamo.model.tiny import tiny_llama_config
 from collamo.training.parameter_groups import decaying, set_rates
@@ -54,11 +54,55 @@ def predictions(
     seed: int,
     device: str,
 ) -> np.ndarray:
-    """Train on `train` with this seed and return predictions for `test` [M,F].
+    """Train on graphs and conformers of `train` (`train_probe`) and return what is read off those
+    of `test` [M,F]."""
+    probe = train_probe(train, overrides, budget, seed, device)
+    return probe.read(test.features)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A trained probe: `mean` and `spread` take its standardised numbers back to their units.
+
+    Without a `vocabulary` of SELFIES tokens it reads no 1D.
+    """
+
+    net: nn.ModuleDict
+    mean: np.ndarray
+    spread: np.ndarray
+    vocabulary: Mapping[str, int]
+    device: str
+
+    def read(
+        self, molecules: Sequence[MoleculeFeatures], modalities: Sequence[str] = MODALITIES
+    ) -> np.ndarray:
+        """Return what it reads off molecules of which `modalities` may be seen, [M,F]."""
+        self.net.eval()
+        parts = [molecules[i : i + CHUNK] for i in range(0, len(molecules), CHUNK)]
+        with torch.no_grad():
+            read = [
+                _read(
+                    self.net, _tensors(part, self.vocabulary, modalities, self.device), self.device
+                )
+                for part in parts
+            ]
+        return torch.cat(read).cpu().double().numpy() * self.spread + self.mean
+
+
+def train_probe(
+    train: Molecules,
+    overrides: Mapping[str, Any],
+    budget: Budget,
+    seed: int,
+    device: str,
+    vocabulary: Mapping[str, int] | None = None,
+) -> Probe:
+    """Train a probe with this seed.
 
     The numbers are standardised over the training molecules and learned by their absolute error. A
     seed sets weights and order; the molecules stay. On a GPU products are bfloat16.
     """
+    vocabulary = vocabulary or {}
     torch.manual_seed(seed)
     config = CollamoConfig.from_overrides("tiny", overrides, tiny_llama_config(64))
     model = CollamoModel(config)
@@ -67,7 +111,7 @@ def predictions(
     net.to(device)
     mean, spread = train.values.mean(0), train.values.std(0)
     target = torch.tensor((train.values - mean) / spread, dtype=torch.float32, device=device)
-    batch = _tensors(train.features, device)
+    batch = _tensors(train.features, vocabulary, MODALITIES, device)
     optimizer = _optimizer(net, faster=config.projector_config.sinks)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(budget.steps))
     order = np.random.default_rng(seed)
@@ -80,11 +124,7 @@ def predictions(
         nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         optimizer.step()
         schedule.step()
-    net.eval()
-    parts = [test.features[i : i + CHUNK] for i in range(0, len(test.features), CHUNK)]
-    with torch.no_grad():
-        read = [_read(net, _tensors(part, device), device).cpu() for part in parts]
-    return torch.cat(read).double().numpy() * spread + mean
+    return Probe(net, mean, spread, vocabulary, device)
 
 
 def _read(net: nn.ModuleDict, molecules: MoleculeBatch, device: str) -> Tensor:
@@ -122,10 +162,16 @@ def _cosine(steps: int):
     return factor
 
 
-def _tensors(features: Sequence[MoleculeFeatures], device: str) -> MoleculeBatch:
-    """Put molecules into one batch, a molecule a prompt. SELFIES stay out: no probe reads 1D."""
+def _tensors(
+    features: Sequence[MoleculeFeatures],
+    vocabulary: Mapping[str, int],
+    modalities: Sequence[str],
+    device: str,
+) -> MoleculeBatch:
+    """Put molecules into one batch, a molecule a prompt; without a vocabulary SELFIES stay out."""
+    read = [m for m in modalities if m != "1d" or vocabulary]
     parts = [features[i : i + CHUNK] for i in range(0, len(features), CHUNK)]
-    batches = [batch_molecules([[each] for each in part], {}, ("2d", "3d")) for part in parts]
+    batches = [batch_molecules([[each] for each in part], vocabulary, read) for part in parts]
     return MoleculeBatch.cat(batches).to(device)
 
 

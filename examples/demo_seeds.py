@@ -1,6 +1,6 @@
 """Train and examine the demo's model with several seeds, and write the table of them all.
 
-    python examples/demo_seeds.py demo --seeds 5 --out results/demo
+    python examples/demo_seeds.py demo --seeds 5 --out results/demo --page docs/evidence.md
 
 The prepared molecules in demo/data are shared (and made first where they are missing); the seed
 reaches every random stream of the three trainings: weights, order, dropout and the questions drawn.
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from collamo.errors import CollamoError
+from collamo.errors import CollamoError, UsageError
 from collamo.evaluation.examine.reliance import MODEL, SAME_SIZE, SCATTERED, ZEROED
 from collamo.evaluation.examine.verdicts import BASELINES, dependence, signed
 from collamo.evaluation.report.page import markdown_table, metric_name
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     text = page(rows, records, f"python examples/demo_seeds.py {' '.join(arguments)}")
     write_text(out / "seeds.csv", table_csv(rows))
     write_text(out / "seeds.md", text)
+    if options.page:
+        put(Path(options.page), text)
     print(text)
 
 
@@ -75,6 +77,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="how many: 0, 1, …")
     parser.add_argument("--jobs", type=int, default=1, help="seeds that train at the same time")
     parser.add_argument("--out", help="folder of seeds.csv and seeds.md; the demo's own without")
+    parser.add_argument("--page", help="Markdown page that shows the tables between its markers")
     return parser.parse_args(arguments)
 
 
@@ -217,6 +220,18 @@ def page(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], command: str
         scores="\n".join(_score_table(rows)),
         changes="\n".join(_change_table(rows)),
     )
+
+
+START, END = "<!-- demo: written by examples/demo_seeds.py -->", "<!-- /demo -->"
+
+
+def put(path: Path, text: str) -> None:
+    """Replace what stands between `START` and `END` in the page at `path`."""
+    before, start, rest = path.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise UsageError(f"{path} lacks the lines {START} and {END}; add them where tables belong")
+    write_text(path, f"{before}{START}\n\n{text.rstrip()}\n\n{END}{after}")
 
 
 def _by_task(rows: Sequence[Row]) -> dict[str, dict[int, dict[str, Row]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collamo.errors import CollamoError
+from collamo.errors import CollamoError, UsageError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "demo_seeds.py"
 
@@ -88,6 +88,17 @@ def test_the_tables_say_what_the_reports_say(demo_seeds, ran, tmp_path):
     assert "**−0.200 [−0.300, −0.100]**" in text
     assert f"`python examples/demo_seeds.py {tmp_path} --seeds 2 --jobs 2`" in text
     assert "with the seeds 0, 1;" in text
+
+
+def test_the_page_shows_the_tables_between_its_markers(demo_seeds, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{demo_seeds.START}\nold\n{demo_seeds.END}\nafter\n")
+    demo_seeds.put(page, "new\n")
+    expected = f"before\n{demo_seeds.START}\n\nnew\n\n{demo_seeds.END}\nafter\n"
+    assert page.read_text() == expected
+    page.write_text("nothing")
+    with pytest.raises(UsageError, match="lacks the lines"):
+        demo_seeds.put(page, "new")
 
 
 def test_a_command_that_fails_is_named(demo_seeds, tmp_path):
