@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from collamo import extras
+from collamo.errors import MissingDependencyError
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,31 @@ def _extra(name: str) -> Check:
     return Check(
         f"[{name}]", None if absent else evidence or None, extras.GIVES[name], fix, required
     )
+
+
+def check_kernels() -> dict[str, str | None]:
+    """Run every configuration of the attention on the GPU here; what is wrong with each, or None.
+
+    Those that fail are not taken from then on, with the same GPU, Triton and assembler.
+
+    Raises
+    ------
+    MissingDependencyError
+        There is no GPU, or no Triton.
+    """
+    import torch
+
+    from collamo_kernels.coattention.triton.backend import why_not_on
+
+    if not torch.cuda.is_available():
+        raise MissingDependencyError("no NVIDIA GPU answers, and --gpu here checks the one here")
+    device = torch.device("cuda", torch.cuda.current_device())
+    reason = why_not_on(device, torch.float32)
+    if reason is not None:
+        raise MissingDependencyError(f"the kernels cannot run: {reason}")
+    from collamo_kernels.coattention.triton.check import check_gpu
+
+    return {choice.key(): error for choice, error in check_gpu(device)}
 
 
 class _Absent(Exception):

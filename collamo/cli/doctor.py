@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from collamo.cli.command import command
-from collamo.errors import MissingDependencyError, UsageError
+from collamo.errors import CollamoError, MissingDependencyError, UsageError
 
 
 @command(
@@ -26,7 +26,10 @@ def doctor(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="With --plan: h100, a100-40gb … or GiB. Default: the one here."),
+        typer.Option(
+            help="With --plan: h100, a100-40gb … or GiB. Default: the one here. Without a plan, "
+            "`--gpu here` runs every kernel of the attention against the reference, two minutes."
+        ),
     ] = None,
 ) -> None:
     """Say what is installed, what is missing, and what each missing piece would give."""
@@ -35,11 +38,28 @@ def doctor(
 
         show_plan(plan, gpu, context.args)
         return
+    if gpu == "here":
+        _check_gpu()
+        return
     if gpu is not None:
-        raise UsageError("--gpu: only with --plan RECIPE")
+        raise UsageError("--gpu: only with --plan RECIPE, or `--gpu here`")
     if context.args:
         raise UsageError(f"{context.args[0]}: only with --plan RECIPE")
     _show_installation()
+
+
+def _check_gpu() -> None:
+    from collamo.doctor import check_kernels
+
+    found = check_kernels()
+    for name, error in found.items():
+        print(f"right  {name}" if error is None else f"WRONG  {name}: {error}")
+    wrong = sum(error is not None for error in found.values())
+    if wrong:
+        raise CollamoError(
+            f"{wrong} of {len(found)} configurations are wrong on this GPU; they are not taken "
+            "from now on. Please report them."
+        )
 
 
 def _show_installation() -> None:

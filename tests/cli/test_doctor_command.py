@@ -38,3 +38,26 @@ def test_doctor_fails_where_something_required_is_missing(collamo, monkeypatch):
     assert code == 4
     assert "MISSING" in out
     assert "required packages are missing: peft" in err
+
+
+def test_doctor_checks_the_kernels_of_the_gpu_here(collamo, monkeypatch):
+    from collamo import doctor
+
+    found = {"float16, width 32, 32": None, "float16, width 32, loop": "dk: error 3 exceeds 0.1"}
+    monkeypatch.setattr(doctor, "check_kernels", lambda: found)
+    code, out, err = collamo("doctor", "--gpu", "here")
+    assert code == 1
+    assert "right  float16, width 32, 32\n" in out
+    assert "WRONG  float16, width 32, loop: dk: error 3 exceeds 0.1\n" in out
+    assert "1 of 2 configurations are wrong on this GPU; they are not taken from now on" in err
+    found.popitem()
+    assert collamo("doctor", "--gpu", "here")[0] == 0
+
+
+def test_doctor_without_a_gpu_cannot_check_it(collamo, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, err = collamo("doctor", "--gpu", "here")
+    assert (code, out) == (4, "")
+    assert "no NVIDIA GPU answers" in err

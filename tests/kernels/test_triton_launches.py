@@ -1,6 +1,7 @@
 """What the Triton backend launches, and where: on a driver that launches nothing."""
 
 import contextlib
+import copy
 import dataclasses
 import os
 from typing import Any, NamedTuple
@@ -64,9 +65,15 @@ def driver(monkeypatch):
         pytest.skip("the interpreter has launches of its own")
     from triton import JITFunction
 
+    from collamo_kernels.coattention.triton import trust
+
+    trust.refused.cache_clear()
+    monkeypatch.setenv("COLLAMO_KERNELS_CACHE", "/nowhere")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     fake = Driver()
     monkeypatch.setattr(JITFunction, "run", fake.launcher())
     monkeypatch.setattr(torch.cuda, "device", fake.device)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for module in (_triton, on_distances):
         monkeypatch.setattr(module, "INTERPRETED", True)
     return fake
@@ -84,6 +91,16 @@ LAUNCHING = {
     *("radial_argument", "radial_argument_backward"),
     *("pairwise_distances_triton", "pairwise_distances_triton_backward"),
 }
+
+
+def on_second_gpu(relations):
+    """The same relations, which say that they are there."""
+    moved = copy.copy(relations)
+    for name in ("cu_seqlens", "hops", "coordinates"):
+        x = getattr(relations, name)
+        if x is not None:
+            object.__setattr__(moved, name, x.detach().as_subclass(OnSecondGPU))
+    return moved
 
 
 class Calls(TorchDispatchMode):
@@ -213,3 +230,20 @@ def test_a_new_dropout_compiles_nothing(driver):
     assert len(compiled_in) == 1
     assert len(numbers) == 3
     assert all(-(2**31) <= x < 2**31 for x in numbers)  # else it would be another type
+
+
+@pytest.mark.parametrize(("version", "rows"), [("3.6.0", {32}), ("3.9.0", {64})])
+def test_no_tile_of_64_rows_is_launched_on_hopper_by_an_older_triton(
+    version, rows, driver, monkeypatch
+):
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", version)
+    inputs = make_inputs(Case("two", (64, 40), hops=False, distances=False), torch.float16)
+    with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
+    assert {launch.arguments["build"].BLOCK for launch in driver.launches} == {64}  # of no GPU
+    q, k, v = (x.detach().as_subclass(OnSecondGPU) for x in (inputs.q, inputs.k, inputs.v))
+    driver.launches.clear()
+    with torch.no_grad():
+        ck.coattention(q, k, v, relations=on_second_gpu(inputs.relations), backend="triton")
+    assert {launch.arguments["build"].BLOCK for launch in driver.launches} == rows

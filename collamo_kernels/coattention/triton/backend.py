@@ -50,16 +50,23 @@ def unsupported(call: CoattentionCall) -> str | None:
     longest, _ = _extent(q, relations)
     if longest > MAX_ATOMS:
         return f"a molecule of {longest} atoms > {MAX_ATOMS}"
+    if q.device.type == "cuda" and not torch.compiler.is_compiling():
+        from collamo_kernels.coattention.triton import trust
+
+        return trust.why_none(q.device, q.shape[-1], q.dtype)
     if INTERPRETED and q.dtype == torch.bfloat16:
         return "bfloat16 needs a GPU: Triton's interpreter has no such numbers"
     return None
 
 
 def why_not_on(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why no Triton kernel can run there on numbers of this type, or None."""
+    """Return why no Triton kernel can run there on numbers of this type, or None.
+
+    A compiled graph cannot ask for a GPU's properties: there a compiler says the rest.
+    """
     if not INSTALLED:
         return "Triton is not installed; run: pip install triton"
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.compiler.is_compiling():
         return None
     if torch.version.hip is not None:
         return "this torch is built for ROCm; the kernels are written and tested for NVIDIA's GPUs"

@@ -48,15 +48,21 @@ def _tiled_buckets(width: int, dtype: torch.dtype) -> tuple[int, ...]:
     return (32, 64) if width == 128 else (32, 64, 128)
 
 
-def bucket(longest: int, mean: float, width: int, dtype: torch.dtype) -> Bucket:
+def bucket(
+    longest: int, mean: float, width: int, dtype: torch.dtype,
+    refused: frozenset[Bucket] = frozenset(),
+) -> Bucket:  # fmt: skip
     """Return the smallest bucket that holds the largest molecule, or "loop".
+
+    Instead of a bucket that is `refused`, see `trust`, the loop is taken.
 
     A tile of 64 for every molecule is mostly padding where they differ much (real ones have 26
     atoms on average), so it is taken where the mean molecule fills half of its side.
     """
     for size in _tiled_buckets(width, dtype):
         if longest <= size:
-            return size if size == 32 or 2 * mean >= size else LOOP
+            full = size == 32 or 2 * mean >= size
+            return size if full and size not in refused else LOOP
     return LOOP
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from collamo_kernels.coattention.triton import configuration as configuration
 from collamo_kernels.coattention.triton import kernels as kernels
+from collamo_kernels.coattention.triton import trust
 from collamo_kernels.coattention.triton.kernels import Projections, Results
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.rounds import rounds_of
@@ -37,7 +38,11 @@ class AttentionInputs:
         q, molecules = self.projections.q, self.molecules
         width = configuration.padded_width(q.shape[-1])
         mean = molecules.atoms / max(1, molecules.count)
-        return configuration.bucket(molecules.longest, mean, width, q.dtype), width, q.dtype
+        refused = trust.refused(q.device, width, q.dtype)
+        if configuration.LOOP in refused:  # a compiled graph did not ask
+            raise RuntimeError(f"backend 'triton': {trust.why_none(q.device, width, q.dtype)}")
+        bucket = configuration.bucket(molecules.longest, mean, width, q.dtype, refused)
+        return bucket, width, q.dtype
 
 
 def forward(inputs: AttentionInputs) -> Results:
