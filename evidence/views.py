@@ -82,8 +82,12 @@ def skill(errors: np.ndarray, constant: np.ndarray) -> float:
 
 
 def _skills(errors: np.ndarray, constant: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the skill of each resample, which counts the molecules `weights` [R,M] times."""
-    return np.mean(1 - (weights @ errors) / (weights @ constant), axis=1)
+    """Return the skill of each resample, which counts the molecules `weights` [R,M] times.
+
+    A fact that the constant has right in all of them says nothing.
+    """
+    own, other = weights @ errors, weights @ constant  # [R,F]
+    return np.nanmean(1 - own / np.where(other > 0, other, np.nan), axis=1)
 
 
 def _molecules(data: PreparedData) -> tuple[Molecules, Molecules]:

@@ -16,6 +16,8 @@ def test_skill_is_the_share_of_the_constants_error_that_is_gone():
     errors, constant = np.array([[1.0, 0], [0, 3]]), np.array([[2.0, 1], [2, 2]])
     assert skill(errors, constant) == pytest.approx(((1 - 1 / 4) + (1 - 3 / 3)) / 2)
     assert skill(constant, constant) == 0
+    known = np.array([[1.0, 0], [2, 0]])  # of the second fact the constant is right
+    assert skill(known / 4, known) == pytest.approx(0.75)
 
 
 def test_what_a_view_keeps_is_of_its_own_seed():
