@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from pathlib import Path
 
+from collamo.errors import MissingDependencyError
 from evidence.claim import Claim, Run, Workplace
 from evidence.claims import CLAIMS
 from evidence.ledger import RESULTS, Ledger
@@ -26,7 +27,8 @@ def run_missing(
     """Do every run of `claims` without a row, `jobs` side by side, a row as soon as one ends.
 
     Takes turns between claims, so that a deadline leaves none without rows. No run begins that
-    would pass it, judged by the latest of its claim: the first prepares the data as well.
+    would pass it, judged by the latest of its claim: the first prepares the data as well. A claim
+    that lacks a wheel or a file says so, and the others go on.
     """
     start, latest = time.monotonic(), dict.fromkeys((claim.name for claim in claims), 0.0)
     pending = list(_in_turns(claims, place.size, results))
@@ -43,7 +45,12 @@ def run_missing(
                 running[future] = claim, run
             for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 claim, run = running.pop(future)
-                latest[claim.name] = seconds = future.result()
+                try:
+                    latest[claim.name] = seconds = future.result()
+                except MissingDependencyError as error:  # a wheel or a file: the others go on
+                    print(f"{claim.name}: {error}", file=sys.stderr)
+                    pending = [each for each in pending if each[0] is not claim]
+                    continue
                 print(f"{claim.name}: {_words(run)}: {seconds:.0f} s", file=sys.stderr)
 
 

@@ -181,3 +181,12 @@ def test_a_deadline_that_has_passed_begins_no_run(tmp_path, capsys):
     run_missing([claim], Workplace("tiny", "cpu", tmp_path), tmp_path, minutes=0)
     assert "no time left for size tiny, seed 0" in capsys.readouterr().err
     assert Ledger("none", tmp_path).rows() == []
+
+
+@pytest.mark.slow
+def test_a_claim_without_its_file_stops_no_other(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLLAMO_TEST_DATA", raising=False)
+    run_missing([CLAIMS["language_model"]], Workplace("cpu", "cpu", tmp_path), tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("language_model: COLLAMO_TEST_DATA names no folder with data/")
+    assert Ledger("language_model", tmp_path).rows() == []
