@@ -1,7 +1,6 @@
 """What the Triton backend launches, and where: on a driver that launches nothing."""
 
 import contextlib
-import copy
 import dataclasses
 import os
 from typing import Any, NamedTuple
@@ -93,14 +92,11 @@ LAUNCHING = {
 }
 
 
-def on_second_gpu(relations):
-    """The same relations, which say that they are there."""
-    moved = copy.copy(relations)
-    for name in ("cu_seqlens", "hops", "coordinates"):
-        x = getattr(relations, name)
-        if x is not None:
-            object.__setattr__(moved, name, x.detach().as_subclass(OnSecondGPU))
-    return moved
+def on_second_gpu(arguments):
+    """The same arguments of an operator, whose tensors say that they are there."""
+    return tuple(
+        x.detach().as_subclass(OnSecondGPU) if isinstance(x, torch.Tensor) else x for x in arguments
+    )
 
 
 class Calls(TorchDispatchMode):
@@ -135,13 +131,9 @@ def test_kernels_run_on_the_gpu_of_their_tensors(driver):
     calls = operator_calls(inputs)
     assert {operator._opname for operator in calls} == LAUNCHING
     for operator, arguments in calls.items():
-        moved = (
-            x.detach().as_subclass(OnSecondGPU) if isinstance(x, torch.Tensor) else x
-            for x in arguments
-        )
         driver.launches.clear()
         with torch.no_grad():
-            operator(*moved)
+            operator(*on_second_gpu(arguments))
         assert {launch.gpu for launch in driver.launches} == {1}, operator
     assert driver.current == 0
 
@@ -240,10 +232,11 @@ def test_no_tile_of_64_rows_is_launched_on_hopper_by_an_older_triton(
 
     monkeypatch.setattr(triton, "__version__", version)
     inputs = make_inputs(Case("two", (64, 40), hops=False, distances=False), torch.float16)
-    with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
-    assert {launch.arguments["build"].BLOCK for launch in driver.launches} == {64}  # of no GPU
-    q, k, v = (x.detach().as_subclass(OnSecondGPU) for x in (inputs.q, inputs.k, inputs.v))
+    with Calls() as calls:
+        with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
+    assert len(calls.arguments) == 2
     driver.launches.clear()
     with torch.no_grad():
-        ck.coattention(q, k, v, relations=on_second_gpu(inputs.relations), backend="triton")
+        for operator, arguments in calls.arguments.items():
+            operator(*on_second_gpu(arguments))
     assert {launch.arguments["build"].BLOCK for launch in driver.launches} == rows
