@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-quantization test-oldest test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-quantization test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -66,6 +66,16 @@ test-oldest: export PYTHONPATH = $(BITSANDBYTES)
 test-oldest: $(OLDEST)/ready $(BITSANDBYTES)
 	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py tests/training/test_stages.py \
 	  -k "not killed"
+
+# The Triton kernels by the oldest Triton that is supported, with its ptxas: compiled for sm_80 and sm_90
+# within the same limits of registers and spills.
+OLDEST_TRITON := build/triton-3.6.0
+$(OLDEST_TRITON): .venv/collamo
+	$(BIN)/$(PIP_INSTALL) --no-deps --target $@ triton==3.6.0
+
+test-oldest-triton: export PYTHONPATH = $(OLDEST_TRITON)
+test-oldest-triton: $(OLDEST_TRITON)
+	$(BIN)/python -m pytest tests/kernels/test_triton.py -k "fit or compile"
 
 # collamo_kernels by itself: the wheel, in an environment that holds torch, numpy and pytest alone; the
 # sources of this folder stay off the path. Where Triton would be imported, doctests are skipped.
