@@ -187,6 +187,8 @@ def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         within = folder / "final"
         hint = f"; did you mean '{within}'?" if (within / "config.json").is_file() else ""
+        if files := sorted(folder.glob("*.gguf")):
+            hint = f"; give a GGUF file itself, such as '{files[0]}'"
         raise MissingDependencyError(
             f"language model folder '{folder}' has no config.json{hint or _MAKE_ONE}"
         )

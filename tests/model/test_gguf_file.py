@@ -8,6 +8,7 @@ import pytest
 import torch
 from gguf_files import write_gguf
 from model_helpers import SMALL, foreign_tokenizer
+from trained import CONFIGS
 from transformers import LlamaForCausalLM
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
@@ -16,7 +17,8 @@ from collamo.model.gguf_file import gguf_config, open_gguf, read_header
 from collamo.model.language_model import load_language_model
 from collamo.model.merge import merge
 from collamo.training.lora import add_lora
-from collamo.training.recipe import LoraRecipe
+from collamo.training.plan import plan
+from collamo.training.recipe import LoraRecipe, load_recipe
 
 TEXT = "How many atoms? 12.5 <s>user\n"
 GREEDY = {"max_new_tokens": 5, "do_sample": False}
@@ -157,6 +159,22 @@ def test_what_is_no_gguf_is_refused(tmp_path):
         file.write_bytes(content)
         with pytest.raises(UsageError, match=message):
             build_model(file, SMALL)
+
+
+def test_its_folder_leads_to_the_file(path):
+    with pytest.raises(MissingDependencyError, match=r"GGUF file itself, such as '.*tiny\.gguf'"):
+        build_model(path.parent, SMALL)
+
+
+@pytest.mark.parametrize("name", ["stage1", "smiles"])
+def test_a_plan_counts_it(path, name):
+    recipe = load_recipe(CONFIGS / "smollm2" / f"{name}.yaml", [f"--llm={path}"])
+    parts = {part.name: part for part in plan(recipe).parts}
+    llm, _ = open_gguf(path)
+    assert parts["language_model"].parameters == sum(p.numel() for p in llm.parameters())
+    assert parts["mol_projector"].trained == (
+        parts["mol_projector"].parameters if name == "stage1" else 0
+    )
 
 
 def test_options_that_a_gguf_has_no_use_for(path):
