@@ -147,7 +147,7 @@ def test_every_claim_runs_and_no_run_twice(tmp_path, pages):
         assert len(before[name]) == len(claim.runs("tiny"))
     run_missing(list(CLAIMS.values()), place, results)
     assert {name: Ledger(name, results).rows() for name in CLAIMS} == before
-    folders = [path.parent for path in place.data.rglob("manifest.json")]
+    folders = [path.parent for path in place.data.rglob("splits.parquet")]
     assert folders
     for folder in folders:
         assert PreparedData.open(folder).manifest.overlaps == {}
