@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from rdkit import Chem
@@ -473,6 +473,7 @@ def _atom_tokens(tokens: tuple[str, ...]) -> list[int]:
     return positions
 
 
+@lru_cache(maxsize=4096)
 def _symbol(token: str) -> str:
     """Return the element of an atom token: ``[=13CH1]`` → ``C``."""
     match = re.fullmatch(r"\[[=#/\\-]?\d*([A-Z][a-z]?).*\]", token)

@@ -1,11 +1,17 @@
 """Parents: one for all salts, charge states, isomers, isotopologues and tautomers of a molecule."""
 
+import gzip
+import json
+from itertools import islice
+from pathlib import Path
+
 import pytest
-from rdkit import Chem
+from rdkit import Chem, RDConfig
 
 import collamo.chem.parent as parent_module
 from collamo.chem.molecule import parse_molecule
 from collamo.chem.parent import Parent, parent_of
+from collamo.chem.rejection import captured_log
 
 FAMILIES = {
     "CC(O)CN": [
@@ -94,6 +100,64 @@ def test_where_the_standardiser_fails_the_parent_is_the_molecule_without_stereo(
 
     monkeypatch.setattr(parent_module, "_neutral_fragment", fail)
     assert parent_of(Chem.MolFromSmiles("C[C@H](N)O.Cl")) == Parent("CC(N)O.Cl", bounded=True)
+
+
+HOSTILE = [
+    *["CC(O)=NC", "OC(=N)c1ccccc1", "NC(O)=N", "Oc1ccccn1", "CS(C)=O", "CS(=O)(=O)C", "CS(=O)O"],
+    *["CN(=O)=O", "C[N+](=O)[O-]", "CN=N#N", "C=[N+]=[N-]", "c1ccn(=O)cc1", "C[n+]1ccccc1"],
+    *["CP(=O)(O)O", "C[Se]C", "C[Na]", "CO[Na]", "C[Hg]C", "[Cl]", "Cl", "O", "[CH3]", "C[CH]C"],
+    *[
+        "[13CH3]C",
+        "[2H]C([2H])([2H])O",
+        "[H]/N=C/C",
+        "[CH3:1][OH:2]",
+        "*CC",
+        "C[N+](C)(C)CC(=O)[O-]",
+    ],
+    *["CC(=O)O", "OC(=O)C(=O)O", "CC(=O)O.CN", "CN.Cl", "[Na+].[Cl-]", "[NH3+]CC([O-])=O", "CBr"],
+    *["F[C@H](Cl)Br", "F/C=C/F", "CC(=O)CC(C)=O", "C[Si](C)(C)C", "OB(O)c1ccccc1", "[O-]Cl(=O)=O"],
+    *[
+        "CS(C)(=O)=NC",
+        "C[S+](C)[O-]",
+        "FS(F)(F)(F)(F)F",
+        "CI(=O)=O",
+        "OI(=O)(=O)=O",
+        "S=C(N)N",
+        "NC#N",
+    ],
+]
+
+
+def assert_skipped_only_what_does_nothing(texts):
+    """The molecules that skip the standardiser are as it leaves them; return how many skip it."""
+    tools = parent_module._standardiser()
+    skipped = 0
+    for text in texts:
+        mol = parse_molecule(text).mol
+        if parent_module._is_standard(mol):
+            skipped += 1
+            with captured_log():
+                full = parent_module._standardised(mol, tools)
+            assert Chem.MolToSmiles(full) == Chem.MolToSmiles(mol), text
+    return skipped
+
+
+def test_the_standardiser_is_skipped_only_where_it_does_nothing():
+    assert 10 < assert_skipped_only_what_does_nothing(HOSTILE) < len(HOSTILE) - 20
+    with open(Path(RDConfig.RDDataDir) / "NCI" / "first_200.props.sdf", "rb") as file:
+        mols = [mol for mol in Chem.ForwardSDMolSupplier(file) if mol is not None]
+    assert assert_skipped_only_what_does_nothing(map(Chem.MolToSmiles, mols)) > 100
+
+
+@pytest.mark.slow
+def test_real_molecules_skip_the_standardiser_only_where_it_does_nothing(shared_data):
+    with gzip.open(shared_data / "moses_train.csv.gz", "rt") as file:
+        moses = list(islice(map(str.strip, file), 1, 500_001, 100))
+    assert assert_skipped_only_what_does_nothing(moses) > 4900
+    lines = (shared_data / "pubchem_3k.jsonl").read_text().splitlines()
+    pubchem = [json.loads(line)["smiles"] for line in lines]
+    pubchem = [text for text in pubchem if Chem.MolFromSmiles(text).GetNumAtoms() <= 512]
+    assert assert_skipped_only_what_does_nothing(pubchem) > 1500
 
 
 def test_finding_a_parent_leaves_the_molecule_alone():
