@@ -28,7 +28,7 @@ from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_me
 from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
 from collamo.data.sharding import Sharding, library_versions, sidecar_of
-from collamo.data.shards import SPLITS, TASK_SCHEMA, table_writer, tasks_path, write_table
+from collamo.data.shards import SPLITS, TASK_SCHEMA, table_writer, tasks_path
 from collamo.data.splits import (
     joined_by_parent,
     overlaps,
@@ -197,9 +197,9 @@ def _write_splits(
             columns[name] += table[name].to_pylist()
     molecules, parents = columns["canonical_smiles"], columns["parent"]
     splits = _splits(sharding, columns)
-    records = [{"row": r, "split": s} for r, s in zip(columns["row"], splits, strict=True)]
     schema = pa.schema([("row", pa.int64()), ("split", pa.string())])
-    write_table(sharding.out / "splits.parquet", records, schema)
+    with table_writer(sharding.out / "splits.parquet", schema) as writer:
+        writer.write_table(pa.table([columns["row"], splits], schema=schema))
     counts = {
         "molecules": len(set(molecules)),
         "parents": len(set(parents)),
