@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit.ForceField.rdForceField import ForceField
 
+from collamo.chem.minimiser import minimise
 from collamo.chem.molecule import Molecule
 from collamo.chem.rejection import captured_log
 
@@ -18,6 +19,13 @@ from collamo.chem.rejection import captured_log
 # 200 (17 ms, RDKit's default), 0.0004 Å after 500 (22 ms). 0.014 Å is far below the width of any
 # Gaussian in Φ3d.
 FORCE_FIELD_STEPS = 200
+# Our choice: atoms, hydrogens included, from which `minimiser` takes the place of RDKit's own. 200
+# steps then end lower and take less time. Above the long run (median), PubChem molecules: 7 of 160
+# atoms and more 17 instead of 44 kcal/mol in 0.4 times the time; 14 of 110 to 160 atoms 12 instead
+# of 19 in half the time; 10 of 70 to 110 atoms 7.5 instead of 8.1 in 0.6 times.
+LARGE = 70
+# Our choice: the largest force [kcal/mol/Å] on a coordinate of a large molecule that has converged.
+FORCE_TOLERANCE = 0.01
 # Our choice: starts from embedded distances (RDKit: ten per atom). Of 300 PubChem molecules 246
 # embed within 30; the other 54 need hundreds or never do, and took five sixths of the time.
 DISTANCE_STARTS = 30
@@ -162,12 +170,31 @@ def _spread(full: Chem.Mol) -> None:
 
 def _minimise(full: Chem.Mol, steps: int) -> tuple[str, bool | None]:
     """Minimise in place; return (method, converged)."""
-    minimise: Callable[..., int]
+    field: ForceField | None = None
+    method = "etkdgv3"
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
-        method, minimise = "etkdgv3+mmff", rdForceFieldHelpers.MMFFOptimizeMolecule
+        method = "etkdgv3+mmff"
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(full)
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(
+            full, properties, ignoreInterfragInteractions=False
+        )
     elif rdForceFieldHelpers.UFFHasAllMoleculeParams(full):
-        method, minimise = "etkdgv3+uff", rdForceFieldHelpers.UFFOptimizeMolecule
-    else:
+        method = "etkdgv3+uff"
+        field = rdForceFieldHelpers.UFFGetMoleculeForceField(
+            full, ignoreInterfragInteractions=False
+        )
+    if field is None:
         return "etkdgv3", None
-    status = minimise(full, maxIters=steps, ignoreInterfragInteractions=False)
-    return ("etkdgv3", None) if status == -1 else (method, status == 0)
+    field.Initialize()
+    if full.GetNumAtoms() < LARGE:
+        return method, field.Minimize(maxIts=steps) == 0
+    conformer = full.GetConformer()
+    positions, converged = minimise(
+        field.CalcEnergy,
+        field.CalcGrad,
+        conformer.GetPositions().ravel(),
+        steps,
+        FORCE_TOLERANCE,
+    )
+    conformer.SetPositions(positions.reshape(-1, 3))
+    return method, converged
