@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import results
-
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 
