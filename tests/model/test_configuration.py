@@ -88,5 +88,6 @@ def test_the_card_has_every_constant(part):
 def test_whose_choice_a_constant_is():
     texts = documented(ProjectorConfig)
     assert whose(texts["modality_dropout"]) == whose(texts["collaboration"]) == "ours"
+    assert whose(texts["sinks"]) == "ours"
     assert whose(texts["phi2d"]) == "the paper's"
     assert whose(documented(UniMolConfig)["num_layers"]) == "the published encoder's"
