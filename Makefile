@@ -32,7 +32,7 @@ demo: .venv/collamo
 # The same model with five seeds on the molecules of one demo, two at a time, and the table of them. It goes
 # on where it was cut off.
 demo-seeds: .venv/collamo
-	$(BIN)/python examples/demo_seeds.py $(DEMO) --seeds 5 --jobs 2 --out results/demo \
+	$(BIN)/python examples/demo_seeds.py $(DEMO) --seeds 5 --jobs 2 --out results/demo_seeds \
 	  --page docs/evidence.md
 
 test: .venv/collamo

@@ -1,6 +1,6 @@
 """Train and examine the demo's model with several seeds, and write the table of them all.
 
-    python examples/demo_seeds.py demo --seeds 5 --out results/demo --page docs/evidence.md
+    python examples/demo_seeds.py demo --seeds 5 --out results/demo_seeds --page docs/evidence.md
 
 The prepared molecules in demo/data are shared (and made first where they are missing); the seed
 reaches every random stream of the three trainings: weights, order, dropout and the questions drawn.
