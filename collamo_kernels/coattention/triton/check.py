@@ -72,8 +72,13 @@ def check_gpu(device: torch.device) -> list[Verdict]:
     machine = trust.machine_of(device)
     trust.record(machine, [])  # what failed before is tried again
     deadline = time.monotonic() + LIMIT
+
+    def check(group: tuple[torch.dtype, int]) -> list[Verdict]:
+        dtype, width = group
+        return _check_apart(dtype, width, device, deadline)
+
     with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
-        checked = list(pool.map(lambda group: _check_apart(*group, device, deadline), groups))
+        checked = list(pool.map(check, groups))
     verdicts = list(itertools.chain.from_iterable(checked))
     failed = [(x, error) for x, error in verdicts if error and not error.startswith(NOT_CHECKED)]
     trust.record(machine, failed)
