@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from collamo_kernels.coattention import coattention
 from collamo_kernels.coattention.reference import hop_term, radial_term
@@ -264,6 +266,38 @@ def with_gradients(run: Callable[[Inputs], Tensor], inputs: Inputs) -> dict[str,
     grads = torch.autograd.grad(out, tensors, inputs.cotangent, allow_unused=True)
     filled = (torch.zeros_like(x) if g is None else g for x, g in zip(tensors, grads, strict=True))
     return {"out": out.detach(), **dict(zip(names, filled, strict=True))}
+
+
+def hardware_rounding(device: str) -> contextlib.AbstractContextManager[object]:
+    """Let a yardstick round as the kernels on that device do: on a GPU, or where one is imitated.
+
+    ``APPROX_ULP`` says that Triton's interpreter does so: `tests/kernels/approx_rounding.py`.
+    """
+    approximate = device == "cuda" or "APPROX_ULP" in os.environ
+    return HardwareRounding() if approximate else contextlib.nullcontext()
+
+
+class HardwareRounding(TorchDispatchMode):
+    """PyTorch with the rounding of a GPU's fast exponential, division and square root.
+
+    CUDA bounds ``ex2.approx``, ``div.full`` and ``sqrt.approx`` by 2 ulp, where PyTorch on a CPU is
+    right to half of one. As the yardstick of a kernel that uses them it makes their error count,
+    once for each time that the formula takes one. Float32 alone; the noise is the same every time.
+    """
+
+    FUNCTIONS = ("exp", "_softmax", "div", "reciprocal", "sqrt", "linalg_vector_norm")
+    ULP = 2.0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator, and move what it gives by up to `ULP`."""
+        out = function(*args, **(kwargs or {}))
+        if function._opname not in self.FUNCTIONS or out.dtype != torch.float32:
+            return out
+        generator = torch.Generator(out.device).manual_seed(out.numel())
+        noise = 2 * torch.rand(out.shape, generator=generator, device=out.device) - 1
+        return out * (1 + self.ULP * 2.0**-23 * noise)
 
 
 # --- accuracy ----------------------------------------------------------------------------------

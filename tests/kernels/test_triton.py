@@ -69,6 +69,19 @@ def test_in_the_interpreter(triton):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
+@pytest.mark.slow
+def test_in_the_interpreter_with_the_rounding_of_a_gpu(triton):
+    """Exponentials, quotients and roots that are off by 2 ulp, as CUDA allows its fast ones."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "APPROX_ULP": "2"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    files = [str(HERE / f"test_triton_{name}.py") for name in ("attention", "radial")]
+    chosen = "(accuracy and float32-packed and not widest) or rows_are_values"
+    options = ["-q", "-p", "approx_rounding", "-p", "no:cacheprovider", "-k", chosen]
+    command = [sys.executable, "-m", "pytest", *options, *files]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
 # --- ahead of time ------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from collamo_kernels.testing import (
     assert_all_accurate,
     attend,
     attend_eagerly,
+    hardware_rounding,
     make_inputs,
     with_gradients,
 )
@@ -97,7 +98,8 @@ def by_triton(layout="packed", **options):
 def test_accuracy(case, dtype, layout):
     inputs = draw(case, dtype)
     exact = with_gradients(attend, inputs.double())
-    yardstick = with_gradients(attend_eagerly, inputs)
+    with hardware_rounding(DEVICE):
+        yardstick = with_gradients(attend_eagerly, inputs)
     actual = with_gradients(by_triton(layout), inputs)
     assert actual["out"].dtype == dtype
     assert_all_accurate(actual, yardstick, exact)
