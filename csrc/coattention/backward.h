@@ -172,7 +172,8 @@ class BackwardKernel {
       weighted_sum.add(j, weight * load(ds + j * W));
     });
     const IntVec dead = inverse_sum == 0;
-    const Vec sink = choose(dead, Vec{}, sink_term(call_, heads, row_max) * inverse_sum);
+    Vec sink{};
+    if (call_.sink) sink = choose(dead, sink, sink_term(call_, heads, row_max) * inverse_sum);
     const Vec one = choose(dead, broadcast(1), sum.total() + sink);
     const Vec mean =
         task_.q ? dot(grad_.at(row, 0), dq_.at(row, 0), call_.dim) : weighted_sum.total() / one;

@@ -106,7 +106,8 @@ class ForwardKernel {
       store(p + j * W, weight);
       sum.add(j, weight);
     }
-    const Vec total = sum.total() + sink_term(call_, heads, row_max);
+    Vec total = sum.total();
+    if (call_.sink) total += sink_term(call_, heads, row_max);
     store(inverse_sum, choose(dead, Vec{}, 1 / total));
     scatter<Element::kFloat>(row_statistic(call_, call_.row_max, m_, heads, i), row_max, 1,
                              heads.count);

@@ -14,8 +14,10 @@ float* row_statistic(const Call& call, float* x, const Molecule& m, Heads heads,
 }
 
 // What the sink adds to Σ exp(logit - row_max). Dropout leaves it alone: it carries no value.
-Vec sink_term(const Call& call, Heads heads, Vec row_max) {
-  return call.sink ? exponential(load(call.sink + heads.first) - row_max) : Vec{};
+// Inlined it cost every key two instructions: the constants of two exponentials do not fit the
+// registers.
+__attribute__((noinline)) Vec sink_term(const Call& call, Heads heads, Vec row_max) {
+  return exponential(load(call.sink + heads.first) - row_max);
 }
 
 // 0 or 1/(1 - p) for the pair (i, j) of each head: Philox with key = seed and counter = (j, i,
