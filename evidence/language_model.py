@@ -3,6 +3,7 @@ and told the SMILES as text instead, tuned the same way."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 #: Captions, IUPAC names and measured properties of PubChem.
 FILE = "pubchem_3k.jsonl"
 PUBCHEM, QM9, NCI = "PubChem", "QM9", "NCI"
-SOFT_TOKENS, SMILES = READERS = ("soft tokens", "SMILES as text")
+FROZEN = "soft tokens, language model frozen"  # stage 1 alone
+SOFT_TOKENS, SMILES = "soft tokens", "SMILES as text"
+READERS = (FROZEN, SOFT_TOKENS, SMILES)
 #: Task → the score that is reported, and what the report calls it.
 SCORES = {
     "caption": ("bleu4", "captions: BLEU-4"),
@@ -73,13 +76,13 @@ def measure(run: Run, place: Workplace) -> Metrics:
     from collamo.model import load_checkpoint
 
     data = _prepared(place, str(run["source"]))
-    folder = place.data / f"language_model-{place.size}" / "-".join(map(str, run.values()))
-    folder = Path(str(folder).replace(" ", "-"))
+    folder = place.data / f"language_model-{place.size}" / f"{run['source']}-{run['seed']}"
     final, steps = _trained(run, place, data, folder)
     model, processor = load_checkpoint(final, device=place.device)
+    tasks = ["measured"] if run["reader"] == FROZEN and place.size != "tiny" else list(SCORES)
     report = evaluate(
-        *(model, processor, data),
-        out=folder / "evaluation",
+        *(model, processor, _only(data, tasks)),
+        out=final.parent / "evaluation",
         limit=_QUESTIONS[place.size],
         reliance=False,
         batch_size=16 if place.device == "cpu" else 128,
@@ -90,7 +93,10 @@ def measure(run: Run, place: Workplace) -> Metrics:
 
 
 def scores_of(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, float | int]:
-    """Return the columns of a row from the scores of `collamo evaluate`: values and intervals."""
+    """Return the columns of a row from the scores of `collamo evaluate`: values and intervals.
+
+    Of the baselines also the interval of their change from the model's answers, which is paired.
+    """
     columns: dict[str, float | int] = {}
     for task, (metric, _) in SCORES.items():
         if task not in variants:
@@ -100,6 +106,9 @@ def scores_of(variants: Mapping[str, Mapping[str, Any]]) -> dict[str, float | in
             estimate = variants[task][answerer]["metrics"].get(metric)
             for end in ("value", "low", "high") if estimate else ():
                 columns[f"{prefix}{task}_{end}"] = round(float(estimate[end]), 4)
+            change = variants[task][answerer].get("change")
+            for end in ("low", "high") if change else ():
+                columns[f"{prefix}{task}_change_{end}"] = round(float(change[end]), 4)
     return columns
 
 
@@ -114,6 +123,13 @@ def _prepared(place: Workplace, source: str) -> PreparedData:
             options = PrepareOptions(limit=count, time_limit=3.0, force_field_steps=50)
             prepare(_source(source), folder, options, max_reject_rate=1.0)
     return PreparedData.open(folder)
+
+
+def _only(data: PreparedData, tasks: Sequence[str]) -> PreparedData:
+    """Return the prepared data as if it had no questions but those of `tasks`."""
+    asked = copy.copy(data)
+    asked.tasks = lambda split: [e for e in data.tasks(split) if e.task in tasks]  # type: ignore
+    return asked
 
 
 def _source(source: str) -> str | Path:
@@ -144,6 +160,8 @@ def _trained(run: Run, place: Workplace, data: PreparedData, folder: Path) -> tu
             configs / "stage1.yaml", [*common, *first, f"--output={folder / 'stage1'}"]
         )
         start = train(aligned, resume=True)
+        if run["reader"] == FROZEN:
+            return start, aligned.training["max_steps"]
         options = [*common, *second, f"--output={folder / 'stage2'}", f"--init_from={start}"]
         recipe = load_recipe(configs / "stage2.yaml", options)
     return train(recipe, resume=True), recipe.training["max_steps"]
@@ -174,12 +192,14 @@ def report(ledger: Ledger) -> Finding:
     size = next(size for size in reversed(SIZES) if ledger.rows(size=size))
     rows = ledger.rows(size=size)
     header = ["source", "answers by", "seed", *(words for _, words in SCORES.values())]
-    lines = [line for row in rows for line in _lines(row)]
+    lines = [line for row in rows for line in _lines(row, row in _first(rows))]
     found = [row for row in rows if row["source"] == rows[0]["source"]]
-    sentences = [_sentence(found, task) for task in SCORES]
+    sentences = [_sentence(found, task, reader) for task in SCORES for reader in READERS[:2]]
+    steps = {row["reader"]: row["steps"] for row in rows}
+    counts = ", ".join(f"{reader} {count}" for reader, count in steps.items())
     note = (
-        f"Value with its 95 % interval over test molecules; {rows[0]['steps']} steps of tuning on "
-        f"{rows[0]['train']} molecules (size {size}). {_DIRECTION}"
+        f"Value with its 95 % interval over test molecules; {rows[0]['train']} molecules to learn "
+        f"from (size {size}). Steps of the last stage: {counts}. {_DIRECTION}"
     )
     table = "\n".join([*markdown_table(header, lines), "", note])
     return Finding(
@@ -192,10 +212,18 @@ def report(ledger: Ledger) -> Finding:
 _DIRECTION = "More BLEU-4 is better, and less error."
 
 
-def _lines(row: Row) -> list[list[str]]:
-    """Return the table's lines of a run: the model, and once a source its baselines."""
+def _first(rows: Sequence[Row]) -> list[Row]:
+    """Return the first seed's row of each reader and source."""
+    firsts: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        firsts.setdefault((row["source"], row["reader"]), row)
+    return list(firsts.values())
+
+
+def _lines(row: Row, first: bool) -> list[list[str]]:
+    """Return the table's lines of a run: the model, the wrong molecule, once the common answer."""
     answerers = {row["reader"]: "", f"{row['reader']}, {WRONG_MOLECULE}": "wrong_"}
-    if row["reader"] == SOFT_TOKENS and row["seed"] == "0":
+    if first and row["reader"] != SMILES:
         answerers[MOST_COMMON] = "common_"
     return [
         [row["source"], name, row["seed"], *(_cell(row, prefix, task) for task in SCORES)]
@@ -213,52 +241,62 @@ def _cell(row: Row, prefix: str, task: str) -> str:
     return "–" if estimate is None else str(estimate)
 
 
-def _sentence(rows: Sequence[Row], task: str) -> str:
-    """Say who is clearly better at a task in every seed, by intervals that do not overlap."""
-    seeds = sorted({row["seed"] for row in rows})
-    by_reader = {(row["reader"], row["seed"]): row for row in rows}
+def _sentence(rows: Sequence[Row], task: str, reader: str) -> str:
+    """Say whom soft tokens are clearly better than at a task, in every seed.
 
-    def relation(other: str, prefix: str) -> str | None:
-        found = []
-        for seed in seeds:
-            mine = by_reader.get((SOFT_TOKENS, seed))
-            rival = by_reader.get((other, seed))
-            ends = (mine and _estimate(mine, "", task), rival and _estimate(rival, prefix, task))
-            if ends[0] is None or ends[1] is None:
-                continue
-            better, worse = ends[0].above(ends[1]), ends[0].below(ends[1])
-            if not higher_is_better(SCORES[task][0]):
-                better, worse = worse, better
-            found.append("beat" if better else "lose to" if worse else "do not differ from")
-        if not found:
+    By the paired interval of the change from the baselines, and from the other reader by intervals
+    that do not overlap.
+    """
+    seeds = sorted({row["seed"] for row in rows if row["reader"] == reader})
+    mine = {row["seed"]: row for row in rows if row["reader"] == reader}
+    smiles = {row["seed"]: row for row in rows if row["reader"] == SMILES}
+
+    def change(prefix: str, seed: str) -> Estimate | None:
+        ends = [mine[seed].get(f"{prefix}{task}_change_{end}", "") for end in ("low", "high")]
+        return Estimate(0.0, *map(float, ends)) if all(ends) else None
+
+    def apart(seed: str) -> Estimate | None:
+        """The gap between the two intervals, with a sign as a change; around 0 where they meet."""
+        here, there = (
+            _estimate(row, "", task) if row else None for row in (mine[seed], smiles.get(seed))
+        )
+        if here is None or there is None:
             return None
-        return found[0] if len(set(found)) == 1 else "differ by seed from"
+        return Estimate(0.0, there.low - here.high, there.high - here.low)
 
     rivals = {
-        "the commonest answer": relation(SOFT_TOKENS, "common_"),
-        "the wrong molecule": relation(SOFT_TOKENS, "wrong_"),
-        "SMILES as text": relation(SMILES, ""),
+        "the commonest answer": [change("common_", seed) for seed in seeds],
+        "the wrong molecule": [change("wrong_", seed) for seed in seeds],
+        "SMILES as text": [apart(seed) for seed in seeds] if reader == SOFT_TOKENS else [],
     }
-    said = [f"{verb} {rival}" for rival, verb in rivals.items() if verb]
+    said = [f"{verb} {name}" for name, x in rivals.items() if (verb := _verb(x, task))]
     if not said:
         return ""
     words = SCORES[task][1].partition(":")[0]
     count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    return f"{words[0].upper()}{words[1:]}: soft tokens {', '.join(said)} ({count})."
+    return f"{words[0].upper()}{words[1:]}: {reader}: {', '.join(said)} ({count})."
+
+
+def _verb(changes: Sequence[Estimate | None], task: str) -> str:
+    """Return what the rival's changes from one's own score say, "" where there is none."""
+    verbs = set()
+    for change in filter(None, changes):
+        worse = change.high < 0 if higher_is_better(SCORES[task][0]) else change.low > 0
+        verbs.add("beat" if worse else "lose to" if change.clear else "do not differ clearly from")
+    return verbs.pop() if len(verbs) == 1 else "differ by seed from" if verbs else ""
 
 
 def _draw(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw each score of the first seed as a share of the commonest answer's."""
-    first = [row for row in rows if row["seed"] == "0"]
     names: list[str] = []
-    for row in reversed(first):
+    for row in _first(rows):
         for place, task in enumerate(SCORES):
             mine, common = (_estimate(row, prefix, task) for prefix in ("", "common_"))
             if mine is None or common is None or not common.value:
                 continue
             low, value, high = (x / common.value for x in (mine.low, mine.value, mine.high))
-            height = place + (0.15 if row["reader"] == SOFT_TOKENS else -0.15)
-            colour = "C0" if row["reader"] == SOFT_TOKENS else "C1"
+            rank = READERS.index(row["reader"])
+            height, colour = place + 0.2 * (1 - rank), f"C{rank}"
             label = row["reader"] if row["reader"] not in names else None
             names.append(row["reader"])
             axes.plot([low, high], [height] * 2, color=colour)
@@ -273,10 +311,11 @@ def _draw(axes: Axes, rows: Sequence[Row]) -> None:
 CLAIM = Claim(
     name="language_model",
     title="Soft tokens beside SMILES as text",
-    paper="CoLLaMo beats language models that are given the molecule as text (Table 1), with "
-    "LLaMA-2-7B and hundreds of thousands of molecules. Here the language model is "
-    "SmolLM2-135M-Instruct, the encoders start from nothing, and both readers see the same "
-    "questions for as many steps; soft tokens have a stage 1 before.",
+    paper="That soft tokens tell a language model more than text does is what the projector is "
+    "for; a comparison with the same model, given the SMILES and tuned the same way, is ours. The "
+    "language model is SmolLM2-135M-Instruct, the encoders start from nothing, and both readers "
+    "see the same questions for as many steps; soft tokens have a stage 1 before, which is shown "
+    "alone too.",
     runs=runs,
     measure=measure,
     report=report,

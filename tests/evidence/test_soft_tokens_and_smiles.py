@@ -6,7 +6,7 @@ import pytest
 
 from collamo.evaluation.examine.reliance import MODEL, WRONG_MOLECULE
 from collamo.evaluation.examine.verdicts import MOST_COMMON
-from evidence.language_model import SMILES, SOFT_TOKENS, report, runs, scores_of
+from evidence.language_model import FROZEN, SMILES, SOFT_TOKENS, report, runs, scores_of
 from evidence.ledger import Ledger
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -22,7 +22,11 @@ def columns(mine, wrong, common):
     return scores_of(
         {
             task: {
-                name: {"counts": {"rows": 9}, "metrics": {metric: estimate(value)}}
+                name: {
+                    "counts": {"rows": 9},
+                    "metrics": {metric: estimate(value)},
+                    "change": None if name == MODEL else estimate(value - mine),
+                }
                 for name, value in values.items()
             }
             for task, metric in tasks.items()
@@ -42,9 +46,10 @@ def finding(tmp_path, *rows):
 def test_more_bleu_and_less_error_is_better(tmp_path):
     found = finding(tmp_path, (SOFT_TOKENS, 0, (0.5, 0.3, 0.5)), (SMILES, 0, (0.6, 0.3, 0.5)))
     assert found.verdict == (
-        "Captions: soft tokens do not differ from the commonest answer, beat the wrong molecule, "
-        "lose to SMILES as text (1 seed). Measured values: soft tokens do not differ from the "
-        "commonest answer, lose to the wrong molecule, beat SMILES as text (1 seed)."
+        "Captions: soft tokens: do not differ clearly from the commonest answer, beat the wrong "
+        "molecule, lose to SMILES as text (1 seed). Measured values: soft tokens: do not differ "
+        "clearly from the commonest answer, lose to the wrong molecule, beat SMILES as text "
+        "(1 seed)."
     )
     assert found.table.count("\n| PubChem |") == 5  # two readers, a wrong molecule each, one answer
     assert "| PubChem | most common answer | 0 | 0.5 [0.49, 0.51] | – | 0.5" in found.table
@@ -60,4 +65,4 @@ def test_seeds_that_disagree_are_said_to(tmp_path):
 def test_a_deadline_cuts_qm9_first(size):
     sources = [run["source"] for run in runs(size)]
     assert sources == sorted(sources)
-    assert {run["reader"] for run in runs(size)[:2]} == {SOFT_TOKENS, SMILES}
+    assert {run["reader"] for run in runs(size)[:3]} == {FROZEN, SOFT_TOKENS, SMILES}
