@@ -6,8 +6,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import measurements
 import pytest
-import results
 import torch
 
 SHORT = 0.1  # s; what is faster is called once unmeasured first, as the others left cold caches
@@ -81,7 +81,7 @@ def compare(benchmark, request):
             for name, reason in rivals.items()
             if not callable(reason)
         ]
-        results.append(op, rows)
+        measurements.append(op, rows)
         _show(rows)
 
     return run

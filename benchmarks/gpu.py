@@ -32,8 +32,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bench_coattention as harness
+import measurements
 import molecules
-import results
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -355,7 +355,7 @@ def compared(
     floor: float | None,
     memory: bool = True,
 ) -> list[dict]:
-    """Time ours and the rivals in turns; one row each, of the columns of `results`."""
+    """Time ours and the rivals in turns; one row each, of the columns of `measurements`."""
     calls = {"ours": ours, **{name: call for name, call in rivals.items() if callable(call)}}
     times = time_all(calls, rounds)
     replays, reasons = try_captured(calls) if torch.cuda.is_available() else ({}, {})
@@ -629,7 +629,7 @@ def measure_all(gpu: str, budget: float = BUDGET, grace: float = GRACE) -> int:
         file = PATHS if part == PATHS else "coattention"
 
         def keep(rows: list[dict], file: str = file) -> None:
-            results.append_gpu(gpu, file, rows)
+            measurements.append_gpu(gpu, file, rows)
             show(rows)
 
         rows, reason = collect(part_command(part, share), share + grace, keep)
@@ -640,7 +640,7 @@ def measure_all(gpu: str, budget: float = BUDGET, grace: float = GRACE) -> int:
             print(verdicts[-1], flush=True)
         attention += [] if part == PATHS else rows
     print("", *verdicts, sep="\n", flush=True)
-    print(draw(attention, results.gpu_path(gpu, "coattention").with_suffix(".png")))
+    print(draw(attention, measurements.gpu_path(gpu, "coattention").with_suffix(".png")))
     return int(failed)
 
 

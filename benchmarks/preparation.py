@@ -14,7 +14,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import results
+import measurements
+
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 
@@ -41,7 +42,7 @@ def main() -> None:
     print(f"{workload}, {arguments.workers} workers: {note}; {max(memory):.0f} MiB at most")
     row = {"workload": workload, "threads": arguments.workers, "rival": "ours", "rounds": 1}
     row |= {"median_ms": f"{1e3 * seconds:.4g}", "extra_mib": f"{max(memory):.0f}", "note": note}
-    print(results.append("preparation", [row]))
+    print(measurements.append("preparation", [row]))
 
 
 def processor_seconds() -> float:

@@ -79,13 +79,13 @@ def test_hops_of_all_rivals_have_one_form(benchmarks):
 def test_rows_are_added_under_the_kind_of_machine(benchmarks, tmp_path, monkeypatch):
     import platform
 
-    import results
+    import measurements
 
-    monkeypatch.setattr(results, "HERE", tmp_path)
+    monkeypatch.setattr(measurements, "HERE", tmp_path)
     for figure in (1.5, 2.5):
-        path = results.append("op", [{"workload": "w", "rival": "ours", "median_ms": figure}])
-    assert path.parent.name == results.machine()
-    assert platform.node() not in results.machine()
+        path = measurements.append("op", [{"workload": "w", "rival": "ours", "median_ms": figure}])
+    assert path.parent.name == measurements.machine()
+    assert platform.node() not in measurements.machine()
     rows = list(csv.DictReader(path.open()))
     assert [row["median_ms"] for row in rows] == ["1.5", "2.5"]
     assert f"torch={torch.__version__}" in rows[0]["versions"]
@@ -133,9 +133,9 @@ class TestGPUBenchmark:
         assert "met: 600 x (goal 500 x) SciPy" in scipy
 
     def test_attention(self, gpu, monkeypatch, tmp_path):
-        import results
+        import measurements
 
-        monkeypatch.setattr(results, "HERE", tmp_path)
+        monkeypatch.setattr(measurements, "HERE", tmp_path)
         rivals = ("eager", "SDPA", "FlexAttention")
         goals = {"eager": 50, "torch.compile": 10}
         workload = gpu.Workload("3 molecules", 2, 8, 3, rivals=rivals, goals=goals)
@@ -151,7 +151,7 @@ class TestGPUBenchmark:
         assert list(forward) == ["ours", "eager", "SDPA, bias ready-built", *gpu.FLEX]
         assert all(row["median_us"] for row in forward.values())
         assert float(forward["ours"]["of_floor"]) > 0
-        path = results.append_gpu("NVIDIA Nothing", "coattention", rows)
+        path = measurements.append_gpu("NVIDIA Nothing", "coattention", rows)
         assert path == tmp_path / "results" / "nvidia-nothing" / "coattention.csv"
         assert len(path.read_text().splitlines()) == len(rows) + 1
         assert any(
@@ -193,9 +193,9 @@ class TestGPUBenchmark:
         assert notes[4] == ("SDPA, bias ready-built", "", True)
 
     def test_a_part_that_ends_early_keeps_its_rows(self, gpu, monkeypatch, tmp_path, capsys):
-        import results
+        import measurements
 
-        monkeypatch.setattr(results, "HERE", tmp_path)
+        monkeypatch.setattr(measurements, "HERE", tmp_path)
         row = {"workload": "w, forward", "rival": "ours", "median_us": "2", "note": "", "rounds": 1}
         line = f"print({gpu.MARK!r} + {json.dumps([row])!r}, flush=True)"
         ends = {
@@ -214,7 +214,7 @@ class TestGPUBenchmark:
         assert "H=32, d=24: ended early, with exit code -6" in out
         assert "H=8, d=64: ended early, with exit code -9" in out
         assert "noise" in out
-        path = results.gpu_path("NVIDIA Nothing", "coattention")
+        path = measurements.gpu_path("NVIDIA Nothing", "coattention")
         assert len(path.read_text().splitlines()) == 1 + 4
 
     def test_sdpa_copies_no_bias(self, gpu):
