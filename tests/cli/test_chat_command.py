@@ -91,6 +91,8 @@ def test_an_interrupt_at_the_prompt_is_130(run):
         stdout=subprocess.PIPE,
         stderr=terminal,
         text=True,
+        # Tests run in the background of a script ignore interrupts; children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(terminal)
 
