@@ -159,6 +159,7 @@ def test_resuming_after_5_of_10_steps_gives_the_same_bits(run, stage, tmp_path):
 def test_tuning_on_smiles_needs_a_language_model_alone(run, tmp_path):
     """The baseline: LoRA alone trains, the merged model reads SMILES as text and nothing else."""
     options = ["--init_from=null", "--projector_learning_rate=null", "--molecules_as=smiles"]
+    options += ["--relation_rates.hop_bias=1", "--relation_rates.radial=1"]
     options += ["--llm", str(run.folder / "tiny_lm" / "final"), "--max_steps=2"]
     final = stages.train(run.recipe("stage2", tmp_path / "tuned", *options))
     assert not (tmp_path / "tuned" / "adapter").exists()  # it would name no base
