@@ -12,7 +12,7 @@ STEPS = 50
 OPTIONS = (
     *(f"--max_steps={STEPS}", "--save_strategy=no", "--per_device_train_batch_size=4"),
     *("--learning_rate=5e-4", "--facts_weight=0"),
-    # One rate for all, as when the yardstick was chosen. At the demo's rates of Φ the test passed on
+    # One rate for all, as when the yardstick was chosen. At the demo's rates of Φ it passed on
     # two threads and missed on one, for no known reason (1.78e-4 against 1.64e-4 at step 10).
     *("--relation_rates.hop_bias=1", "--relation_rates.radial=1"),
 )
