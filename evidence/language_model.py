@@ -159,7 +159,9 @@ def _trained(run: Run, place: Workplace, data: PreparedData, folder: Path) -> tu
         aligned = load_recipe(
             configs / "stage1.yaml", [*common, *first, f"--output={folder / 'stage1'}"]
         )
-        start = train(aligned, resume=True)
+        # Both readers with soft tokens begin at this stage, and they may run side by side.
+        with FileLock(f"{folder}.lock"):
+            start = train(aligned, resume=True)
         if run["reader"] == FROZEN:
             return start, aligned.training["max_steps"]
         options = [*common, *second, f"--output={folder / 'stage2'}", f"--init_from={start}"]

@@ -1,12 +1,18 @@
 """What the rows of `language_model` say: who is better, by intervals that do not overlap."""
 
 import datetime
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from collamo.evaluation.examine.reliance import MODEL, WRONG_MOLECULE
 from collamo.evaluation.examine.verdicts import MOST_COMMON
-from evidence.language_model import FROZEN, SMILES, SOFT_TOKENS, report, runs, scores_of
+from collamo.training import stages
+from evidence.claim import Workplace
+from evidence.language_model import FROZEN, SMILES, SOFT_TOKENS, _trained, report, runs, scores_of
 from evidence.ledger import Ledger
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -66,3 +72,28 @@ def test_a_deadline_cuts_qm9_first(size):
     sources = [run["source"] for run in runs(size)]
     assert sources == sorted(sources)
     assert {run["reader"] for run in runs(size)[:3]} == {FROZEN, SOFT_TOKENS, SMILES}
+
+
+def test_readers_that_begin_with_the_same_stage_take_turns(tmp_path, monkeypatch):
+    """Of two runs side by side one trains the first stage, and the other waits for it."""
+    at_work, side_by_side = [], []
+
+    def slow(recipe, *, resume=False):
+        at_work.append(recipe.output)
+        time.sleep(0.1)
+        side_by_side.append(at_work.count(recipe.output))
+        at_work.remove(recipe.output)
+        return Path(recipe.output) / "final"
+
+    monkeypatch.setattr(stages, "train", slow)
+    place, data = Workplace("cpu", "cpu", tmp_path), SimpleNamespace(folder=tmp_path / "data")
+    with ThreadPoolExecutor() as pool:
+        trainings = [
+            pool.submit(
+                *(_trained, {"source": "NCI", "reader": reader, "seed": 0}),
+                *(place, data, tmp_path / "new" / "run"),
+            )
+            for reader in (FROZEN, SOFT_TOKENS)
+        ]
+    assert [training.result()[0].parent.name for training in trainings] == ["stage1", "stage2"]
+    assert side_by_side == [1, 1, 1]  # the first stage twice, the second once
