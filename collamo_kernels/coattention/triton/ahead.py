@@ -192,7 +192,9 @@ def shipped_on_pairs() -> Iterator[Program]:
             yield Program(f"add_up, {name}", table_gradients.add_up, RADIAL.warps, constants)
     constants = {"PAIRS": PAIRS.pairs}
     yield Program("build", on_pairs.build, PAIRS.warps, constants, torch.bfloat16)
-    yield Program("du", on_pairs.slope, PAIRS.warps, {"ADD": True, "PAIRS": 128})
+    yield Program(
+        "du", on_pairs.slope, PAIRS.warps, {"ADD": True, "PAIRS": 128, "COLUMN": PAIRS.heads}
+    )
 
 
 def _radial_build(

@@ -53,10 +53,10 @@ def fake_bias(*arguments: Any) -> tuple[Tensor, ...]:
 def run_bias_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients in the order of `LEARNED`; one that is not asked for has the shape [0]."""
     located, phi = _of_backward_operator(arguments)
-    phi_requested, grad = phi.read_of(Learned(*requested)), grad.contiguous()
+    phi_requested = phi.read_of(Learned(*requested))
     terms = phi_terms.logit_terms(phi, located)
     counters = launch.counters(terms, grad, len(grad)).zero_()
-    rounds = [(slice(0, len(grad)), grad)]
+    rounds = [(slice(0, len(grad)), grad.t().contiguous())]
     gradients = phi_terms.gradients_of(phi, located, terms, phi_requested, counters, rounds)
     return phi_terms.results(phi, gradients, phi_requested, grad)
 

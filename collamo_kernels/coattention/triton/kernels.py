@@ -63,7 +63,7 @@ class Gradients(NamedTuple):
     dq: Tensor
     dk: Tensor
     dv: Tensor
-    ds: Tensor | None  # [group, pairs]: dL/dlogits
+    ds: Tensor | None  # [pairs, group]: dL/dlogits, those of a pair side by side
     dbias: Tensor | None
     dsink: Tensor | None  # [atoms, H]: what each row sends back
     counters: Tensor | None  # of `table_gradients.add_up`, to be set to 0
@@ -437,14 +437,16 @@ def _delta(out, g, result, i, t, query, HEAD: tl.constexpr, WIDTH: tl.constexpr)
 
 @triton.jit
 def _store_pairs(
-    ds, i, j, gradients: Gradients, dbias_b, dbias_h, position: Position, PACKED: tl.constexpr
+    ds, i, j, gradients: Gradients, dbias_b, dbias_h, group, position: Position,
+    PACKED: tl.constexpr,
 ):  # fmt: skip
     """Write dL/dlogits [i, j]: for the gradients of tables, and as that of the dense bias."""
-    molecule, _start, n, pair, pairs, head, local = position
+    molecule, _start, n, pair, _pairs, head, local = position
     inside = i[:, None] * n + j[None, :]
     stored = (i < n)[:, None] & (j < n)[None, :]
     if gradients.ds is not None:
-        place = gradients.ds + local.to(tl.int64) * pairs + pair + inside
+        # A round has many heads or many pairs, never so many of both that this passes 2^31.
+        place = gradients.ds + pair * group + local + inside * group
         tl.store(place, ds, mask=stored)
     if gradients.dbias is not None:
         dbias = gradients.dbias
@@ -547,7 +549,7 @@ def differentiate(
             ds = p * (dp - delta[:, None])
             if SINGLE:
                 _store_sinks(delta, i, query, position, results, terms, heads, gradients.dsink)
-            _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, position, PACKED)
+            _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, group, position, PACKED)
             dv += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
             dk += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
             if half == 0:
@@ -615,7 +617,7 @@ def differentiate_tile(
         delta = _delta(results.out, g, result, i, out_t, query, HEAD, WIDTH)
         ds = p * (dp - delta[:, None])
         if as_keys:
-            _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, position, PACKED)
+            _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, group, position, PACKED)
             dv += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)
             dk += tl.dot(tl.trans(ds.to(x.dtype)), x, input_precision=PRECISION)
         else:

@@ -104,7 +104,7 @@ def _backward_rounds(
     dbias_b, dbias_h = (0, 0) if dbias is None else _bias_strides(dbias, molecules.packed)[:2]
     for heads in rounds_of(q.shape[1], molecules.pairs, kept or inputs.terms.exact is not None):
         count = heads.stop - heads.start
-        ds = q.new_empty((count, molecules.pairs), dtype=torch.float32) if kept else None
+        ds = q.new_empty((molecules.pairs, count), dtype=torch.float32) if kept else None
         kernel[(programs * count, ways)](
             *(projections, results, gradients._replace(ds=ds)),
             terms=inputs.terms.of_heads(heads),

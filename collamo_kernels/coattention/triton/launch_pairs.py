@@ -132,7 +132,7 @@ def sum_up(
     Into `layers`, the parameters of the radial function, goes what the exact Φ3d of these heads
     sends back (0 where the table fits), on top of what is there if `add`. The `counters` must be 0.
     """
-    group, pairs = ds.shape
+    pairs, group = ds.shape
     chunks, columns = triton.cdiv(pairs, PAIRS.chunk), triton.cdiv(group, PAIRS.heads)
     sizes = _slices(terms, group)  # of fewer heads than the counters are for, in rounds
     segments, hop_counters, cell_counters, layer_counters = counters[: sum(sizes)].split(sizes)
@@ -180,13 +180,14 @@ def _sum_build(add: bool) -> table_gradients.SumBuild:
 
 def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | None) -> Tensor:
     """du ``[pairs]``: what dL/dlogits of these heads send back to u, on top of `du`."""
-    group, pairs = ds.shape
+    pairs, group = ds.shape
     out = coefficients.new_empty(pairs) if du is None else du  # ds may be float16
     kernels.slope[(triton.cdiv(pairs, 128),)](
         *(ds, terms.spot, coefficients, terms.fits, out),
         *(pairs, group, terms.cells),
         ADD=du is not None,
         PAIRS=128,
+        COLUMN=PAIRS.heads,
         num_warps=PAIRS.warps,
         enable_fp_fusion=FUSION,
     )

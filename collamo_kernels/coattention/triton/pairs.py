@@ -197,22 +197,26 @@ def build(
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def slope(
-    ds, spot, coefficients, fits, du, pairs, group, cells, ADD: tl.constexpr, PAIRS: tl.constexpr
+    ds, spot, coefficients, fits, du, pairs, group, cells,
+    ADD: tl.constexpr, PAIRS: tl.constexpr, COLUMN: tl.constexpr,
 ):  # fmt: skip
-    """``du[p] (+)= Σ_h ds[h, p]·dΦ3d_h/du``, by the table of the derivative."""
+    """``du[p] (+)= Σ_h ds[p, h]·dΦ3d_h/du``, by the table of the derivative."""
     p = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    live = p < pairs
     place = tl.load(spot + tl.minimum(p, pairs - 1))[:, None]
     entry, x = entry_of(place), fraction_of(place)
-    total = tl.zeros((PAIRS, 1), tl.float32)
-    if ADD:
-        total = tl.load(du + p, mask=p < pairs, other=0.0)[:, None]
+    total = tl.zeros((PAIRS, COLUMN), tl.float32)
     if tl.load(fits) != 0:
-        for _ in range(group):
-            weight = tl.load(ds + p, mask=p < pairs, other=0.0)[:, None]
-            total += polynomial(coefficients, entry, x) * weight
-            coefficients += (cells + 1) * 4
-            ds += pairs
-    tl.store(du + p, tl.sum(total, 1), mask=p < pairs)
+        for first in range(0, group, COLUMN):
+            h = first + tl.arange(0, COLUMN)
+            shown = live[:, None] & (h < group)[None, :]
+            weight = tl.load(ds + p[:, None] * group + h[None, :], mask=shown, other=0.0)
+            of_head = (tl.minimum(h, group - 1) * ((cells + 1) * 4))[None, :]
+            total += polynomial(coefficients, entry + of_head, x) * weight
+    sums = tl.sum(total, 1)
+    if ADD:
+        sums += tl.load(du + p, mask=live, other=0.0)
+    tl.store(du + p, sums, mask=live)
 
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)

@@ -110,7 +110,7 @@ def _add_up_hops(
     s = _hop_column(keys, t, pairs, buckets)
     starts = live & ((local == 0) | (s != _hop_column(keys, t - 1, pairs, buckets)))
     ends = live & (last | (s != _hop_column(keys, t + 1, pairs, buckets)))
-    x = _cotangents(ds, p, h, live, group, pairs)
+    x = _cotangents(ds, p, h, live, group)
     _store_runs(parts, x, s, starts, ends, chunk, h, group, size)
 
 
@@ -137,7 +137,7 @@ def _add_up_cells(
     tl.store(segments + cells + s, t + 1, mask=live & old & (s < cells))
     starts = live & ((local == 0) | new)
     ends = live & (last | old)
-    x = _cotangents(ds, p, h, live, group, pairs)
+    x = _cotangents(ds, p, h, live, group)
     f = fraction_of(tl.load(spot + p, mask=live, other=0))[:, None]
     right = f * f * (3.0 - 2.0 * f)
     step = 2 * size * group
@@ -150,9 +150,9 @@ def _add_up_cells(
 
 
 @triton.jit
-def _cotangents(ds, p, h, live, group, pairs):
-    """dL/dlogits of sorted pairs ``[t, h]`` from ``ds [h, pairs]``."""
-    place = ds + h[None, :].to(tl.int64) * pairs + p[:, None]
+def _cotangents(ds, p, h, live, group):
+    """dL/dlogits of sorted pairs ``[t, h]`` from ``ds [pairs, group]``."""
+    place = ds + p[:, None] * group + h[None, :]
     mask = live[:, None] & (h < group)[None, :]
     return tl.load(place, mask=mask, other=0.0).to(tl.float32)
 
@@ -338,8 +338,8 @@ def add_up(
     first_head, programs, slices, size, sum_build: tl.constexpr, build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the hop table ``[H, S]``, of the radial table's rows ``[C + 1, 2, H]``, and of
-    the radial function's parameters, added to what they are if `ADD`, from dL/dlogits ``ds [group,
-    pairs]``.
+    the radial function's parameters, added to what they are if `ADD`, from dL/dlogits ``ds [pairs,
+    group]``.
 
     First come programs for the hop table, a chunk of pairs and `COLUMN` heads each, then likewise
     for the radial table; the last are for the exact Φ3d: `add_parts`. Of those two kinds, one

@@ -451,7 +451,7 @@ def evaluate(
 def pull_back(
     ds, u, fits, function: Function, du, pairs, first_head, group, build: tl.constexpr
 ):  # fmt: skip
-    """``du[p] += Σ_h ds[h, p]·dΦ3d_h/du`` over the same heads, likewise."""
+    """``du[p] += Σ_h ds[p, h]·dΦ3d_h/du`` over the same heads, likewise."""
     if tl.load(fits) != 0:
         return
     PLACES: tl.constexpr = build.PLACES
@@ -462,7 +462,7 @@ def pull_back(
         x = tl.load(u + p, mask=p < pairs, other=float("inf"))
         _y, slope, _curvature = _evaluate(x, function, h, 2, build)
         shown = (x != float("inf"))[:, None] & ((local >= 0) & (local < group))[None, :]
-        place = ds + local[None, :].to(tl.int64) * pairs + p[:, None]
+        place = ds + p[:, None].to(tl.int64) * group + local[None, :]
         g = tl.load(place, mask=shown, other=0.0).to(tl.float32)
         before = tl.load(du + p, mask=p < pairs, other=0.0)
         tl.store(du + p, before + tl.sum(g * slope, 1), mask=p < pairs)
@@ -532,8 +532,8 @@ def add_parts(
 ):  # fmt: skip
     """Gradients of `layers` from every `programs`-th tile of places, a row of ``parts`` each.
 
-    Cotangents are ``grad [places, 2, H]`` of a table's values and slopes (`TABLE`), or ``[group,
-    pairs]`` of the exact Φ3d of some heads. A program takes `SLICE` units of the first layer (its
+    Cotangents are ``grad [places, 2, H]`` of a table's values and slopes (`TABLE`), or ``[pairs,
+    group]`` of the exact Φ3d of some heads. A program takes `SLICE` units of the first layer (its
     `part` of `slices`) and `CHUNK` Gaussians; all it does is linear in that share. A row is like
     `layers`, but dμ and ds have a line per slice, ``[2, slices, K]``.
     """
@@ -560,7 +560,7 @@ def add_parts(
             x = tl.load(u + p, mask=p < places, other=float("inf"))
             shown = (x != float("inf"))[:, None]
             out = h if MLP else j
-            da0, da1 = _cotangents(grad, p, out, shown, pairs, first_head, group, heads, TABLE)
+            da0, da1 = _cotangents(grad, p, out, shown, first_head, group, heads, TABLE)
             if MLP:
                 da0, da1, dlast, dlast_bias = _through_head(
                     x, da0, da1, function, h, j, dlast, dlast_bias, TABLE, CHUNK
@@ -607,7 +607,7 @@ def _store_matrix(to, x, row, column, rows, columns):
 
 @triton.jit
 def _cotangents(
-    grad, p, h, shown, pairs, first_head, group, heads, TABLE: tl.constexpr
+    grad, p, h, shown, first_head, group, heads, TABLE: tl.constexpr
 ):  # fmt: skip
     """dL/dvalue and, of a table, dL/dslope ``[p, h]``; 0 of heads that are not there."""
     if TABLE:
@@ -618,7 +618,7 @@ def _cotangents(
     else:
         local = h - first_head
         mask = shown & ((local >= 0) & (local < group))[None, :]
-        place = grad + local[None, :].to(tl.int64) * pairs + p[:, None]
+        place = grad + p[:, None].to(tl.int64) * group + local[None, :]
         g0 = tl.load(place, mask=mask, other=0.0).to(tl.float32)
         g1 = g0
     return g0, g1
