@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
 
 from collamo_kernels.checks import check_tensors
 from collamo_kernels.coattention.api import checked, checked_relations, coattention
 from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.cross import cross_attention
+from collamo_kernels.coattention.masks import as_bias, check_masks, without_padding_atoms
 from collamo_kernels.coattention.reference import attention_weights
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
@@ -22,6 +25,11 @@ SINK_RANGE = 0.0, 3.0
 
 class CoAttention(nn.Module):
     """Multi-head attention over atoms, biased by their bonds and distances.
+
+    It stands where nn.MultiheadAttention does: masks, other keys and values, keys of another
+    length, input without a batch. What differs: molecules come first (``batch_first``), key and
+    value are given by name and default to x, padding comes back as 0, and weights are returned
+    only where asked for, of every head.
 
     Parameters of the layer (names are part of the saved state and will stay): ``query``, ``key``,
     ``value``, ``output`` (``nn.Linear(C, C)``; not ``q_proj`` …, so that a LoRA recipe for a
@@ -45,6 +53,13 @@ class CoAttention(nn.Module):
     sink
         Whether each head learns a sink, so that the layer can count tokens and not only average
         them (see `coattention`). Ours, and off: the paper's softmax is plain.
+    bias
+        Whether the four linear layers add one, as in nn.MultiheadAttention.
+    batch_first
+        ``[B, N, C]``; False takes and returns ``[N, B, C]``, nn.MultiheadAttention's default.
+        Relations, masks and weights have the batch first either way.
+    device, dtype
+        Of the parameters.
 
     Examples
     --------
@@ -63,6 +78,10 @@ class CoAttention(nn.Module):
         radial: str | nn.Module | None = "gaussian",
         dropout: float = 0.0,
         sink: bool = False,
+        bias: bool = True,
+        batch_first: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
@@ -75,21 +94,44 @@ class CoAttention(nn.Module):
         if isinstance(radial, str) and radial != "gaussian":
             raise ValueError(f"radial is {radial!r}; use 'gaussian', None or a module")
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
-        self.query = nn.Linear(embed_dim, embed_dim)
-        self.key = nn.Linear(embed_dim, embed_dim)
-        self.value = nn.Linear(embed_dim, embed_dim)
-        self.output = nn.Linear(embed_dim, embed_dim)
-        table = torch.randn(num_heads, hop_buckets) * HOP_BIAS_STD if hop_buckets else None
-        self.hop_bias = None if table is None else nn.Parameter(table)
-        self.radial = GaussianRadial(num_heads) if isinstance(radial, str) else radial
-        self.sink = nn.Parameter(torch.linspace(*SINK_RANGE, num_heads)) if sink else None
+        self.batch_first = batch_first
+        self.query = nn.Linear(embed_dim, embed_dim, bias, device, dtype)
+        self.key = nn.Linear(embed_dim, embed_dim, bias, device, dtype)
+        self.value = nn.Linear(embed_dim, embed_dim, bias, device, dtype)
+        self.output = nn.Linear(embed_dim, embed_dim, bias, device, dtype)
+        self.hop_bias = self.sink = None
+        if hop_buckets:
+            table = torch.randn(num_heads, hop_buckets, device=device, dtype=dtype)
+            self.hop_bias = nn.Parameter(table * HOP_BIAS_STD)
+        if isinstance(radial, str):
+            radial = GaussianRadial(num_heads).to(device=device, dtype=dtype)
+        self.radial: nn.Module | None = radial
+        if sink:
+            logits = torch.linspace(*SINK_RANGE, num_heads, device=device, dtype=dtype)
+            self.sink = nn.Parameter(logits)
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, a radial module's too where it can; after ``to_empty``."""
+        for layer in (self.query, self.key, self.value, self.output):
+            layer.reset_parameters()
+        if self.hop_bias is not None:
+            init.normal_(self.hop_bias, std=HOP_BIAS_STD)
+        if self.sink is not None:
+            with torch.no_grad():
+                self.sink.copy_(torch.linspace(*SINK_RANGE, self.num_heads))
+        reset = getattr(self.radial, "reset_parameters", None)
+        if reset is not None:
+            reset()
 
     def forward(
         self,
         x: Tensor,
         relations: Relations | None = None,
-        *,
-        key_value: Tensor | None = None,
+        *unnamed: object,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         need_weights: bool = False,
         hop_bias: Tensor | None = None,
         radial: Callable[..., Tensor] | None = None,
@@ -100,12 +142,23 @@ class CoAttention(nn.Module):
         Parameters
         ----------
         x
-            ``[B, N, C]``, or packed ``[T, C]`` with ``relations.cu_seqlens``.
+            ``[B, N, C]``, or packed ``[T, C]`` with ``relations.cu_seqlens``, or ``[N, C]``, one
+            molecule alone: then masks and relations are those of a batch of one.
         relations
-            See `Relations`; None is plain attention over all N positions.
-        key_value
-            Another view of the same atoms, of x's shape, to take keys and values from; None takes
-            x.
+            See `Relations`; None is plain attention over all positions.
+        *unnamed
+            Nothing: what follows has to be named.
+        key, value
+            What keys and values are made from; key defaults to x, value to key. With relations
+            another view of the same atoms, of x's shape. Without, ``[B, M, C]`` of any M: plain
+            cross-attention, which PyTorch runs.
+        key_padding_mask
+            ``[B, M]`` as in nn.MultiheadAttention: bool, True is left out, or floating point that
+            is added. With a bool mask x itself is padded there as well, unless there is a key
+            without relations: those rows come back as 0, whatever stands in them.
+        attn_mask
+            ``[N, M]`` or ``[B·H, N, M]`` as in nn.MultiheadAttention: bool, True is left out, or
+            floating point, which is added and gets a gradient. Not packed: that takes `bias`.
         need_weights
             Also return the attention map, before dropout (it is built by the definition, at N²
             memory). Its rows sum to 1; with a sink to less, as the sink's own weight is left out.
@@ -113,38 +166,66 @@ class CoAttention(nn.Module):
             Φ2d and Φ3d owned by the caller, for layers that share them; only where the layer has
             none of its own.
         bias
-            Dense ``[B, H, N, N]``, packed ``[H, Σ N_b²]``, on top: a pair representation, or Φ
+            Dense ``[B, H, N, M]``, packed ``[H, Σ N_b²]``, on top: a pair representation, or Φ
             from `share_bias`.
 
         Returns
         -------
         Tensor or (Tensor, Tensor)
-            y of x's shape, 0 in the padding; with `need_weights` also ``[B, H, N, N]``, packed
-            ``[H, Σ N_b²]``.
+            y of x's shape, 0 in the padding; with `need_weights` also ``[B, H, N, M]``, packed
+            ``[H, Σ N_b²]``, of one molecule alone ``[H, N, M]``.
+
+        Raises
+        ------
+        TypeError
+            A third argument without a name.
+        ValueError
+            A wrong shape, dtype or device; the message names the argument and the fix.
         """
+        _refuse_unnamed(unnamed)
         relations = checked_relations(relations)
-        self._check(x, key_value, relations)
         _check_one_owner("hop_bias", self.hop_bias, hop_bias)
         _check_one_owner("radial", self.radial, radial)
+        check_tensors(x=x, key=key, value=value, bias=bias)
+        alone = x.dim() == 2 and not relations.packed
+        if not relations.packed:
+            x = self._to_batch(x, alone)
+            key = None if key is None else self._to_batch(key, alone)
+            value = None if value is None else self._to_batch(value, alone)
+            bias = bias[None] if alone and bias is not None and bias.dim() == 3 else bias
+        self._check(x, key, value, relations)
+        if key_padding_mask is not None or attn_mask is not None:
+            masks = key_padding_mask, attn_mask
+            relations, bias = self._masked(x, key, relations, bias, *masks)
+        apart = key is not None and relations.device is None
+        x = _without_padding(x, relations.valid)
+        key = x if key is None else _without_padding(key, relations.valid)
+        value = key if value is None else _without_padding(value, relations.valid)
+        q, k, v = map(self._heads, (self.query(x), self.key(key), self.value(value)))
+        dropout_p = self.dropout if self.training else 0.0
         hop_bias = self.hop_bias if hop_bias is None else hop_bias
         radial = self.radial if radial is None else radial
-        x = _without_padding(x, relations.valid)
-        source = x if key_value is None else _without_padding(key_value, relations.valid)
-        q, k, v = map(self._heads, (self.query(x), self.key(source), self.value(source)))
-        dropout_p = self.dropout if self.training else 0.0
-        attended = coattention(
-            *(q, k, v),
-            relations=relations,
-            hop_bias=hop_bias,
-            radial=radial,
-            bias=bias,
-            sink=self.sink,
-            dropout_p=dropout_p,
-        )
+        if apart:
+            attended = cross_attention(q, k, v, bias, self.sink, dropout_p)
+        else:
+            attended = coattention(
+                *(q, k, v),
+                relations=relations,
+                hop_bias=hop_bias,
+                radial=radial,
+                bias=bias,
+                sink=self.sink,
+                dropout_p=dropout_p,
+            )
         y = _without_padding(self.output(self._merge(attended)), relations.valid)
+        y = y if relations.packed else self._from_batch(y, alone)
         if not need_weights:
             return y
-        return y, _weights(checked(q, k, k, relations, hop_bias, radial, bias, self.sink))
+        if apart:
+            weights = attention_weights(q, k, relations, bias=bias, sink=self.sink)
+        else:
+            weights = _weights(checked(q, k, k, relations, hop_bias, radial, bias, self.sink))
+        return y, weights[0] if alone else weights
 
     def extra_repr(self) -> str:
         """Name the options in ``print(module)``."""
@@ -152,17 +233,69 @@ class CoAttention(nn.Module):
         options = f"hop_buckets={buckets}, dropout={self.dropout}, sink={self.sink is not None}"
         return f"{self.embed_dim}, {self.num_heads}, {options}"
 
-    def _check(self, x: Tensor, key_value: Tensor | None, relations: Relations) -> None:
-        check_tensors(x=x, key_value=key_value)
+    def _to_batch(self, x: Tensor, alone: bool) -> Tensor:
+        """``[N, C]`` of one alone, ``[B, N, C]`` or ``[N, B, C]`` → ``[B, N, C]``."""
+        if alone:
+            return x[None]
+        return x if self.batch_first or x.dim() != 3 else x.transpose(0, 1)
+
+    def _from_batch(self, y: Tensor, alone: bool) -> Tensor:
+        if alone:
+            return y[0]
+        return y if self.batch_first else y.transpose(0, 1)
+
+    def _masked(
+        self,
+        x: Tensor,
+        key: Tensor | None,
+        relations: Relations,
+        bias: Tensor | None,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+    ) -> tuple[Relations, Tensor | None]:
+        """Turn masks into what the attention takes: atoms that are not valid, and a dense bias."""
+        if relations.packed:
+            raise ValueError(
+                "relations are packed, where nothing is padded and pairs lie in a row; leave "
+                "key_padding_mask out, and give attn_mask as bias [H, P]"
+            )
+        sizes = (
+            x.shape[0],
+            self.num_heads,
+            x.shape[1],
+            x.shape[1] if key is None else key.shape[1],
+        )
+        check_masks(sizes, x.device, key_padding_mask, attn_mask)
+        of_atoms = key is None or relations.device is not None
+        if of_atoms and key_padding_mask is not None and key_padding_mask.dtype == torch.bool:
+            relations = without_padding_atoms(relations, key_padding_mask.view(*x.shape[:2]))
+            key_padding_mask = None
+        mask = as_bias(sizes, key_padding_mask, attn_mask)
+        return relations, mask if bias is None else bias if mask is None else bias + mask
+
+    def _check(
+        self, x: Tensor, key: Tensor | None, value: Tensor | None, relations: Relations
+    ) -> None:
         dims, shape = (2, "[T, C]") if relations.packed else (3, "[B, N, C]")
         if x.dim() != dims or x.shape[-1] != self.embed_dim:
             raise ValueError(
                 f"x has shape {list(x.shape)}; it must be {shape} with C = {self.embed_dim}"
             )
-        if key_value is not None and key_value.shape != x.shape:
+        if value is not None and (key is None or value.shape != key.shape):
+            needed = "a key as well" if key is None else f"the shape of key, {list(key.shape)}"
+            raise ValueError(f"value has shape {list(value.shape)}; it needs {needed}")
+        if key is None or key.shape == x.shape:
+            return
+        if relations.device is not None:
             raise ValueError(
-                f"key_value has shape {list(key_value.shape)}; "
-                f"it must be that of x, {list(x.shape)}, another view of the same atoms"
+                f"key has shape {list(key.shape)}; with relations it must be that of x, "
+                f"{list(x.shape)}, another view of the same atoms: leave relations out to attend "
+                "to other ones"
+            )
+        if key.dim() != 3 or (key.shape[0], key.shape[2]) != (x.shape[0], x.shape[2]):
+            raise ValueError(
+                f"key has shape {list(key.shape)}; it must be [B, M, C] with "
+                f"B = {x.shape[0]} and C = {x.shape[2]}"
             )
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -172,6 +305,15 @@ class CoAttention(nn.Module):
 
     def _merge(self, x: Tensor) -> Tensor:
         return (x.transpose(1, 2) if x.dim() == 4 else x).flatten(-2)
+
+
+def _refuse_unnamed(unnamed: tuple[object, ...]) -> None:
+    if unnamed:
+        raise TypeError(
+            f"the third argument is a {type(unnamed[0]).__name__} without a name; CoAttention "
+            "takes (x, relations), and all else by name: key=, value=, key_padding_mask=, "
+            "attn_mask=, bias= (query, key, value of nn.MultiheadAttention are x, key=, value=)"
+        )
 
 
 def _check_one_owner(name: str, own: object, shared: object) -> None:

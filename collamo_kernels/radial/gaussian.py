@@ -107,9 +107,31 @@ class GaussianRadial(nn.Module):
             self.mu = nn.Parameter(torch.empty(shape).uniform_(0, INITIAL_RANGE))
             self.sigma = nn.Parameter(torch.empty(shape).uniform_(0, INITIAL_RANGE))
             return
-        centres = torch.linspace(0, FIXED_GRID_END, self.num_gaussians)
-        self.register_buffer("mu", centres)
-        self.register_buffer("sigma", torch.full(shape, float(centres[1] - centres[0])))
+        centres, width = self._fixed_grid()
+        self.register_buffer("mu", centres.to(torch.get_default_device()))
+        self.register_buffer("sigma", torch.full(shape, width))
+
+    def _fixed_grid(self) -> tuple[Tensor, float]:
+        """Centres and their distance, Å, on the CPU: there are none to read on device meta."""
+        centres = torch.linspace(0, FIXED_GRID_END, self.num_gaussians, device="cpu")
+        return centres, float(centres[1] - centres[0])
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, and lay a fixed grid again; after ``to_empty``."""
+        with torch.no_grad():
+            if self.grid == "learned":
+                self.mu.uniform_(0, INITIAL_RANGE)
+                self.sigma.uniform_(0, INITIAL_RANGE)
+            else:
+                centres, width = self._fixed_grid()
+                self.mu.copy_(centres)
+                self.sigma.fill_(width)
+            if self.gamma is not None and self.beta is not None:
+                self.gamma.fill_(1.0)
+                self.beta.fill_(0.0)
+        for layer in self.head.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
 
     def extra_repr(self) -> str:
         """Name the options in ``print(module)``."""

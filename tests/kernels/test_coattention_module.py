@@ -49,17 +49,173 @@ def test_state_names_are_stable(batch):
     assert set(with_sink.state_dict()) == {*STATE, "sink"}
 
 
-def test_without_relations_it_is_multihead_attention():
-    layer = ck.CoAttention(12, 3).double()
-    torch_layer = nn.MultiheadAttention(12, 3, batch_first=True).double()
+def as_multihead_attention(layer):
+    """nn.MultiheadAttention with the weights of a CoAttention."""
+    torch_layer = nn.MultiheadAttention(
+        *(layer.embed_dim, layer.num_heads, layer.dropout),
+        bias=layer.query.bias is not None,
+        batch_first=layer.batch_first,
+        dtype=layer.query.weight.dtype,
+    )
     with torch.no_grad():
         ours = layer.query, layer.key, layer.value
         torch_layer.in_proj_weight.copy_(torch.cat([x.weight for x in ours]))
-        torch_layer.in_proj_bias.copy_(torch.cat([x.bias for x in ours]))
+        if torch_layer.in_proj_bias is not None:
+            torch_layer.in_proj_bias.copy_(torch.cat([x.bias for x in ours]))
         torch_layer.out_proj.load_state_dict(layer.output.state_dict())
+    return torch_layer
+
+
+def test_without_relations_it_is_multihead_attention():
+    layer = ck.CoAttention(12, 3).double()
+    torch_layer = as_multihead_attention(layer)
     x, other = torch.randn(2, 2, 5, 12, dtype=torch.float64)
     torch.testing.assert_close(layer(x), torch_layer(x, x, x)[0])
-    torch.testing.assert_close(layer(x, key_value=other), torch_layer(x, other, other)[0])
+    torch.testing.assert_close(layer(x, key=other), torch_layer(x, other, other)[0])
+
+
+class TestLikeMultiheadAttention:
+    """What its users have, compared with it, in float64; B = 2, N = 5, M = 7, C = 12, H = 3."""
+
+    X, KEY, VALUE = (torch.randn(2, n, 12, dtype=torch.float64) for n in (5, 7, 7))
+
+    @staticmethod
+    def layers(**options):
+        layer = ck.CoAttention(12, 3, dtype=torch.float64, **options)
+        return layer, as_multihead_attention(layer)
+
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("batch_first", [True, False])
+    def test_other_keys_and_values_of_another_length(self, bias, batch_first):
+        layer, torch_layer = self.layers(bias=bias, batch_first=batch_first)
+        x, key, value = self.X, self.KEY, self.VALUE
+        if not batch_first:
+            x, key, value = (y.transpose(0, 1) for y in (x, key, value))
+        options = {"average_attn_weights": False}
+        expected, attention_map = torch_layer(x, key, value, **options)
+        y, weights = layer(x, key=key, value=value, need_weights=True)
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(weights, attention_map)
+        torch.testing.assert_close(layer(x, key=key), torch_layer(x, key, key)[0])
+        torch.testing.assert_close(layer(x), torch_layer(x, x, x)[0])
+
+    def test_without_a_batch(self):
+        layer, torch_layer = self.layers(batch_first=False)  # of no account without a batch
+        x, key, value = self.X[0], self.KEY[0], self.VALUE[0]
+        torch.testing.assert_close(layer(x), torch_layer(x, x, x)[0])
+        mask, padding = torch.randn(3, 5, 7).double(), torch.arange(7) > 4
+        masks = {"key_padding_mask": padding, "attn_mask": mask}
+        y, weights = layer(x, key=key, value=value, need_weights=True, **masks)
+        float_padding = torch.zeros(7).double().masked_fill(padding, -math.inf)
+        masks |= {"key_padding_mask": float_padding}  # torch warns of a bool one beside a float one
+        expected = torch_layer(x, key, value, average_attn_weights=False, **masks)
+        torch.testing.assert_close((y, weights), expected)
+
+    @pytest.mark.parametrize("per_head", [False, True], ids=["[N, M]", "[B·H, N, M]"])
+    @pytest.mark.parametrize("kind", ["bool", "float"])
+    @pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+    def test_masks(self, kind, per_head, cross):
+        layer, torch_layer = self.layers()
+        keys = self.KEY if cross else self.X
+        m = keys.shape[1]
+        shape = (6, 5, m) if per_head else (5, m)
+        mask = torch.randn(shape, dtype=torch.float64)
+        padding = torch.arange(m) >= torch.tensor([[4], [m]])
+        if kind == "bool":
+            mask = mask > 0.3
+            mask[..., 0] = False
+        else:
+            padding = torch.randn(2, m, dtype=torch.float64).masked_fill(padding, -math.inf)
+        masks = {"key_padding_mask": padding, "attn_mask": mask}
+        key = {"key": keys} if cross else {}
+        y = layer(self.X, **key, **masks)
+        expected = torch_layer(self.X, keys, keys, **masks)[0]
+        if kind == "bool" and not cross:  # then the queries are padding too
+            assert y[0, 4:].abs().max() == 0
+            expected = expected.masked_fill(padding[..., None], 0.0)
+        torch.testing.assert_close(y, expected)
+
+    def test_masks_beside_relations(self, batch):
+        _, relations, place = batch
+        layer = ck.CoAttention(12, 3).double()
+        relations, x = relations.padded(), torch.randn(2, 5, 12).double()
+        mask = torch.randn(5, 5).double().requires_grad_()
+        bare = ck.Relations(relations.hops, relations.coordinates)
+        y = layer(x, bare, key_padding_mask=~place.valid, attn_mask=mask)
+        cotangent = torch.randn_like(y)
+        bias = mask.detach().expand(2, 3, 5, 5).clone().requires_grad_()
+        expected = layer(x, relations, bias=bias)
+        torch.testing.assert_close(y, expected)
+        y.backward(cotangent)
+        expected.backward(cotangent)
+        torch.testing.assert_close(mask.grad, bias.grad.sum((0, 1)))
+        more = torch.zeros(2, 5) > 0
+        more[0, 0] = True
+        left_out = layer(x, relations, key_padding_mask=more)
+        assert left_out[0, 0].abs().max() == 0
+        assert left_out[1, 3:].abs().max() == 0
+        assert left_out[0, 1:].abs().min() > 0
+
+    @pytest.mark.parametrize("kind", ["bool", "float"])
+    def test_nothing_to_attend_to_is_zero_and_no_nan(self, kind):
+        layer = ck.CoAttention(12, 3, bias=False)
+        mask = torch.ones(5, 7) > 0
+        mask[1:] = False
+        mask = mask if kind == "bool" else torch.zeros(5, 7).masked_fill(mask, -math.inf)
+        x, key = self.X.float(), self.KEY.float().requires_grad_()
+        y = layer(x, key=key, attn_mask=mask)
+        assert y[:, 0].abs().max() == 0
+        (gradient,) = torch.autograd.grad(y.sum(), key)
+        assert gradient.isfinite().all()
+
+    def test_a_sink_among_other_keys(self):
+        layer = ck.CoAttention(12, 3, sink=True, dtype=torch.float64)
+        y, weights = layer(self.X, key=self.KEY, value=self.VALUE, need_weights=True)
+        assert weights.sum(-1).max() < 1
+        values = layer.value(self.VALUE).unflatten(-1, (3, 4)).transpose(1, 2)
+        by_hand = layer.output((weights @ values).transpose(1, 2).flatten(-2))
+        torch.testing.assert_close(y, by_hand)
+        masked = layer(self.X, key=self.KEY, attn_mask=torch.zeros(5, 7))
+        torch.testing.assert_close(masked, layer(self.X, key=self.KEY))
+
+    def test_dropout_among_other_keys(self):
+        layer = ck.CoAttention(12, 3, dropout=0.5, dtype=torch.float64)
+        assert not torch.equal(layer(self.X, key=self.KEY), layer(self.X, key=self.KEY))
+        layer.eval()
+        assert torch.equal(layer(self.X, key=self.KEY), layer(self.X, key=self.KEY))
+
+    def test_one_molecule_with_relations(self, batch):
+        _, relations, place = batch
+        layer = ck.CoAttention(12, 3)
+        one = ck.Relations(place.pad_pairs(relations.hops)[:1, :5, :5], torch.randn(1, 5, 3))
+        x = torch.randn(5, 12)
+        y, weights = layer(x, one, need_weights=True, bias=torch.zeros(3, 5, 5))
+        batched, of_batch = layer(x[None], one, need_weights=True)
+        assert torch.equal(y, batched[0])
+        assert torch.equal(weights, of_batch[0])
+
+    def test_the_batch_second_with_relations(self, batch):
+        x, relations, place = batch
+        layer = ck.CoAttention(12, 3)
+        second = ck.CoAttention(12, 3, batch_first=False)
+        second.load_state_dict(layer.state_dict())
+        x, relations = place.pad(x), relations.padded()
+        y = second(x.transpose(0, 1), relations)
+        assert torch.equal(y.transpose(0, 1), layer(x, relations))
+
+    def test_where_and_as_what_its_parameters_are_made(self, batch):
+        x, relations, _ = batch
+        layer = ck.CoAttention(12, 3, sink=True, device="meta", dtype=torch.bfloat16)
+        assert {(str(p.device), p.dtype) for p in layer.parameters()} == {("meta", torch.bfloat16)}
+        layer.to_empty(device="cpu").reset_parameters()
+        assert layer.sink.tolist() == [0.0, 1.5, 3.0]
+        assert 0.01 < layer.hop_bias.float().std() < 0.04
+        assert layer.radial.mu.max() > 1
+        assert layer(x.bfloat16(), relations).isfinite().all()
+        bare = ck.CoAttention(12, 3, bias=False)
+        assert {name for name in bare.state_dict() if name.endswith("bias")} == {
+            *("hop_bias", "radial.head.0.bias", "radial.head.2.bias")
+        }
 
 
 def test_sink_starts_apart_in_every_head_and_is_learned(batch):
@@ -85,7 +241,7 @@ def test_packed_is_padded(batch, sink):
 def test_garbage_in_the_padding_reaches_no_parameter(batch):
     x, relations, place = batch
     layer = ck.CoAttention(12, 3)
-    y = layer(place.pad(x, math.nan), relations.padded(), key_value=place.pad(x, math.inf))
+    y = layer(place.pad(x, math.nan), relations.padded(), key=place.pad(x, math.inf))
     y.backward(torch.randn_like(y))
     assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in (
         layer.query.weight, layer.value.bias, layer.output.weight, layer.hop_bias, layer.radial.mu,
@@ -133,7 +289,7 @@ class TestWeights:
         x, relations, place = batch
         layer = ck.CoAttention(12, 3).double()
         x, other = place.pad(x).double(), place.pad(torch.randn(8, 12)).double()
-        y, weights = layer(x, relations.padded(), key_value=other, need_weights=True)
+        y, weights = layer(x, relations.padded(), key=other, need_weights=True)
         values = layer.value(other).unflatten(-1, (3, 4)).transpose(1, 2)
         by_hand = layer.output((weights @ values).transpose(1, 2).flatten(-2))
         torch.testing.assert_close(y[place.valid], by_hand[place.valid])
@@ -228,5 +384,26 @@ def test_wrong_input_is_named(batch):
         layer(x.tolist(), relations)
     with pytest.raises(ValueError, match="x has shape"):
         layer(x[None], relations)
-    with pytest.raises(ValueError, match="key_value has shape"):
-        layer(x, relations, key_value=x[:-1])
+    with pytest.raises(ValueError, match=r"key has shape \[7, 12\]; with relations it must be"):
+        layer(x, relations, key=x[:-1])
+    with pytest.raises(ValueError, match=r"value has shape .*; it needs a key as well"):
+        layer(x, relations, value=x)
+    with pytest.raises(ValueError, match=r"value has shape .*; it needs the shape of key"):
+        layer(x, relations, key=x, value=x[:-1])
+    with pytest.raises(ValueError, match="relations are packed, where nothing is padded"):
+        layer(x, relations, key_padding_mask=torch.zeros(8) > 0)
+    x = torch.randn(2, 5, 12)
+    with pytest.raises(TypeError, match="the third argument is a Tensor without a name"):
+        layer(x, x, x)
+    with pytest.raises(TypeError, match="the third argument is a Tensor without a name"):
+        layer(x, None, torch.zeros(2, 5) > 0)
+    with pytest.raises(ValueError, match=r"key has shape \[3, 5, 12\]; it must be \[B, M, C\]"):
+        layer(x, key=torch.randn(3, 5, 12))
+    with pytest.raises(ValueError, match=r"key_padding_mask has shape \[5\]; it must be \[2, 5\]"):
+        layer(x, key_padding_mask=torch.zeros(5) > 0)
+    with pytest.raises(ValueError, match=r"attn_mask has shape .*\[5, 5\] or \[6, 5, 5\]"):
+        layer(x, attn_mask=torch.zeros(2, 5, 5))
+    with pytest.raises(ValueError, match=r"attn_mask has dtype torch.int64; it must be bool"):
+        layer(x, attn_mask=torch.zeros(5, 5).long())
+    with pytest.raises(ValueError, match="key_padding_mask is on meta; move it to x's device"):
+        layer(x, key_padding_mask=torch.zeros(2, 5, device="meta") > 0)

@@ -421,3 +421,18 @@ class TestLookup:
 
     def test_nothing(self):
         assert self.cubic().lookup(torch.zeros(0, dtype=torch.float64)).shape == (0, 1)
+
+
+@pytest.mark.parametrize("grid", ["learned", "fixed"])
+def test_made_nowhere_it_can_be_drawn_later(grid):
+    with torch.device("meta"):
+        radial = ck.GaussianRadial(3, grid=grid, pair_types=4)
+    radial.to_empty(device="cpu")
+    radial.reset_parameters()
+    direct = ck.GaussianRadial(3, grid=grid, pair_types=4)
+    for name, value in direct.state_dict().items():
+        if name in ("gamma", "beta") or (grid == "fixed" and name in ("mu", "sigma")):
+            assert torch.equal(radial.state_dict()[name], value), name
+        else:
+            assert radial.state_dict()[name].isfinite().all(), name
+    assert radial.mu.max() == 9 if grid == "fixed" else 1 < radial.mu.max() <= 3
