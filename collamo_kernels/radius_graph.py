@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from collamo_kernels.checks import check_tensors
+from collamo_kernels.checks import check_tensors, hint_at_batch
 from collamo_kernels.relations import check_coordinates
 
 TREE_ABOVE = 512  # atoms; all 262,144 pairs take 1 ms, so that a tree has nothing to save
@@ -108,7 +108,7 @@ def _check(coordinates: Tensor, ptr: Tensor, radius: float) -> None:
     if ends[0] != 0 or ends[-1] != len(coordinates) or ends != sorted(ends):
         raise ValueError(
             f"ptr must rise from 0 to the {len(coordinates)} rows of coordinates; "
-            f"it goes from {ends[0]} to {ends[-1]}"
+            f"it goes from {ends[0]} to {ends[-1]}{hint_at_batch(ptr)}"
         )
     if not radius > 0:  # not "≤": NaN is refused as well
         raise ValueError(f"radius is {radius}; it must be a length above 0, in Å")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from collamo_kernels.checks import check_tensors
+from collamo_kernels.checks import check_tensors, hint_at_batch
 from collamo_kernels.relations import checks
+from collamo_kernels.relations.graphs import PyGData, molecules_of
 from collamo_kernels.relations.layouts import PackedLayout
 from collamo_kernels.relations.once import PREPARED, SOURCES, Kept, state_of, unchanged
 from collamo_kernels.relations.prepared import PreparedRelations
@@ -120,11 +121,46 @@ class Relations(PreparedRelations):
             if len(coordinates) != packed.num_atoms:  # which the device was asked for just once
                 raise ValueError(
                     f"coordinates has {len(coordinates)} rows, but ptr says {packed.num_atoms} "
-                    "atoms; give one row per atom of the batch"
+                    f"atoms; give one row per atom of the batch{hint_at_batch(ptr)}"
                 )
             _set(packed, coordinates=coordinates)
             checks.check_types(packed._fields())
         return packed if layout == "packed" else replace(packed.padded(), hops=hops)
+
+    @classmethod
+    def from_pyg(
+        cls, data: PyGData, has_3d: Tensor | None = None, layout: str = "padded"
+    ) -> Relations:
+        """Build the relations of a PyTorch Geometric batch: hops of its edges, Å of its ``pos``.
+
+        Parameters
+        ----------
+        data
+            A ``Batch``, or one ``Data``, which is a batch of one. Of ``edge_index`` (bonds, both
+            directions) and ``pos`` (Å) either may be missing.
+        has_3d
+            ``[B]`` bool, or None.
+        layout
+            ``"padded"`` or ``"packed"``: the layout of the result. Padded it is that of PyG's
+            ``to_dense_batch``; packed, that of ``data.x``.
+
+        Raises
+        ------
+        ValueError
+            As `from_graphs` does, and where there is neither ``edge_index`` nor ``pos``.
+
+        Examples
+        --------
+        >>> from torch_geometric.data import Batch, Data  # doctest: +SKIP
+        >>> relations = Relations.from_pyg(Batch.from_data_list(molecules))  # doctest: +SKIP
+        """
+        edge_index, coordinates, ptr = molecules_of(data)
+        if edge_index is not None:
+            return cls.from_graphs(edge_index, ptr, coordinates, has_3d, layout)
+        no_edges = ptr.new_empty(2, 0)
+        packed = cls.from_graphs(no_edges, ptr, coordinates, has_3d, "packed")
+        without = replace(packed, hops=None)
+        return without if layout == "packed" else without.padded()
 
     def __repr__(self) -> str:
         """Shapes instead of numbers: a batch has a million of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from collamo_kernels.checks import check_tensors
+from collamo_kernels.checks import check_tensors, hint_at_batch
 from collamo_kernels.shortest_paths.call import ShortestPathsCall
 from collamo_kernels.shortest_paths.constants import MAX_ATOMS
 
@@ -71,7 +71,7 @@ def _check_edges(edge_index: Tensor, ptr: Tensor) -> None:
         at = int(outside.nonzero()[0, 0])
         raise ValueError(
             f"edge_index column {at} is {edge_index[:, at].tolist()}, but ptr says the batch has "
-            f"{atoms} atoms; number atoms from 0 through the whole batch"
+            f"{atoms} atoms; number atoms from 0 through the whole batch{hint_at_batch(ptr)}"
         )
     molecule = torch.searchsorted(ptr.contiguous(), edge_index.contiguous(), right=True) - 1
     crossing = molecule[0] != molecule[1]

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,12 @@ needs_extension = pytest.mark.skipif(why_absent() is not None, reason=str(why_ab
 def a_batch():
     edges, ptr = random_graphs((4, 0, 1, 6), torch.Generator().manual_seed(0), fragments=2)
     return edges, ptr, torch.randn(11, 3), torch.tensor([True, True, False, True])
+
+
+def same(relations, expected):
+    for (name, x), (other, y) in zip(relations._tensors(), expected._tensors(), strict=True):
+        assert name == other
+        assert torch.equal(x, y), name
 
 
 class TestFromGraphs:
@@ -66,6 +73,80 @@ class TestFromGraphs:
         nothing = torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0]), torch.zeros(0, 3)
         assert ck.Relations.from_graphs(*nothing).hops.shape == (0, 0, 0)
         assert ck.Relations.from_graphs(*nothing, layout="packed").max_seqlen == 0
+
+
+class TestFromPyG:
+    """`Data` and `Batch` of torch_geometric, as far as they are read."""
+
+    def one(self, **attributes):
+        return SimpleNamespace(**({"edge_index": None, "pos": None} | attributes))
+
+    @pytest.mark.parametrize("layout", ["padded", "packed"])
+    def test_batch_is_its_graphs(self, layout):
+        edges, ptr, x, has_3d = a_batch()
+        data = self.one(edge_index=edges, ptr=ptr, pos=x, num_nodes=11)
+        same(
+            ck.Relations.from_pyg(data, has_3d, layout),
+            ck.Relations.from_graphs(edges, ptr, x, has_3d, layout),
+        )
+        without = ck.Relations.from_pyg(self.one(edge_index=edges, ptr=ptr, num_nodes=11))
+        assert without.coordinates is None
+
+    def test_one_molecule_has_no_ptr(self):
+        edges, ptr = random_graphs((5,), torch.Generator().manual_seed(0))
+        data = self.one(edge_index=edges, num_nodes=5)
+        same(ck.Relations.from_pyg(data), ck.Relations.from_graphs(edges, ptr))
+
+    def test_molecule_of_each_atom_where_ptr_is_missing(self):
+        edges, ptr = random_graphs((4, 1, 6), torch.Generator().manual_seed(0))
+        molecule = torch.arange(3).repeat_interleave(ptr.diff())
+        data = self.one(edge_index=edges, batch=molecule, num_nodes=11)
+        same(ck.Relations.from_pyg(data), ck.Relations.from_graphs(edges, ptr))
+        with pytest.raises(ValueError, match="batch falls; sort the atoms"):
+            ck.Relations.from_pyg(self.one(edge_index=edges, batch=molecule.flip(0)))
+
+    @pytest.mark.parametrize("layout", ["padded", "packed"])
+    def test_places_without_bonds(self, layout):
+        _, ptr, x, has_3d = a_batch()
+        relations = ck.Relations.from_pyg(self.one(ptr=ptr, pos=x), has_3d, layout)
+        assert relations.hops is None
+        assert torch.equal(relations.padded().coordinates[relations.padded().valid], x)
+        with pytest.raises(ValueError, match="has neither edge_index nor pos"):
+            ck.Relations.from_pyg(self.one(ptr=ptr))
+
+    def test_the_client_itself(self):
+        data = pytest.importorskip("torch_geometric.data")
+        batches = [random_graphs((n,), torch.Generator().manual_seed(n))[0] for n in (4, 1, 6)]
+        positions = [torch.randn(n, 3) for n in (4, 1, 6)]
+        molecules = [
+            data.Data(torch.randn(len(x), 2), edge_index=edges, pos=x)
+            for edges, x in zip(batches, positions, strict=True)
+        ]
+        batch = data.Batch.from_data_list(molecules)
+        relations = ck.Relations.from_pyg(batch)
+        same(relations, ck.Relations.from_graphs(batch.edge_index, batch.ptr, batch.pos))
+        alone = ck.Relations.from_pyg(molecules[2])
+        assert torch.equal(alone.hops[0], relations.hops[2])
+        assert torch.equal(alone.coordinates[0], positions[2])
+        bare = ck.Relations.from_pyg(data.Data(torch.randn(4, 2), edge_index=batches[0]))
+        assert bare.coordinates is None
+
+
+@pytest.mark.parametrize("sizes", [(4, 0, 1, 6), (5,), (3, 3, 3)], ids=str)
+def test_molecule_of_each_atom_in_the_place_of_ptr_is_named(sizes):
+    edges, ptr = random_graphs(sizes, torch.Generator().manual_seed(0))
+    molecule = torch.arange(len(sizes)).repeat_interleave(ptr.diff())
+    molecule = molecule.unique(return_inverse=True)[1]  # PyG does not number what has no atoms
+    hint = "ptr looks like batch.batch, the molecule of each atom: give batch.ptr"
+    with pytest.raises(ValueError, match=hint):
+        ck.Relations.from_graphs(edges, molecule)
+    nothing = torch.zeros(2, 0, dtype=torch.int64)
+    with pytest.raises(ValueError, match=hint):
+        ck.Relations.from_graphs(nothing, molecule, torch.randn(sum(sizes), 3))
+    with pytest.raises(ValueError, match=hint):
+        ck.radius_graph(torch.randn(sum(sizes), 3), molecule, 1.5)
+    with pytest.raises(ValueError, match=r"whole batch$"):  # nothing is guessed of an honest ptr
+        ck.Relations.from_graphs(edges + 100, ptr)
 
 
 def test_pack_undoes_pad():
