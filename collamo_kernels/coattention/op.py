@@ -40,6 +40,7 @@ from collamo_kernels.coattention.arguments import (
 )
 from collamo_kernels.coattention.definition import definition
 from collamo_kernels.coattention.second_derivative import differentiate_twice
+from collamo_kernels.eager import shortened
 from collamo_kernels.extension import why_absent
 
 NO_SECOND_DERIVATIVE = (
@@ -50,9 +51,12 @@ NO_SECOND_DERIVATIVE = (
 
 def attend(arguments: Arguments) -> Tensor:
     """Call the operator."""
-    compiling = torch.compiler.is_compiling()  # a graph has the operator itself
-    run = torch.ops.collamo_kernels.coattention_forward if compiling else Attention.apply
-    return run(*arguments)[0]
+    return call_forward(*arguments)[0]
+
+
+def run_forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """Call the operator, which the extension has where there is one."""
+    return torch.ops.collamo_kernels.coattention_forward(*inputs)
 
 
 # --- shapes ------------------------------------------------------------------------------------
@@ -114,20 +118,7 @@ def differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None
     )
 
 
-class Attention(torch.autograd.Function):
-    """The forward operator with its gradient, for calls that are not compiled.
-
-    The operator has the same gradient by itself, but `torch.library` then reads its whole schema
-    anew for each of 24 arguments: 0.25 ms a call, of 14 for 64 molecules.
-    """
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        """Run the operator."""
-        return torch.ops.collamo_kernels.coattention_forward(*inputs)
-
-    setup_context = staticmethod(keep_forward)
-    backward = staticmethod(differentiate)
+call_forward = shortened(run_forward, run_forward, keep_forward, differentiate)
 
 
 # --- second derivative -------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def _radial_term(
     Nothing is asked of the device: whether the table fits stands there, and the kernels look.
     """
     from collamo_kernels.coattention.triton.phi import RadialTerm
-    from collamo_kernels.radial.triton.op import tabulate
+    from collamo_kernels.radial.triton.op import call_argument, tabulate
 
     if radial.num_heads != heads:
         raise ValueError(f"radial has {radial.num_heads} heads, but q has {heads}")
@@ -191,7 +191,7 @@ def _radial_term(
     u = relations.distances
     if learned or types.rows:
         packed = relations.packed
-        u = torch.ops.collamo_kernels.radial_argument(
+        u = call_argument(
             *(coordinates.float(), affine, u, *types),
             relations.cu_seqlens,
             relations.pair_start if packed else None,

@@ -16,8 +16,7 @@ from collamo_kernels.triton_library import define, keep_nothing, tensors, unname
 
 def build_bias(phi: Phi, dtype: torch.dtype) -> Tensor:
     """Φ2d + Φ3d ``[H, pairs]``."""
-    operator = torch.ops.collamo_kernels.pair_bias
-    return operator(*phi.tensors(), dtype, *phi.numbers())[0]
+    return call_bias(*phi.tensors(), dtype, *phi.numbers())[0]
 
 
 def run_bias(*arguments: Any) -> tuple[Tensor, ...]:
@@ -85,8 +84,7 @@ def differentiate_bias(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | Non
     """Gradients of the builder's inputs, by its backward operator."""
     needed = dict(zip(TENSORS, ctx.needs_input_grad, strict=False))
     requested = [needed[name] for name in LEARNED]
-    operator = torch.ops.collamo_kernels.pair_bias_backward
-    results = operator(grad, requested, *ctx.saved_tensors, *ctx.numbers)
+    results = call_bias_backward(grad, requested, *ctx.saved_tensors, *ctx.numbers)
     gradients = {x: y for x, y in zip(LEARNED, results, strict=True) if needed[x]}
     return *(gradients.get(name) for name in TENSORS), None, *[None] * len(NUMBERS)
 
@@ -99,13 +97,13 @@ def _refuse(ctx: Any, *_: Tensor) -> None:
 
 
 LOCATED = tensors(Located._fields, Located._fields)
-define(
+call_bias = define(
     "pair_bias",
     f"({tensors(TENSORS)}, ScalarType dtype, {phi_terms.NUMBERS_SCHEMA}) -> "
     f"(Tensor bias, {LOCATED})",
     *(run_bias, fake_bias, keep_bias, differentiate_bias),
 )
-define(
+call_bias_backward = define(
     "pair_bias_backward",
     f"(Tensor grad, bool[] requested, {LOCATED}, {tensors(TENSORS)}, {phi_terms.NUMBERS_SCHEMA})"
     f" -> {unnamed_tensors(len(LEARNED))}",

@@ -126,8 +126,7 @@ LEARNED = (*PROJECTIONS, *OPTIONAL)  # in the order of the backward operator's r
 
 def attend(attention: Attention) -> Tensor:
     """Call the attention."""
-    operator = torch.ops.collamo_kernels.coattention_triton_forward
-    return operator(*attention.flattened())[0]
+    return call_forward(*attention.flattened())[0]
 
 
 def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -209,8 +208,7 @@ def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | Non
     inputs = dict(zip(TENSORS, saved[len(ForwardResults._fields) :], strict=True))
     needed = dict(zip(TENSORS, ctx.needs_input_grad, strict=False))
     requested = [needed[name] for name in OPTIONAL]
-    operator = torch.ops.collamo_kernels.coattention_triton_backward
-    results = operator(grad, requested, *saved, *ctx.numbers)
+    results = call_backward(grad, requested, *saved, *ctx.numbers)
     gradients = {
         name: gradient
         for name, gradient in zip(LEARNED, results, strict=True)
@@ -290,12 +288,12 @@ def _dense_phi3d(radial: phi_terms.RadialTerm) -> Tensor:
 ARGUMENTS = f"{tensors(TENSORS, PROJECTIONS)}, float scale, float dropout_p, SymInt longest, "
 ARGUMENTS += phi_terms.NUMBERS_SCHEMA
 RESULTS = tensors(ForwardResults._fields, ForwardResults._fields)
-define(
+call_forward = define(
     "coattention_triton_forward",
     f"({ARGUMENTS}) -> ({RESULTS})",
     *(run_forward, fake_forward, keep_forward, differentiate),
 )
-define(
+call_backward = define(
     "coattention_triton_backward",
     f"(Tensor grad, bool[] requested, {RESULTS}, {ARGUMENTS}) -> {unnamed_tensors(len(LEARNED))}",
     *(run_backward, fake_backward, keep_backward, differentiate_again),

@@ -78,7 +78,7 @@ def tabulate(
     layers = join(parameters).float()
     affine = None if affine is None else affine.detach()
     numbers = terms, *sizes, TABLE_TOLERANCE[dtype], derivative, FIXED_KNOTS[dtype]
-    made = torch.ops.collamo_kernels.radial_table(reach, affine, layers, *numbers)
+    made = call_table(reach, affine, layers, *numbers)
     fields: tuple[Any, ...] = (*made, layers, sizes)
     return FixedTable(*fields)
 
@@ -130,8 +130,8 @@ def _keep_table(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 
 def _differentiate_table(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    operator = torch.ops.collamo_kernels.radial_table_backward
-    return None, None, operator(grad, *ctx.saved_tensors, *ctx.sizes), *[None] * 7
+    by_layers = call_table_backward(grad, *ctx.saved_tensors, *ctx.sizes)
+    return None, None, by_layers, *[None] * 7
 
 
 def _keep_table_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -157,13 +157,13 @@ def _differentiate_table_again(ctx: Any, cotangent: Tensor) -> tuple[Tensor | No
 
 
 SIZES = "int gaussians, int hidden, int heads"
-define(
+call_table = define(
     "radial_table",
     f"(Tensor reach, Tensor? affine, Tensor layers, int terms, {SIZES}, float tolerance, "
     f"bool derivative, SymInt size) -> ({tensors(FIELDS, FIELDS)})",
     *(run_table, fake_table, _keep_table, _differentiate_table),
 )
-define(
+call_table_backward = define(
     "radial_table_backward",
     f"(Tensor grad, Tensor knots, Tensor first_knot, Tensor layers, {SIZES}) -> Tensor",
     run_table_backward,
@@ -224,8 +224,7 @@ def _keep_argument(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate_argument(ctx: Any, du: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
-    operator = torch.ops.collamo_kernels.radial_argument_backward
-    dx, daffine = operator(du, *saved, ctx.longest)
+    dx, daffine = call_argument_backward(du, *saved, ctx.longest)
     return dx, None if saved[1] is None else daffine, *[None] * len(DistancePlaces._fields)
 
 
@@ -235,14 +234,14 @@ def _refuse(ctx: Any, *_: Tensor) -> None:
 
 PLACES = tensors(DistancePlaces._fields[:-1], ["distances"])
 ARGUMENTS = f"Tensor coordinates, Tensor? affine, {PLACES}, SymInt longest"
-define(
+call_argument = define(
     "radial_argument",
     f"({ARGUMENTS}) -> Tensor",
     run_argument,
     lambda coordinates, affine, distances, *_: torch.empty_like(distances),
     *(_keep_argument, _differentiate_argument),
 )
-define(
+call_argument_backward = define(
     "radial_argument_backward",
     f"(Tensor du, {ARGUMENTS}) -> (Tensor, Tensor)",
     run_argument_backward,
