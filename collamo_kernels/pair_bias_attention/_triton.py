@@ -1,4 +1,4 @@
-"""Backend 'triton': `coattention` with the packed bias, and the logits from one batched product."""
+"""Backend 'triton': the kernels of `coattention` with the packed bias, which write the logits."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from collamo_kernels.pair_bias_attention.call import PairBiasCall
 
 def unsupported(call: PairBiasCall) -> str | None:
     """Return why the Triton attention cannot serve the call, or None."""
-    return _triton.unsupported(_attention(call))
+    tensors = call.q, call.k, call.v, call.relations
+    return _triton.unsupported(CoattentionCall(*tensors, bias=call.bias))
 
 
 def run(call: PairBiasCall) -> tuple[Tensor, Tensor | None]:
-    """As the reference, without tensors of weights; q·k is worked out twice for the logits."""
-    out = _triton.run(_attention(call))
-    if not call.with_logits:
-        return out, None
-    logits = _logits(call)
-    return out, call.bias.copy_(logits) if call.in_place else logits
+    """One kernel forward and one backward; nobody waits for the device."""
+    from collamo_kernels.pair_bias_attention import triton_op as triton_op
 
-
-def _attention(call: PairBiasCall) -> CoattentionCall:
-    return CoattentionCall(
-        *(call.q, call.k, call.v, call.relations),
-        bias=call.bias,
+    q, relations = call.q, call.relations
+    assert relations.cu_seqlens is not None  # it is packed
+    assert relations.max_seqlen is not None
+    # Drawn on the device, so that nobody waits for the number.
+    seed = torch.randint(2**63 - 1, (1,), device=q.device) if call.dropout_p > 0 else None
+    arguments = triton_op.PairBias(
+        q if q.stride(-1) == 1 else q.contiguous(),  # the result is laid out as q is
+        call.k,
+        call.v,
+        call.bias,
+        *(relations.cu_seqlens, relations.pair_start, relations.tiles),
+        seed,
         scale=call.scale,
         dropout_p=call.dropout_p,
+        longest=relations.max_seqlen,
     )
-
-
-def _logits(call: PairBiasCall) -> Tensor:
-    layout, bias = call.relations.packed_layout(), call.bias
-    with torch.autocast(bias.device.type, enabled=False):
-        q, k = (layout.pad(x.to(bias.dtype)).transpose(1, 2) for x in (call.q, call.k))
-        products = call.scale * q @ k.mT  # [B, H, i, j]
-        return bias + layout.pack_pairs(products.permute(0, 2, 3, 1)).t()
+    if call.with_logits and call.in_place:
+        return triton_op.attend_in_place(arguments), call.bias
+    out, logits = triton_op.attend(arguments, call.with_logits)
+    return out, logits if call.with_logits else None

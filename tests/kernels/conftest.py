@@ -1,11 +1,14 @@
 """Backends under test: each is a parameter, and one that is required must not be skipped."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from collamo_kernels import build_info
 from collamo_kernels.backends import BACKENDS, BackendError
@@ -45,6 +48,52 @@ def few_programs(monkeypatch):
     radial = launch.on_radial
     larger = dataclasses.replace(radial.RADIAL, blocks=64, places=256, entries=2048)
     monkeypatch.setattr(radial, "RADIAL", larger)
+
+
+@contextlib.contextmanager
+def recorded_launches():
+    """The names of the kernels that are launched, in order."""
+    if _triton.INTERPRETED:
+        from triton.runtime.interpreter import GridExecutor as Launcher
+    else:
+        from triton import JITFunction as Launcher
+    method = "__call__" if _triton.INTERPRETED else "run"
+    names, call = [], getattr(Launcher, method)
+
+    def counted(self, *arguments, **options):
+        names.append(self.fn.__name__)
+        return call(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Launcher, method, counted)
+        yield names
+
+
+@pytest.fixture
+def launches():
+    """``with launches() as names``: the Triton kernels that are launched meanwhile."""
+    return recorded_launches
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fail where the host would wait for a number that is on a GPU: a value, a count of trues."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, kwargs = function._opname, kwargs or {}
+        assert name not in self.waiting, name
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert all(x is None or x.dtype != torch.bool for x in args[1]), "a mask as an index"
+        if name == "repeat_interleave" and "Tensor" in function._overloadname:
+            assert kwargs.get("output_size") is not None, "repeat_interleave of unknown size"
+        return function(*args, **kwargs)
+
+
+@pytest.fixture
+def no_waiting():
+    """``with no_waiting()``: fail where the host would wait."""
+    return NoWaiting
 
 
 CAPABILITIES = ("baseline", "avx2_narrow", "avx2", "avx512")

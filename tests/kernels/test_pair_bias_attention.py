@@ -364,6 +364,141 @@ class TestOperator:
                 on_cpu(*arguments)
 
 
+@pytest.mark.skipif(
+    not (_triton.INTERPRETED or torch.cuda.is_available()),
+    reason="runs on a GPU, or with TRITON_INTERPRET=1, by test_triton.py",
+)
+class TestTritonOperator:
+    """The operators of the Triton backend alone."""
+
+    P = 0.3
+
+    @pytest.fixture
+    def device(self):
+        return device_of("triton")
+
+    def drawn(self, device, sizes=(4, 0, 3), **options):
+        *tensors, relations = inputs(sizes, **options)
+        return learned(x.to(device) for x in tensors), relations.to(device)
+
+    @staticmethod
+    def by_triton(*arguments, **options):
+        return ck.pair_bias_attention(*arguments, backend="triton", **options)
+
+    @pytest.mark.parametrize("with_logits", [True, False])
+    def test_one_launch_each_way_and_no_waiting(self, with_logits, device, launches, no_waiting):
+        """Nor a tensor as large as [B, H, N, N], with which 256 molecules of 88 fill 0.5 GB."""
+        leaves, relations = self.drawn(device, (40, 1, 2, 3), heads=3)
+        padded = 4 * 3 * 40 * 40
+
+        class Small(no_waiting):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                found = super().__torch_dispatch__(function, types, args, kwargs)
+                made = found if isinstance(found, (tuple, list)) else (found,)
+                assert all(x.numel() < padded for x in made if isinstance(x, torch.Tensor))
+                return found
+
+        with launches() as names, Small():
+            found = self.by_triton(*leaves, relations, with_logits=with_logits, dropout_p=self.P)
+            results = found[: 1 + with_logits]
+            torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
+        assert names == ["attend", "differentiate_tile"]
+
+    @pytest.mark.parametrize("sizes", [(9, 20), (40, 3)], ids=["one tile", "loop"])
+    def test_dropout_drops_what_the_definition_drops(self, sizes, device):
+        """The same weights forward and backward, and none of the logits."""
+        tensors, relations = self.drawn(device, sizes, heads=3)
+        torch.manual_seed(5)
+        seed = torch.randint(2**63 - 1, (1,), device=device)
+        factors = dropout_factors(seed, (2, 3, max(sizes), max(sizes)), self.P)
+        cotangents = [torch.randn_like(tensors[0]), torch.randn_like(tensors[3])]
+
+        def drop(weights, molecule):
+            n = weights.shape[-1]
+            return weights * factors[molecule, :, :n, :n]
+
+        def results(run, dtype):
+            torch.manual_seed(5)
+            leaves = learned(x.to(dtype) for x in tensors)
+            found = run(*leaves)
+            return *found, *torch.autograd.grad(found, leaves, [c.to(dtype) for c in cotangents])
+
+        def defined(*leaves):
+            return reference.formula(*leaves, relations, 8**-0.5, drop)
+
+        ours = results(lambda *x: self.by_triton(*x, relations, dropout_p=self.P), torch.float32)
+        plain, exact = results(defined, torch.float32), results(defined, torch.float64)
+        for values in zip(ours, plain, exact, strict=True):
+            assert_accurate(*values, factor=3)
+
+    @pytest.mark.parametrize("with_logits", [True, False])
+    @pytest.mark.parametrize("bias_learns", [True, False])
+    def test_second_derivative_is_that_of_the_definition(self, with_logits, bias_learns, device):
+        tensors, relations = self.drawn(device, width=4)
+
+        def results(run, dtype):
+            leaves = learned(x.to(dtype) for x in tensors)
+            leaves[3].requires_grad_(bias_learns)
+            asked = leaves[: 3 + bias_learns]
+            found = [x for x in run(*leaves) if x is not None][: 1 + with_logits]
+            first = torch.autograd.grad(sum(x.sin().sum() for x in found), asked, create_graph=True)
+            return torch.autograd.grad(sum(x.square().sum() for x in first), asked)
+
+        def ours(*leaves):
+            return self.by_triton(*leaves, relations, with_logits=with_logits)
+
+        def defined(*leaves):
+            return reference.formula(*leaves, relations, 4**-0.5, lambda weights, _: weights)
+
+        plain, exact = results(defined, torch.float32), results(defined, torch.float64)
+        for values in zip(results(ours, torch.float32), plain, exact, strict=True):
+            assert_accurate(*values, factor=3)
+
+    @pytest.mark.parametrize("with_logits", [True, False])
+    @pytest.mark.parametrize("dropout_p", [0.0, 0.5])
+    def test_opcheck(self, with_logits, dropout_p, device):
+        from collamo_kernels.pair_bias_attention import triton_op
+
+        leaves, relations = self.drawn(device, (3, 5))
+        seed = torch.tensor([11], device=device) if dropout_p else None
+        places = relations.cu_seqlens, relations.pair_start, relations.tiles
+        shared = (*leaves, *places, seed, 0.3, dropout_p, 5)
+        operators = torch.ops.collamo_kernels
+        torch.library.opcheck(operators.pair_bias_attention_triton, (*shared, with_logits))
+        in_place = [x.detach().clone() for x in leaves]
+        torch.library.opcheck(operators.pair_bias_attention_triton_, (*in_place, *shared[4:]))
+        out, _logits, *rows = triton_op.run_forward(*shared, with_logits)
+        given = [torch.randn_like(x).requires_grad_() for x in (leaves[0], leaves[3])]
+        if not with_logits:
+            given[1] = None
+        backward = operators.pair_bias_attention_triton_backward
+        arguments = (*given, True, out.detach(), *rows, *shared)
+        torch.library.opcheck(backward, arguments)
+
+    def test_compiles_as_one_graph(self, device):
+        leaves, relations = self.drawn(device, (6, 3))
+        relations.prepare()
+
+        def layer(*tensors):
+            out, logits = self.by_triton(*tensors, relations)
+            return out.square().sum() + logits.sin().sum()
+
+        plain = torch.autograd.grad(layer(*leaves), leaves)
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        graph = torch.autograd.grad(compiled(*leaves), leaves)
+        for one, two in zip(plain, graph, strict=True):
+            torch.testing.assert_close(one, two)
+
+    def test_same_bits_every_time(self, device):
+        leaves, relations = self.drawn(device, (40, 3), heads=3)
+
+        def results():
+            found = self.by_triton(*leaves, relations)
+            return *found, *torch.autograd.grad(found[0].sum() + found[1].sum(), leaves)
+
+        assert all(torch.equal(x, y) for x, y in zip(results(), results(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

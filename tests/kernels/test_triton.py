@@ -62,8 +62,8 @@ def test_in_the_interpreter(triton):
     edges = "TestSinkAtItsEdges::test_rows_without_a_key_are_zero"
     names = "test_any_strides", "TestSinkByHand", edges
     files += [f"{HERE}/test_coattention.py::{name}" for name in names]
-    names = "by_hand", "batch_is_its_singles", "any_strides"
-    files += [f"{HERE}/test_pair_bias_attention.py::test_{name}" for name in names]
+    names = "test_by_hand", "test_batch_is_its_singles", "test_any_strides", "test_in_place"
+    files += [f"{HERE}/test_pair_bias_attention.py::{x}" for x in (*names, "TestTritonOperator")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -1,6 +1,5 @@
 """The Triton attention's numbers, in Triton's interpreter (by ``test_triton.py``) or on a GPU."""
 
-import contextlib
 import dataclasses
 
 import pytest
@@ -118,7 +117,7 @@ TWO_TILES = (
     [*((case, 2048) for case in TWO_TILES), (Case("exact", (70,), heads=1, width=8), 16)],
     ids=lambda x: x.name.replace(" ", "-") if isinstance(x, Case) else "",
 )
-def test_two_tiles_in_one_program(case, knots, layout, monkeypatch):
+def test_two_tiles_in_one_program(case, knots, layout, monkeypatch, launches):
     """65 to 128 atoms in half precision: a program goes over both halves of keys and queries."""
     set_knots(monkeypatch, knots)
     inputs = draw(case, torch.float16)
@@ -280,7 +279,7 @@ def test_dropout_is_the_stream_of_the_definition(case):
 
 
 @pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
-def test_heads_in_rounds(knots, monkeypatch):
+def test_heads_in_rounds(knots, monkeypatch, launches):
     """Heads beyond the budget take another round, forward and backward."""
     from collamo_kernels.coattention.triton import rounds as rounds_of_heads
 
@@ -299,26 +298,7 @@ def test_heads_in_rounds(knots, monkeypatch):
     assert_all_accurate(rounds, with_gradients(attend_eagerly, inputs), exact)
 
 
-@contextlib.contextmanager
-def launches():
-    """The names of the kernels that are launched, in order."""
-    if _triton.INTERPRETED:
-        from triton.runtime.interpreter import GridExecutor as Launcher
-    else:
-        from triton import JITFunction as Launcher
-    method = "__call__" if _triton.INTERPRETED else "run"
-    names, call = [], getattr(Launcher, method)
-
-    def counted(self, *arguments, **options):
-        names.append(self.fn.__name__)
-        return call(self, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Launcher, method, counted)
-        yield names
-
-
-def test_launches():
+def test_launches(launches):
     """Of a layer and its radial function; PyTorch adds |σ| + min_sigma and joins parameters."""
     inputs = draw(Case("two", (5, 3), width=8, head="mlp"))
     inputs.relations.prepare()
@@ -335,24 +315,9 @@ def test_launches():
     assert {f._opname for f in backward.others} - VIEWS == {"add", "mul", "sgn"}
 
 
-class NoWaiting(TorchDispatchMode):
-    """Fail where the host would wait for a number that is on a GPU: a value, a count of trues."""
-
-    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item")
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name, kwargs = function._opname, kwargs or {}
-        assert name not in self.waiting, name
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            assert all(x is None or x.dtype != torch.bool for x in args[1]), "a mask as an index"
-        if name == "repeat_interleave" and "Tensor" in function._overloadname:
-            assert kwargs.get("output_size") is not None, "repeat_interleave of unknown size"
-        return function(*args, **kwargs)
-
-
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_a_layer_never_waits_for_the_device(layout, head):
+def test_a_layer_never_waits_for_the_device(layout, head, no_waiting):
     """Nothing was prepared: what a layer needs of its relations is worked out on the way."""
     inputs = draw(dataclasses.replace(EVERYTHING, head=head))
     relations, q = inputs.relations, inputs.q
@@ -362,7 +327,7 @@ def test_a_layer_never_waits_for_the_device(layout, head):
     relations, q = dataclasses.replace(relations, coordinates=x), q.detach().requires_grad_()
     phi = {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
     cotangent = torch.randn_like(q)
-    with NoWaiting():
+    with no_waiting():
         out = ck.coattention(q, q, q, relations=relations, dropout_p=0.1, backend="triton", **phi)
         out.backward(cotangent)
         dense = ck.share_bias(relations, layers=9, dtype=torch.float16, **phi)["bias"]
@@ -370,11 +335,11 @@ def test_a_layer_never_waits_for_the_device(layout, head):
     assert q.grad.abs().sum() > 0
 
 
-def test_preparing_never_waits_for_the_device(monkeypatch):
+def test_preparing_never_waits_for_the_device(monkeypatch, no_waiting):
     """On a GPU, that is: the CPU's attention wants the largest distance as a number."""
     relations = dataclasses.replace(draw(EVERYTHING).relations)
     monkeypatch.setattr(ck.Relations, "device", torch.device("cuda", 0))
-    with NoWaiting():
+    with no_waiting():
         relations.prepare()
 
 

@@ -89,6 +89,8 @@ LAUNCHING = {
     *("pair_bias", "pair_bias_backward", "radial_table", "radial_table_backward"),
     *("radial_argument", "radial_argument_backward"),
     *("pairwise_distances_triton", "pairwise_distances_triton_backward"),
+    *("pair_bias_attention_triton", "pair_bias_attention_triton_backward"),
+    "pair_bias_attention_triton_",
 }
 
 
@@ -113,7 +115,7 @@ class Calls(TorchDispatchMode):
 
 
 def operator_calls(inputs):
-    """Arguments of every operator that the attention, its Φ built once and distances call."""
+    """Arguments of every operator that attention, Φ built once, distances and pair bias call."""
     relations, phi = inputs.relations, {"hop_bias": inputs.hop_bias, "radial": inputs.radial}
     with Calls() as calls:
         with_gradients(lambda x: attend(x, "packed", backend="triton", dropout_p=0.1), inputs)
@@ -122,6 +124,12 @@ def operator_calls(inputs):
         padded = relations.padded()
         x = padded.coordinates.detach().requires_grad_()
         ck.pairwise_distances(x, padded.valid, backend="triton").sum().backward()
+        qkv, packed = (inputs.q, inputs.k, inputs.v), ck.Relations(cu_seqlens=relations.cu_seqlens)
+        pairs = torch.zeros(inputs.case.heads, packed.num_pairs, requires_grad=True)
+        out, logits = ck.pair_bias_attention(*qkv, pairs, packed, backend="triton")
+        torch.autograd.grad([out, logits], pairs, [out, logits])
+        qkv, pairs = (x.detach() for x in qkv), pairs.detach()
+        ck.pair_bias_attention(*qkv, pairs, packed, in_place=True, backend="triton")
     return calls.arguments
 
 

@@ -28,6 +28,7 @@ from collamo_kernels.radial.triton import kernels as radial
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 OWN_TYPE = {"q", "k", "v", "out", "grad", "dq", "dk", "dv", "bias", "dbias"}
 SINK = ("sink", "dsink")
+LOGITS = ("logits", "dlogits")
 WITH_SINK = ", sink"
 POINTERS = {
     "*i64": {"pair_start", "seed", "order", "offsets", "segments", "spot"},
@@ -41,10 +42,11 @@ POINTERS = {
         *("rows", "lengths", "parts", "du", "dx", "du_r", "coordinates", "distances", "affine"),
         *("by_query", "by_key", "reach", "layers", "survey", "slope_rows", "knots", "errors"),
         *SINK,
+        *LOGITS,
     },
     "fp32": {"scale", "growth", "limit", "slack", "share"},
 }
-ABSENT = ("seed", "bias", "dbias", "valid")  # of the attention, unless asked for
+ABSENT = ("seed", "bias", "dbias", "valid", *LOGITS)  # of the attention, unless asked for
 
 
 class Argument(NamedTuple):
@@ -143,6 +145,7 @@ def attention(
         PRECISION="ieee",
         ALIGN=8,
         PACKED=packed,
+        ROWS=True,
         LISTED=chosen.listed(packed),
         SINGLE=chosen.tiles == 1,
         BLOCK=chosen.block,

@@ -54,6 +54,7 @@ class Results(NamedTuple):
     out: Tensor
     row_max: Tensor  # [atoms, H]
     inverse_sum: Tensor  # [atoms, H]
+    logits: Tensor | None = None  # [H, pairs], packed only; may be the dense bias itself
 
 
 class Gradients(NamedTuple):
@@ -67,6 +68,7 @@ class Gradients(NamedTuple):
     dbias: Tensor | None
     dsink: Tensor | None  # [atoms, H]: what each row sends back
     counters: Tensor | None  # of `table_gradients.add_up`, to be set to 0
+    dlogits: Tensor | None = None  # [H, pairs]: what other readers of the logits send back to them
 
 
 class Places(NamedTuple):
@@ -122,6 +124,7 @@ class Build(NamedTuple):
     PRECISION: str  # of float32 products
     ALIGN: int  # what strides over molecules, heads and atoms have in common
     PACKED: bool
+    ROWS: bool  # a dense bias's keys lie side by side: `bias_j` is 1
     LISTED: bool
     SINGLE: bool
     BLOCK: int
@@ -225,7 +228,7 @@ def _one_each(place):
 
 
 @triton.jit
-def _sum_terms(i, j, real, position: Position, terms: Terms, sizes: Sizes, PACKED: tl.constexpr):
+def _sum_terms(i, j, real, position: Position, terms: Terms, sizes: Sizes, build: tl.constexpr):
     """Φ2d + Φ3d + the dense bias of a molecule and head ``[i, j]``, -inf where no key is ``real``.
 
     Where the radial table does not fit, Φ3d of these heads was worked out for every pair and stands
@@ -252,14 +255,37 @@ def _sum_terms(i, j, real, position: Position, terms: Terms, sizes: Sizes, PACKE
         total = _one_each(terms.hop_bias + head * sizes.buckets + hop_column(hop, sizes.buckets))
     if terms.bias is not None:
         bias_b, bias_h, bias_i, bias_j = sizes.bias_strides
-        if PACKED:
+        if build.PACKED and build.ROWS:
+            place = terms.bias + (head * bias_h + pair) + inside
+        elif build.PACKED:
             place = terms.bias + head * bias_h + (pair + inside) * bias_j
         else:
-            place = terms.bias + molecule.to(tl.int64) * bias_b + head * bias_h
-            place += tl.minimum(i, n - 1).to(tl.int64)[:, None] * bias_i
-            place += tl.minimum(j, n - 1).to(tl.int64)[None, :] * bias_j
+            row = terms.bias + (molecule.to(tl.int64) * bias_b + head * bias_h)
+            row += tl.minimum(i, n - 1)[:, None].to(tl.int64) * bias_i
+            key = tl.minimum(j, n - 1)[None, :]
+            place = row + (key if build.ROWS else key.to(tl.int64) * bias_j)
         total += _one_each(place).to(tl.float32)
     return tl.where(real[None, :], total, float("-inf"))
+
+
+@triton.jit
+def _store_logits(s, i, j, position: Position, logits):
+    """Write the logits [i, j]."""
+    if logits is not None:
+        _molecule, _start, n, pair, pairs, head, _local = position
+        # In place, another thread may have yet to read what this one is about to write.
+        tl.debug_barrier()
+        place = logits + (head.to(tl.int64) * pairs + pair) + (i[:, None] * n + j[None, :])
+        tl.store(place, s, mask=(i < n)[:, None] & (j < n)[None, :])
+
+
+@triton.jit
+def _sent_back(i, j, position: Position, dlogits):
+    """What the other readers of the logits [i, j] send back to them."""
+    _molecule, _start, n, pair, pairs, head, _local = position
+    inside = tl.minimum(i, n - 1)[:, None] * n + tl.minimum(j, n - 1)[None, :]
+    sent = _one_each(dlogits + (head.to(tl.int64) * pairs + pair) + inside)
+    return tl.where((i < n)[:, None] & (j < n)[None, :], sent, 0.0)
 
 
 @triton.jit
@@ -381,8 +407,9 @@ def attend(
         real = alive(places.valid, start, j, n)
         key = _rows(projections.k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
         value = _rows(projections.v, origin, j, q_t, real, HEAD, WIDTH)
-        added = _sum_terms(i, j, real, position, terms, sizes, PACKED)  # [i, j]
+        added = _sum_terms(i, j, real, position, terms, sizes, build)  # [i, j]
         s = tl.dot(x, tl.trans(key), input_precision=build.PRECISION) * scale + added  # [i, j]
+        _store_logits(s, i, j, position, results.logits)
         p, top, fade = _exponentials(s, top)
         if terms.sink is not None or not SINGLE:
             total *= fade
@@ -412,7 +439,7 @@ def _weights(
 ):  # fmt: skip
     """Weights before and after dropout, and dL/dweights before it: [i, j] each."""
     PRECISION: tl.constexpr = build.PRECISION
-    added = _sum_terms(i, j, real, position, terms, sizes, build.PACKED)
+    added = _sum_terms(i, j, real, position, terms, sizes, build)
     s = tl.dot(x, tl.trans(key), input_precision=PRECISION) * sizes.scale + added  # [i, j]
     s = tl.where(query[:, None], s, float("-inf"))  # 0 · NaN of a key is NaN
     row = (position.start + i) * sizes.heads + position.head
@@ -538,6 +565,8 @@ def differentiate(
             query = alive(places.valid, start, i, n)
             x = _rows(projections.q, origin, i, q_t, query, HEAD, WIDTH)  # [i, d]
             g = _rows(gradients.grad, result, i, out_t, query, HEAD, WIDTH)
+            if gradients.dlogits is not None:
+                sent = _sent_back(i, j, position, gradients.dlogits)
             p, used, dp = _weights(
                 x, g, key, value, i, j, query, real, position, results, terms, sizes, build
             )
@@ -547,6 +576,8 @@ def differentiate(
             else:
                 delta = _delta(results.out, g, result, i, out_t, query, HEAD, WIDTH)
             ds = p * (dp - delta[:, None])
+            if gradients.dlogits is not None:
+                ds += sent
             if SINGLE:
                 _store_sinks(delta, i, query, position, results, terms, heads, gradients.dsink)
             _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, group, position, PACKED)
@@ -611,11 +642,15 @@ def differentiate_tile(
         g = _rows(gradients.grad, result, i, out_t, query, HEAD, WIDTH)
         key = _rows(projections.k, origin, j, q_t, real, HEAD, WIDTH)  # [j, d]
         value = _rows(projections.v, origin, j, q_t, real, HEAD, WIDTH)
+        if gradients.dlogits is not None:
+            sent = _sent_back(i, j, position, gradients.dlogits)
         p, used, dp = _weights(
             x, g, key, value, i, j, query, real, position, results, terms, sizes, build
         )
         delta = _delta(results.out, g, result, i, out_t, query, HEAD, WIDTH)
         ds = p * (dp - delta[:, None])
+        if gradients.dlogits is not None:
+            ds += sent
         if as_keys:
             _store_pairs(ds, i, j, gradients, dbias_b, dbias_h, group, position, PACKED)
             dv += tl.dot(tl.trans(used.to(g.dtype)), g, input_precision=PRECISION)

@@ -45,12 +45,15 @@ class AttentionInputs:
         return bucket, width, q.dtype
 
 
-def forward(inputs: AttentionInputs) -> Results:
-    """Result, in the shape of q; largest logit and 1 / Σ exp of each row, ``[atoms, H]``."""
+def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
+    """Result, in the shape of q; largest logit and 1 / Σ exp of each row, ``[atoms, H]``.
+
+    `logits` ``[H, pairs]`` float32 is written where it is given: packed layout only.
+    """
     q, molecules = inputs.projections.q, inputs.molecules
     rows = (molecules.atoms, q.shape[1])
     row_max, inverse_sum = (q.new_empty(rows, dtype=torch.float32) for _ in range(2))
-    results = Results(torch.empty_like(q), row_max, inverse_sum)
+    results = Results(torch.empty_like(q), row_max, inverse_sum, logits)
     if not molecules.atoms:
         return results
     chosen = configuration.forward(*inputs.bucket())
@@ -71,7 +74,7 @@ def forward(inputs: AttentionInputs) -> Results:
 
 def backward(
     inputs: AttentionInputs, results: Results, grad: Tensor, bias_learns: bool, sink_learns: bool,
-    counters: Tensor | None,
+    counters: Tensor | None, dlogits: Tensor | None = None,
 ) -> tuple[kernels.Gradients, Rounds]:  # fmt: skip
     """Gradients, those of bias and sink where they learn, and rounds of heads with dL/dlogits.
 
@@ -84,7 +87,7 @@ def backward(
     dbias = like_bias(bias) if bias is not None and bias_learns else None
     dsink = torch.empty_like(results.row_max) if sink_learns else None
     grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
-    gradients = kernels.Gradients(grad, dq, dk, dv, None, dbias, dsink, counters)
+    gradients = kernels.Gradients(grad, dq, dk, dv, None, dbias, dsink, counters, dlogits)
     rounds = _backward_rounds(inputs, results, gradients)
     return gradients, rounds if inputs.molecules.atoms else iter(())
 
@@ -141,6 +144,7 @@ def _shared(
         PRECISION=_precision(q.dtype),
         ALIGN=math.gcd(16, q_b, q_h, q_t, out_b, out_h, out_t),
         PACKED=molecules.packed,
+        ROWS=bias is None or bias.stride(-1) == 1,
         LISTED=chosen.listed(molecules.packed),
         SINGLE=chosen.tiles == 1,
         BLOCK=chosen.block,

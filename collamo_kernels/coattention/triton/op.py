@@ -134,7 +134,7 @@ def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
     attention = Attention.of_operator(arguments)
     located, first_phi = phi_terms.locate(attention.phi, attention.q)
     results = launch.forward(attention.launched(located, first_phi))
-    return *results, *located
+    return results.out, results.row_max, results.inverse_sum, *located
 
 
 def run_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
