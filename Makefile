@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-quantization test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-quantization test-clients test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -52,9 +52,21 @@ test-quantization: export PYTHONPATH = $(BITSANDBYTES)
 test-quantization: $(BITSANDBYTES)
 	$(BIN)/python -m pytest tests/training/test_quantization.py
 
+# Other people's packages that layers and data are made for, in an environment that has all else from .venv.
+CLIENTS := .venv-clients
+LIBRARIES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+$(CLIENTS)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(CLIENTS)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(CLIENTS)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(CLIENTS)/bin/python install --quiet --disable-pip-version-check 'torch-geometric>=2.6'
+	@touch $@
+
+test-clients: $(CLIENTS)/ready
+	$(CLIENTS)/bin/python -m pytest tests/kernels/test_pyg.py tests/kernels/test_relations.py -k "PyG or pyg"
+
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest
-LIBRARIES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 $(OLDEST)/ready: .venv/collamo
 	$(BIN)/python -m venv --clear --without-pip $(OLDEST)
 	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \

@@ -31,7 +31,8 @@ class Relations(PreparedRelations):
     ----------
     hops
         uint8 ``[B, N, N]`` or ``[P]``: bonds between two atoms; 0 on the diagonal, longer paths
-        saturate at 253, 254 is reserved for a virtual node, 255 is unreachable or padding.
+        saturate at 253, 254 is a virtual node (`collamo_kernels.nn.with_virtual_node`), 255 is
+        unreachable or padding.
     coordinates
         float32 (or float64) ``[B, N, 3]`` or ``[T, 3]``, Å. Gets gradients if it asks for them.
     valid

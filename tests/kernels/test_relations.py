@@ -115,7 +115,7 @@ class TestFromPyG:
             ck.Relations.from_pyg(self.one(ptr=ptr))
 
     def test_the_client_itself(self):
-        data = pytest.importorskip("torch_geometric.data")
+        data = pytest.importorskip("torch_geometric.data", reason="make test-clients")
         batches = [random_graphs((n,), torch.Generator().manual_seed(n))[0] for n in (4, 1, 6)]
         positions = [torch.randn(n, 3) for n in (4, 1, 6)]
         molecules = [
