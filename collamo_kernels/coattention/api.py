@@ -45,7 +45,8 @@ def coattention(
     relations
         What is known about the pairs, see `Relations`; None is plain attention. A relation that
         is missing adds nothing: no hops, no Φ2d; ``has_3d[b]`` False, no Φ3d for molecule b. Its
-        coordinates get gradients when they ask.
+        coordinates get gradients when they ask; second ones, for a loss of forces, come from the
+        reference alone where `radial` has a table (docs/performance.md has the cost).
     hop_bias
         ``[H, S]`` learned table, S ≥ 2; gets gradients. None adds no Φ2d.
     radial

@@ -45,7 +45,8 @@ from collamo_kernels.extension import why_absent
 
 NO_SECOND_DERIVATIVE = (
     "the gradients of coordinates, gamma and beta cannot be differentiated again: the "
-    "table of the radial function has no second derivative; use backend='reference'"
+    "table of the radial function has no second derivative; use backend='reference', or "
+    "collamo_kernels.use_backend('reference') around layers"
 )
 
 
