@@ -164,8 +164,13 @@ def bond_directions(mol: Chem.Mol, edge_index: np.ndarray) -> np.ndarray:
     how the SMILES writes a double bond's configuration, so ``F/C=C/F`` and ``F\\C=C\\F``, which are
     one molecule, differ. Both edges of a bond have the direction of the bond.
     """
-    bonds = (mol.GetBondBetweenAtoms(int(i), int(j)) for i, j in edge_index.T)
-    return np.array([_DIRECTION.get(bond.GetBondDir(), 0) for bond in bonds], dtype=np.uint8)
+    directions = np.zeros(edge_index.shape[1], dtype=np.uint8)
+    for bond in mol.GetBonds():
+        direction = _DIRECTION.get(bond.GetBondDir())
+        if direction is not None:
+            ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+            directions[np.isin(edge_index, ends).all(0)] = direction
+    return directions
 
 
 def _atom(atom: Chem.Atom) -> tuple[int, ...]:

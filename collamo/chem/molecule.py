@@ -33,7 +33,9 @@ _SELFIES_TEXT = re.compile(r"(\[[^\[\]\s]+\]\.?)+")
 _SELFIES_ONLY = re.compile(r"\[[=#/\\-]{0,2}(Branch|Ring)[123]\]|\[[=#/\\]|\[C\]\.?\[|\]\.?\[C\]")
 # A SMILES, white space, and its ChemAxon extension between bars; in a SMI file a name follows.
 _SMI_LINE = re.compile(r"(\S+(?:\s+\|[^|]*\|)?)(.*)", flags=re.DOTALL)
+_NOT_IN_A_MOLECULE = re.compile(r"[^!-~]")  # no printable ASCII, or white space
 _CXSMILES = re.compile(r"(\S+)\s+(\|.*)", flags=re.DOTALL)
+_HYDROGEN = Chem.MolFromSmarts("[#1]")
 _BRANCH_OR_RING = re.compile(r"\[(?:[=#/\\-]{0,2})(Branch|Ring)([123])\]")
 
 
@@ -246,13 +248,22 @@ def parse_molecule(text: str) -> Molecule:
     return Molecule.from_selfies(text) if is_selfies(text) else Molecule.from_smiles(text)
 
 
+def has_hydrogen_atoms(mol: Chem.Mol) -> bool:
+    """Return whether some hydrogens of the molecule are atoms of the graph.
+
+    >>> [has_hydrogen_atoms(Chem.MolFromSmiles(smiles)) for smiles in ("CO", "C[2H]")]
+    [False, True]
+    """
+    return mol.HasSubstructMatch(_HYDROGEN)
+
+
 def without_isotopes_of_hydrogen(mol: Chem.Mol) -> Chem.Mol:
     """Return a copy in which deuterium and tritium are implicit hydrogens, as protium is.
 
     So are the hydrogens that RDKit keeps to write a double bond's configuration (``[H]/N=C/C``).
     What has no heavy atom to hang on stays: ``[2H][2H]``, ``[2H+]``.
     """
-    if all(atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()):
+    if not has_hydrogen_atoms(mol):
         return mol
     options: Any = Chem.RemoveHsParameters()  # RDKit's stubs give options the object's own type
     options.removeIsotopes = options.removeDefiningBondStereo = options.removeInSGroups = True
@@ -296,20 +307,21 @@ def _checked_text(text: str, kind: str, limit: int) -> str:
             "too_long",
             f"{kind} {shown(stripped)} has {len(stripped)} characters; the limit is {limit}",
         )
-    for position, character in enumerate(stripped, start=1):
-        if character.isspace():
-            raise RejectedMolecule(
-                "white_space",
-                f"{kind} {shown(stripped)} has white space at character {position}; "
-                "give one molecule at a time",
-            )
-        if not character.isascii() or not character.isprintable():
-            raise RejectedMolecule(
-                "character",
-                f"{kind} {shown(stripped)} has {character_name(character)} at character "
-                f"{position}; only printable ASCII is allowed",
-            )
-    return stripped
+    odd = _NOT_IN_A_MOLECULE.search(stripped)
+    if odd is None:
+        return stripped
+    character, position = odd[0], odd.start() + 1
+    if character.isspace():
+        raise RejectedMolecule(
+            "white_space",
+            f"{kind} {shown(stripped)} has white space at character {position}; "
+            "give one molecule at a time",
+        )
+    raise RejectedMolecule(
+        "character",
+        f"{kind} {shown(stripped)} has {character_name(character)} at character "
+        f"{position}; only printable ASCII is allowed",
+    )
 
 
 def _mol_of_smiles(smiles: str) -> Chem.Mol:

@@ -26,6 +26,7 @@ from rdkit import Chem, RDConfig
 from rdkit.Chem import rdMolDescriptors
 
 from collamo.chem.molecule import Molecule, without_isotopes_of_hydrogen
+from collamo.chem.patterns import PatternSet
 from collamo.errors import CollamoError
 
 # RDKit's label → our name; every name ends in a word that takes a plural s.
@@ -133,8 +134,16 @@ def count_motifs(molecule: Molecule) -> dict[str, int]:
     (3, 1, 0)
     """
     mol = without_isotopes_of_hydrogen(molecule.mol)
-    counts = {group.name: _count_group(mol, group.query) for group in functional_groups()}
+    groups = functional_groups()
+    present = (groups[place] for place in _group_queries().matches(mol))
+    counts = dict.fromkeys((group.name for group in groups), 0)
+    counts |= {group.name: _count_group(mol, group.query) for group in present}
     return counts | _count_rings(mol)
+
+
+@lru_cache(maxsize=1)
+def _group_queries() -> PatternSet:
+    return PatternSet(group.query for group in functional_groups())
 
 
 def _count_group(mol: Chem.Mol, query: Chem.Mol) -> int:

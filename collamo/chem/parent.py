@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rdkit import Chem, RDConfig
-from rdkit.Chem import SaltRemover
+from rdkit.Chem import SaltRemover, rdqueries
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from collamo.chem.molecule import without_isotopes_of_hydrogen
@@ -19,9 +19,19 @@ from collamo.chem.rejection import captured_log
 # 50, 192 at 200). Counted rather than timed, so that a busy machine finds the same parent.
 MAX_TAUTOMERS = 100
 
-# No metals, and no elements that RDKit writes with charges or without. Explicit
-# hydrogen (deuterium) is left out too: RDKit removes some of it.
-_PLAIN_ELEMENTS = frozenset((6, 7, 8, 9, 16, 17, 35, 53))
+# What RDKit's standardiser may rewrite: metals, elements that it writes with or without charges,
+# explicit hydrogen (deuterium); charges; sulfur with three neighbours; imidic acids.
+_REWRITTEN = [
+    Chem.MolFromSmarts(smarts)
+    for smarts in (
+        "[!#6;!#7;!#8;!#9;!#16;!#17;!#35;!#53]",
+        "[!+0]",
+        "[#16;D3]",
+        "[#6]([OX2H])=,:[#7]",
+    )
+]
+_RADICAL = rdqueries.NumRadicalElectronsGreaterQueryAtom(0)
+_ISOTOPE = Chem.MolFromSmarts("[!0*;!#0]")  # [1*] is a label
 
 # Acids of salts that RDKit's list lacks, as in its Salts.txt: no charges, whole fragments. A small
 # base is lighter than they are, and would be taken for the counter-ion.
@@ -85,9 +95,8 @@ def parent_of(mol: Chem.Mol) -> Parent:
 def _neutral_fragment(mol: Chem.Mol, tools: _Standardiser) -> Chem.Mol:
     """Return the largest organic fragment, neutral, without isotopes and stereo."""
     mol = Chem.Mol(mol) if _is_standard(mol) else _standardised(mol, tools)
-    for atom in mol.GetAtoms():
-        if atom.GetAtomicNum():  # [1*] is a label
-            atom.SetIsotope(0)
+    for (place,) in mol.GetSubstructMatches(_ISOTOPE, maxMatches=mol.GetNumAtoms()):
+        mol.GetAtomWithIdx(place).SetIsotope(0)
     mol = without_isotopes_of_hydrogen(mol)
     Chem.RemoveStereochemistry(mol)
     return mol
@@ -108,18 +117,9 @@ def _is_standard(mol: Chem.Mol) -> bool:
     """
     if mol.GetNumAtoms() < 2 or len(Chem.GetMolFrags(mol)) > 1:
         return False
-    return all(
-        atom.GetAtomicNum() in _PLAIN_ELEMENTS
-        and not atom.GetFormalCharge()
-        and not atom.GetNumRadicalElectrons()
-        and not (atom.GetAtomicNum() == 16 and atom.GetDegree() == 3)
-        for atom in mol.GetAtoms()
-    ) and not mol.HasSubstructMatch(_imidic_acid())
-
-
-@lru_cache(maxsize=1)
-def _imidic_acid() -> Chem.Mol:
-    return Chem.MolFromSmarts("[#6]([OX2H])=,:[#7]")
+    if any(map(mol.HasSubstructMatch, _REWRITTEN)):
+        return False
+    return not mol.GetAtomsMatchingQuery(_RADICAL)
 
 
 def _canonical_tautomer(mol: Chem.Mol, tautomers: rdMolStandardize.TautomerEnumerator) -> Parent:

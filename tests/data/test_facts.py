@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from rdkit.Chem import QED
 
 from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
-from collamo.chem.molecule import parse_molecule
+from collamo.chem.molecule import parse_molecule, without_isotopes_of_hydrogen
 from collamo.data.facts import ELEMENTS, PROPERTIES_2D, count_elements, format_number, measure
 
 
@@ -51,6 +52,26 @@ def test_deuterium_changes_the_weight_and_nothing_else_that_is_counted(labelled,
     assert one.properties["molecular_weight"] > other.properties["molecular_weight"] + 4
     rest = {name: value for name, value in one.properties.items() if name != "molecular_weight"}
     assert rest == {name: other.properties[name] for name in rest}
+
+
+def test_qed_is_rdkits():
+    smiles = [
+        "CC(=O)Oc1ccccc1C(=O)O",
+        "[H][H]",
+        "[2H]C(Cl)(Cl)Cl",
+        "C1CCCCC1N=[N+]=[N-]",
+        "C",
+        "*CC",
+    ]
+    smiles += [
+        "O=C1NC(=O)C2C1C3C=CC2C3",
+        "FC(F)(F)c1cc([N+](=O)[O-])ccc1S(=O)(=O)Cl",
+        "[Na+].[Cl-]",
+    ]
+    for molecule in map(parse_molecule, smiles):
+        plain = without_isotopes_of_hydrogen(molecule.mol)
+        facts = measure(molecule, absent_conformer("not asked for"))
+        assert facts.properties["qed"] == round(QED.qed(plain), 6)
 
 
 def test_the_longest_distance_is_between_heavy_atoms():
