@@ -81,14 +81,22 @@ def given_conformer(molecule: Molecule) -> Conformer | None:
     return _with_coordinates(molecule.mol.GetConformer().GetPositions(), "given", None, None)
 
 
-def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_STEPS) -> Conformer:
+def embed_conformer(
+    molecule: Molecule,
+    seed: int = 0,
+    steps: int = FORCE_FIELD_STEPS,
+    large_steps: int | None = None,
+) -> Conformer:
     """Return a conformer: the given one, else ETKDGv3 + MMFF (UFF where MMFF has no parameters).
+
+    The force field takes at most `steps`, of a molecule of `LARGE` atoms or more `large_steps`
+    (None: as many); without steps the geometry is ETKDG's.
 
     Hydrogens are added for the embedding and removed after; atom i of the result is atom i of
     `molecule.mol`. Where the embedding fails it is tried again from random coordinates. RDKit puts
     every fragment of a salt on the origin; they are set side by side and minimised with their
     interaction. (Embedding them together takes RDKit over 30 s for 8 of the 4,991 NCI molecules.)
-    Same molecule, seed and steps of the force field, same bits.
+    Same molecule, seed and steps of the force field, same bits; RDKit takes seed 0 for 1.
 
     Runs in this process without a time limit (RDKit's own is not reliable: it was passed ten times
     over); `conformer_workers.embed_conformer_limited` has one.
@@ -96,7 +104,7 @@ def embed_conformer(molecule: Molecule, seed: int = 0, steps: int = FORCE_FIELD_
     own = given_conformer(molecule)
     if own is not None:
         return own
-    conformer = _embedded(molecule, seed, steps)
+    conformer = _embedded(molecule, seed, steps, large_steps)
     refusal = refusal_note(molecule)
     if refusal is None or conformer.coordinates is None:
         return conformer
@@ -112,12 +120,14 @@ def refusal_note(molecule: Molecule) -> str | None:
     return None if refusal is None else f"the record's coordinates are no geometry: {refusal}"
 
 
-def _embedded(molecule: Molecule, seed: int, steps: int) -> Conformer:
+def _embedded(molecule: Molecule, seed: int, steps: int, large_steps: int | None) -> Conformer:
     try:
         with captured_log():
             full = Chem.AddHs(molecule.mol)
             if not _embed(full, seed):
                 return absent_conformer("ETKDGv3 found no geometry", seed)
+            if large_steps is not None and full.GetNumAtoms() >= LARGE:
+                steps = large_steps
             method, converged = _minimise(full, steps)
     except MemoryError:
         return absent_conformer(OUT_OF_MEMORY, seed)
@@ -172,6 +182,8 @@ def _minimise(full: Chem.Mol, steps: int) -> tuple[str, bool | None]:
     """Minimise in place; return (method, converged)."""
     field: ForceField | None = None
     method = "etkdgv3"
+    if not steps:
+        return method, None
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
         method = "etkdgv3+mmff"
         properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(full)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from collamo.chem.conformer import (
     Conformer,
@@ -23,6 +25,9 @@ from collamo.data.splits import scaffold_of, split_named
 from collamo.errors import MoleculeError
 
 NOT_ASKED_FOR = "not asked for"  # why there is no conformer
+# Our choice: molecules whose columns a process keeps, some 5 kB each. A file with several texts or
+# measurements a molecule has them one after another.
+REMEMBERED = 256
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,14 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
     if problem is not None:
         return Outcome(None, "split", problem)
     try:
-        molecule = MOLECULE_READERS[row.kind](row.text)
-        conformer = _conformer(molecule, row.geometry, options, absence)
-        return Outcome(_record(row, molecule, conformer))
+        columns = _molecule_columns(row.kind, row.text, row.geometry, options, absence)
     except MoleculeError as error:
         return Outcome(None, getattr(error, "code", "unreadable"), str(error))
     except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
         return Outcome(None, "rdkit", f"RDKit failed: {type(error).__name__} {message}")
+    own = {"row": row.number, "text": title(row), "columns": list(row.columns.items())}
+    return Outcome({**own, **columns})
 
 
 def _split_problem(row: SourceRow, options: PrepareOptions) -> str | None:
@@ -74,7 +79,9 @@ def _conformer(
         return absent_conformer(absence, options.seed)
     if not options.conformers:
         return absent_conformer("; ".join(filter(None, (NOT_ASKED_FOR, refusal_note(molecule)))))
-    return embed_conformer(molecule, options.seed, options.force_field_steps)
+    return embed_conformer(
+        molecule, options.seed, options.force_field_steps, options.large_force_field_steps
+    )
 
 
 def title(row: SourceRow) -> str:
@@ -83,14 +90,18 @@ def title(row: SourceRow) -> str:
     return row.text if line is None else "\n".join(row.text.split("\n")[line : line + 1])
 
 
-def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[str, object]:
+@lru_cache(maxsize=REMEMBERED)
+def _molecule_columns(
+    kind: str, text: str, geometry: str | None, options: PrepareOptions, absence: str | None
+) -> Mapping[str, object]:
+    """Return the columns of a shard that the molecule alone sets."""
+    molecule = MOLECULE_READERS[kind](text)
+    conformer = _conformer(molecule, geometry, options, absence)
     features = featurize(molecule, conformer)
     facts = measure(molecule, conformer)
     coordinates = conformer.coordinates
     parent = parent_of(molecule.mol)
     return {
-        "row": row.number,
-        "text": title(row),
         "smiles": features.smiles,
         "canonical_smiles": molecule.canonical_smiles,
         "scaffold": scaffold_of(molecule.canonical_smiles),
@@ -111,5 +122,4 @@ def _record(row: SourceRow, molecule: Molecule, conformer: Conformer) -> dict[st
         "motifs": [facts.motifs[name] for name in MOTIFS],
         "properties": list(facts.properties.items()),
         "geometry": list(facts.geometry.items()),
-        "columns": list(row.columns.items()),
     }
