@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from collamo.data.columns import MeasuredColumn
-from collamo.data.measured_values import UnreadValue, read_measured
+from collamo.data.measured_values import UnreadValue, in_unit, read_measured
 
 # The smallest and the largest value in the published set, a little widened: an energy in eV lies
 # outside. The columns of a set stand or fall together.
@@ -67,7 +67,7 @@ def check_guesses(
     ranges = {column: limits for each in RANGES.values() for column, limits in each.items()}
     for row in rows:
         for column, seen in values.items():
-            number = _number(row.get(column))
+            number = _number(row.get(column), guesses[column].unit)
             if number is not None:
                 low, high = ranges[guesses[column].name]
                 seen.total += 1
@@ -91,9 +91,9 @@ def check_guesses(
     return CheckedGuesses(measured, tuple(sentences))
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str | None, unit: str | None) -> float | None:
     try:
-        return read_measured(text or "").number
+        return in_unit(read_measured(text or ""), unit).number
     except UnreadValue:
         return None
 

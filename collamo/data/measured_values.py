@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from collamo.data.conversions import conversion
 from collamo.data.missing_values import is_missing
 from collamo.data.numbers import WrittenNumber, number_in_digits
-from collamo.data.units import UNKNOWN, find_unit
+from collamo.data.units import UNKNOWN, find_unit, unit_of
 
 #: Reasons why a cell is not read. A range and a number that can be read in two ways are no value.
 UNREAD = ("blank", "missing", "ambiguous", "range", "infinite", "no number", "other text")
@@ -74,6 +75,20 @@ def read_measured(text: str, decimal_comma: bool = False) -> MeasuredValue:
     if not math.isfinite(number):
         raise UnreadValue("infinite")
     return MeasuredValue(number)
+
+
+def in_unit(value: MeasuredValue, unit: str | None) -> MeasuredValue:
+    """Return the value in this unit, or as it is where its own does not convert to it.
+
+    >>> in_unit(read_measured("5.3 µM"), "nM")
+    MeasuredValue(number=5300.0, unit='nM', qualifier='')
+    >>> in_unit(read_measured(">5 mg/L"), "nM")
+    MeasuredValue(number=5.0, unit='mg/L', qualifier='>')
+    """
+    written, expected = unit_of(value.unit), unit_of(unit)
+    change = conversion(written, expected) if written and expected else None
+    number = math.nan if change is None else change(value.number)
+    return replace(value, number=number, unit=unit) if math.isfinite(number) else value
 
 
 def has_decimal_comma(text: str) -> bool:

@@ -18,9 +18,8 @@ from collamo.data.columns import MeasuredColumn
 from collamo.data.composed_captions import compose_caption
 from collamo.data.facts import PROPERTIES_2D, SIZE_3D, Facts, format_number, measure
 from collamo.data.geometry import HETEROATOM_DISTANCE, SHAPE_PROPERTIES, heteroatom_words
-from collamo.data.measured_values import MeasuredValue, UnreadValue, read_measured
+from collamo.data.measured_values import MeasuredValue, UnreadValue, in_unit, read_measured
 from collamo.data.missing_values import is_missing
-from collamo.data.units import unit_of
 
 TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "measured")
 # Our choice: up to four motifs that are there, and as many that are not (one where none is there),
@@ -209,6 +208,7 @@ def _measured_tasks(
     for name, column in measured.items():
         try:
             value = read_measured(columns.get(name) or "", column.decimal_comma)
+            value = in_unit(value, column.unit)
         except UnreadValue:
             continue
         asked = _in_unit_of(value, column)
@@ -218,8 +218,8 @@ def _measured_tasks(
 
 
 def _in_unit_of(value: MeasuredValue, column: MeasuredColumn) -> MeasuredColumn:
-    """Return the column as this value's question calls it: a unit in the cell is the value's."""
-    if value.unit is None or (column.unit and unit_of(value.unit) == unit_of(column.unit)):
+    """Return the column as this value's question calls it: a unit that stayed is the value's."""
+    if value.unit is None or value.unit == column.unit:
         return column
     return dataclasses.replace(column, unit=value.unit, decimals=None)
 

@@ -125,6 +125,11 @@ def test_energies_in_ev_are_not_labelled_hartree(collamo, tmp_path):
     assert asked[1, "measured"].unit == "cal/(mol K)"
     assert "note: taken for columns of QM9" in notes
     assert "homo (HOMO energy, Hartree)" in notes
+    units = content.format("-7.1 eV", "8.3 eV", "-6.9 eV", "8.1 eV")
+    prepare(collamo, tmp_path, "units.csv", units)  # in the range of QM9 when they are converted
+    tasks = PreparedData.open(tmp_path / "units.csv.out").tasks("train")
+    homo = {(e.unit, round(e.value, 4)) for e in tasks if e.target == "homo"}
+    assert homo == {("Hartree", -0.2609), ("Hartree", -0.2536)}
     asked, notes, _ = prepare(collamo, tmp_path, "off.csv", hartree, "--no-guess-columns")
     assert not asked
     assert "QM9" not in notes

@@ -8,7 +8,7 @@ import pytest
 from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
 from collamo.chem.molecule import parse_molecule
 from collamo.chem.motifs import count_motifs
-from collamo.data.columns import MEASURED_COLUMNS
+from collamo.data.columns import MEASURED_COLUMNS, MeasuredColumn
 from collamo.data.facts import PROPERTIES_3D, format_number, measure
 from collamo.data.tasks import TASKS, build_tasks, task_rng
 
@@ -127,6 +127,21 @@ def test_given_text_and_numbers_are_asked_as_given():
     assert (homo.answer, homo.value, homo.unit) == ("-0.2543", -0.25431, "Hartree")
     assert "Hartree" in homo.question
     assert "Hartree" not in homo.answer
+
+
+def test_a_value_in_another_unit_is_converted_to_the_columns():
+    column = MeasuredColumn("ic50", "IC50", "nM")
+    expected = {"5.3": (5.3, "nM"), "5.3 nM": (5.3, "nM"), "5.3 µM": (5300, "nM")}
+    expected |= {">2 umol/L": (2000, "nM"), "3 mg/L": (3, "mg/L"), "50 %": (50, "%")}
+    for text, asked in expected.items():
+        tasks = tasks_of(ASPIRIN, {"ic50": text}, measured={"ic50": column})
+        (example,) = [example for example in tasks if example.task == "measured"]
+        assert (example.value, example.unit) == asked
+        assert example.question.endswith((f" in {asked[1]}?", f" in {asked[1]}."))
+        assert example.answer == f"{text[0] if text[0] == '>' else ''}{asked[0]:g}"
+    gap = {"gap": MeasuredColumn("gap", "gap", "eV", 3)}
+    tasks = tasks_of(ASPIRIN, {"gap": "0.25 Hartree"}, measured=gap)
+    assert [e.answer for e in tasks if e.task == "measured"] == ["6.803"]
 
 
 def test_units_are_in_the_question_and_not_in_the_answer():

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from collamo.data.conversions import ELECTRONVOLT, HARTREE, conversion
 from collamo.data.numbers import WrittenNumber, find_number
 from collamo.data.units import unit_beside, unit_of
-from collamo.evaluation.score.conversions import ELECTRONVOLT, HARTREE, conversion
 from collamo.evaluation.score.counts import find_count, find_reference_count
 from collamo.evaluation.statistics import Sums
 

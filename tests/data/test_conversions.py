@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collamo.data.conversions import conversion
 from collamo.data.units import UNKNOWN, unit_of
-from collamo.evaluation.score.conversions import conversion
 from collamo.evaluation.score.quantities import parse_quantity
 
 # From SI and CODATA 2018, not from pint: how many of the first unit are one Hartree, or one other.
