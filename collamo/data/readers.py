@@ -117,7 +117,11 @@ def _checked_header(row: tuple[list[str], Problem | None], name: str) -> list[st
     fields, problem = row
     if problem is not None:
         raise UsageError(f"{name}: header: {problem[1]}")
-    return [field.strip() for field in fields]
+    names = [field.strip() for field in fields]
+    if names.count("") < 2:
+        return names
+    # Each value needs a name of its own to be written back; pandas would call its column so.
+    return [column or f"Unnamed: {place}" for place, column in enumerate(names)]
 
 
 def _record(header: list[str], row: list[str], problem: Problem | None) -> Record:

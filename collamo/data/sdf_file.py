@@ -40,7 +40,8 @@ def sdf_records(lines: Iterable[str], name: str) -> Iterator[Record]:
 def _starts_a_molecule(record: list[str], counts: int) -> bool:
     """Return whether the last lines of `record` head a molecule, not one inside a data item."""
     before = len(record) - _HEADER_LINES - 1
-    return before > counts and not record[before].startswith(">")
+    # A blank line ends a data item: what follows text goes on with it.
+    return before > counts and (not record[before].strip() or record[before].startswith("M  END"))
 
 
 def _record(lines: list[str], counts: int | None) -> Record:

@@ -385,6 +385,11 @@ def test_a_mol_block_inside_a_data_item_is_no_record(write):
     ((values, _),) = rows(path)
     assert values["a"] == "1"
     assert "V2000" in values["block"]
+    for text in ("As drawn:", "As\ndrawn:"):
+        content = f"{BLOCK}> <block>\n{text}\n{BLOCK}\n> <a>\n1\n\n$$$$\n{BLOCK}$$$$\n"
+        (values, _), _ = rows(write("a.sdf", content))
+        assert values["a"] == "1"
+        assert values["block"].startswith(f"{text}\nx\n")
 
 
 def test_blank_lines_before_a_record(write):
@@ -392,6 +397,25 @@ def test_blank_lines_before_a_record(write):
     assert [values["molblock"] for values, _ in rows(path)] == [BLOCK, BLOCK]
     nameless = BLOCK.replace("x", "", 1)
     assert rows(write("a.sdf", f"{nameless}$$$$\n"))[0][0]["molblock"] == nameless
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_columns_without_a_name_keep_their_values(write, tmp_path, name):
+    lines = [["", "smiles", "question", ""], ["0", "CCO", "why?", "note"]]
+    mark = "," if name == "a.csv" else "\t"
+    path = write(name, "".join(mark.join(line) + "\n" for line in lines))
+    (row,) = read_questions(path)
+    assert row.columns == {
+        "Unnamed: 0": "0",
+        "smiles": "CCO",
+        "question": "why?",
+        "Unnamed: 3": "note",
+    }
+    write_answers([row], tmp_path / "out.csv")
+    (written,) = csv.DictReader((tmp_path / "out.csv").open())
+    assert (written["Unnamed: 0"], written["Unnamed: 3"]) == ("0", "note")
+    (row,) = read_questions(write(name, "".join(mark.join(line[:3]) + "\n" for line in lines)))
+    assert row.columns[""] == "0"  # one such column has a name that no other has
 
 
 def test_a_data_item_given_twice(write):
