@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 
 @contextmanager
 def progress_bar(
     label: str, total: int | None, *, show: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; yields a function that takes how many more are done.
+    """Show a bar and its pace while the block runs; yields what takes how many more are done.
 
     `total` None: it is not known how many there are. Nothing is shown where stderr is no terminal.
     """
@@ -22,10 +23,17 @@ def progress_bar(
         "{task.description}",
         BarColumn(),
         MofNCompleteColumn(),
+        "{task.fields[pace]:,.1f}/s",
         TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not show or not console.is_terminal,
     ) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda count: bar.advance(task, count)
+        task, start = bar.add_task(label, total=total, pace=0.0), monotonic()
+
+        def advance(count: int) -> None:
+            seconds = max(monotonic() - start, 1e-9)  # a clock may be coarse
+            pace = (bar.tasks[task].completed + count) / seconds
+            bar.update(task, advance=count, pace=pace)
+
+        yield advance

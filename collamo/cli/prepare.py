@@ -23,84 +23,107 @@ if TYPE_CHECKING:
     from collamo.data.manifest import Manifest
 
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="nci (inside RDKit), qm9 (the wheel qm9pack) or a CSV, TSV, JSONL, JSON, Parquet, "
+        "SMI, SDF, MOL or XYZ file."
+    ),
+]
+ConformersOption = Annotated[
+    bool, typer.Option(help="Embed a conformer for a molecule that has none.")
+]
+StepsOption = Annotated[
+    int, typer.Option(min=0, help="Longest minimisation of a conformer [steps]; 0: none.")
+]
+LargeStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="The same for molecules of 70 atoms and more, hydrogens counted; default: as many. 50 "
+        "take a sixth off their time and end 27 kcal/mol above the minimum of a long run instead "
+        "of 9; 0 take a quarter off and end 200 above it.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of conformers, splits and questions.")]
+MemoryOption = Annotated[
+    float, typer.Option(min=0.01, help="Most memory of a worker [GiB]; only on Linux.")
+]
+RejectOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Fail when more than this share of rows is rejected.")
+]
+RowsOption = Annotated[int | None, typer.Option(min=1, help="Read no more rows than this.")]
+ShardOption = Annotated[int, typer.Option(min=1, help="Rows per shard.")]
+SplitRuleOption = Annotated[
+    str,
+    typer.Option(
+        help="scaffold, random, published (qm9: 110,000, 10,000 and the rest, drawn with the "
+        "seed), or column:NAME to keep the split of a file."
+    ),
+]
+CaptionColumnOption = Annotated[str | None, typer.Option(help="Column of captions.")]
+IupacColumnOption = Annotated[str | None, typer.Option(help="Column of IUPAC names.")]
+MeasuredColumnsOption = Annotated[
+    str,
+    typer.Option(
+        help="Numeric columns, by commas; logS:log mol/L adds a unit, else a unit in the name "
+        "counts: gap_eV. Values in another unit are converted. Of qm9: those to ask for, gap:eV "
+        "in eV."
+    ),
+]
+GuessOption = Annotated[
+    bool,
+    typer.Option(
+        help="Ask for columns that carry the names of QM9's or PubChem's, where their values "
+        "lie in the range of these."
+    ),
+]
+EncodeOption = Annotated[
+    bool,
+    typer.Option("--encode", help="Store the outputs of frozen encoders; training skips them."),
+]
+UnimolOption = Annotated[
+    Path | None,
+    typer.Option(help="With --encode: Uni-Mol weights for 3D, the ones that training will use."),
+]
+GinOption = Annotated[
+    Path | None, typer.Option(help="With --encode: GIN weights for 2D, likewise.")
+]
+LayersOption = Annotated[
+    int,
+    typer.Option(min=1, help="With --encode: the projector's num_layers, which sets the levels."),
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="With --encode: float16, or float32 at twice the size.")
+]
+
+
 @command()
 def prepare(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="nci (inside RDKit), qm9 (the wheel qm9pack) or a CSV, TSV, JSONL, JSON, Parquet, "
-            "SMI, SDF, MOL or XYZ file."
-        ),
-    ],
+    source: SourceArgument,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    conformers: Annotated[
-        bool, typer.Option(help="Embed a conformer for a molecule that has none.")
-    ] = True,
-    force_field_steps: Annotated[
-        int, typer.Option(min=0, help="Longest minimisation of a conformer [steps].")
-    ] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of conformers, splits and questions.")] = 0,
+    conformers: ConformersOption = True,
+    force_field_steps: StepsOption = 200,
+    large_force_field_steps: LargeStepsOption = None,
+    seed: SeedOption = 0,
     workers: WorkersOption = None,
     time_limit: TimeOption = 30.0,
-    memory_limit: Annotated[
-        float, typer.Option(min=0.01, help="Most memory of a worker [GiB]; only on Linux.")
-    ] = 4.0,
-    max_reject_rate: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Fail when more than this share of rows is rejected."),
-    ] = 0.05,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read no more rows than this.")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
-    split: Annotated[
-        str,
-        typer.Option(
-            help="scaffold, random, published (qm9: 110,000, 10,000 and the rest, drawn with the "
-            "seed), or column:NAME to keep the split of a file."
-        ),
-    ] = "scaffold",
+    memory_limit: MemoryOption = 4.0,
+    max_reject_rate: RejectOption = 0.05,
+    limit: RowsOption = None,
+    shard_size: ShardOption = 1000,
+    split: SplitRuleOption = "scaffold",
     smiles_column: SmilesColumnOption = None,
     selfies_column: SelfiesColumnOption = None,
-    caption_column: Annotated[str | None, typer.Option(help="Column of captions.")] = None,
-    iupac_column: Annotated[str | None, typer.Option(help="Column of IUPAC names.")] = None,
-    measured_columns: Annotated[
-        str,
-        typer.Option(
-            help="Numeric columns, by commas; logS:log mol/L adds a unit, else a unit in the name "
-            "counts: gap_eV. Of qm9: those to ask for, gap:eV in eV."
-        ),
-    ] = "",
-    guess_columns: Annotated[
-        bool,
-        typer.Option(
-            help="Ask for columns that carry the names of QM9's or PubChem's, where their values "
-            "lie in the range of these."
-        ),
-    ] = True,
-    encode: Annotated[
-        bool,
-        typer.Option(
-            "--encode",
-            help="Store the outputs of frozen encoders; training then skips them.",
-        ),
-    ] = False,
-    unimol: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --encode: Uni-Mol weights for 3D, the ones that training will use."
-        ),
-    ] = None,
-    gin: Annotated[
-        Path | None, typer.Option(help="With --encode: GIN weights for 2D, likewise.")
-    ] = None,
-    encode_layers: Annotated[
-        int,
-        typer.Option(
-            min=1, help="With --encode: the projector's num_layers, which sets the levels."
-        ),
-    ] = 5,
-    encode_dtype: Annotated[
-        str, typer.Option(help="With --encode: float16, or float32 at twice the size.")
-    ] = "float16",
+    caption_column: CaptionColumnOption = None,
+    iupac_column: IupacColumnOption = None,
+    measured_columns: MeasuredColumnsOption = "",
+    guess_columns: GuessOption = True,
+    encode: EncodeOption = False,
+    unimol: UnimolOption = None,
+    gin: GinOption = None,
+    encode_layers: LayersOption = 5,
+    encode_dtype: DtypeOption = "float16",
 ) -> None:
     """Turn a source of molecules into shards, splits and questions."""
     if encode and unimol is None and gin is None:
@@ -113,6 +136,7 @@ def prepare(
     options = PrepareOptions(
         conformers=conformers,
         force_field_steps=force_field_steps,
+        large_force_field_steps=large_force_field_steps,
         seed=seed,
         time_limit=time_limit,
         memory_limit=memory_limit,
@@ -134,32 +158,35 @@ def prepare(
         f"{rows['in']} rows: {rows['ok']} ok, {rows['rejected']} rejected; "
         + ", ".join(f"{count} {name}" for name, count in splits.items())
     )
-    if rows["rejected"]:
-        print(f"note: reasons for the rejected rows: {out / 'rejected.jsonl'}", file=sys.stderr)
-    for pair, shared in manifest.overlaps.items():
-        print(
-            f"note: {pair}: {shared['molecules']} molecules, and {shared['parents']} with the same "
-            "parent (other salts, charges, isomers and tautomers counted)",
-            file=sys.stderr,
-        )
-    for note in _notes(manifest):
+    for note in _notes(manifest, out):
         print(f"note: {note}", file=sys.stderr)
-    for element, counts in manifest.unknown_elements.items():
-        print(
-            f"note: Uni-Mol's dictionary lacks {element} ({counts['atoms']} atoms in "
-            f"{counts['molecules']} molecules): the 3D encoder reads it as [UNK]",
-            file=sys.stderr,
-        )
     if encode:
         _encode(out, rows["ok"], unimol, gin, encode_layers, encode_dtype)
 
 
-def _notes(manifest: Manifest) -> Iterator[str]:
-    """Yield what of the columns and of 3D did not become questions, and why."""
-    from collamo.data.measured_values import UNREAD
-    from collamo.data.records import NOT_ASKED_FOR
-
+def _notes(manifest: Manifest, out: Path) -> Iterator[str]:
+    """Yield what the user should know of what was written."""
+    if manifest.rows["rejected"]:
+        yield f"reasons for the rejected rows: {out / 'rejected.jsonl'}"
+    for pair, shared in manifest.overlaps.items():
+        yield (
+            f"{pair}: {shared['molecules']} molecules, and {shared['parents']} with the same "
+            "parent (other salts, charges, isomers and tautomers counted)"
+        )
     yield from manifest.guesses
+    yield from _value_notes(manifest)
+    yield from _conformer_notes(manifest)
+    for element, counts in manifest.unknown_elements.items():
+        yield (
+            f"Uni-Mol's dictionary lacks {element} ({counts['atoms']} atoms in "
+            f"{counts['molecules']} molecules): the 3D encoder reads it as [UNK]"
+        )
+
+
+def _value_notes(manifest: Manifest) -> Iterator[str]:
+    """Yield what of the columns did not become questions, and why."""
+    from collamo.data.measured_values import UNREAD
+
     for column, counts in manifest.values.items():
         others = {name: n for name, n in counts.items() if name not in ("exact", "text")}
         if set(others) - {"blank"}:
@@ -168,6 +195,12 @@ def _notes(manifest: Manifest) -> Iterator[str]:
                 f"column {column!r}: {asked} of {sum(counts.values())} values asked for; "
                 + ", ".join(f"{count} {name}" for name, count in others.items())
             )
+
+
+def _conformer_notes(manifest: Manifest) -> Iterator[str]:
+    """Yield how many molecules have no 3D, or another than their record's, and why."""
+    from collamo.data.records import NOT_ASKED_FOR
+
     absent = {
         reason: count
         for reason, count in manifest.absent_conformers.items()

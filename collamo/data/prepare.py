@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,7 +30,7 @@ from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_me
 from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
 from collamo.data.sharding import Sharding, library_versions, sidecar_of
-from collamo.data.shards import SPLITS, TASK_SCHEMA, table_writer, tasks_path
+from collamo.data.shards import FACT_COLUMNS, SPLITS, TASK_SCHEMA, table_writer, tasks_path
 from collamo.data.splits import (
     joined_by_parent,
     overlaps,
@@ -73,7 +75,7 @@ def prepare(
     max_reject_rate
         Rejected share of rows above which the run fails, after everything is written.
     progress
-        Show a progress bar on stderr when it is a terminal.
+        Say on stderr how many rows a second were prepared, and show a bar when it is a terminal.
 
     Raises
     ------
@@ -91,12 +93,17 @@ def prepare(
     check_positive({"workers": workers})
     if not 0 <= max_reject_rate <= 1:
         raise UsageError(f"max_reject_rate is {max_reject_rate}; it must be between 0 and 1")
+    begin = time.monotonic()
     sharding = Sharding(source, options or PrepareOptions(), Path(out))
     sharding.start()
-    with progress_bar("preparing molecules", sharding.total, show=progress) as advance:
-        sharding.write(workers or usable_processors(), advance)
+    missing = sharding.missing()
+    rows = sharding.rows_of(missing)
+    with progress_bar("preparing molecules", rows, show=progress) as advance:
+        sharding.write(missing, workers or usable_processors(), advance)
     manifest = _finish(sharding)
     _check_rejected(manifest, max_reject_rate, sharding.out)
+    if progress and rows:
+        print(_pace(rows, sharding.total, time.monotonic() - begin), file=sys.stderr)
     return manifest
 
 
@@ -127,7 +134,17 @@ def prepare_shards(
     check_positive({"workers": workers})
     sharding = Sharding(source, options, Path(out))
     sharding.start()
-    sharding.write(workers or usable_processors(), lambda rows: None, shards)
+    sharding.write(sharding.missing(shards), workers or usable_processors(), lambda rows: None)
+
+
+def _pace(rows: int, total: int, seconds: float) -> str:
+    """Return how fast the rows were prepared, everything counted, and how many were there before.
+
+    >>> _pace(500, 2_000, 4.0)
+    '500 rows in 4.0 s: 125.0 rows/s; 1,500 were there'
+    """
+    there = f"; {total - rows:,} were there" if rows < total else ""
+    return f"{rows:,} rows in {seconds:,.1f} s: {rows / seconds:,.1f} rows/s{there}"
 
 
 def _check_rejected(manifest: Manifest, max_reject_rate: float, out: Path) -> None:
@@ -260,16 +277,27 @@ def _write_tasks(
         }
         for path in sharding.paths():
             examples: dict[str, list[TaskExample]] = defaultdict(list)
-            for record in pq.read_table(path).to_pylist():
+            for record in pq.read_table(path, columns=_READ_FOR_QUESTIONS).to_pylist():
                 split = splits[record["row"]]
                 written = _questions(record, seed, measured)
                 summary.add(record, split, written)
                 examples[split] += written
             for split, written in examples.items():
-                fields = [dataclasses.asdict(example) for example in written]
                 with naming(tasks_path(sharding.out, split)):
-                    writers[split].write_table(pa.Table.from_pylist(fields, schema=TASK_SCHEMA))
+                    writers[split].write_table(_task_table(written))
     return summary
+
+
+# The other columns of a shard are large, and cost a third of the time of this step.
+_READ_FOR_QUESTIONS = [
+    *("row", "canonical_smiles", "selfies", "atom_features", "coordinates"),
+    *("conformer_method", "conformer_reason", *FACT_COLUMNS, "columns"),
+]
+
+
+def _task_table(examples: Sequence[TaskExample]) -> pa.Table:
+    fields = {name: [getattr(example, name) for example in examples] for name in TASK_SCHEMA.names}
+    return pa.table(fields, schema=TASK_SCHEMA)
 
 
 def _questions(

@@ -24,7 +24,7 @@ from collamo.data.options import PrepareOptions
 from collamo.data.records import Outcome
 from collamo.data.shards import MOLECULE_SCHEMA, shard_name, write_table
 from collamo.data.sources import SourceRow, count_rows, open_source
-from collamo.data.workers import process_rows
+from collamo.data.workers import check_workers_allowed, process_rows
 from collamo.errors import UsageError
 from collamo.files import file_sha256, write_text
 
@@ -78,7 +78,8 @@ class Sharding:
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def start(self) -> None:
-        """Make the folder, or refuse one that holds another preparation."""
+        """Make the folder; raise where another preparation is in it, or no worker may start."""
+        check_workers_allowed()
         if self.total == 0:
             raise UsageError(f"{self.source.name} holds no records")
         if self.out.exists() and not self.out.is_dir():
@@ -92,13 +93,17 @@ class Sharding:
                     "library versions; choose another folder or delete this one"
                 )
 
-    def write(
-        self, workers: int, advance: Callable[[int], None], shards: Collection[int] | None = None
-    ) -> None:
-        """Write every shard, or of `shards` every one, that is not there yet."""
-        requested = [index for index in range(self.count) if shards is None or index in shards]
-        missing = {index for index in requested if self._done(index) is None}
-        advance(sum(self._size(index) for index in requested if index not in missing))
+    def missing(self, shards: Collection[int] | None = None) -> set[int]:
+        """Return which shards, or which of `shards`, are not there yet."""
+        requested = range(self.count) if shards is None else shards
+        return {index for index in requested if index < self.count and self._done(index) is None}
+
+    def rows_of(self, shards: Collection[int]) -> int:
+        """Return how many records the shards have together."""
+        return sum(map(self._size, shards))
+
+    def write(self, missing: Collection[int], workers: int, advance: Callable[[int], None]) -> None:
+        """Write the shards that are missing."""
         rows = (row for row in self._rows() if self._index(row) in missing)
         waiting: dict[int, list[tuple[SourceRow, Outcome]]] = defaultdict(list)
         for row, outcome in process_rows(rows, self.options, workers):

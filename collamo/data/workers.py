@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -23,6 +24,7 @@ from collamo.chem.conformer_workers import (
 from collamo.data.options import PrepareOptions
 from collamo.data.records import Outcome, process_row
 from collamo.data.sources import SourceRow
+from collamo.errors import UsageError
 
 # Our choice: 16 molecules per message to a worker keep the overhead below 1 %; a worker hands back
 # what it has after a second, so that one slow molecule does not make its neighbours wait.
@@ -62,6 +64,17 @@ def process_rows(
     finally:
         pool.stop()
         pool.join()
+
+
+def check_workers_allowed() -> None:
+    """Raise UsageError in a daemonic process, which Python lets start no worker."""
+    process = multiprocessing.current_process()
+    if process.daemon:
+        raise UsageError(
+            f"prepare was called in {process.name}, a daemonic process (multiprocessing.Pool and "
+            "DataLoader have such workers), and those may start no worker processes; call it in "
+            "the main process, or from a concurrent.futures.ProcessPoolExecutor"
+        )
 
 
 def _chunks(rows: Iterable[SourceRow]) -> Iterator[_Message]:

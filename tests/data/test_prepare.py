@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,9 @@ from collamo.data.facts import PROPERTIES_3D, count_elements, measure
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
+from collamo.data.records import process_row
 from collamo.data.shards import SPLITS
+from collamo.data.sources import SourceRow
 from collamo.data.splits import scaffold_of
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
 
@@ -174,6 +177,54 @@ def test_options_reach_the_force_field(nci, tmp_path):
     fine = PreparedData.open(nci).features(2).conformer
     assert not rough.converged
     assert (rough.coordinates != fine.coordinates).any()
+
+
+def test_large_molecules_may_have_steps_of_their_own():
+    def conformer_of(smiles, **options):
+        record = process_row(SourceRow(1, smiles), PrepareOptions(**options)).record
+        return record["conformer_method"], record["conformer_converged"]
+
+    chain = "C" * 24  # 74 atoms with their hydrogens
+    assert conformer_of(chain, large_force_field_steps=0) == ("etkdgv3", None)
+    assert conformer_of(chain, large_force_field_steps=1) == ("etkdgv3+mmff", False)
+    assert conformer_of("CCC", large_force_field_steps=0) == ("etkdgv3+mmff", True)
+    assert conformer_of("CCC", force_field_steps=0) == ("etkdgv3", None)
+
+
+def test_a_molecule_in_several_rows_is_embedded_once(monkeypatch):
+    embedded = []
+
+    def counted(molecule, *arguments):
+        embedded.append(molecule.smiles)
+        return embed_conformer(molecule, *arguments)
+
+    monkeypatch.setattr(records_module, "embed_conformer", counted)
+    rows = [SourceRow(n, text, columns={"caption": f"{n}"}) for n, text in enumerate(["NCF"] * 3)]
+    options = PrepareOptions(seed=12)
+    records = [process_row(row, options).record for row in (*rows, SourceRow(3, "FCN"))]
+    assert embedded == ["NCF", "FCN"]
+    assert [record["row"] for record in records] == [0, 1, 2, 3]
+    assert [dict(record["columns"]) for record in records[:3]] == [
+        {"caption": f"{n}"} for n in range(3)
+    ]
+    assert (records[0]["coordinates"] == records[2]["coordinates"]).all()
+
+
+def test_the_pace_is_said(mixed, tmp_path, capsys):
+    options = PrepareOptions(conformers=False, shard_size=5)
+    prepare(mixed, tmp_path, options, workers=1, max_reject_rate=0.5)
+    assert re.search(r"^8 rows in [\d.]+ s: [\d.]+ rows/s$", capsys.readouterr().err, re.MULTILINE)
+    (tmp_path / "molecules-00001.json").unlink()
+    prepare(mixed, tmp_path, options, workers=1, max_reject_rate=0.5)
+    assert re.search(r"^3 rows in .* rows/s; 5 were there$", capsys.readouterr().err, re.MULTILINE)
+    prepare(mixed, tmp_path, options, workers=1, max_reject_rate=0.5)
+    assert "rows/s" not in capsys.readouterr().err
+
+
+def test_a_daemonic_process_is_told_where_to_prepare(mixed, tmp_path):
+    with worker_context().Pool(1) as pool, pytest.raises(UsageError, match="daemonic process"):
+        pool.apply(prepare, (mixed, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_slow_molecules_hand_their_neighbours_back(tmp_path, monkeypatch):
@@ -388,6 +439,7 @@ def fault_on(monkeypatch, smiles, fault, name="embed_conformer"):
         return original(molecule, *arguments)
 
     monkeypatch.setattr(records_module, name, faulty)
+    records_module._molecule_columns.cache_clear()  # a fork inherits what its parent remembers
 
 
 @pytest.mark.slow
@@ -480,6 +532,8 @@ def test_another_preparation_is_not_overwritten(nci):
         ({"limit": 0}, "limit is 0"),
         ({"time_limit": 0}, "time_limit is 0"),
         ({"memory_limit": 0}, "memory_limit is 0"),
+        ({"force_field_steps": -1}, "force_field_steps is -1"),
+        ({"large_force_field_steps": -1}, "large_force_field_steps is -1"),
         ({"split": (0.8, 0.1, 0.2)}, "add up to 1"),
         ({"smiles_column": "smiles"}, "no columns"),
     ],
