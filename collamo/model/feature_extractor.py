@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from transformers import BatchFeature, FeatureExtractionMixin
+from transformers import FeatureExtractionMixin
 
 from collamo.chem.conformer import absent_conformer
 from collamo.chem.conformer_workers import embed_conformer_limited
@@ -13,6 +13,7 @@ from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
 from collamo.chem.inputs import MoleculeInput, read_molecule
 from collamo.chem.rejection import RejectedMolecule
 from collamo.data.batch import MODALITIES, REQUIRED_TENSORS, MoleculeBatch, batch_molecules
+from collamo.model.inputs import ModelInputs
 from collamo.model.selfies_vocabulary import SelfiesVocabulary
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,9 @@ class MoleculeFeatureExtractor(FeatureExtractionMixin):
         self,
         molecules: Sequence[Sequence[MoleculeInput]],
         modalities: Sequence[str] = MODALITIES,
-    ) -> BatchFeature:
+    ) -> ModelInputs:
         """Featurize and pad: the tensors of `batch`, by name."""
-        return BatchFeature(self.batch(molecules, modalities).tensors())
+        return ModelInputs(self.batch(molecules, modalities).tensors())
 
     def batch(
         self,

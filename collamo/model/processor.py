@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import ProcessorMixin
 
 from collamo.chem.inputs import MoleculeInput, read_molecule
 from collamo.data.batch import MODALITIES, REQUIRED_TENSORS
 from collamo.errors import UsageError
 from collamo.model.configuration import MOL_TOKEN, MoleculesAs
 from collamo.model.feature_extractor import shortened
+from collamo.model.inputs import ModelInputs
+from collamo.model.text_options import TextOptions
 
 
 class CollamoProcessor(ProcessorMixin):
@@ -68,7 +71,14 @@ class CollamoProcessor(ProcessorMixin):
         padding: bool | str = True,
         return_tensors: str | None = "pt",
         padding_side: str | None = None,
-    ) -> BatchFeature:
+        truncation: bool | str | None = False,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        text_kwargs: Mapping[str, Any] | None = None,
+        images: None = None,
+        videos: None = None,
+        audio: None = None,
+    ) -> ModelInputs:
         """Prepare a batch.
 
         Parameters
@@ -87,15 +97,26 @@ class CollamoProcessor(ProcessorMixin):
         modalities
             Which of "1d", "2d", "3d" the model gets to see.
         padding
-            Pad to the longest prompt (True or "longest") or not at all.
+            Pad to the longest prompt (True or "longest"), to `max_length` ("max_length") or not
+            at all.
         return_tensors
             "pt", or None for lists of ids (molecules are tensors always).
         padding_side
             None pads left without `suffix`, as generation needs, and right with it.
+        truncation
+            Cut what is longer than `max_length` (None: than the language model has positions) at
+            its end, answers too; never a molecule.
+        max_length, pad_to_multiple_of
+            Tokens, soft ones included.
+        text_kwargs
+            The arguments from `padding_side` on and `padding` once more, as transformers'
+            processors take them; they go first.
+        images, videos, audio
+            None: the model has no such inputs.
 
         Returns
         -------
-        BatchFeature
+        ModelInputs
             input_ids, attention_mask (, labels) [R,T], and the molecule tensors [R,M,…].
 
         Raises
@@ -105,9 +126,19 @@ class CollamoProcessor(ProcessorMixin):
         UsageError
             If a prompt with its first answer has more tokens than the tokenizer's
             `model_max_length`, which `build_model` sets to the positions of the language model.
+            Also for options of text that there are not or that contradict each other.
         MoleculeError
             For what is no molecule, with the number of its prompt.
         """
+        _refuse_media(images=images, videos=videos, audio=audio)
+        options = TextOptions.merged(
+            text_kwargs,
+            padding=padding,
+            padding_side=padding_side,
+            truncation=truncation,
+            max_length=max_length,
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
         texts = [text] if isinstance(text, str) else list(text)
         rows = _molecule_rows(molecules, len(texts), isinstance(text, str))
         for number, (prompt, row) in enumerate(zip(texts, rows, strict=True)):
@@ -117,14 +148,18 @@ class CollamoProcessor(ProcessorMixin):
             rows = [[] for _ in rows]
         ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
         answers = self._answers(suffix, ids)
+        if options.cuts:
+            ids, answers = self._cut(ids, answers, options.limit(self.tokenizer.model_max_length))
         pairs = zip(ids, answers, strict=True)
         for number, (prompt, (tokens, (answer, _))) in enumerate(zip(texts, pairs, strict=True)):
             self._check_length(f"prompt {number} {shortened(prompt)}", len(tokens), len(answer))
-        side = padding_side or ("left" if suffix is None else "right")
-        data = self._padded(ids, answers, bool(padding) and padding != "do_not_pad", side)
+        side = options.padding_side or ("left" if suffix is None else "right")
+        lengths = [len(p) + len(a) for p, (a, _) in zip(ids, answers, strict=True)]
+        length = options.length(lengths, self.tokenizer.model_max_length)
+        data = self._padded(ids, answers, length, side)
         if suffix is None:
             del data["labels"]
-        batch = BatchFeature(data, tensor_type=return_tensors)
+        batch = ModelInputs(data, tensor_type=return_tensors)
         if any(rows):
             batch.update(self.feature_extractor(rows, modalities))
         return batch
@@ -195,7 +230,7 @@ class CollamoProcessor(ProcessorMixin):
         modalities: Sequence[str] = MODALITIES,
         processor_kwargs: dict | None = None,
         **kwargs,
-    ) -> str | list[str] | BatchFeature | torch.Tensor:
+    ) -> str | list[str] | ModelInputs | torch.Tensor:
         """Render conversations, and with `tokenize` also prepare their molecules.
 
         The public method is overridden, because the private hook for further inputs drops them
@@ -369,12 +404,32 @@ class CollamoProcessor(ProcessorMixin):
             dialogues.append((ids[:end], labels[:end]))
         return dialogues
 
-    def _padded(self, prompts, answers, pad: bool, side: str) -> dict[str, list[list[int]]]:
+    def _cut(
+        self,
+        prompts: Sequence[list[int]],
+        answers: Sequence[tuple[list[int], list[int]]],
+        limit: int,
+    ) -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
+        """Leave out what stands behind `limit` tokens, where that is no molecule."""
+        for number, prompt in enumerate(prompts):
+            if self.mol_token_id in prompt[limit:]:
+                last = len(prompt) - prompt[::-1].index(self.mol_token_id)
+                raise UsageError(
+                    f"prompt {number} has a molecule up to token {last}; truncation to max_length "
+                    f"{limit} would cut it: pass at least {last}"
+                )
+        rooms = [max(0, limit - len(prompt)) for prompt in prompts]
+        pairs = zip(answers, rooms, strict=True)
+        return (
+            [prompt[:limit] for prompt in prompts],
+            [(ids[:room], labels[:room]) for (ids, labels), room in pairs],
+        )
+
+    def _padded(self, prompts, answers, length: int, side: str) -> dict[str, list[list[int]]]:
         """Join prompt and answer, pad on one side, -100 labels everywhere but on the answer."""
         if side not in ("left", "right"):
             raise ValueError(f"padding_side {side!r}; use 'left' or 'right'")
         rows = [(p, *answer) for p, answer in zip(prompts, answers, strict=True)]
-        length = max((len(p) + len(a) for p, a, _ in rows), default=0) if pad else 0
         token = self.tokenizer.pad_token_id
         token = self.tokenizer.eos_token_id if token is None else token
         data: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
@@ -389,6 +444,14 @@ class CollamoProcessor(ProcessorMixin):
                 padding = [fill] * gap
                 data[key].append(padding + values if side == "left" else values + padding)
         return data
+
+
+def _refuse_media(**media: object) -> None:
+    for name, value in media.items():
+        if value is not None:
+            raise UsageError(
+                f"{name} is given, but the model reads text and molecules; leave it out"
+            )
 
 
 def _molecule_rows(molecules, count: int, single: bool) -> list[list[MoleculeInput]]:

@@ -185,6 +185,87 @@ def test_padding_sides_and_lists(processor):
         processor(texts, ["C", "C"], modalities=NO_3D, padding_side="up")
 
 
+class TestTextOptions:
+    TEXTS, MOLECULES = ("<mol> a", "<mol> b c d"), ("C", "CC")
+
+    def lengths(self, processor, **options):
+        batch = processor(self.TEXTS, self.MOLECULES, modalities=NO_3D, **options)
+        return batch, batch["attention_mask"].sum(1).tolist()
+
+    def test_padding_to_a_length(self, processor):
+        longest, real = self.lengths(processor)
+        batch, same = self.lengths(processor, padding="max_length", max_length=40)
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 40)
+        assert same == real
+        width = longest["input_ids"].shape[1]
+        assert torch.equal(batch["input_ids"][:, -width:], longest["input_ids"])
+        whole, _ = self.lengths(processor, padding="max_length")
+        assert whole["input_ids"].shape[1] == processor.tokenizer.model_max_length
+        with pytest.raises(UsageError, match=r"a row has \d+ tokens, more than max_length 4; pass"):
+            self.lengths(processor, padding="max_length", max_length=4)
+
+    def test_padding_to_a_multiple(self, processor):
+        _, real = self.lengths(processor)
+        for options in ({}, {"padding": "max_length", "max_length": 33}):
+            batch, same = self.lengths(processor, pad_to_multiple_of=16, **options)
+            assert batch["input_ids"].shape[1] == -(-(33 if options else max(real)) // 16) * 16
+            assert same == real
+
+    def test_truncation_cuts_the_end_and_no_molecule(self, processor):
+        whole, (short, long) = self.lengths(processor, padding_side="right")
+        batch, lengths = self.lengths(
+            processor, padding_side="right", truncation=True, max_length=long - 1
+        )
+        assert lengths == [short, long - 1]
+        assert torch.equal(batch["input_ids"], whole["input_ids"][:, : long - 1])
+        with pytest.raises(UsageError, match=r"prompt 0 has a molecule up to token \d+; trunc"):
+            self.lengths(processor, truncation=True, max_length=2)
+        options = {"suffix": "x y z", "modalities": NO_3D}
+        answered = processor("<mol> a", "C", **options)
+        count = answered["input_ids"].shape[1]
+        cut = processor("<mol> a", "C", truncation=True, max_length=count - 2, **options)
+        for name in ("input_ids", "labels", "attention_mask"):
+            assert torch.equal(cut[name], answered[name][:, : count - 2]), name
+        assert (cut["labels"] != -100).any()
+
+    def test_as_text_kwargs(self, processor):
+        options = {"padding": "max_length", "max_length": 40, "padding_side": "right"}
+        named, _ = self.lengths(processor, **options)
+        nested, _ = self.lengths(processor, text_kwargs=options, padding=False, images=None)
+        assert torch.equal(nested["input_ids"], named["input_ids"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"padding": "longst"}, "padding is 'longst'; use one of"),
+            ({"truncation": "only_second"}, "truncation is 'only_second'; use one of"),
+            ({"max_length": 40}, "max_length does nothing here"),
+            ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
+            ({"text_kwargs": {"stride": 2}}, "text_kwargs has 'stride'"),
+            ({"images": ["a.png"]}, "images is given, but the model reads text and molecules"),
+            ({"audio": [0.0]}, "audio is given"),
+        ],
+    )
+    def test_what_does_nothing_is_refused(self, processor, options, message):
+        with pytest.raises(UsageError, match=message):
+            self.lengths(processor, **options)
+
+
+def test_coordinates_stay_float32(processor):
+    inputs = processor("<mol> a", "CCO")
+    inputs["encoded_3d"] = torch.zeros(1, 1, 3, 1, 4)
+    coordinates = inputs["coordinates"].clone()
+    moved = inputs.to("cpu", torch.bfloat16)
+    assert moved is inputs
+    assert moved["coordinates"].dtype == torch.float32
+    assert torch.equal(moved["coordinates"], coordinates)
+    assert moved["encoded_3d"].dtype == torch.bfloat16
+    assert moved["input_ids"].dtype == torch.int64
+    assert inputs.to("meta", dtype=torch.float16)["coordinates"].device.type == "meta"
+    molecules = processor.feature_extractor([["CCO"]]).to(torch.float16)
+    assert molecules["coordinates"].dtype == torch.float32
+
+
 def test_one_bos_at_the_start(processor):
     bos = processor.tokenizer.bos_token_id
     for text in (processor.prompt("What?"), "<mol> plain"):
