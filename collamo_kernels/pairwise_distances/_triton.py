@@ -70,9 +70,11 @@ def _launch(
     valid: Tensor | None,
     *arrays: Tensor,
 ) -> None:
+    from collamo_kernels.triton_launch import launch
+
     real = None if valid is None else valid.contiguous().view(torch.uint8)
     arguments = (coordinates.contiguous(), real, *arrays, coordinates.shape[1])
-    kernel[grid](*arguments, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True)
+    launch(kernel, grid, *arguments, BLOCK, num_warps=NUM_WARPS)
 
 
 SCHEMA = "(Tensor coordinates, Tensor? valid) -> Tensor"

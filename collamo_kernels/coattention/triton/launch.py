@@ -17,7 +17,7 @@ from collamo_kernels.coattention.triton.kernels import Projections, Results
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.rounds import rounds_of
 from collamo_kernels.coattention.triton.terms import LogitTerms
-from collamo_kernels.radial.triton.launch import FUSION
+from collamo_kernels.triton_launch import launch
 
 Rounds = Iterator[tuple[slice, Tensor | None]]  # heads, and their dL/dlogits
 
@@ -62,7 +62,8 @@ def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
     shared = _shared(inputs, projections.q, results.out, chosen)
     for heads in rounds_of(q.shape[1], molecules.pairs, inputs.terms.exact is not None):
         count = heads.stop - heads.start
-        kernels.attend[(tiles * count,)](
+        launch(
+            *(kernels.attend, (tiles * count,)),
             *(projections, results),
             terms=inputs.terms.of_heads(heads),
             first_head=heads.start,
@@ -108,7 +109,8 @@ def _backward_rounds(
     for heads in rounds_of(q.shape[1], molecules.pairs, kept or inputs.terms.exact is not None):
         count = heads.stop - heads.start
         ds = q.new_empty((molecules.pairs, count), dtype=torch.float32) if kept else None
-        kernel[(programs * count, ways)](
+        launch(
+            *(kernel, (programs * count, ways)),
             *(projections, results, gradients._replace(ds=ds)),
             terms=inputs.terms.of_heads(heads),
             first_head=heads.start,
@@ -166,7 +168,6 @@ def _shared(
         "growth": 1 / (1 - inputs.dropout_p),
         "build": build,
         "num_warps": chosen.num_warps,
-        "enable_fp_fusion": FUSION,
         "num_stages": 1,  # a molecule has few tiles: nothing to run ahead of
     }
 

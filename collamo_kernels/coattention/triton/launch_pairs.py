@@ -19,7 +19,8 @@ from collamo_kernels.coattention.triton.rounds import rounds_of
 from collamo_kernels.coattention.triton.terms import LogitTerms
 from collamo_kernels.radial import BLOCKS
 from collamo_kernels.radial.triton import launch as on_radial
-from collamo_kernels.radial.triton.launch import FUSION, RadialFunction
+from collamo_kernels.radial.triton.launch import RadialFunction
+from collamo_kernels.triton_launch import FUSION, cdiv, launch
 
 
 class Located(NamedTuple):
@@ -45,12 +46,13 @@ def locate(
     coefficients = u.new_empty((heads, cells + 1, 4))
     group = next(rounds_of(heads, pairs, limited=True)).stop
     phi = None if exact is None else u.new_empty((group, pairs))
-    pair_programs, cell_programs = triton.cdiv(pairs, PAIRS.pairs), cells // PAIRS.cells + 1
+    pair_programs, cell_programs = cdiv(pairs, PAIRS.pairs), cells // PAIRS.cells + 1
     exact_programs = 0 if exact is None else on_radial.programs(pairs)
     function, build = on_radial.absent(heads)
     if exact is not None:
         function, build = exact.kernel_arguments, exact.build()
-    kernels.locate[(pair_programs + cell_programs + exact_programs,)](
+    launch(
+        *(kernels.locate, (pair_programs + cell_programs + exact_programs,)),
         *(u, hops, table, spot, coefficients),
         *(fits, function, phi, pairs, cells, 0 if hop_bias is None else hop_bias.shape[1]),
         pair_programs=pair_programs,
@@ -62,7 +64,6 @@ def locate(
         COLUMN=PAIRS.heads,
         build=build,
         num_warps=on_radial.RADIAL.warps,
-        enable_fp_fusion=FUSION,
     )
     return Located(spot, coefficients), phi
 
@@ -71,12 +72,12 @@ def build(terms: LogitTerms, like: Tensor, heads: int, pairs: int, dtype: torch.
     """Φ2d + Φ3d ``[H, pairs]``, on the device of `like`."""
     bias = like.new_empty((heads, pairs), dtype=dtype)
     for group in rounds_of(heads, pairs, terms.exact is not None):
-        kernels.build[(triton.cdiv(pairs, PAIRS.pairs), group.stop - group.start)](
+        launch(
+            *(kernels.build, (cdiv(pairs, PAIRS.pairs), group.stop - group.start)),
             *(terms.hops, terms.hop_bias, terms.spot, terms.coefficients),
             *(terms.phi(group), terms.fits, bias, group.start, pairs, terms.buckets, terms.cells),
             PAIRS=PAIRS.pairs,
             num_warps=PAIRS.warps,
-            enable_fp_fusion=FUSION,
         )
     return bias
 
@@ -182,14 +183,14 @@ def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | Non
     """du ``[pairs]``: what dL/dlogits of these heads send back to u, on top of `du`."""
     pairs, group = ds.shape
     out = coefficients.new_empty(pairs) if du is None else du  # ds may be float16
-    kernels.slope[(triton.cdiv(pairs, 128),)](
+    launch(
+        *(kernels.slope, (cdiv(pairs, 128),)),
         *(ds, terms.spot, coefficients, terms.fits, out),
         *(pairs, group, terms.cells),
         ADD=du is not None,
         PAIRS=128,
         COLUMN=PAIRS.heads,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
     )
     return out
 
@@ -200,13 +201,13 @@ def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | Non
 def stretch(molecules: Molecules, distances: Tensor, affine: Affine) -> Tensor:
     """u = γ·r + β ``[pairs]``."""
     u = torch.empty_like(distances)
-    kernels.stretch[(molecules.tile_count(PAIRS.atoms, molecules.packed),)](
+    launch(
+        *(kernels.stretch, (molecules.tile_count(PAIRS.atoms, molecules.packed),)),
         *(distances, affine, u, molecules.places()),
         *(molecules.longest, molecules.blocks(PAIRS.atoms)),
         PACKED=molecules.packed,
         BLOCK=PAIRS.atoms,
         num_warps=PAIRS.atoms_warps,
-        enable_fp_fusion=FUSION,
     )
     return u
 
@@ -219,14 +220,14 @@ def pull(
     sums = None
     if affine.affine is not None:
         sums = (torch.empty_like(du), *du.new_empty((2, molecules.atoms, 2)).unbind(0))
-    kernels.pull[(molecules.tile_count(PAIRS.atoms, molecules.packed),)](
+    launch(
+        *(kernels.pull, (molecules.tile_count(PAIRS.atoms, molecules.packed),)),
         *(coordinates, distances, affine, du, dx, *(sums or (None, None, None))),
         molecules.places(),
         *(molecules.longest, molecules.blocks(PAIRS.atoms)),
         PACKED=molecules.packed,
         BLOCK=PAIRS.atoms,
         num_warps=PAIRS.atoms_warps,
-        enable_fp_fusion=FUSION,
     )
     if affine.affine is None or sums is None:
         return dx, None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import triton
 from torch import Tensor
 
 from collamo_kernels.coattention.triton.kernels import Places
 from collamo_kernels.relations import TILE
+from collamo_kernels.triton_launch import cdiv
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Molecules:
 
     def blocks(self, size: int) -> int:
         """Blocks of `size` atoms of a padded molecule."""
-        return triton.cdiv(self.longest, size)
+        return cdiv(self.longest, size)
 
     def tile_count(self, size: int, listed: bool) -> int:
         """Tiles of `size` atoms of all molecules, at most; or, `listed`, those in `tiles`."""

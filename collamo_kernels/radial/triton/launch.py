@@ -12,8 +12,7 @@ from torch import Tensor
 from collamo_kernels.coattention.triton.configuration import RADIAL
 from collamo_kernels.radial import BLOCKS, GAUSSIAN_SHARE, MLP_SLACK
 from collamo_kernels.radial.triton import kernels as kernels
-
-FUSION = True  # a·b + c in one rounding; said aloud because Triton's default is about to change
+from collamo_kernels.triton_launch import cdiv, launch
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def absent(heads: int) -> tuple[kernels.Function, kernels.Build]:
 def _build(
     mlp: bool, heads: int, chunk: int | None = None, places: int | None = None
 ) -> kernels.Build:
-    columns = max(16, triton.next_power_of_2(heads))
+    columns = max(16, 1 << (heads - 1).bit_length())
     return kernels.Build(mlp, places or RADIAL.places, chunk or RADIAL.chunk, RADIAL.slice, columns)
 
 
@@ -70,15 +69,16 @@ def tabulate(
     types = 0 if affine is None else len(affine)
     shared = (reach, affine, types, function.kernel_arguments, survey)
     compiled = {"TERMS": terms, "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
-    kernels.survey[(triton.cdiv(BLOCKS, RADIAL.blocks),)](
+    launch(
+        *(kernels.survey, (cdiv(BLOCKS, RADIAL.blocks),)),
         *shared,
         build=function.build(places=RADIAL.blocks),
         num_warps=RADIAL.survey_warps,
-        enable_fp_fusion=FUSION,
         **compiled,
     )
     made = slope_rows if derivative else None
-    kernels.tabulate[(triton.cdiv(size, RADIAL.places),)](
+    launch(
+        *(kernels.tabulate, (cdiv(size, RADIAL.places),)),
         *shared,
         kernels.Table(rows, made, knots, lengths, first_knot, geometry, fits, errors),
         size=size,
@@ -87,7 +87,6 @@ def tabulate(
         share=GAUSSIAN_SHARE,
         build=function.build(),
         num_warps=RADIAL.warps,
-        enable_fp_fusion=FUSION,
         **compiled,
     )
     return rows, slope_rows, knots, lengths, first_knot, geometry, fits, errors
@@ -108,10 +107,10 @@ class Parts:
 
 def parts(function: RadialFunction, places: int, chunk: int) -> Parts:
     """Set partial sums aside for a gradient from so many places."""
-    slices = triton.cdiv(function.units, RADIAL.slice)
-    turns = max(1, min(RADIAL.parts, triton.cdiv(places, RADIAL.places)))
+    slices = cdiv(function.units, RADIAL.slice)
+    turns = max(1, min(RADIAL.parts, cdiv(places, RADIAL.places)))
     size = len(function.layers) + 2 * function.gaussians * (slices - 1)
-    chunks = triton.cdiv(function.gaussians, chunk)
+    chunks = cdiv(function.gaussians, chunk)
     return Parts(function.layers.new_empty((turns, size)), (turns, slices, chunks))
 
 
@@ -120,14 +119,15 @@ def tabulate_backward(
 ) -> Tensor:
     """Gradient of the parameters ``[n]`` from that of a table's rows."""
     known, sums = first_knot[-1:], parts(function, len(knots), RADIAL.table_chunk)
-    kernels.differentiate[sums.grid](
+    launch(
+        *(kernels.differentiate, sums.grid),
         *(grad, knots, known, function.kernel_arguments, sums.rows, len(knots), sums.size),
         build=function.build(RADIAL.table_chunk),
         num_warps=RADIAL.warps,
-        enable_fp_fusion=FUSION,
     )
     out = torch.empty_like(function.layers)
-    kernels.collect[(triton.cdiv(len(out), RADIAL.entries),)](
+    launch(
+        *(kernels.collect, (cdiv(len(out), RADIAL.entries),)),
         *(sums.rows, known, out, len(knots)),
         programs=sums.grid[0],
         slices=sums.grid[1],
@@ -136,7 +136,6 @@ def tabulate_backward(
         length=len(out),
         PLACES=RADIAL.places,
         ENTRIES=RADIAL.entries,
-        enable_fp_fusion=FUSION,
     )
     return out
 
@@ -163,15 +162,15 @@ def _launch_on_pairs(
     output: Tensor, heads: slice,
 ) -> None:  # fmt: skip
     pairs = output.shape[-1]
-    kernel[(programs(pairs),)](
+    launch(
+        *(kernel, (programs(pairs),)),
         *(*inputs, function.kernel_arguments, output, pairs, heads.start),
         group=heads.stop - heads.start,
         build=function.build(),
         num_warps=RADIAL.warps,
-        enable_fp_fusion=FUSION,
     )
 
 
 def programs(pairs: int) -> int:
     """Programs that take turns at all pairs."""
-    return max(1, min(RADIAL.programs, triton.cdiv(pairs, RADIAL.places)))
+    return max(1, min(RADIAL.programs, cdiv(pairs, RADIAL.places)))
