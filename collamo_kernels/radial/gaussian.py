@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from collamo_kernels.bare import is_bare
 from collamo_kernels.radial.parameters import RadialParameters, shapes
 from collamo_kernels.radial.table import RadialTable
 from collamo_kernels.radial.tabulation import (
@@ -34,8 +35,8 @@ class GaussianRadial(nn.Module):
         Φ3d    = W₂ GELU(W₁ ψ + b₁) + b₂, W₁ [K, K]  (head="mlp")
 
     Gaussians and head are computed in float32 at least, whatever the parameters' dtype and inside
-    autocast too. Gradients: every parameter and the distances. Φ3d of a pair depends on nothing
-    but u.
+    autocast too; only what wraps a layer of the head (LoRA, a quantiser) computes as it will.
+    Gradients: every parameter and the distances. Φ3d of a pair depends on nothing but u.
 
     Parameters
     ----------
@@ -197,15 +198,19 @@ class GaussianRadial(nn.Module):
         return sigma if self.grid == "fixed" else sigma.abs() + self.min_sigma
 
     def is_standard(self) -> bool:
-        """Whether Φ3d is the formula above: no subclass and no other head has changed it."""
-        formula = ("forward", "affine", "gaussians", "widths", "float_parameters")
+        """Whether Φ3d is the formula above: no subclass, other head or wrapper has changed it."""
+        formula = ("affine", "gaussians", "widths", "float_parameters")
         if any(getattr(type(self), x) is not getattr(GaussianRadial, x) for x in formula):
+            return False
+        layers = self._head_layers()
+        linear, gelu = layers[::2], layers[1::2]
+        if not is_bare(self, GaussianRadial) or not all(is_bare(x, nn.Linear) for x in linear):
             return False
         hidden = self.num_gaussians if self.head_kind == "mlp" else 0
         sizes = [tuple(x.shape) for x in self.head.parameters()]
         return (
-            [type(x) for x in self.head] in ([nn.Linear], [nn.Linear, nn.GELU, nn.Linear])
-            and all(x.approximate == "none" for x in self.head if isinstance(x, nn.GELU))
+            len(layers) in (1, 3)
+            and all(is_bare(x, nn.GELU) and x.approximate == "none" for x in gelu)
             and sizes == shapes(self.num_gaussians, hidden, self.num_heads)[2:]
         )
 
@@ -286,22 +291,32 @@ class GaussianRadial(nn.Module):
         """Return what the formula reads, in float32 at least, the normalisation in the weights."""
         dtype = torch.promote_types(self.mu.dtype, torch.float32)
         width = self.widths(dtype)
-        layers = [x.to(dtype) for layer in self._linear_layers() for x in layer.parameters()]
+        layers = [x.to(dtype) for x in self.head.parameters()]
         if self.normalized:
             layers[0] = layers[0] / (math.sqrt(2 * math.pi) * width)
         weight, bias, *second = layers
         weight2, bias2 = second or (None, None)
         return RadialParameters(self.mu.to(dtype), width, weight, bias, weight2, bias2)
 
-    def _linear_layers(self) -> list[nn.Linear]:
-        return [layer for layer in self.head if isinstance(layer, nn.Linear)]
+    def _head_layers(self) -> list[nn.Module]:
+        """The layers of the head, or what has been wrapped around all of them."""
+        return list(self.head) if is_bare(self.head, nn.Sequential) else [self.head]
 
     def _apply_head(self, psi: Tensor) -> Tensor:
-        first, *rest = self._linear_layers()
-        out = F.linear(psi, first.weight.to(psi.dtype), first.bias.to(psi.dtype))
-        for layer in rest:
-            out = F.linear(F.gelu(out), layer.weight.to(psi.dtype), layer.bias.to(psi.dtype))
+        out = psi
+        for layer in self._head_layers():
+            if is_bare(layer, nn.Linear):
+                bias = None if layer.bias is None else layer.bias.to(out.dtype)
+                out = F.linear(out, layer.weight.to(out.dtype), bias)
+            else:
+                out = layer(out.to(_dtype_of(layer, psi.dtype))).to(psi.dtype)
         return out
+
+
+def _dtype_of(layer: nn.Module, default: torch.dtype) -> torch.dtype:
+    """What a layer, or what wraps it, is to be called in: its weights' dtype if it shows one."""
+    parameters = (x.dtype for x in layer.parameters() if x.is_floating_point())
+    return next(parameters, default)
 
 
 def _make_head(kind: str, gaussians: int, heads: int) -> nn.Sequential:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from types import MethodType
 
 import pytest
 import torch
+from torch import nn
 
 import collamo_kernels as ck
 from collamo_kernels.testing import (
@@ -412,17 +414,61 @@ class Doubled(ck.GaussianRadial):
         return 2 * super().forward(distances, types)
 
 
+class Adapted(nn.Module):
+    """As peft adapts a layer: it, and something learned beside it."""
+
+    def __init__(self, layer, out_features):
+        super().__init__()
+        self.layer, self.beside = layer, nn.Linear(16, out_features)
+
+    def forward(self, x):
+        return self.layer(x) + self.beside(x)
+
+
+def twice(self, *x):
+    """What the class computes, doubled."""
+    return 2 * type(self).forward(self, *x)
+
+
+def change_radial(radial, what):
+    """Change the formula of a GaussianRadial of 16 Gaussians and 2 heads in place."""
+    layers = {"radial": radial, "head": radial.head, "layer": radial.head[0]}
+    kind, _, place = what.partition(" ")
+    if kind == "another":
+        new = {"head": nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 2, bias=False))}
+        new["activation"] = nn.Tanh()
+    elif kind == "adapted":
+        new = {place: Adapted(layers[place], 2 if place == "head" else 16)}
+    elif kind == "hooked":
+        layers[place].register_forward_hook(lambda _, __, out: 2 * out)
+        return
+    else:  # as accelerate surrounds a layer's own forward
+        layers[place].forward = MethodType(twice, layers[place])
+        return
+    places = {"head": (radial, "head"), "layer": (radial.head, "0")}
+    setattr(*places.get(place, (radial.head, "1")), new[place])
+
+
+CHANGES = [
+    *("another head", "another activation", "adapted head", "adapted layer"),
+    *("hooked radial", "hooked head", "hooked layer"),
+    *("surrounded radial", "surrounded head", "surrounded layer"),
+]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("changed", ["class", "layer", "activation"])
+@pytest.mark.parametrize("changed", ["another class", *CHANGES])
 def test_a_changed_radial_formula_is_followed(changed, layout, coattention_backend, serves):
     device = device_of(coattention_backend)
     inputs = make_inputs(Case("two", (5, 6), heads=2), device=device)
-    inputs.radial = (Doubled if changed == "class" else ck.GaussianRadial)(2, 16).to(device)
-    if changed == "layer":
-        wider = torch.nn.Linear(16, 24), torch.nn.GELU(), torch.nn.Linear(24, 2)
-        inputs.radial.head = torch.nn.Sequential(*wider).to(device)
-    if changed == "activation":
-        inputs.radial.head[1] = torch.nn.Tanh()
+    radial = (Doubled if changed == "another class" else ck.GaussianRadial)(2, 16)
+    plain = ck.GaussianRadial(2, 16)
+    plain.load_state_dict(radial.state_dict())
+    if changed != "another class":
+        change_radial(radial, changed)
+    distances = torch.linspace(0, 5, 9)
+    assert not torch.allclose(radial(distances), plain(distances))
+    inputs.radial = radial.to(device)
     exact = attend(inputs.double(), layout, backend="reference")
     out = serves(coattention_backend, lambda: attend(inputs, layout, backend=coattention_backend))
     assert_accurate(out, attend(inputs, layout, backend="reference"), exact)

@@ -125,6 +125,46 @@ def test_training_the_adapter_moves_only_it(base, inputs):
         assert torch.equal(buffer, statistics[name]), name
 
 
+# --- adapters on any part, as peft's users place them -------------------------------------
+
+EMBEDDINGS = r".*\.((atom|bond)_embedding_list\.\d|gbf\.(means|stds))"
+PLACES = {
+    "every linear layer": {"target_modules": "all-linear"},
+    "all but the projector": {
+        "target_modules": "all-linear",
+        "modules_to_save": ["mol_projector"],
+    },
+    "DoRA": {"target_modules": "all-linear", "use_dora": True},
+    "every bias": {"target_modules": "all-linear", "bias": "all"},
+    "embeddings of the encoders": {"target_modules": EMBEDDINGS},
+    "a whole encoder": {"target_modules": ["q_proj"], "modules_to_save": ["graph_encoder"]},
+    "heads": {"target_modules": ["q_proj"], "modules_to_save": ["head"]},
+}
+
+
+@pytest.mark.parametrize("flavour", ["ogb", "pretrain-gnns"])
+@pytest.mark.parametrize("place", PLACES)
+def test_the_saved_adapter_is_the_trained_model(tokenizer, inputs, tmp_path, place, flavour):
+    """Read past its adapter a layer is the frozen one; a drifting batch norm is in no file."""
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", **PLACES[place])
+    model, fresh = (build(tokenizer, {"gin_config.flavour": flavour})[0] for _ in range(2))
+    peft_model = stirred(get_peft_model(model, config))
+    frozen = {n: p.clone() for n, p in peft_model.named_parameters() if not p.requires_grad}
+    learned = [p for p in peft_model.parameters() if p.requires_grad]
+    for _ in range(2):
+        peft_model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert all(p.grad is not None for p in learned)
+    assert place == "every bias" or all(p.grad.any() for p in learned)  # of keys: nothing, truly
+    peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    again = PeftModel.from_pretrained(fresh, tmp_path).eval()
+    assert all(torch.equal(again.get_parameter(name), p) for name, p in frozen.items())
+    with torch.no_grad():
+        expected, adapted = peft_model.eval()(**inputs).logits, again(**inputs).logits
+        torch.testing.assert_close(adapted, expected, atol=1e-5, rtol=0)
+        merged = again.merge_and_unload()(**inputs).logits  # weights alone, without adapters
+        torch.testing.assert_close(merged, expected, atol=1e-4, rtol=0)
+
+
 # --- merging -----------------------------------------------------------------------------
 
 

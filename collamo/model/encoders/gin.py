@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import GinConfig
+from collamo.model.encoders.embeddings import all_rows
 from collamo.model.encoders.packing import frozen_mode
 from collamo_kernels import neighbour_sum
+from collamo_kernels.bare import is_bare
 
 #: Rows of pretrain-gnns' tables: element (118, one unused, mask), chirality; bond type (4, self
 #: loop, mask), direction.
@@ -319,17 +321,23 @@ class SelfLoopGinConv(nn.Module):
 
 
 class AtomBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that falls back to its running statistics for fewer than two rows.
+    """Batch normalisation by its running statistics, unless it learns and sees two rows or more.
 
-    A training batch that holds a single atom has no variance; nn.BatchNorm1d raises there.
+    A training batch that holds a single atom has no variance; nn.BatchNorm1d raises there. A frozen
+    one must not drift while adapters around it train: an adapter's file has no statistics.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
+    @property
+    def learns(self) -> bool:
+        """Whether it normalises by the batch, and remembers it."""
+        return self.training and self.weight.requires_grad
+
     def forward(self, x: Tensor) -> Tensor:
         """[A,C] → [A,C]."""
-        if self.training and x.shape[0] < 2:
+        if self.training and (x.shape[0] < 2 or not self.learns):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
@@ -337,8 +345,8 @@ class AtomBatchNorm(nn.BatchNorm1d):
 
 
 def normalised(linear: nn.Linear, norm: AtomBatchNorm, x: Tensor, relu: bool) -> Tensor:
-    """norm(linear(x)), rectified; in evaluation the two are one linear map, one pass over rows."""
-    if norm.training:
+    """norm(linear(x)), rectified; with a frozen norm one linear map and one pass over the rows."""
+    if norm.learns or not (is_bare(linear, nn.Linear) and is_bare(norm, AtomBatchNorm)):
         h = norm(linear(x))
         return F.relu(h) if relu else h
     gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -376,7 +384,7 @@ class AtomEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Look up and sum."""
-        tables = _weights(self.atom_embedding_list)
+        tables = _rows(self.atom_embedding_list)
         starts = [0, *accumulate(len(table) for table in tables)][:-1]
         rows = features + torch.tensor(starts, device=features.device)
         return F.embedding_bag(rows, torch.cat(tables), mode="sum")
@@ -394,7 +402,7 @@ class BondEncoder(nn.Module):
 
     def forward(self) -> Tensor:
         """[K,C], K the product of the sizes."""
-        first, *others = _weights(self.bond_embedding_list)
+        first, *others = _rows(self.bond_embedding_list)
         for rows in others:
             first = (first[:, None] + rows).flatten(0, 1)
         return first
@@ -402,8 +410,8 @@ class BondEncoder(nn.Module):
     def kinds(self, features: Tensor) -> Tensor:
         """[E,F] int64 → [E] int64, the row of each bond."""
         kind = features.new_zeros(len(features))
-        for i, table in enumerate(_weights(self.bond_embedding_list)):
-            kind = kind * len(table) + features[:, i]
+        for i, table in enumerate(self.bond_embedding_list):
+            kind = kind * len(table.weight) + features[:, i]
         return kind
 
 
@@ -411,8 +419,8 @@ def _tables(sizes: tuple[int, ...], width: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Embedding(size, width) for size in sizes)
 
 
-def _weights(tables: nn.ModuleList) -> list[Tensor]:
-    return [cast("nn.Embedding", table).weight for table in tables]
+def _rows(tables: nn.ModuleList) -> list[Tensor]:
+    return [all_rows(cast("nn.Embedding", table)) for table in tables]
 
 
 def flatten_edges(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from collamo.chem.features import UNIMOL_ELEMENTS
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import UniMolConfig
+from collamo.model.encoders.embeddings import all_rows
 from collamo.model.encoders.packing import Packing, frozen_mode
 from collamo_kernels import (
     Relations,
@@ -273,7 +274,7 @@ class PairGaussians(nn.Module):
         """[…] Å, […] int64 → […,K] float32."""
         pair_type = pair_type.flatten()
         mul, bias = (table(pair_type).float().squeeze(-1) for table in (self.mul, self.bias))
-        mean, std = (table.weight.float().view(-1) for table in (self.means, self.stds))
+        mean, std = (all_rows(table).float().view(-1) for table in (self.means, self.stds))
         u = mul * distance.flatten().float() + bias
         return gaussian_basis(u, mean, std.abs() + self.min_sigma).unflatten(0, distance.shape)
 
