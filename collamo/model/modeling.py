@@ -58,12 +58,16 @@ class CollamoCausalLMOutputWithPast(CausalLMOutputWithPast):
 
 
 Output = TypeVar("Output", CollamoModelOutputWithPast, CollamoCausalLMOutputWithPast)
+# Looked up once, because torch.compile cannot look into a dataclass.
+_FIELDS = {
+    kind: frozenset(field.name for field in fields(kind))
+    for kind in (CollamoModelOutputWithPast, CollamoCausalLMOutputWithPast)
+}
 
 
 def _output(kind: type[Output], outputs: ModelOutput, **own: Any) -> Output:
     """Return a `kind` with those fields of `outputs` that it has, and with its own."""
-    names = {field.name for field in fields(kind)}
-    shared: dict[str, Any] = {name: x for name, x in outputs.items() if name in names}
+    shared: dict[str, Any] = {name: x for name, x in outputs.items() if name in _FIELDS[kind]}
     return kind(**shared, **own)
 
 
@@ -81,6 +85,8 @@ class CollamoPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Of decoding with a static cache; molecules are encoded before it, outside the compiled part.
+    _can_compile_fullgraph = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -239,7 +245,8 @@ class CollamoModel(CollamoPreTrainedModel):
         ------
         ValueError
             If a prompt's `<mol>` tokens and its molecules disagree in number, or `<mol>` tokens
-            come without molecules.
+            come without molecules. Of molecules whose first ones are in the cache, the last are
+            read.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -250,9 +257,9 @@ class CollamoModel(CollamoPreTrainedModel):
         soft = None
         if molecules is not None:
             soft = self.get_molecule_features(molecules)
-            embeds = self._spliced(ids, embeds, soft, molecules.molecule_valid)
-        elif cache is None or int(cache.get_seq_length()) == 0:
-            self._refuse_unfilled(ids, embeds)
+            embeds = self._spliced(ids, embeds, soft, molecules.molecule_valid, _is_filled(cache))
+        elif not torch.compiler.is_compiling():
+            self._refuse_unfilled(ids, embeds, cache)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -271,9 +278,16 @@ class CollamoModel(CollamoPreTrainedModel):
         mol = torch.tensor(self.config.mol_token_id, device=embeds.device)
         return (embeds == self.get_input_embeddings()(mol)).all(-1)
 
-    def _spliced(self, ids: Tensor | None, embeds: Tensor, soft: Tensor, real: Tensor) -> Tensor:
-        """Put the soft tokens [R,M,b,D] of real molecules where `<mol>` stands, row by row."""
+    def _spliced(
+        self, ids: Tensor | None, embeds: Tensor, soft: Tensor, real: Tensor, going_on: bool
+    ) -> Tensor:
+        """Put the soft tokens [R,M,b,D] of real molecules where `<mol>` stands, row by row.
+
+        When `going_on` from a cache, those of a row's first molecules may be in it.
+        """
         where = self._placeholders(ids, embeds)
+        if going_on:
+            real = _last(real, where.sum(1) // soft.shape[2])
         places, fills = where.sum(1), real.sum(1) * soft.shape[2]
         if not torch.compiler.is_compiling() and not torch.equal(places, fills):
             row = int((places != fills).nonzero()[0])
@@ -284,9 +298,11 @@ class CollamoModel(CollamoPreTrainedModel):
             )
         return embeds.masked_scatter(where[..., None], soft[real].to(embeds))
 
-    def _refuse_unfilled(self, ids: Tensor | None, embeds: Tensor) -> None:
+    def _refuse_unfilled(self, ids: Tensor | None, embeds: Tensor, cache: Cache | None) -> None:
         """Raise where `<mol>` would be read as a word: fluent text about no molecule at all."""
-        if not torch.compiler.is_compiling() and self._placeholders(ids, embeds).any():
+        if embeds.shape[1] == 1 and _is_filled(cache):
+            return  # an answer, which has none; a GPU is not asked at every token
+        if self._placeholders(ids, embeds).any():
             raise ValueError(
                 "the prompt has <mol> tokens, but no molecules were given; pass every output of "
                 "CollamoProcessor to the model, or leave <mol> out"
@@ -461,15 +477,39 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
 
         transformers drops only tensors named in a list of its own after the prefill.
         """
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            kwargs = {key: x for key, x in kwargs.items() if key not in MOLECULE_TENSORS}
-        return super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(
             input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        if self._reads_molecules(inputs, bool(is_first_iteration)):
+            return inputs
+        return {name: x for name, x in inputs.items() if name not in MOLECULE_TENSORS}
+
+    def _reads_molecules(self, inputs: dict[str, Any], first: bool) -> bool:
+        """Whether the molecules of these inputs of `forward` are still to be read.
+
+        Not once they are in the cache: of a prompt before, or of the same one, to whose end an
+        assistant goes on several times.
+        """
+        cache, ids, embeds = (inputs.get(x) for x in (CACHE, "input_ids", "inputs_embeds"))
+        if cache is None:
+            return True
+        if not first and ids is not None and ids.shape[1] == 1:
+            return False  # the next token of an answer: a GPU is not asked about each
+        return not _is_filled(cache) or bool(self.model._placeholders(ids, embeds).any())
+
+
+def _is_filled(cache: Cache | None) -> bool:
+    """Whether tokens are in the cache."""
+    return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def _last(real: Tensor, count: Tensor) -> Tensor:
+    """[R,M] bool, [R] → [R,M] bool: of each row's real molecules the last so many."""
+    return real & (real.flip(1).cumsum(1).flip(1) <= count[:, None])
 
 
 def _name_of(parent: nn.Module, child: nn.Module) -> str:

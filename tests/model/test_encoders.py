@@ -375,13 +375,34 @@ def test_a_frozen_gin_works_equal_atoms_out_once(batch, flavour):
         assert_accurate(ours, theirs, truth)
 
 
-def test_a_frozen_gin_in_training_mode_sees_every_atom(batch):
+def test_a_gin_in_training_mode_without_gradients_sees_every_atom(batch):
     """Equal atoms count as often as they are there in batch statistics."""
-    one, other = small_gin().train(), small_gin().train().requires_grad_(False)
+    one, other = small_gin().train(), small_gin().train()
     graph = flat_graph(batch)
-    one(*graph), other(*graph)
+    one(*graph)
+    with torch.no_grad():
+        other(*graph)
     for ours, theirs in zip(other.batch_norms, one.batch_norms, strict=True):
         assert torch.equal(ours.running_mean, theirs.running_mean)
+
+
+@pytest.mark.parametrize("frozen", ["before", "after"])
+def test_frozen_batch_statistics_do_not_drift(batch, frozen):
+    """Whichever came first, freezing or training mode, and although other weights train."""
+    encoder = small_gin().eval()
+    with torch.no_grad():
+        expected = encoder(*flat_graph(batch))
+    encoder.train(frozen == "after")
+    for norm in (m for m in encoder.modules() if isinstance(m, nn.BatchNorm1d)):
+        norm.requires_grad_(False)
+    encoder.train()
+    statistics = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    levels = encoder(*flat_graph(batch))
+    levels[-1].square().sum().backward()
+    assert all(torch.equal(x, statistics[name]) for name, x in encoder.named_buffers())
+    assert encoder.gnns[0].mlp[0].weight.grad.any()
+    for ours, theirs in zip(levels, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 # --- SELFIES ---------------------------------------------------------------------------------
