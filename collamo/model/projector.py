@@ -149,17 +149,16 @@ class CoProjector(nn.Module):
         """What layers and branches share of Φ, as keyword arguments of their attention."""
         if self.relation_bias is None:
             return {}
-        first = self.layers[0]
+        shared, first = self.relation_bias(), self.layers[0]
         # A layer that is computed again in the backward pass must find Φ there again.
         again = self.training and first.gradient_checkpointing
-        device = self.norm.weight.device.type
+        device = cast("torch.device", relations.device).type
         half = torch.is_autocast_enabled(device)
         return share_bias(
             relations,
             layers=1 if again else 2 * len(self.layers),
             dtype=torch.get_autocast_dtype(device) if half else self.norm.weight.dtype,
-            hop_bias=self.relation_bias.hop_table(),
-            radial=self.relation_bias.radial,
+            **shared,
         )
 
 
@@ -289,6 +288,17 @@ class RelationBias(nn.Module):
         self.sinks = config.sinks
         self.reset_parameters()
 
+    def forward(self) -> dict[str, Tensor | Callable[..., Tensor] | None]:
+        """Φ as keyword arguments of an attention: a call, so that offloaded weights are brought.
+
+        As a module Φ3d is handed on only where it is read past its `forward`: accelerate moves a
+        call's arguments to another device, and these weights may be on none.
+        """
+        radial: Callable[..., Tensor] | None = self.radial
+        if self.radial is not None and not self.radial.is_standard():
+            radial = self.radial.__call__
+        return {"hop_bias": self.hop_table(), "radial": radial}
+
     def hop_table(self) -> Tensor | None:
         """[H,S], what the attention reads: with sinks, relative to the column of unreachable pairs.
 
@@ -388,7 +398,7 @@ class BranchBlock(nn.Module):
         """[M,C] → [M,C]; rows of absent modalities stay finite and unread."""
         own = self.relation_bias
         if own is not None:
-            phi = {"hop_bias": own.hop_table(), "radial": own.radial}
+            phi = own()
         attended = self.attention(self.attention_norm(z), relations, **phi)
         return self.feed_forward(z + self.dropout(attended))
 

@@ -192,8 +192,11 @@ class GinEncoder(nn.Module):
         return levels, classes
 
     def _round(self, number: int, h: Tensor, edges: Edges) -> Tensor:
-        relu = number + 1 < len(self.gnns)
-        h = self.gnns[number](h, edges, self.batch_norms[number], relu)
+        relu, norm = number + 1 < len(self.gnns), cast("AtomBatchNorm", self.batch_norms[number])
+        affine = norm.as_affine()
+        h = self.gnns[number](h, edges, affine, relu)
+        if affine is None:
+            h = F.relu(norm(h)) if relu else norm(h)
         return F.dropout(h, self.dropout, self.training)
 
 
@@ -290,14 +293,16 @@ class GinConv(nn.Module):
         """Start from ε = 0, the plain sum."""
         nn.init.zeros_(self.eps)
 
-    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm, relu: bool) -> Tensor:
-        """[A,C] atoms → normalised (and rectified) [A,C], of the atoms that `edges` lead to."""
+    def forward(self, h: Tensor, edges: Edges, affine: Affine | None, relu: bool) -> Tensor:
+        """[A,C] atoms → [A,C], of the atoms that `edges` lead to; see `mapped`."""
         source, kind, ptr, receiver = edges
         bonds = self.bond_encoder()
         z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=1 + self.eps)
         modules = cast("tuple[nn.Linear, AtomBatchNorm, nn.ReLU, nn.Linear]", tuple(self.mlp))
         first, inner_norm, _, second = modules
-        return normalised(second, norm, normalised(first, inner_norm, z, relu=True), relu)
+        inner = inner_norm.as_affine()
+        z = mapped(first, inner, z, relu=True)
+        return mapped(second, affine, F.relu(inner_norm(z)) if inner is None else z, relu)
 
 
 class SelfLoopGinConv(nn.Module):
@@ -310,14 +315,23 @@ class SelfLoopGinConv(nn.Module):
         )
         self.bond_encoder = BondEncoder(width, PRETRAIN_GNNS_BOND_SIZES)
 
-    def forward(self, h: Tensor, edges: Edges, norm: AtomBatchNorm, relu: bool) -> Tensor:
-        """[A,C] atoms → normalised (and rectified) [A,C], of the atoms that `edges` lead to."""
+    def forward(self, h: Tensor, edges: Edges, affine: Affine | None, relu: bool) -> Tensor:
+        """[A,C] atoms → [A,C], of the atoms that `edges` lead to; see `mapped`."""
         source, kind, ptr, receiver = edges
         bonds, one = self.bond_encoder(), h.new_ones(1)
         z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=one, relu=False)
         z = (z + bonds[SELF_LOOP * PRETRAIN_GNNS_BOND_SIZES[1]]).to(h.dtype)
         first, _, second = cast("tuple[nn.Linear, nn.ReLU, nn.Linear]", tuple(self.mlp))
-        return normalised(second, norm, F.relu(first(z)), relu)
+        return mapped(second, affine, F.relu(first(z)), relu)
+
+
+class Affine(NamedTuple):
+    """x → (x - mean)·gain + shift, each [C]: tensors, because accelerate moves a call's arguments
+    to another device, where a module would go too."""
+
+    gain: Tensor
+    mean: Tensor
+    shift: Tensor
 
 
 class AtomBatchNorm(nn.BatchNorm1d):
@@ -343,19 +357,27 @@ class AtomBatchNorm(nn.BatchNorm1d):
             )
         return super().forward(x)
 
+    def as_affine(self) -> Affine | None:
+        """What it does to a row, where it does not learn and may be read past its `forward`."""
+        if self.learns or not is_bare(self, AtomBatchNorm):
+            return None
+        gain = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return Affine(gain, self.running_mean, self.bias)
 
-def normalised(linear: nn.Linear, norm: AtomBatchNorm, x: Tensor, relu: bool) -> Tensor:
-    """norm(linear(x)), rectified; with a frozen norm one linear map and one pass over the rows."""
-    if norm.learns or not (is_bare(linear, nn.Linear) and is_bare(norm, AtomBatchNorm)):
-        h = norm(linear(x))
-        return F.relu(h) if relu else h
-    gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = (linear.bias - norm.running_mean) * gain + norm.bias
-    weight = linear.weight * gain[:, None]
-    onednn = _onednn_linear(x)
-    if onednn is not None:
-        return onednn(x, weight, bias, "relu" if relu else "none", [], "")
-    h = F.linear(x, weight, bias)
+
+def mapped(linear: nn.Linear, affine: Affine | None, x: Tensor, relu: bool) -> Tensor:
+    """linear(x), or `affine` of it (and rectified) as one linear map, one pass over the rows."""
+    if affine is None:
+        return linear(x)
+    if is_bare(linear, nn.Linear):
+        bias = (linear.bias - affine.mean) * affine.gain + affine.shift
+        weight = linear.weight * affine.gain[:, None]
+        onednn = _onednn_linear(x)
+        if onednn is not None:
+            return onednn(x, weight, bias, "relu" if relu else "none", [], "")
+        h = F.linear(x, weight, bias)
+    else:
+        h = (linear(x) - affine.mean) * affine.gain + affine.shift
     return F.relu(h) if relu else h
 
 
@@ -411,7 +433,7 @@ class BondEncoder(nn.Module):
         """[E,F] int64 → [E] int64, the row of each bond."""
         kind = features.new_zeros(len(features))
         for i, table in enumerate(self.bond_embedding_list):
-            kind = kind * len(table.weight) + features[:, i]
+            kind = kind * len(cast("nn.Embedding", table).weight) + features[:, i]
         return kind
 
 
