@@ -323,6 +323,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {  # noqa: RUF012
         "lm_head.weight": "model.language_model.embed_tokens.weight"
     }
+    # The language model has its own plan, which cuts the embedding that may be tied to this.
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
 
     def __init__(self, config: CollamoConfig, causal_lm: PreTrainedModel | None = None):
         super().__init__(config)
