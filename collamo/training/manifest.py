@@ -41,18 +41,19 @@ def verify_manifest(folder: Path) -> str | None:
     """Return what is wrong with the checkpoint in `folder`, or None where every byte is as
     written."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing: the checkpoint was never finished"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
-    for name, recorded in files.items():
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != recorded["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, {recorded['bytes']} were written"
-        if file_sha256(path) != recorded["sha256"]:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, {size} were written"
+        if file_sha256(path) != digest:
             return f"{name} is altered (sha256 differs)"
     return None
 

@@ -66,6 +66,16 @@ def test_every_single_flipped_bit_is_found(run):
     assert verify_manifest(folder) is None
 
 
+def test_every_flipped_bit_of_the_manifest_is_found(run):
+    folder = run / "checkpoint-5"
+    whole = (folder / MANIFEST).read_bytes()
+    for place in range(0, 8 * len(whole), 11):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        (folder / MANIFEST).write_bytes(damaged)
+        assert verify_manifest(folder) is not None, damaged
+
+
 def test_checkpoints_that_were_never_finished_mean_none(run):
     for step in (5, 10, 20):
         (run / f"checkpoint-{step}" / MANIFEST).unlink()
