@@ -34,6 +34,12 @@ class MissingDependencyError(CollamoError):
     exit_code = 4
 
 
+class TerminatedError(CollamoError):
+    """SIGTERM ended a training, after its checkpoint was sealed (exit code 143)."""
+
+    exit_code = 143
+
+
 class MoleculeError(CollamoError, ValueError):
     """A molecule that cannot be read, or is outside the stated limits (exit code 1)."""
 

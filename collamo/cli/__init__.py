@@ -2,7 +2,8 @@
 
 Data goes to stdout, everything else to stderr. An error is one line, ``error: …``, and an exit
 code: 0 ok, 1 run time, 2 usage, 3 too many rejected rows, 4 missing dependency or weights, 130
-Ctrl-C. The command files import nothing heavy at their top: ``--help`` answers at once.
+Ctrl-C, 143 SIGTERM while training, once the checkpoint is written. The command files import nothing
+heavy at their top: ``--help`` answers at once.
 """
 
 from __future__ import annotations

@@ -23,6 +23,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint, if any.")
     ] = False,
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-changed",
+            metavar="KEY",
+            help="With --resume: a setting, such as training.learning_rate, that may differ from "
+            "what the checkpoint was trained with; its new value holds from there on.",
+        ),
+    ] = None,
 ) -> None:
     """Train one stage: the small language model, the alignment, or the instruction tuning."""
     from collamo.training.recipe import load_recipe
@@ -33,5 +42,5 @@ def train(
 
     # transformers prints its progress to stdout; stdout is for data.
     with contextlib.redirect_stdout(sys.stderr):
-        final = train_stage(loaded, resume=resume)
+        final = train_stage(loaded, resume=resume, allow_changed=allow_changed or ())
     print(final)

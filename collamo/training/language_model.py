@@ -46,7 +46,7 @@ def train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) -
         collator=stack,
     )
     assert_trained(model, {name for name, _ in model.named_parameters()}, recipe.stage)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.fit(checkpoint)
     final = save(model, tokenizer, output / "final")
     write_checksums(final)
     return final

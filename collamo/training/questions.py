@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from collamo.model import CollamoProcessor
 class Dialogue(NamedTuple):
     """Questions about one molecule with their answers, and its facts [F] (NaN: unknown) or None."""
 
+    row: int
+    """Of the prepared data."""
     molecule: MoleculeFeatures
     questions: list[str]
     answers: list[str]
@@ -93,6 +95,7 @@ class QuestionDataset(Dataset):
         examples = self.examples(index)
         row = examples[0].molecule
         return Dialogue(
+            row,
             self.data.features(row),
             [e.question for e in examples],
             [e.answer for e in examples],
@@ -127,23 +130,27 @@ def _by_molecule(
 
 
 class QuestionCollator:
-    """Turn a list of dialogues into one padded batch with labels, and facts [R,1,F] if any."""
+    """Turn a list of dialogues into one padded batch with labels, and facts [R,1,F] if any.
+
+    ``rows`` are those of the molecules, for a message; the trainer takes them out again.
+    """
 
     def __init__(self, processor: CollamoProcessor):
         self.processor = processor
         # A few hundred wordings make up all questions; rendering each anew was 7 ms of a step.
         self._further_prompts: dict[str, str] = {}
 
-    def __call__(self, items: Sequence[Dialogue]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[Dialogue]) -> dict[str, Any]:
         """Return what the processor makes of the items, as the model's keyword arguments."""
-        molecules, questions, answers, facts = zip(*items, strict=True)
-        batch = dict(
+        rows, molecules, questions, answers, facts = zip(*items, strict=True)
+        batch: dict[str, Any] = dict(
             self.processor(
                 text=[self.processor.prompt(first) for first, *_ in questions],
                 molecules=[[molecule] for molecule in molecules],
                 suffix=list(map(self._dialogue, questions, answers)),
             )
         )
+        batch["rows"] = list(rows)
         if facts[0] is not None:
             batch["facts"] = torch.from_numpy(np.stack(facts))[:, None]
         return batch

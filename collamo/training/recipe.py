@@ -151,6 +151,7 @@ _RESERVED = {
     "logging_nan_inf_filter": "a NaN loss would be logged as 0",
     "train_sampling_strategy": "set `group_by_length`",
     "ignore_data_skip": "a resumed run would see the data twice",
+    "enable_jit_checkpoint": "SIGTERM always leaves a sealed checkpoint",
     "deepspeed": "pass it to accelerate launch",
 }
 # Names that older versions of transformers knew, and what to write today.

@@ -16,7 +16,7 @@ tune            projector and LoRA in the language model;    ``adapter`` where i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ from collamo.training.manifest import find_last_valid_checkpoint
 from collamo.training.output import only_one, prepare_output, save
 from collamo.training.questions import QuestionCollator, QuestionDataset
 from collamo.training.recipe import Recipe
+from collamo.training.settings import check_settings, trained_settings
 from collamo.training.trainer import data_seed, evaluates, make_trainer, training_arguments
 from collamo_kernels import use_backend
 
@@ -61,18 +62,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Path:
+def train(recipe: Recipe, *, resume: bool = False, allow_changed: Collection[str] = ()) -> Path:
     """Run `recipe` and return the folder of what it made (``<output>/final``).
 
     With `resume` training goes on from the newest whole checkpoint of the output folder. Damaged
     ones are passed over, with a warning that names them; where there is none, or only one that was
     never finished, training starts anew.
 
+    Settings that decide what is learned must be those the checkpoint was trained with, but for the
+    ones named in `allow_changed` (such as ``training.learning_rate``), whose new values hold from
+    there on.
+
     Raises
     ------
     UsageError
         For an output folder that already holds checkpoints, unless `resume`, or that another
-        training is writing to.
+        training is writing to, or for a checkpoint that was trained with other settings.
+    TerminatedError
+        After a SIGTERM, with the checkpoint of the last whole step written.
     CollamoError
         When the loss or a gradient is NaN or infinite, the wrong parameters would be trained,
         weights cannot be written, or every finished checkpoint to resume from is damaged.
@@ -80,11 +87,14 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     output = Path(recipe.output)
     prepare_output(output, resume)
     with only_one(output):
-        return _train(recipe, output, resume)
+        checkpoint = find_last_valid_checkpoint(output) if resume else None
+        if checkpoint is not None:
+            settings = trained_settings(recipe, training_arguments(recipe))
+            check_settings(settings, checkpoint, allowed=allow_changed)
+        return _train(recipe, output, checkpoint)
 
 
-def _train(recipe: Recipe, output: Path, resume: bool) -> Path:
-    checkpoint = find_last_valid_checkpoint(output) if resume else None
+def _train(recipe: Recipe, output: Path, checkpoint: Path | None) -> Path:
     logger.info(
         "stage %s: %s", recipe.stage, f"from {checkpoint}" if checkpoint else "from the start"
     )
@@ -203,7 +213,7 @@ def _fit(
         collator=QuestionCollator(processor),
         frozen=frozen_modules(model, recipe),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.fit(checkpoint)
 
 
 def _widen_trained(model: nn.Module, recipe: Recipe) -> None:

@@ -5,31 +5,39 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
     Trainer,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
-from collamo.errors import CollamoError, MissingDependencyError, UsageError
-from collamo.training.callbacks import (
-    SealCheckpoints,
-    StartEpoch,
-    StopOnNonFinite,
-    non_finite_message,
+from collamo.errors import (
+    CollamoError,
+    MissingDependencyError,
+    TerminatedError,
+    UsageError,
 )
+from collamo.training.callbacks import SealCheckpoints, StartEpoch
+from collamo.training.divergence import StopOnNonFinite, check_weights, non_finite_message
 from collamo.training.learning_curve import LearningCurve
 from collamo.training.parameter_groups import decaying, own_rates, set_rates
 from collamo.training.questions import QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.sampler import EpochSampler
+from collamo.training.settings import trained_settings
+from collamo.training.termination import StopOnTermination
 from collamo.training.text_blocks import TextBlocks
 
 logger = logging.getLogger(__name__)
@@ -51,6 +59,8 @@ class StageTrainer(Trainer):
         Weight of the loss of ``model.facts_head``, logged as ``facts_loss``; 0 where there is none.
     rates
         Learning rates that differ from that of all, by kind of parameter (`own_rates`).
+    rows
+        Filled with the rows of the molecules of each step, which `StopOnNonFinite` names.
     """
 
     model: nn.Module  # Trainer's own annotation admits None, which it refuses
@@ -63,27 +73,89 @@ class StageTrainer(Trainer):
         scored_logits_only: bool = True,
         facts_weight: float = 0.0,
         rates: Mapping[str, float] | None = None,
+        rows: list[int] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.frozen, self.sampler = list(frozen), sampler
         self.scored_logits_only = scored_logits_only
         self.facts_weight, self.rates = facts_weight, dict(rates or {})
+        self.rows = [] if rows is None else rows
         self._facts_losses: list[Tensor] = []
         self._num_parameters: int | None = None
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
 
-    def train(self, *args, **kwargs):
-        """Train as `Trainer` does; an error leaves no half-drawn bar in front of its message."""
+    def fit(self, checkpoint: str | None) -> None:
+        """Train to the last step, from `checkpoint` if there is one.
+
+        A checkpoint of the last step is loaded, and nothing trained.
+
+        Raises
+        ------
+        TerminatedError
+            After a SIGTERM, with the checkpoint of the last whole step written.
+        CollamoError
+            Where the loss, a gradient or a weight is NaN or infinite.
+        """
+        if checkpoint is not None and self._is_complete(checkpoint):
+            self._load_from_checkpoint(checkpoint)
+            return
+        termination = StopOnTermination()
+        self.add_callback(termination)
         try:
-            return super().train(*args, **kwargs)
+            self.train(resume_from_checkpoint=checkpoint)
         finally:
+            termination.restore()
+            # An error leaves no half-drawn bar in front of its message.
             for callback in self.callback_handler.callbacks:
                 bar = getattr(callback, "training_bar", None)
                 if bar is not None:
                     bar.close()
+        if termination.stopped:
+            step = self.state.global_step
+            raise TerminatedError(
+                f"ended by SIGTERM after step {step}; --resume goes on from there"
+            )
+        check_weights(self.model.named_parameters(), self.state.global_step)
+
+    def _is_complete(self, checkpoint: str) -> bool:
+        last = self.args.max_steps
+        if last <= 0:
+            batches = len(self.get_train_dataloader())
+            updates = -(-batches // self.args.gradient_accumulation_steps)
+            last = math.ceil(updates * self.args.num_train_epochs)
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        return state.global_step >= last
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both as `Trainer` does, but learning rates, decay and schedule stay the recipe's.
+
+        Where the recipe is as it was, this changes nothing.
+        """
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.optimizer is not None  # made before anything is loaded into it
+        groups = [dict(group) for group in self.optimizer.param_groups]
+        rates = list(getattr(self.lr_scheduler, "base_lrs", ()))
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise UsageError(
+                f"{checkpoint}: its optimizer has other groups of weights ({error}); rates that "
+                "were one when it was written cannot be parted now, nor joined"
+            ) from None
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update({key: own[key] for key in own.keys() - {"params", "lr"}})
+        if isinstance(self.lr_scheduler, LambdaLR):
+            self.lr_scheduler.base_lrs = rates
+            factors = [f(self.lr_scheduler.last_epoch) for f in self.lr_scheduler.lr_lambdas]
+            for group, rate, factor in zip(
+                self.optimizer.param_groups, rates, factors, strict=True
+            ):
+                group["lr"] = rate * factor
 
     def create_optimizer(self, *args, **kwargs):
         """Build Trainer's optimizer, with groups for what has a learning rate of its own."""
@@ -101,7 +173,9 @@ class StageTrainer(Trainer):
         """Return the loss of one batch; CollamoError where it is NaN or infinite in training."""
         for module in self.frozen:
             module.eval()
-        facts = inputs.pop("facts", None)
+        facts, rows = inputs.pop("facts", None), inputs.pop("rows", [])
+        if model.training:
+            self.rows.extend(rows)
         if model.training and self.scored_logits_only:
             inputs = {**inputs, "skip_logits": True}
         loss, outputs = super().compute_loss(
@@ -110,7 +184,8 @@ class StageTrainer(Trainer):
         if facts is not None and model.training:
             loss = loss + self._facts_loss(model, outputs, facts, num_items_in_batch)
         if model.training and not loss.isfinite().all():
-            raise CollamoError(non_finite_message("loss", self.state.global_step + 1))
+            suspects = _suspects(outputs, rows)
+            raise CollamoError(non_finite_message("loss", self.state.global_step + 1, suspects))
         return (loss, outputs) if return_outputs else loss
 
     def _facts_loss(self, model, outputs, facts: Tensor, num_items_in_batch) -> Tensor:
@@ -138,6 +213,15 @@ class StageTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
+def _suspects(outputs, rows: list[int]) -> list[int]:
+    """Return the rows whose molecules have soft tokens that are not finite; all where none has."""
+    states = getattr(outputs, "molecule_hidden_states", None)
+    if states is None:
+        return rows
+    finite = states.detach().flatten(1).isfinite().all(1).tolist()
+    return [row for row, good in zip(rows, finite, strict=True) if not good] or rows
+
+
 def make_trainer(
     recipe: Recipe,
     model: nn.Module,
@@ -156,6 +240,7 @@ def make_trainer(
         batch_size=args.train_batch_size * args.gradient_accumulation_steps,
         group_by_length=recipe.group_by_length,
     )
+    rows: list[int] = []
     return StageTrainer(
         model=model,
         args=args,
@@ -168,9 +253,12 @@ def make_trainer(
         scored_logits_only=recipe.stage != "language_model",
         facts_weight=recipe.facts_weight,
         rates=own_rates(recipe, args.learning_rate),
+        rows=rows,
         callbacks=[
-            StopOnNonFinite(),
-            SealCheckpoints(recipe.training.get("save_total_limit")),
+            StopOnNonFinite(rows),
+            SealCheckpoints(
+                trained_settings(recipe, args), recipe.training.get("save_total_limit")
+            ),
             StartEpoch(sampler),
             LearningCurve(),
         ],

@@ -214,7 +214,8 @@ def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     config = model.to(torch.bfloat16).config
     path = STAGE_1 if stage == "align" else STAGE_2
     options = ("--max_steps=1", "--save_strategy=no", "--use_cpu=true", "--report_to=none")
-    recipe = load_recipe(path, [*options, "--output", str(tmp_path)])
+    options += (f"--data={trained().data}", f"--output={tmp_path}")
+    recipe = load_recipe(path, options)
     if stage == "align":
         parts = freezing.align_parts(recipe)
         freezing.freeze_all_but(model, parts)
@@ -227,7 +228,8 @@ def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     step = trainer.StageTrainer.training_step
 
     def watched(self, wrapped, inputs, *args):
-        seen.update(trainer=self, shapes={n: t.shape for n, t in inputs.items()})
+        shapes = {name: x.shape for name, x in inputs.items() if isinstance(x, torch.Tensor)}
+        seen.update(trainer=self, shapes=shapes)
         seen.update(scored=int((inputs["labels"] != -100).sum()))
         found = []
         seen["kept"] = kept_by_backward(

@@ -101,7 +101,7 @@ def test_a_share_of_an_unknown_task_is_a_usage_error():
 def test_items_are_features_questions_answers():
     data = dataset(per_molecule=9, names=("caption",))
     assert len(data) == 3
-    assert data[0] == (Features(4), ["question 0?"], ["0"], None)
+    assert data[0] == (4, Features(4), ["question 0?"], ["0"], None)
     assert data.length(0) == 4 * 4 + len("question 0?") + len("0")
 
 

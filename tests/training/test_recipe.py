@@ -39,6 +39,7 @@ def test_lora_defaults_are_those_of_the_predecessor():
         ({"training": {"warmup_ratio": 0.1}}, "training.warmup_ratio is now called warmup_steps"),
         ({"training": {"output_dir": "x"}}, "training.output_dir cannot be set: set `output`"),
         ({"training": {"logging_nan_inf_filter": True}}, "cannot be set"),
+        ({"training": {"enable_jit_checkpoint": True}}, "SIGTERM always leaves a sealed checkp"),
         ({"training": {"max_steps": "many"}}, "max_steps: expected a whole number, got 'many'"),
         ({"training": {"max_steps": 1.5}}, "max_steps: expected a whole number, got 1.5"),
         ({"training": {"bf16": "maybe"}}, "bf16: expected true or false, got 'maybe'"),

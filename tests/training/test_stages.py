@@ -331,16 +331,62 @@ def test_validation_loss_is_logged_when_asked_for(run, tmp_path):
     assert sum("eval_loss" in entry for entry in log) == 2
 
 
-def test_an_infinite_loss_stops_training_and_keeps_the_last_checkpoint(run, tmp_path):
+def test_weights_that_exploded_are_no_checkpoint_to_go_on_from(run, tmp_path):
     output = tmp_path / "out"
-    recipe = run.recipe("stage1", output, "--save_steps", "1", "--learning_rate", "1e30")
+    recipe = run.recipe("stage1", output, "--save_steps=1", "--learning_rate=1e30")
     recipe.training["warmup_steps"] = 0
-    with pytest.raises(CollamoError, match=r"step 2: the (loss|gradient) is NaN or infinite") as e:
+    with pytest.raises(
+        CollamoError, match=r"step 1: \S+ holds 1e\+30: training has diver"
+    ) as error:
         stages.train(recipe)
-    assert e.value.exit_code == 1
-    assert [p.name for p in output.glob("checkpoint-*")] == ["checkpoint-1"]
-    assert verify_manifest(output / "checkpoint-1") is None
+    assert error.value.exit_code == 1
+    assert "never finished" in verify_manifest(output / "checkpoint-1")
     assert not (output / "final").exists()
+
+
+def test_the_last_update_is_looked_at_before_the_model_is_written(run, tmp_path):
+    options = ["--max_steps=1", "--save_strategy=no", "--learning_rate=1e30", "--warmup_steps=0"]
+    with pytest.raises(CollamoError, match=r"step 1: .* training has diverged"):
+        stages.train(run.recipe("stage1", tmp_path / "out", *options))
+    assert not (tmp_path / "out" / "final").exists()
+
+
+def test_an_infinite_loss_names_the_molecule_and_keeps_the_last_checkpoint(
+    run, tmp_path, monkeypatch
+):
+    """Of the third step's batch the second molecule has soft tokens that are NaN."""
+    batches = []
+
+    def poisoned(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        collate = trainer.data_collator
+
+        def collated(items):
+            batches.append([item.row for item in items])
+            return collate(items)
+
+        def poison(module, inputs, tokens):
+            if trainer.state.global_step == 2:
+                tokens = tokens.clone()
+                tokens[1] = math.nan
+            return tokens
+
+        trainer.data_collator = collated
+        trainer.model.model.mol_projector.register_forward_hook(poison)
+        return trainer
+
+    make = stages.make_trainer
+    monkeypatch.setattr(stages, "make_trainer", poisoned)
+    output = tmp_path / "out"
+    with pytest.raises(CollamoError) as error:
+        stages.train(run.recipe("stage1", output, "--save_steps=1"))
+    row = batches[2][1]
+    assert str(error.value).startswith(
+        f"step 3: the loss is NaN or infinite with row {row} of the data; training stopped"
+    )
+    assert "--allow-changed training.learning_rate" in str(error.value)
+    assert [p.name for p in checkpoints(output)] == ["checkpoint-2", "checkpoint-1"]
+    assert verify_manifest(output / "checkpoint-2") is None
 
 
 def test_a_nan_gradient_stops_before_it_reaches_the_weights(run, tmp_path, monkeypatch):
@@ -361,7 +407,8 @@ def test_a_nan_gradient_stops_before_it_reaches_the_weights(run, tmp_path, monke
 
     make = stages.make_trainer
     monkeypatch.setattr(stages, "make_trainer", poisoned)
-    with pytest.raises(CollamoError, match="step 3: the gradient is NaN or infinite"):
+    rows = r"rows \d+(, \d+)+ and \d+ more of the data"  # all of the step: a gradient has no row
+    with pytest.raises(CollamoError, match=f"step 3: the gradient is NaN or infinite with {rows}"):
         stages.train(run.recipe("stage1", tmp_path / "out"))
     (_, parameter) = made[0]
     assert parameter.isfinite().all()
