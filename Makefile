@@ -122,21 +122,33 @@ evidence: .venv/evidence
 	@touch $@
 
 # On a machine with an NVIDIA GPU, from a bare checkout: with the python3 that holds a torch for CUDA, and nvcc.
-# Nothing is installed.
+# Nothing is installed. Each of the two takes seven minutes at most, building included; rows and logs lie in OUT
+# (build/gpu-test, build/gpu-bench) as soon as there are any, and what stands there already is not run again.
+GPU_SECONDS ?= 420
+GPU_FOLDER = $(if $(filter file,$(origin OUT)),build/$@,$(OUT))
+GPU_BUILD := COLLAMO_FORCE_CUDA=1 timeout 240 $(PYTHON) setup.py --quiet build_ext --inplace
+GPU_BUILT := -c 'import collamo_kernels as ck; raise SystemExit(not ck.build_info()["cuda"])'
 gpu-build:
 	@$(PYTHON) -c 'import importlib.util as u; torch = u.find_spec("torch") and __import__("torch"); \
 	  raise SystemExit(None if torch and torch.cuda.is_available() else "error: no NVIDIA GPU answers $(PYTHON)")'
 	@$(PYTHON) -c 'import setuptools as s; old = int(s.__version__.split(".")[0]) < 77; \
 	  raise SystemExit(old and "error: setuptools %s < 77 cannot read pyproject.toml; upgrade it" % s.__version__ or None)'
-	COLLAMO_FORCE_CUDA=1 $(PYTHON) setup.py --quiet build_ext --inplace
+	@mkdir -p $(GPU_FOLDER)
+	@so=$$(ls -t collamo_kernels/_C*.so 2>/dev/null | head -n 1); \
+	if [ -n "$$so" ] && [ -z "$$(find csrc setup.py -newer "$$so")" ] && $(PYTHON) $(GPU_BUILT); then exit 0; fi; \
+	$(GPU_BUILD) > $(GPU_FOLDER)/gpu-build.log 2>&1 || { tail -n 40 $(GPU_FOLDER)/gpu-build.log >&2; exit 1; }
+
+on_gpu = @start=$$(date +%s); $(MAKE) --no-print-directory gpu-build OUT=$(GPU_FOLDER) && \
+  PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) $(1) --out $(GPU_FOLDER) \
+  --seconds $$(($(GPU_SECONDS) - $$(date +%s) + start)) $(GPU_OPTIONS)
 
 # Everything that runs on a GPU, bfloat16 too, no backend skipped; some of it under compute-sanitizer as well.
-gpu-test: gpu-build
-	$(PYTHON) tests/gpu.py
+gpu-test:
+	$(call on_gpu,tests/gpu.py)
 
-# Ours against PyTorch's attentions and SciPy; rows go to benchmarks/results/<gpu>/.
-gpu-bench: gpu-build
-	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
+# Is every configuration right; how fast is ours, kernel by kernel; PyTorch's attentions and SciPy beside it.
+gpu-bench:
+	$(call on_gpu,benchmarks/gpu.py)
 
 # The C++ with AddressSanitizer and UBSan, built beside the normal one, under the tests that reach it. The
 # interpreter is not instrumented, hence LD_PRELOAD (libstdc++ first finds the exceptions that tests provoke).

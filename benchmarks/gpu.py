@@ -1,54 +1,66 @@
-"""Our kernels on a GPU against what else PyTorch offers, every answer checked before it is timed.
+"""Our kernels on a GPU against what else PyTorch offers: what ``make gpu-bench`` runs.
 
-    python benchmarks/gpu.py
+    python benchmarks/gpu.py --out build/gpu-bench --seconds 360
 
-is what ``make gpu-bench`` runs, in at most eight minutes. Each part is a process of its own
-(``python benchmarks/gpu.py PART SECONDS``) whose rows are kept as they come: whatever ends one part
-early, or fails in one rival, loses no other figure. Molecules come from ``data/nci.npz``. Ours
-takes them packed, the rivals padded to the longest. The radial function counts for ours, the eager
-rival and its compilation, because it trains; SDPA and FlexAttention are handed it ready-built. SDPA
-is pinned to EFFICIENT_ATTENTION, because the cuDNN backend returns NaN gradients for some lengths
-there.
+First it asks whether every configuration is right (`buckets.py`), then how fast ours is and kernel
+by kernel against the model (`layer_model.py`), then the rivals (`gpu_rivals.py`). Each part is a
+process of its own whose rows are kept as they come, so that whatever ends one part early, or fails
+in one rival, loses no other figure. In the folder:
 
-Times are medians of CUDA events, µs, rivals in turns, the L2 cache overwritten before each call;
-`graph_us` is the replay of a CUDA graph, without the host. The floor is the larger of bytes, each
-tensor once, over the measured copy bandwidth and of instructions over the issue rate; `of_floor` is
-floor / time. Rows are added to ``results/<gpu>/coattention.csv`` and ``shortest_paths.csv``.
+- ``buckets.csv``: a row a configuration, right or wrong;
+- ``coattention.csv``, ``shortest_paths.csv``: a row a rival and workload (`gpu_timing.py`);
+- ``kernels.csv``: a row a kernel, measured and predicted;
+- ``bench.log``: what all parts print.
+
+No part starts that has no time left, and what was not done is named. Run again with the same
+folder, only what these very sources have no row for is run.
+
+Molecules come from ``data/nci.npz``. Ours takes them packed, the rivals padded to the longest. The
+floor is the larger of bytes, each tensor once, over the measured copy bandwidth and of instructions
+over the issue rate; `of_floor` is floor / time. A wrong answer of ours is timed all the same, its
+row says so, and the exit code is 1.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import dataclasses
 import functools
 import itertools
-import json
-import statistics
-import subprocess
+import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bench_coattention as harness
+import buckets
+import gpu_rivals
+import gpu_timing
+import layer_model
 import measurements
 import molecules
 import torch
+from gpu_timing import Limits
+from pieces import Log, Outcome, Piece, python, run
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import flex_attention
 
 import collamo_kernels as ck
-from collamo_kernels.testing import Case, Inputs, make_inputs
+from collamo_kernels.testing import (
+    Case,
+    Inputs,
+    assert_all_accurate,
+    attend,
+    make_inputs,
+    with_gradients,
+)
 
-BUDGET = 380  # s, shared by the parts; a rival whose turn comes later is not run
-GRACE = 60  # s that a part may take beyond its share, for the rival that is running
+SECONDS = 360.0  # with building, seven minutes
+PART_SECONDS = 75.0  # of one part at most
+WARM_SECONDS = 100.0  # of compiling ahead, all workloads side by side
 ROUNDS = 30
-WARMUP = 3
-CACHE = 256 << 20  # bytes written before each timed call, several times the L2
-MIB = 1 << 20
+OURS, RIVALS, WARM, PATHS = "ours", "rivals", "compile", "shortest_paths"  # kinds of parts
 
 # Thread instructions that cannot be saved, per pair and head. Forward: a look-up of the hop table
 # and one of a cell's four coefficients, three multiply-adds for the cubic, two to scale and add up,
@@ -68,8 +80,17 @@ class Workload:
     width: int
     count: int = 256
     atoms: int | None = None
-    rivals: tuple[str, ...] = ("eager", "FlexAttention", "SDPA", "torch.compile")
+    rivals: tuple[str, ...] = ("SDPA", "FlexAttention", "eager", "torch.compile")
     goals: dict[str, float] = dataclasses.field(default_factory=dict)  # forward + backward, times
+
+    def timed(self, backward: bool) -> str:
+        """Name it with what is timed."""
+        return f"{self.name}, {'forward + backward' if backward else 'forward'}"
+
+    def small(self) -> Workload:
+        """Return the same on two heads of two molecules, to see that everything runs."""
+        size = {"heads": 2, "count": 2, "atoms": self.atoms and 40}
+        return dataclasses.replace(self, name=f"{self.name}, small", **size)
 
 
 MODEL_GOALS = {"eager": 50, "torch.compile": 10, "FlexAttention": 3}
@@ -91,54 +112,24 @@ LEAST_MEMORY = 20  # times less than eager, the goal
 HOPS_COUNT = 4096  # molecules of the shortest_paths workload
 
 
+def sizes_of(workload: Workload) -> tuple[int, ...]:
+    """Return the atoms of each molecule."""
+    if workload.atoms:
+        return (workload.atoms,) * workload.count
+    return tuple(molecules.stored(workload.count).ptr.diff().tolist())
+
+
 def inputs_of(workload: Workload, dtype: torch.dtype, device: str) -> Inputs:
     """Real graphs and conformers (or random graphs); q, k, v and the tables are drawn."""
-    batch = None if workload.atoms else molecules.stored(workload.count)
-    sizes = batch.ptr.diff().tolist() if batch else [workload.atoms] * workload.count
     size = {"hop_buckets": 64, "gaussians": 128, "head": "mlp"}
-    case = Case(workload.name, tuple(sizes), workload.heads, workload.width, **size)
+    case = Case(workload.name, sizes_of(workload), workload.heads, workload.width, **size)
     inputs = make_inputs(case, dtype, device)
-    if batch is None:
+    if workload.atoms:
         return inputs
+    batch = molecules.stored(workload.count)
     relations = ck.Relations.from_graphs(*batch[1:], layout="packed").to(device)
     x = relations.coordinates.requires_grad_()
     return dataclasses.replace(inputs, relations=dataclasses.replace(relations, coordinates=x))
-
-
-# --- what a GPU can do ----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Measured bandwidth (bytes/s, read and written), µs of a launch, and instructions/s."""
-
-    bandwidth: float
-    launch_us: float
-    graph_launch_us: float
-    instructions: float
-
-
-def limits() -> Limits:
-    """Measure this GPU; the issue rate is a warp instruction per scheduler and cycle."""
-    source = torch.ones(1 << 30, dtype=torch.uint8, device="cuda")
-    target, one = torch.empty_like(source), torch.zeros(1, device="cuda")
-    copies = {"copy": lambda: target.copy_(source), "launch": one.zero_}
-    copies["graph"] = captured(one.zero_)
-    us = {name: statistics.median(values) for name, values in time_all(copies, 20).items()}
-    schedulers = 4 * torch.cuda.get_device_properties(0).multi_processor_count
-    rate = schedulers * 32 * clock_hz()
-    return Limits(2 * source.numel() / (us["copy"] * 1e-6), us["launch"], us["graph"], rate)
-
-
-def clock_hz() -> float:
-    """Return the highest clock of the multiprocessors; infinite, with a warning, if unknown."""
-    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        return 1e6 * float(answer.split()[0])
-    except (OSError, subprocess.CalledProcessError, ValueError, IndexError) as error:
-        print(f"warning: no clock from nvidia-smi, so floors count bytes alone: {error}")
-        return float("inf")
 
 
 def floor_us(inputs: Inputs, backward: bool, gpu: Limits) -> float:
@@ -154,264 +145,103 @@ def floor_us(inputs: Inputs, backward: bool, gpu: Limits) -> float:
     return 1e6 * max(bytes_moved / gpu.bandwidth, instructions / gpu.instructions)
 
 
-# --- rivals ---------------------------------------------------------------------------------------
+# --- parts, each in a process of its own ----------------------------------------------------------
 
 
-def compiled(function: Callable) -> Callable:
-    """Compile for these shapes alone.
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where a part runs, and how thoroughly."""
 
-    Dynamo forgets what it compiled before: otherwise new shapes would be taken as variable, and
-    after eight versions of a function it would run uncompiled.
-    """
-    torch._dynamo.reset()
-    return torch.compile(function, dynamic=False)
-
-
-def aligned(bias: Tensor) -> Tensor:
-    """Lay rows 16 numbers apart, as SDPA wants them; it would copy another bias at every call."""
-    n = bias.shape[-1]
-    return F.pad(bias, (0, -n % 16))[..., :n]
+    device: str = "cuda"
+    backend: str = "triton"  # by name: none may stand in for it
+    dtype: torch.dtype = torch.bfloat16
+    gpu: Limits | None = None
+    rounds: int = ROUNDS
+    compiler: Callable = gpu_rivals.compiled
+    deadline: float = float("inf")  # of time.monotonic: no rival starts later
 
 
-def rivals_of(
-    inputs: Inputs, backward: bool, names: tuple[str, ...], compiler: Callable = compiled
-) -> dict[str, Callable]:
-    """Return the rivals by name: functions without arguments, each with an attribute `packed`."""
-    padded, place = harness.Padded(inputs), inputs.layout
-    q, k, v, relations = padded.q, padded.k, padded.v, padded.relations
-    on_gpu = q.device.type == "cuda"
-    ready = aligned(padded.bias().to(q.dtype)).requires_grad_(backward)
-
-    def timed(forward: Callable, tensors: tuple[Tensor, ...]) -> Callable:
-        def run() -> Tensor:
-            with torch.set_grad_enabled(backward):
-                out = forward()
-            if backward:
-                harness.backwards(out, tensors, padded.cotangent)
-            return out
-
-        run.packed = lambda: place.pack(run().detach().transpose(1, 2))
-        return run
-
-    def eagerly(function: Callable) -> Callable:
-        arguments = (q, k, v, relations, padded.hop_bias, padded.radial)
-        return timed(lambda: function(*arguments), padded.learned())
-
-    def sdpa() -> Tensor:
-        pinned = sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if on_gpu else contextlib.nullcontext()
-        with pinned:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=ready)
-
-    rivals = {}
-    if "eager" in names:
-        rivals["eager"] = eagerly(eager)
-    if "torch.compile" in names:
-        rivals["torch.compile"] = eagerly(compiler(eager))
-    if "SDPA" in names:
-        rivals["SDPA, bias ready-built"] = timed(sdpa, (q, k, v, ready))
-    if "FlexAttention" in names:
-        for name, options in FLEX.items():
-            forward, tensors = flexible(padded, backward, options, compiler)
-            rivals[name] = timed(forward, tensors)
-    return rivals
+Rows = Iterator[tuple[str, list[dict]]]  # tables and rows
 
 
-# For queries shorter than 128 the default may choose its decoding kernel.
-FLEX = {
-    "FlexAttention": {},
-    "FlexAttention, no decoding kernel": {"FORCE_USE_FLEX_ATTENTION": True},
-}
+def our_rows(workload: Workload, at: Setting) -> Rows:
+    """Whether ours is right, how fast it is, and its kernels against the model."""
+    inputs = inputs_of(workload, at.dtype, at.device)
+    wrong = mistake(inputs, at.backend)
+    for backward in (False, True):
+        call = harness.ours_of(inputs, backward, at.backend)
+        floor = None if at.gpu is None else floor_us(inputs, backward, at.gpu)
+        name = workload.timed(backward)
+        for row in (rows := gpu_timing.compared(name, call, {}, at.rounds, floor)):
+            row["right"] = "no" if wrong else "yes"
+            row["note"] = "; ".join(filter(None, (wrong, row["note"])))
+        yield "coattention", rows
+    yield "kernels", kernel_rows(workload, call)
 
 
-def flexible(
-    padded: harness.Padded, backward: bool, options: dict, compiler: Callable
-) -> tuple[Callable, tuple[Tensor, ...]]:
-    """Hop table looked up in the tile, Φ3d ready-built; heads of less than 16 padded with zeros."""
-    hops, valid = padded.relations.hops, padded.relations.valid
-    last = padded.hop_bias.shape[1] - 1
-    column = torch.where(hops == 255, last, hops.int().clamp(max=last - 1)).int()
-    with torch.no_grad():
-        phi = harness.radial_term(padded.relations, padded.radial).to(padded.q.dtype).contiguous()
-    phi.requires_grad_(backward)
-    table = padded.hop_bias.detach().clone().requires_grad_(backward)
-    width = padded.q.shape[-1]
-    wide = [F.pad(x.detach(), (0, max(0, 16 - width))) for x in (padded.q, padded.k, padded.v)]
-    wide = [x.requires_grad_(backward) for x in wide]
-
-    def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        biased = s + table[h, column[b, i, j]] + phi[b, h, i, j]
-        return torch.where(valid[b, j], biased, -float("inf"))
-
-    attend = compiler(flex_attention)
-
-    def forward() -> Tensor:
-        extra = {"kernel_options": options} if options else {}
-        return attend(*wide, score_mod=score, scale=width**-0.5, **extra)[..., :width]
-
-    return forward, (*wide, table, phi)
+def mistake(inputs: Inputs, backend: str) -> str:
+    """Return what is wrong with our result and gradients; "" where all of them are right."""
+    yardstick, exact = harness.expected(inputs)
+    try:
+        ours = with_gradients(lambda x: attend(x, "packed", backend=backend), inputs)
+        assert_all_accurate(ours, yardstick, exact)
+    except AssertionError as error:
+        return f"wrong: {str(error).splitlines()[0]}"
+    except Exception as error:  # backward may fail where forward runs
+        return gpu_rivals.failure(error)
+    return ""
 
 
-def eager(q, k, v, relations, hop_bias, radial) -> Tensor:
-    """The attention as one would write it, matrix products in q's type."""
-    logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    for term in (harness.hop_term(relations, hop_bias), harness.radial_term(relations, radial)):
-        logits = logits + term.to(logits.dtype)
-    allowed = harness.valid_pairs(relations.valid)[:, None]
-    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).softmax(-1) @ v
-
-
-def checked(
-    rivals: dict[str, Callable], answer: Tensor, exact: Tensor
-) -> dict[str, Callable | str]:
-    """Run each rival once; put the reason in the place of one that cannot run or is wrong."""
-    calls: dict[str, Callable | str] = {}
-    for name, rival in rivals.items():
-        try:
-            calls[name] = harness.checked({name: rival}, answer, exact)[name]
-        except AssertionError as error:
-            calls[name] = f"not timed, wrong answer: {str(error).splitlines()[0]}"
-    return calls
-
-
-# --- timing ---------------------------------------------------------------------------------------
-
-
-def time_all(calls: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Time the calls in turns; µs of every round."""
-    times = {name: [] for name in calls}
-    on_gpu = torch.cuda.is_available()
-    cache = torch.empty(
-        CACHE if on_gpu else 1, dtype=torch.uint8, device="cuda" if on_gpu else None
-    )
-    for turn in range(WARMUP + rounds):
-        for name, call in calls.items():
-            cache.zero_()
-            us = _events(call) if on_gpu else _wall(call)
-            if turn >= WARMUP:
-                times[name].append(us)
-    return times
-
-
-def _events(call: Callable) -> float:
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    stop.record()
-    stop.synchronize()
-    return 1000 * start.elapsed_time(stop)
-
-
-def _wall(call: Callable) -> float:
-    start = time.perf_counter()
-    call()
-    return 1e6 * (time.perf_counter() - start)
-
-
-def captured(call: Callable) -> Callable:
-    """Capture the call in a CUDA graph and return its replay."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARMUP):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def try_captured(calls: dict[str, Callable]) -> tuple[dict[str, Callable], dict[str, str]]:
-    """Return the replays of those that can be captured, and why others cannot."""
-    replays, reasons = {}, {}
-    for name, call in calls.items():
-        if name in ("eager", "torch.compile"):
-            reasons[name] = "no CUDA graph: it asks the device how many pairs there are"
-            continue
-        try:
-            replays[name] = captured(call)
-        except Exception as error:  # whatever a rival does that a graph forbids
-            lines = str(error).strip().splitlines() or [""]
-            reasons[name] = f"no CUDA graph: {type(error).__name__}: {lines[0][:60]}"
-    return replays, reasons
-
-
-def peak_mib(call: Callable) -> float | str:
-    """MiB that one call allocates at most, beside what stands already; "" without a GPU."""
-    if not torch.cuda.is_available():
-        return ""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / MIB
-
-
-def compared(
-    workload: str,
-    ours: Callable,
-    rivals: dict[str, Callable | str],
-    rounds: int,
-    floor: float | None,
-    memory: bool = True,
-) -> list[dict]:
-    """Time ours and the rivals in turns; one row each, of the columns of `measurements`."""
-    calls = {"ours": ours, **{name: call for name, call in rivals.items() if callable(call)}}
-    times = time_all(calls, rounds)
-    replays, reasons = try_captured(calls) if torch.cuda.is_available() else ({}, {})
-    graphs = {name: statistics.median(us) for name, us in time_all(replays, rounds).items()}
-    median = {name: statistics.median(us) for name, us in times.items()}
-    rows = []
-    for name, us in median.items():
-        row = {"workload": workload, "rival": name, "rounds": rounds, "note": reasons.get(name, "")}
-        row |= {"median_us": f"{us:.4g}", "ratio": f"{us / median['ours']:.3g}"}
-        row["graph_us"] = f"{graphs[name]:.4g}" if name in graphs else ""
-        row["peak_mib"] = f"{peak:.4g}" if memory and (peak := peak_mib(calls[name])) != "" else ""
-        if floor is not None and name == "ours":
-            best = min(us, graphs.get(name, us))
-            row |= {"floor_us": f"{floor:.4g}", "of_floor": f"{floor / best:.3g}"}
+def kernel_rows(workload: Workload, call: Callable) -> list[dict]:
+    """Return what each kernel of forward and backward takes, and what the model said."""
+    launches = layer_model.stored_figures(workload.name)
+    predicted = layer_model.by_kernel(layer_model.layer(launches, shape_of(workload)))
+    name, rows = workload.timed(True), []
+    for kernel, (count, us) in gpu_timing.kernel_us(call).items():
+        row = {"workload": name, "kernel": kernel, "launches": f"{count:g}"}
+        row["median_us"] = f"{us:.4g}"
+        if kernel in predicted:
+            row["predicted_us"] = f"{predicted.pop(kernel):.4g}"
         rows.append(row)
-    reasons = {name: reason for name, reason in rivals.items() if not callable(reason)}
-    return rows + [{"workload": workload, "rival": x, "note": y} for x, y in reasons.items()]
+    for kernel, us in predicted.items():
+        row = {"workload": name, "kernel": kernel, "predicted_us": f"{us:.4g}"}
+        rows.append(row | {"note": "not seen under this name"})
+    return rows
 
 
-# --- the report -----------------------------------------------------------------------------------
+def shape_of(workload: Workload) -> layer_model.Shape:
+    """Return what the model must know of a workload."""
+    return layer_model.Shape(sizes_of(workload), workload.heads, workload.width)
 
 
-def attention_rows(
-    workload: Workload,
-    dtype: torch.dtype,
-    device: str,
-    gpu: Limits | None = None,
-    compiler: Callable = compiled,
-    rounds: int = ROUNDS,
-    deadline: float = float("inf"),
-) -> Iterator[list[dict]]:
-    """Check and time one workload: ours, forward and forward + backward, then rival by rival.
+def rival_rows(workload: Workload, at: Setting, done: frozenset[tuple[str, str]]) -> Rows:
+    """Check and time rival by rival, but for what is `done`: (workload, rival).
 
     A rival's ratio is to ours in the same turns. Those of forward + backward, which the goals are
     about, come first.
     """
-    inputs = inputs_of(workload, dtype, device)
-    backend = {"cuda": "triton", "cpu": "cpu"}[device]  # by name: none may stand in for it
-    yardstick, exact = (answer["out"] for answer in harness.answers(inputs, backend))
-    names = {False: f"{workload.name}, forward", True: f"{workload.name}, forward + backward"}
-    ours = {backward: harness.ours_of(inputs, backward, backend) for backward in names}
-    for backward, timed in names.items():
-        floor = None if gpu is None else floor_us(inputs, backward, gpu)
-        yield compared(timed, ours[backward], {}, rounds, floor)
+    inputs = inputs_of(workload, at.dtype, at.device)
+    yardstick, exact = (answer["out"] for answer in harness.expected(inputs))
     for backward, name in itertools.product((True, False), workload.rivals):
-        rivals = {name: "not run: the time was up"}
-        if time.monotonic() <= deadline:
+        timed = workload.timed(backward)
+        if any(where == timed and rival.startswith(name) for where, rival in done):
+            continue
+        rivals: dict[str, Callable | str] = {name: NOT_RUN}
+        if time.monotonic() <= at.deadline:
             try:
-                rivals = rivals_of(inputs, backward, (name,), compiler)
-                rivals = checked(rivals, yardstick, exact)
+                calls = gpu_rivals.rivals_of(inputs, backward, (name,), at.compiler)
+                rivals = gpu_rivals.checked(calls, yardstick, exact)
             except Exception as error:  # no memory for its inputs, say
-                rivals = {name: failure(error)}
+                rivals = {name: gpu_rivals.failure(error)}
+        ours = harness.ours_of(inputs, backward, at.backend)
         for variant, rival in rivals.items():
-            yield beside_ours(names[backward], ours[backward], variant, rival, rounds)
+            yield "coattention", beside_ours(timed, ours, variant, rival, at.rounds)
         del rivals
-        torch.cuda.empty_cache()
+        if at.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+NOT_RUN = "not run: the time was up"
 
 
 def beside_ours(
@@ -419,16 +249,29 @@ def beside_ours(
 ) -> list[dict]:
     """Time a rival and ours in turns; the rival's row, or one with the reason why not."""
     try:
-        rows = compared(workload, ours, {name: rival}, rounds, None)
+        rows = gpu_timing.compared(workload, ours, {name: rival}, rounds)
     except Exception as error:  # it ran once, but not again
-        return [{"workload": workload, "rival": name, "note": failure(error)}]
+        return [{"workload": workload, "rival": name, "note": gpu_rivals.failure(error)}]
     return [row for row in rows if row["rival"] == name]
 
 
-def failure(error: Exception) -> str:
-    """Put an error into a line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"does not run: {type(error).__name__}: {lines[0][:80]}"
+def compile_ahead(workload: Workload, at: Setting) -> None:
+    """Run everything once, so that what it compiles is on disk when it is timed.
+
+    On workloads side by side: compiling keeps one processor of many busy.
+    """
+    inputs = inputs_of(workload, at.dtype, at.device)
+    for backward in (True, False):
+        harness.ours_of(inputs, backward, at.backend)()
+        for name in workload.rivals:
+            if name in ("eager", "SDPA") or time.monotonic() > at.deadline:
+                continue  # nothing to compile
+            try:
+                for call in gpu_rivals.rivals_of(inputs, backward, (name,), at.compiler).values():
+                    call()
+            except Exception as error:  # its row will say so
+                print(f"{name}: {gpu_rivals.failure(error)}", flush=True)
+            torch.cuda.empty_cache()
 
 
 def hops_rows(
@@ -446,17 +289,18 @@ def hops_rows(
             return search(edges, ptr, True, len(answer))
         return ck.shortest_paths(edges, ptr, layout="packed", backend=device)
 
-    assert torch.equal(ours().cpu(), answer)
+    right = torch.equal(ours().cpu(), answer)
     rivals = {"SciPy, on the CPU": scipy_rival(batch, answer)}
     launch = 0.0 if gpu is None else gpu.graph_launch_us
     floor = None if gpu is None else launch + 1e6 * len(answer) / gpu.bandwidth
     mean = batch.ptr.diff().double().mean()
     workload = f"{count} stored molecules (mean {mean:.1f} atoms)"
     timed = {name: call for name, call in rivals.items() if not callable(call)}
-    rows = compared(workload, ours, timed, rounds, floor, memory=False)
+    rows = gpu_timing.compared(workload, ours, timed, rounds, floor, memory=False)
+    rows[0]["right"] = "yes" if right else "no"
     for name, call in rivals.items():
         if callable(call):  # seconds, and nothing on the GPU: once is enough
-            us, ratio = _wall(call), float(rows[0]["median_us"])
+            us, ratio = gpu_timing.wall(call), float(rows[0]["median_us"])
             rows.append({"workload": workload, "rival": name, "rounds": 1, "note": ""})
             rows[-1] |= {"median_us": f"{us:.4g}", "ratio": f"{us / ratio:.3g}"}
     return rows
@@ -481,15 +325,152 @@ def scipy_rival(batch: molecules.Batch, answer: Tensor) -> Callable | str:
     return lambda: others.by_scipy(matrices)
 
 
-def show(rows: list[dict]) -> None:
-    """Print a table."""
+def measure(part: str, options: argparse.Namespace) -> Rows:
+    """Yield the rows of one part, measured here."""
+    kind, _, name = part.partition(" of ")
+    workload = next((each for each in workloads(options) if each.name == name), WORKLOADS[0])
+    rounds, deadline = 1 if options.small else ROUNDS, time.monotonic() + options.seconds
+    at = Setting(rounds=rounds, deadline=deadline)
+    if kind == WARM:
+        compile_ahead(workload, at)
+        return
+    gpu = gpu_timing.limits()
+    print(
+        f"copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, in a graph "
+        f"{gpu.graph_launch_us:.1f} µs, {gpu.instructions / 1e12:.1f} T instructions/s",
+        flush=True,
+    )
+    at = dataclasses.replace(at, gpu=gpu)
+    if kind == PATHS:
+        count = 9 if options.small else HOPS_COUNT
+        yield PATHS, hops_rows(count, at.device, gpu, at.rounds)
+    elif kind == OURS:
+        yield from our_rows(workload, at)
+    else:
+        done = finished(options.out, torch.cuda.get_device_name())
+        yield from rival_rows(workload, at, done)
+
+
+def workloads(options: argparse.Namespace) -> list[Workload]:
+    """Return what is measured."""
+    return [each.small() if options.small else each for each in WORKLOADS]
+
+
+def finished(folder: Path, gpu: str) -> frozenset[tuple[str, str]]:
+    """Return what an earlier run of these sources settled: (workload, rival)."""
+    rows = measurements.rows_of_these_sources(folder, "coattention", gpu)
+    return frozenset((row["workload"], row["rival"]) for row in rows if row["note"] != NOT_RUN)
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+def part(name: str, options: argparse.Namespace, seconds: float = PART_SECONDS) -> Piece:
+    """The process that measures a part and hands its rows over."""
+    seconds = options.seconds if options.small else seconds  # small where it is tried, and slow
+    # The rival that is running then has a third of the time to end.
+    arguments = ["--part", name, "--out", str(options.out), "--seconds", f"{0.67 * seconds:.0f}"]
+    arguments += ["--small"] * options.small
+    return Piece(name, python("benchmarks/gpu.py", *arguments), seconds=seconds)
+
+
+def parts(options: argparse.Namespace, gpu: str) -> tuple[list[Piece], list[Piece]]:
+    """What runs side by side before anything is timed, and what runs alone after it.
+
+    What has its rows already is left out.
+    """
+    checked = measurements.rows_of_these_sources(options.out, "buckets", gpu)
+    widths = {int(row["width"]) for row in checked}
+    done = finished(options.out, gpu)
+    ours, rivals, ahead = [], [], []
+    for workload in workloads(options):
+        timed = {workload.timed(backward) for backward in (False, True)}
+        needed = [part(f"{OURS} of {workload.name}", options)]
+        if {(name, "ours") for name in timed} <= done:
+            needed = []
+        ours += needed
+        begun = {(name, x) for name, y in done for x in workload.rivals if y.startswith(x)}
+        if not {(name, rival) for name in timed for rival in workload.rivals} <= begun:
+            needed.append(part(f"{RIVALS} of {workload.name}", options))
+            rivals.append(needed[-1])
+        if needed:
+            ahead.append(part(f"{WARM} of {workload.name}", options, WARM_SECONDS))
+    hops = measurements.rows_of_these_sources(options.out, PATHS, gpu)
+    alone = ours + ([] if hops else [part(PATHS, options)]) + rivals
+    every = buckets.pieces(("bfloat16",))
+    wanted = [piece for piece in every if int(piece.name.split()[2]) not in widths]
+    return wanted + ahead, alone
+
+
+def measure_all(
+    gpu: str, options: argparse.Namespace, before: list[Piece], alone: list[Piece]
+) -> int:
+    """Run part after part, print rows and verdicts; 1 if something is wrong or was not done."""
+    deadline, log = time.monotonic() + options.seconds, Log(options.out / "bench.log")
+    take = measurements.listener(options.out, gpu, show)
+
+    def one(piece: Piece) -> Outcome:
+        outcome = run(piece, deadline, log, take)
+        print(f"{outcome.seconds:4.0f} s  {piece.name}: {outcome.summary}", flush=True)
+        return outcome
+
+    with ThreadPoolExecutor(max(1, len(before))) as pool:
+        outcomes = list(pool.map(one, before))
+    for line in buckets.avoid_wrong(options.out, gpu):
+        print(line, flush=True)
+    outcomes += [one(piece) for piece in alone]
+    return conclude(outcomes, options, gpu)
+
+
+def conclude(outcomes: list[Outcome], options: argparse.Namespace, gpu: str) -> int:
+    """Print what follows from all rows, what was not done and what is wrong."""
+    folder = options.out
+    read = functools.partial(measurements.rows_of_these_sources, folder, gpu=gpu)
+    attention, hops, checked = (read(table=x) for x in ("coattention", PATHS, "buckets"))
+    for workload in workloads(options):
+        names = {workload.timed(backward) for backward in (False, True)}
+        rows = [row for row in attention if row["workload"] in names]
+        print(*attention_verdicts(workload, rows), sep="\n")
+    print(*hop_verdicts(hops), sep="\n")
+    failed = [x for x in outcomes if x.code not in (0, None) and not x.piece.name.startswith(WARM)]
+    late = [outcome.piece.name for outcome in outcomes if outcome.code is None]
+    late += [f"{row['rival']} of {row['workload']}" for row in attention if row["note"] == NOT_RUN]
+    wrong = [f"{x['rival']} of {x['workload']}" for x in attention + hops if x["right"] == "no"]
+    for row in checked:
+        if row["right"] == "no":
+            doubted = ", as doubted, and not taken" if row["doubted"] == "yes" else ""
+            wrong += [] if doubted else [row["bucket"]]
+            where = f"{row['dtype']}, width {row['width']}, {row['bucket']}"
+            print(f"{where}: wrong{doubted}: {row['note']}")
+    for words, names in (("failed", [x.piece.name for x in failed]), ("not run", late)):
+        if names:
+            print(f"{words}: {'; '.join(names)}")
+    if wrong:
+        print(f"WRONG: {'; '.join(wrong)}")
+    print(f"to keep these rows: {sys.executable} benchmarks/measurements.py {folder}")
+    return int(bool(failed or late or wrong))
+
+
+def show(table: str, rows: list[dict]) -> None:
+    """Print rows as they come."""
+    keys = {
+        "buckets": ("dtype", "width", "bucket", "doubted", "right", "note"),
+        "kernels": ("kernel", "launches", "median_us", "predicted_us", "note"),
+    }
+    if table in keys:
+        for row in rows:
+            print("  ", *(str(row.get(key, "")) for key in keys[table]), flush=True)
+        return
     for workload in dict.fromkeys(row["workload"] for row in rows):
         print(workload)
     for row in rows:
-        keys = ("median_us", "graph_us", "ratio", "floor_us", "of_floor", "peak_mib")
-        cells = (row.get(key, "") for key in keys)
-        line = "  {:<34}{:>10} µs {:>10} graph {:>7} x  floor {:>8} µs ({:>5}) {:>8} MiB {}"
-        print(line.format(row["rival"], *cells, row["note"]), flush=True)
+        names = ("median_us", "graph_us", "host_us", "ratio", "graph_ratio")
+        cells = (row.get(key, "") for key in (*names, "floor_us", "of_floor", "peak_mib"))
+        line = "  {:<34}{:>9} µs {:>9} graph {:>8} host {:>6} x {:>6} x graph  floor {:>7} µs ({})"
+        print((line + " {} MiB {}").format(row["rival"], *cells, row["note"]), flush=True)
+
+
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def attention_verdicts(workload: Workload, rows: list[dict]) -> list[str]:
@@ -497,152 +478,79 @@ def attention_verdicts(workload: Workload, rows: list[dict]) -> list[str]:
     lines = []
     both = {row["rival"]: row for row in rows if row["workload"].endswith("forward + backward")}
     for rival, goal in workload.goals.items():
-        timed = [row for name, row in both.items() if name.startswith(rival) and "ratio" in row]
-        ratio = min((float(row["ratio"]) for row in timed), default=None)
-        lines.append(f"{workload.name}: {_verdict(ratio, goal)} {rival}")
+        timed = [row for name, row in both.items() if name.startswith(rival)]
+        lines.append(f"{workload.name}: {verdict(timed, goal)} {rival}")
     mib = {name: float(row["peak_mib"]) for name, row in both.items() if row.get("peak_mib")}
     if "eager" in workload.goals:
-        ours = next(row for row in rows if row["rival"] == "ours")  # the first is forward
+        ours = next((row for row in rows if row["rival"] == "ours"), {})  # the first is forward
         lines.append(f"{workload.name}, forward: {_times_floor(ours, 2)}")
         ratio = mib["eager"] / mib["ours"] if mib.keys() >= {"eager", "ours"} else None
-        lines.append(f"{workload.name}: {_verdict(ratio, LEAST_MEMORY)} less memory than eager")
+        less = f"{_verdict([ratio] if ratio else [], LEAST_MEMORY)} less memory than eager"
+        lines.append(f"{workload.name}: {less}")
     return lines
 
 
 def hop_verdicts(rows: list[dict]) -> list[str]:
     """Compare the rows of `shortest_paths` with its goals, a line each."""
-    scipy = next((float(row["ratio"]) for row in rows[1:] if "ratio" in row), None)
+    if not rows:
+        return ["shortest_paths: not measured"]
     workload = rows[0]["workload"]
-    return [f"{workload}: {_times_floor(rows[0], 3)}", f"{workload}: {_verdict(scipy, 500)} SciPy"]
+    return [
+        f"{workload}: {_times_floor(rows[0], 3)}",
+        f"{workload}: {verdict(rows[1:], 500)} SciPy",
+    ]
+
+
+def verdict(rows: list[dict], goal: float) -> str:
+    """Say both ratios of the fastest variant of a rival; a goal is met where both meet it."""
+    ratios = [
+        min((float(row[key]) for row in rows if row.get(key)), default=None)
+        for key in ("ratio", "graph_ratio")
+    ]
+    names = ("as called", "in a graph")
+    known = [f"{x:.3g} x {name}" for x, name in zip(ratios, names, strict=True) if x is not None]
+    if not known:
+        return f"not measured (goal {goal:g} x)"
+    return _verdict([x for x in ratios if x is not None], goal, ", ".join(known))
+
+
+def _verdict(ratios: list[float], goal: float, words: str = "") -> str:
+    if not ratios:
+        return f"not measured (goal {goal:g} x)"
+    words = words or f"{min(ratios):.3g} x"
+    return f"{'met' if min(ratios) >= goal else 'MISSED'}: {words} (goal {goal:g} x)"
 
 
 def _times_floor(ours: dict, most: float) -> str:
-    if "of_floor" not in ours:
+    if not ours.get("of_floor"):
         return f"not measured against the floor (goal at most {most:g} x)"
     times = 1 / float(ours["of_floor"])
     return f"{'met' if times <= most else 'MISSED'}: {times:.3g} x the floor (goal {most:g} x)"
 
 
-def _verdict(ratio: float | None, goal: float) -> str:
-    if ratio is None:
-        return f"not measured (goal {goal:g} x)"
-    return f"{'met' if ratio >= goal else 'MISSED'}: {ratio:.3g} x (goal {goal:g} x)"
-
-
-def draw(rows: list[dict], path: Path) -> str:
-    """Draw the medians as bars, or return why not."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        return "no plot: matplotlib is not installed"
-    timed = [row for row in rows if row.get("median_us")]
-    if not timed:
-        return "no plot: nothing was timed"
-    workloads = list(dict.fromkeys(row["workload"] for row in timed))
-    rivals = list(dict.fromkeys(row["rival"] for row in timed))
-    figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.8 * len(workloads)), layout="constrained")
-    for number, rival in enumerate(rivals):
-        bars = [row for row in timed if row["rival"] == rival]
-        places = [workloads.index(row["workload"]) + 0.8 * number / len(rivals) for row in bars]
-        us = [float(row["median_us"]) for row in bars]
-        axes.barh(places, us, 0.8 / len(rivals), label=rival, align="edge")
-    axes.set_yticks([i + 0.4 for i in range(len(workloads))], workloads)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("µs, median")
-    figure.legend(loc="outside lower center", ncols=3)  # inside it would lie on bars
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return f"plot: {path}"
-
-
-# --- parts, each in a process of its own ----------------------------------------------------------
-
-PATHS = "shortest_paths"
-MARK = "rows: "  # before a line of rows on a part's standard output
-
-
-def measure(part: str, seconds: float) -> Iterator[list[dict]]:
-    """Yield the rows of one part, measured here; no rival starts after `seconds`."""
-    deadline, gpu = time.monotonic() + seconds, limits()
-    print(
-        f"copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, in a graph ", end=""
-    )
-    print(
-        f"{gpu.graph_launch_us:.1f} µs, {gpu.instructions / 1e12:.1f} T instructions/s", flush=True
-    )
-    if part == PATHS:
-        yield hops_rows(HOPS_COUNT, "cuda", gpu)
-        return
-    (workload,) = (each for each in WORKLOADS if each.name == part)
-    yield from attention_rows(workload, torch.bfloat16, "cuda", gpu, deadline=deadline)
-
-
-def collect(
-    command: list[str], seconds: float, keep: Callable[[list[dict]], None]
-) -> tuple[list[dict], str]:
-    """Run a part, pass its rows to `keep` as they come; return all, and why it ended early."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    killer = threading.Timer(seconds, process.kill)
-    killer.start()
-    rows = []
-    try:
-        for line in process.stdout:
-            if line.startswith(MARK):
-                batch = json.loads(line.removeprefix(MARK))
-                keep(batch)
-                rows += batch
-            else:
-                print(line, end="", flush=True)
-        code = process.wait()
-    finally:
-        killer.cancel()
-    return rows, "" if code == 0 else f"ended early, with exit code {code}"
-
-
-def part_command(part: str, seconds: float) -> list[str]:
-    """The command that measures a part and prints its rows."""
-    return [sys.executable, __file__, part, f"{seconds:.0f}"]
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure everything, keep the rows, and say which goals are met; or measure one part."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=measurements.HERE.parent / "build/gpu-bench")
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--only", default="", help="parts whose names this regex finds")
+    parser.add_argument("--part", help="measure this one here, and print its rows")
+    parser.add_argument("--small", action="store_true", help="on two heads of two molecules")
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("error: no NVIDIA GPU answers (torch.cuda.is_available() is False)", file=sys.stderr)
         return 1
-    if arguments:
-        for rows in measure(arguments[0], float(arguments[1])):
-            print(f"{MARK}{json.dumps(rows)}", flush=True)
+    if options.part:
+        for table, rows in measure(options.part, options):
+            measurements.tell(table, rows)
         return 0
-    return measure_all(torch.cuda.get_device_name())
-
-
-def measure_all(gpu: str, budget: float = BUDGET, grace: float = GRACE) -> int:
-    """Run part after part and print all verdicts; return 1 if a part ended early."""
-    deadline = time.monotonic() + budget
-    verdicts_on = {PATHS: hop_verdicts}
-    verdicts_on |= {x.name: functools.partial(attention_verdicts, x) for x in WORKLOADS}
-    attention, verdicts, failed = [], [], False
-    for number, (part, verdicts_of_part) in enumerate(verdicts_on.items()):
-        share = max(0.0, deadline - time.monotonic()) / (len(verdicts_on) - number)
-        print(f"\n{part}: {share:.0f} s, on {gpu}", flush=True)
-        file = PATHS if part == PATHS else "coattention"
-
-        def keep(rows: list[dict], file: str = file) -> None:
-            measurements.append_gpu(gpu, file, rows)
-            show(rows)
-
-        rows, reason = collect(part_command(part, share), share + grace, keep)
-        verdicts += verdicts_of_part(rows) if rows else []
-        if reason:
-            failed = True
-            verdicts.append(f"{part}: {reason}")
-            print(verdicts[-1], flush=True)
-        attention += [] if part == PATHS else rows
-    print("", *verdicts, sep="\n", flush=True)
-    print(draw(attention, measurements.gpu_path(gpu, "coattention").with_suffix(".png")))
-    return int(failed)
+    gpu = torch.cuda.get_device_name()
+    before, alone = (
+        [piece for piece in pieces if re.search(options.only, piece.name)]
+        for pieces in parts(options, gpu)
+    )
+    return measure_all(gpu, options, before, alone)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -58,7 +58,7 @@ def test_in_the_interpreter(triton):
     """The numbers: in a process of its own, because Triton reads the switch when it is imported."""
     # Whether the compiler is there is read at import too.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "COLLAMO_TEST_BACKENDS": "triton"}
-    files = [HERE / f"test_triton_{name}.py" for name in ("attention", "radial", "trust")]
+    files = [HERE / f"test_triton_{name}.py" for name in ("attention", "radial", "trust", "on_gpu")]
     edges = "TestSinkAtItsEdges::test_rows_without_a_key_are_zero"
     names = "test_any_strides", "TestSinkByHand", edges
     files += [f"{HERE}/test_coattention.py::{name}" for name in names]

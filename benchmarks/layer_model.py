@@ -1,0 +1,274 @@
+"""What a layer should take of an H200, kernel by kernel: derived, for a first measurement to judge.
+
+    python benchmarks/layer_model.py
+
+prints the tables of docs/performance.md. From the shape of a call and what the compiler says of
+each kernel (``data/layer_sm90.csv``, made by `compiled_layer`) follow the bytes it moves, the
+instructions it issues and the warps a multiprocessor holds. A kernel then takes the longest of
+
+- **bytes**: every tensor it is given, once, over the copy bandwidth;
+- **issue**: warp instructions over one a scheduler and cycle, the floor of any code like this;
+- **latency**: the same where too few warps are there to fill the cycles: one of them issues every
+  `CYCLES` cycles only, and waits `WAIT` cycles for every load.
+
+and the gap between two launches on top. Not counted: what misses the caches, uneven programs,
+branches that are not taken but stand in the code. All of it is derived; nothing here was measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+FIGURES = Path(__file__).parent / "data" / "layer_sm90.csv"
+COLUMNS = ("workload", "kernel", "programs", "warps", "registers", "shared", "bytes")
+COLUMNS += ("instructions", "loops")
+
+# Cycles between two instructions of one warp, and what a load of global memory adds. Dependent
+# arithmetic takes 4 cycles, of which a compiler hides some; the L2 cache takes over 200, and four
+# loads under way share them. Both are our guess, and the first thing that a measurement tells.
+CYCLES, WAIT = 2.5, 50
+PYTORCH = "PyTorch"  # stands for its own small kernels, `programs` of them
+PYTORCH_US = 1.5  # of one, without the gap
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a GPU can do, its multiprocessors being of compute capability 9.0."""
+
+    bandwidth: float = 4.3e12  # bytes/s of a large copy, read and written (seen on an H200)
+    processors: int = 132
+    clock: float = 1.98e9  # Hz, the highest (seen on an H200)
+    gap_us: float = 1.0  # between two kernels of a CUDA graph (our guess)
+    schedulers: int = 4  # of a multiprocessor
+    warps: int = 64
+    blocks: int = 32
+    registers: int = 65536
+    shared: int = 233472  # bytes, of which each program takes 1,024 beside its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What trips of loops depend on."""
+
+    sizes: tuple[int, ...]  # atoms of each molecule
+    heads: int
+    width: int
+    gaussians: int = 128
+    units: int = 128  # of the radial function's hidden layer; 0 where it is linear
+
+
+class Block(NamedTuple):
+    """Instructions of a thread, and how many are matrix products and loads of global memory."""
+
+    instructions: float
+    products: float
+    loads: float
+
+
+class Code(NamedTuple):
+    """What is outside of loops, and in each but in no loop inside it, by where it begins."""
+
+    outside: Block
+    loops: tuple[Block, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """One launch: what the compiler and the launcher say of it."""
+
+    kernel: str
+    programs: int
+    warps: int
+    registers: int
+    shared: int
+    bytes: int
+    code: Code
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+    """Derived µs of a launch, what bounds it, and how full a multiprocessor is."""
+
+    kernel: str
+    bytes_us: float
+    issue_us: float
+    latency_us: float
+    gap_us: float
+    resident: int  # programs a multiprocessor holds at a time
+
+    @property
+    def us(self) -> float:
+        """The prediction."""
+        return self.gap_us + max(self.bytes_us, self.issue_us, self.latency_us)
+
+    @property
+    def least_us(self) -> float:
+        """What this code cannot fall below, whatever hides its latency."""
+        return max(self.bytes_us, self.issue_us)
+
+    @property
+    def bound(self) -> str:
+        """Which of the three is the longest."""
+        times = {"bytes": self.bytes_us, "issue": self.issue_us, "latency": self.latency_us}
+        return max(times, key=lambda name: times[name])
+
+
+# --- instructions ---------------------------------------------------------------------------------
+
+_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", re.MULTILINE)
+_JUMP = re.compile(r"\bBRA(?:\.\w+)*\s.*?0x([0-9a-f]+)")
+
+
+def code_of(sass: str) -> Code:
+    """Read machine code: a loop is what lies before a jump backwards and behind its target."""
+    lines = [(int(place, 16), text) for place, text in _INSTRUCTION.findall(sass)]
+    lines = [(place, text) for place, text in lines if not text.startswith("NOP")]
+    jumps = ((place, _JUMP.search(text)) for place, text in lines)
+    targets = [(int(jump[1], 16), place) for place, jump in jumps if jump]
+    spans = sorted((first, -last) for first, last in targets if first < last)  # outer ones first
+    bodies: dict[tuple[int, int] | None, list[str]] = {span: [] for span in spans} | {None: []}
+    for place, text in lines:
+        inside = [(first, last) for first, last in spans if first <= place <= -last]
+        innermost = min(inside, key=lambda span: -span[1] - span[0], default=None)
+        bodies[innermost].append(text)
+    return Code(_block(bodies[None]), tuple(_block(bodies[span]) for span in spans))
+
+
+def _block(lines: list[str]) -> Block:
+    products = sum("MMA" in line for line in lines)
+    return Block(len(lines), products, sum("LDG" in line for line in lines))
+
+
+def key_tiles(shape: Shape, tile: int = 32) -> float:
+    """Tiles of keys that a program of a tile of queries goes over, the mean of all programs."""
+    tiles = [math.ceil(n / tile) for n in shape.sizes]
+    return sum(n * n for n in tiles) / max(1, sum(tiles))
+
+
+def units_and_chunks(shape: Shape, slice: int = 32, chunk: int = 64) -> tuple[float, float]:
+    """Slices of the hidden layer, and chunks of Gaussians for each."""
+    slices = max(1, shape.units // slice)
+    return slices, slices * math.ceil(shape.gaussians / chunk)
+
+
+# How often each loop runs, by the place where it begins; what is missing runs once, and what serves
+# the exact Φ3d never does where the table is fine enough.
+TRIPS: dict[str, Callable[[Shape], tuple[float, ...]]] = {
+    "attend": lambda shape: (key_tiles(shape),),
+    "differentiate_tile": lambda shape: (0, key_tiles(shape)),
+    "survey": units_and_chunks,
+    "tabulate": units_and_chunks,
+    "locate": lambda shape: (0, 0, 0, 0),
+    "evaluate": lambda shape: (0, 0, 0),
+    "pull_back": lambda shape: (0, 0, 0),
+}
+
+
+def executed(figures: Figures, shape: Shape) -> Block:
+    """What one warp of a program runs, on average."""
+    trips = TRIPS.get(figures.kernel, lambda shape: ())(shape)
+    pairs = itertools.zip_longest(figures.code.loops, trips, fillvalue=None)
+    counts = [(loop, 1 if n is None else n) for loop, n in pairs if loop is not None]
+    counts.append((figures.code.outside, 1))
+    return Block(*(sum(n * block[field] for block, n in counts) for field in range(3)))
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def resident(figures: Figures, machine: Machine) -> int:
+    """Programs that one multiprocessor holds at a time."""
+    by_warp = 256 * math.ceil(figures.registers * 32 / 256)  # registers come in 256s a warp
+    limits = machine.registers // (by_warp * figures.warps), machine.warps // figures.warps
+    return max(1, min(*limits, machine.blocks, machine.shared // (figures.shared + 1024)))
+
+
+def time_of(figures: Figures, shape: Shape, machine: Machine) -> Time:
+    """Derive the time of one launch."""
+    if figures.kernel == PYTORCH:
+        gaps = figures.programs * machine.gap_us
+        us = figures.programs * PYTORCH_US
+        return Time(PYTORCH, us, us, us, gaps, 0)
+    here = resident(figures, machine)
+    each, cycle_us = executed(figures, shape), 1e6 / machine.clock
+    warps = figures.programs * figures.warps * each.instructions
+    issue = warps * cycle_us / (machine.processors * machine.schedulers)
+    there = min(here, math.ceil(figures.programs / machine.processors))
+    rounds = max(1.0, figures.programs / (there * machine.processors))
+    side_by_side = there * figures.warps / machine.schedulers  # warps of a scheduler
+    alone = CYCLES * each.instructions + WAIT * each.loads  # cycles of one warp
+    latency = rounds * max(alone, side_by_side * each.instructions) * cycle_us
+    moved = 1e6 * figures.bytes / machine.bandwidth
+    return Time(figures.kernel, moved, issue, latency, machine.gap_us, here)
+
+
+def layer(launches: Iterable[Figures], shape: Shape, machine: Machine | None = None) -> list[Time]:
+    """Derive the time of every launch of a layer, in order."""
+    return [time_of(figures, shape, machine or Machine()) for figures in launches]
+
+
+def by_kernel(times: Iterable[Time]) -> dict[str, float]:
+    """Sum the predictions of launches of one name, µs, gaps left out as a profiler does."""
+    sums: dict[str, float] = {}
+    for time in times:
+        sums[time.kernel] = sums.get(time.kernel, 0.0) + time.us - time.gap_us
+    return sums
+
+
+def stored_figures(workload: str, path: Path = FIGURES) -> list[Figures]:
+    """Return the launches of a workload as they were compiled last; none of one that was not."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["workload"] == workload]
+    numbers = ("programs", "warps", "registers", "shared", "bytes")
+    return [
+        Figures(
+            row["kernel"],
+            *(int(row[name]) for name in numbers),
+            Code(*_blocks(row["instructions"]), _blocks(row["loops"])),
+        )
+        for row in rows
+    ]
+
+
+def _blocks(words: str) -> tuple[Block, ...]:
+    return tuple(Block(*map(int, word.split("/"))) for word in words.split())
+
+
+def table(times: list[Time], launches: list[Figures]) -> str:
+    """Write what docs/performance.md shows of a layer."""
+    lines = [
+        "| kernel | programs × warps | registers, resident | bytes | issue | predicted | bound |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+    for time, figures in zip(times, launches, strict=True):
+        lines.append(
+            f"| `{time.kernel}` | {figures.programs:,} × {figures.warps} "
+            f"| {figures.registers}, {time.resident} | {time.bytes_us:.1f} | {time.issue_us:.1f} "
+            f"| **{time.us:.0f}** | {time.bound} |"
+        )
+    sums = [sum(getattr(x, name) for x in times) for name in ("bytes_us", "issue_us", "us")]
+    lines.append(f"| **layer** | | | {sums[0]:.0f} | {sums[1]:.0f} | **{sums[2]:.0f}** | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables of all workloads."""
+    import gpu
+
+    for workload in gpu.WORKLOADS:
+        launches = stored_figures(workload.name)
+        if launches:
+            print(f"\n{workload.name}\n")
+            print(table(layer(launches, gpu.shape_of(workload)), launches))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
