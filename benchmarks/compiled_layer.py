@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from collamo_kernels.testing import attend
+
 CAPABILITY = 90
 # Arguments that no program touches where the radial table is fine enough.
 UNTOUCHED = {"phi", "du"}
@@ -102,8 +104,8 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def launches(workload: gpu.Workload) -> tuple[list[Launch], int]:
-    """Launch a layer of a workload, forward and backward; ours, and how many PyTorch launches."""
+def launches(workload: gpu.Workload) -> dict[str, tuple[list[Launch], int]]:
+    """Launch a layer of a workload; of each pass our kernels, and how many PyTorch launches."""
     from collamo_kernels.coattention.triton import backend
     from collamo_kernels.pairwise_distances import _triton as on_distances
 
@@ -123,13 +125,20 @@ def launches(workload: gpu.Workload) -> tuple[list[Launch], int]:
     triton.JITFunction.run = record
     try:
         inputs = gpu.inputs_of(workload, torch.bfloat16, "cpu")
-        inputs.relations.prepare()
-        recorded.clear()  # what is done once a batch
-        with Operations() as operations:
-            harness.ours_of(inputs, True, "triton")()
+        inputs.relations.prepare()  # once a batch
+        passes = {}
+        for name in ("forward", "backward"):
+            recorded.clear()
+            with Operations() as operations:
+                if name == "forward":
+                    out = attend(inputs, "packed", backend="triton")
+                else:
+                    tensors = tuple(tensor for _, tensor in inputs.grads())
+                    harness.backwards(out, tensors, inputs.cotangent)
+            passes[name] = list(recorded), operations.count
+        return passes
     finally:
         triton.JITFunction.run = run
-    return recorded, operations.count
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -191,15 +200,16 @@ def main() -> None:
         writer = csv.DictWriter(file, layer_model.COLUMNS, lineterminator="\n")
         writer.writeheader()
         for workload in gpu.WORKLOADS:
-            recorded, operations = launches(workload)
-            rows = [figures_of(launch) for launch in recorded]
-            rows.append({"kernel": layer_model.PYTORCH, "programs": operations})
-            for row in rows:
-                absent = dict.fromkeys(layer_model.COLUMNS[2:-2], 0)
-                absent |= {"instructions": "0/0/0", "loops": ""}
-                writer.writerow({**absent, **row, "workload": workload.name})
-                print(*row.values(), flush=True)
-            file.flush()
+            for name, (recorded, operations) in launches(workload).items():
+                rows = [figures_of(launch) for launch in recorded]
+                rows.append({"kernel": layer_model.PYTORCH, "programs": operations})
+                for row in rows:
+                    absent = dict.fromkeys(layer_model.COLUMNS[3:-2], 0)
+                    absent |= {"instructions": "0/0/0", "loops": ""}
+                    common = {"workload": workload.name, "pass": name}
+                    writer.writerow({**absent, **row, **common})
+                    print(name, *row.values(), flush=True)
+                file.flush()
 
 
 if __name__ == "__main__":

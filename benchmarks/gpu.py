@@ -62,14 +62,6 @@ WARM_SECONDS = 100.0  # of compiling ahead, all workloads side by side
 ROUNDS = 30
 OURS, RIVALS, WARM, PATHS = "ours", "rivals", "compile", "shortest_paths"  # kinds of parts
 
-# Thread instructions that cannot be saved, per pair and head. Forward: a look-up of the hop table
-# and one of a cell's four coefficients, three multiply-adds for the cubic, two to scale and add up,
-# two for the maximum, a multiply-add and an exponential, one for the sum, half a conversion, half
-# a store. Backward: all of it again but the maximum, five for dL/dlogits, four moments of the
-# radial table, a sum of the hop table, conversions.
-FORWARD_INSTRUCTIONS = 13
-BACKWARD_INSTRUCTIONS = 24
-
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
@@ -132,19 +124,6 @@ def inputs_of(workload: Workload, dtype: torch.dtype, device: str) -> Inputs:
     return dataclasses.replace(inputs, relations=dataclasses.replace(relations, coordinates=x))
 
 
-def floor_us(inputs: Inputs, backward: bool, gpu: Limits) -> float:
-    """The larger of bytes over bandwidth and instructions over issue rate."""
-    relations = inputs.relations
-    tensors = inputs.q.numel() * inputs.q.element_size()
-    read_once = relations.num_pairs + 12 * relations.num_atoms  # hops and coordinates
-    lse = 4 * inputs.q.shape[0] * inputs.q.shape[1]
-    # Forward: q, k, v in, the result out. Backward: those and its cotangent in, three out.
-    bytes_moved = 4 * tensors + read_once + (8 * tensors + read_once + lse if backward else 0)
-    each = FORWARD_INSTRUCTIONS + (BACKWARD_INSTRUCTIONS if backward else 0)
-    instructions = each * relations.num_pairs * inputs.q.shape[1]
-    return 1e6 * max(bytes_moved / gpu.bandwidth, instructions / gpu.instructions)
-
-
 # --- parts, each in a process of its own ----------------------------------------------------------
 
 
@@ -170,7 +149,9 @@ def our_rows(workload: Workload, at: Setting) -> Rows:
     wrong = mistake(inputs, at.backend)
     for backward in (False, True):
         call = harness.ours_of(inputs, backward, at.backend)
-        floor = None if at.gpu is None else floor_us(inputs, backward, at.gpu)
+        floor = None
+        if at.gpu is not None:
+            floor = max(layer_model.floors_us(shape_of(workload), backward, at.gpu.machine()))
         name = workload.timed(backward)
         for row in (rows := gpu_timing.compared(name, call, {}, at.rounds, floor)):
             row["right"] = "no" if wrong else "yes"
@@ -337,7 +318,7 @@ def measure(part: str, options: argparse.Namespace) -> Rows:
     gpu = gpu_timing.limits()
     print(
         f"copy {gpu.bandwidth / 1e12:.2f} TB/s, launch {gpu.launch_us:.1f} µs, in a graph "
-        f"{gpu.graph_launch_us:.1f} µs, {gpu.instructions / 1e12:.1f} T instructions/s",
+        f"{gpu.graph_launch_us:.1f} µs, {gpu.processors} processors, {gpu.clock / 1e9:.2f} GHz",
         flush=True,
     )
     at = dataclasses.replace(at, gpu=gpu)

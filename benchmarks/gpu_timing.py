@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
+import layer_model
 import torch
 
 WARMUP = 3
@@ -26,24 +27,29 @@ PROFILED = 5  # calls
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Measured bandwidth (bytes/s, read and written), µs of a launch, and instructions/s."""
+    """Measured bandwidth (bytes/s, read and written), µs of a launch, and what the GPU says."""
 
     bandwidth: float
     launch_us: float
     graph_launch_us: float
-    instructions: float
+    processors: int
+    clock: float  # Hz
+
+    def machine(self) -> layer_model.Machine:
+        """Return it as the model takes it."""
+        return layer_model.Machine(self.bandwidth, self.processors, self.clock)
 
 
 def limits() -> Limits:
-    """Measure this GPU; the issue rate is a warp instruction per scheduler and cycle."""
+    """Measure this GPU."""
     source = torch.ones(1 << 30, dtype=torch.uint8, device="cuda")
     target, one = torch.empty_like(source), torch.zeros(1, device="cuda")
     copies = {"copy": lambda: target.copy_(source), "launch": one.zero_}
     copies["graph"] = captured(one.zero_)
     us = {name: statistics.median(values) for name, values in time_all(copies, 20).items()}
-    schedulers = 4 * torch.cuda.get_device_properties(0).multi_processor_count
-    rate = schedulers * 32 * clock_hz()
-    return Limits(2 * source.numel() / (us["copy"] * 1e-6), us["launch"], us["graph"], rate)
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    bandwidth = 2 * source.numel() / (us["copy"] * 1e-6)
+    return Limits(bandwidth, us["launch"], us["graph"], processors, clock_hz())
 
 
 def clock_hz() -> float:

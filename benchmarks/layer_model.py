@@ -28,13 +28,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 FIGURES = Path(__file__).parent / "data" / "layer_sm90.csv"
-COLUMNS = ("workload", "kernel", "programs", "warps", "registers", "shared", "bytes")
+COLUMNS = ("workload", "pass", "kernel", "programs", "warps", "registers", "shared", "bytes")
 COLUMNS += ("instructions", "loops")
 
 # Cycles between two instructions of one warp, and what a load of global memory adds. Dependent
 # arithmetic takes 4 cycles, of which a compiler hides some; the L2 cache takes over 200, and four
 # loads under way share them. Both are our guess, and the first thing that a measurement tells.
 CYCLES, WAIT = 2.5, 50
+# Thread instructions that cannot be saved, per pair and head. Forward: a look-up of the hop table
+# and one of a cell's four coefficients, three multiply-adds for the cubic, two to scale and add up,
+# two for the maximum, a multiply-add and an exponential, one for the sum, half a conversion, half
+# a store. Backward: all of it again but the maximum, five for dL/dlogits, four moments of the
+# radial table, a sum of the hop table, conversions.
+FORWARD_INSTRUCTIONS = 13
+BACKWARD_INSTRUCTIONS = 24
 PYTORCH = "PyTorch"  # stands for its own small kernels, `programs` of them
 PYTORCH_US = 1.5  # of one, without the gap
 
@@ -56,11 +63,12 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What trips of loops depend on."""
+    """What a layer is called with."""
 
     sizes: tuple[int, ...]  # atoms of each molecule
     heads: int
     width: int
+    bytes_each: int = 2  # of a number of q, k and v
     gaussians: int = 128
     units: int = 128  # of the radial function's hidden layer; 0 where it is linear
 
@@ -84,6 +92,7 @@ class Code(NamedTuple):
 class Figures:
     """One launch: what the compiler and the launcher say of it."""
 
+    backward: bool
     kernel: str
     programs: int
     warps: int
@@ -215,6 +224,19 @@ def layer(launches: Iterable[Figures], shape: Shape, machine: Machine | None = N
     return [time_of(figures, shape, machine or Machine()) for figures in launches]
 
 
+def floors_us(shape: Shape, backward: bool, machine: Machine) -> tuple[float, float]:
+    """Return µs of the fewest bytes, each tensor once, and of the fewest instructions."""
+    atoms, pairs = sum(shape.sizes), sum(n * n for n in shape.sizes)
+    tensors = atoms * shape.heads * shape.width * shape.bytes_each
+    read_once = pairs + 12 * atoms  # hops and coordinates
+    rows = 4 * atoms * shape.heads  # what the softmax keeps
+    # Forward: q, k, v in, the result out. Backward: those and its cotangent in, three out.
+    moved = 4 * tensors + read_once + (8 * tensors + read_once + rows if backward else 0)
+    each = FORWARD_INSTRUCTIONS + (BACKWARD_INSTRUCTIONS if backward else 0)
+    rate = 32 * machine.schedulers * machine.processors * machine.clock
+    return 1e6 * moved / machine.bandwidth, 1e6 * each * pairs * shape.heads / rate
+
+
 def by_kernel(times: Iterable[Time]) -> dict[str, float]:
     """Sum the predictions of launches of one name, µs, gaps left out as a profiler does."""
     sums: dict[str, float] = {}
@@ -230,6 +252,7 @@ def stored_figures(workload: str, path: Path = FIGURES) -> list[Figures]:
     numbers = ("programs", "warps", "registers", "shared", "bytes")
     return [
         Figures(
+            row["pass"] == "backward",
             row["kernel"],
             *(int(row[name]) for name in numbers),
             Code(*_blocks(row["instructions"]), _blocks(row["loops"])),
@@ -242,21 +265,43 @@ def _blocks(words: str) -> tuple[Block, ...]:
     return tuple(Block(*map(int, word.split("/"))) for word in words.split())
 
 
-def table(times: list[Time], launches: list[Figures]) -> str:
+def table(times: list[Time], launches: list[Figures], shape: Shape) -> str:
     """Write what docs/performance.md shows of a layer."""
     lines = [
         "| kernel | programs × warps | registers, resident | bytes | issue | predicted | bound |"
     ]
     lines.append("|---|---|---|---|---|---|---|")
-    for time, figures in zip(times, launches, strict=True):
-        lines.append(
-            f"| `{time.kernel}` | {figures.programs:,} × {figures.warps} "
-            f"| {figures.registers}, {time.resident} | {time.bytes_us:.1f} | {time.issue_us:.1f} "
-            f"| **{time.us:.0f}** | {time.bound} |"
-        )
-    sums = [sum(getattr(x, name) for x in times) for name in ("bytes_us", "issue_us", "us")]
-    lines.append(f"| **layer** | | | {sums[0]:.0f} | {sums[1]:.0f} | **{sums[2]:.0f}** | |")
+    rows = list(zip(times, launches, strict=True))
+    for backward, name in ((False, "forward"), (True, "backward")):
+        part = [(time, figures) for time, figures in rows if figures.backward == backward]
+        for time, figures in part:
+            size = f"{figures.programs:,} × {figures.warps} | {figures.registers}, {time.resident}"
+            if time.kernel == PYTORCH:
+                size = f"{figures.programs} launches | "
+            lines.append(
+                f"| `{time.kernel}` | {size} | {time.bytes_us:.1f} | {time.issue_us:.1f} "
+                f"| {time.us:.0f} | {time.bound} |"
+            )
+        sums = [sum(getattr(time, x) for time, _ in part) for x in ("bytes_us", "issue_us", "us")]
+        cells = f"| {sums[0]:.0f} | {sums[1]:.0f} | **{sums[2]:.0f}** | |"
+        lines.append(f"| **{name}** | | {cells}")
+    for backward, name in ((False, "forward"), (True, "forward + backward")):
+        bytes_us, issue_us = floors_us(shape, backward, Machine())
+        cells = f"| {bytes_us:.1f} | {issue_us:.1f} | {max(bytes_us, issue_us):.0f} | |"
+        lines.append(f"| floor, {name} | | {cells}")
     return "\n".join(lines)
+
+
+def summary(workload: str, shape: Shape) -> str:
+    """Write a line of the table of all workloads."""
+    launches = stored_figures(workload)
+    pairs = list(zip(layer(launches, shape), launches, strict=True))
+    cells = []
+    for backward in (False, True):
+        part = [time for time, figures in pairs if backward or not figures.backward]
+        cells.append(sum(time.us for time in part))
+        cells.append(cells[-1] / max(floors_us(shape, backward, Machine())))
+    return f"| {workload} | {cells[0]:.0f} | {cells[1]:.1f} × | {cells[2]:.0f} | {cells[3]:.1f} × |"
 
 
 def main() -> None:
@@ -267,7 +312,8 @@ def main() -> None:
         launches = stored_figures(workload.name)
         if launches:
             print(f"\n{workload.name}\n")
-            print(table(layer(launches, gpu.shape_of(workload)), launches))
+            shape = gpu.shape_of(workload)
+            print(table(layer(launches, shape), launches, shape))
 
 
 if __name__ == "__main__":

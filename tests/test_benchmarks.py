@@ -133,7 +133,7 @@ class TestGPUBenchmark:
     def at(self, gpu):
         """On the CPU, once."""
         kind = {"device": "cpu", "backend": "cpu", "dtype": torch.float32, "rounds": 1}
-        return gpu.Setting(**kind, gpu=gpu.Limits(4e12, 3.0, 2.0, 3e13), compiler=lambda f: f)
+        return gpu.Setting(**kind, gpu=gpu.Limits(4e12, 3.0, 2.0, 132, 2e9), compiler=lambda f: f)
 
     def test_without_a_gpu_it_says_so(self, gpu, monkeypatch, capsys):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -367,7 +367,8 @@ class TestLayerModel:
     def figures(self, model, **changes):
         code = model.Code(model.Block(100, 0, 0), (model.Block(50, 4, 2),))
         numbers = {"programs": 132 * 40, "warps": 2, "registers": 128, "shared": 8192, "bytes": 0}
-        return model.Figures(**{"kernel": "some", "code": code, **numbers, **changes})
+        kind = {"backward": False, "kernel": "some", "code": code}
+        return model.Figures(**kind | numbers | changes)
 
     def test_reads_machine_code(self, model):
         code = model.code_of(SASS)
@@ -410,9 +411,29 @@ class TestLayerModel:
         for workload in gpu.WORKLOADS:
             launches = model.stored_figures(workload.name)
             times = model.layer(launches, gpu.shape_of(workload))
-            assert all(0 < time.least_us <= time.us for time in times)
+            assert all(0 <= time.least_us <= time.us for time in times)
             assert {"attend", model.PYTORCH} <= model.by_kernel(times).keys()
-            assert model.table(times, launches).count("\n") == len(launches) + 2
+            assert {figures.backward for figures in launches} == {False, True}
+
+    def test_floors_by_hand(self, model):
+        """Two molecules of 3 and 4 atoms, two heads of 8: 25 pairs, 7 atoms."""
+        machine = model.Machine(clock=1e9, bandwidth=1e12)
+        bytes_us, issue_us = model.floors_us(model.Shape((3, 4), 2, 8), False, machine)
+        assert bytes_us == pytest.approx(1e-6 * (4 * 7 * 2 * 8 * 2 + 25 + 12 * 7))
+        assert issue_us == pytest.approx(1e-3 * 13 * 25 * 2 / (132 * 4 * 32))
+        both = model.floors_us(model.Shape((3, 4), 2, 8), True, machine)
+        assert both[0] == pytest.approx(1e-6 * (12 * 7 * 2 * 8 * 2 + 2 * (25 + 84) + 4 * 7 * 2))
+        assert both[1] == pytest.approx(issue_us * 37 / 13)
+
+    def test_the_tables_of_the_docs_are_those_of_the_figures(self, model):
+        import gpu
+
+        page = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
+        first = gpu.WORKLOADS[0]
+        launches, shape = model.stored_figures(first.name), gpu.shape_of(first)
+        assert model.table(model.layer(launches, shape), launches, shape) in page
+        for workload in gpu.WORKLOADS:
+            assert model.summary(workload.name, gpu.shape_of(workload)) in page
 
 
 def test_a_step_of_training_is_checked(benchmarks):
