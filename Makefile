@@ -59,11 +59,13 @@ $(CLIENTS)/ready: .venv/collamo
 	$(BIN)/python -m venv --clear --without-pip $(CLIENTS)
 	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
 	  "$$($(CLIENTS)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(CLIENTS)/bin/python install --quiet --disable-pip-version-check 'torch-geometric>=2.6'
+	$(BIN)/pip --python $(CLIENTS)/bin/python install --quiet --disable-pip-version-check \
+	  'torch-geometric>=2.6' 'datasets>=4' 'trl>=1'
 	@touch $@
 
 test-clients: $(CLIENTS)/ready
-	$(CLIENTS)/bin/python -m pytest tests/kernels/test_pyg.py tests/kernels/test_relations.py -k "PyG or pyg"
+	$(CLIENTS)/bin/python -m pytest tests/kernels/test_pyg.py tests/data/test_conversations.py \
+	  tests/test_sft_example.py tests/kernels/test_relations.py -k "not test_relations or PyG"
 
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest

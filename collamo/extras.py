@@ -23,6 +23,7 @@ GIVES = {
     "smollm2": "SmolLM2-135M-Instruct, a language model that speaks English (93 MB)",
     "iupac": "IUPAC names compared as structures (Java)",
     "pyg": "GPSConv of PyTorch Geometric with an attention that reads relations",
+    "trl": "questions as a datasets.Dataset, and trl's trainers over it",
     "qm9": "QM9, 130,831 molecules with DFT geometries and properties (104 MB)",
     "gpu": "fused attention on an NVIDIA GPU (triton), in the language model too (flash-attn)",
     "cluster": "neighbours in structures of over 512 atoms",

@@ -19,7 +19,7 @@ BASE = {"torch", "numpy"}
 ROOMS = {
     "collamo_kernels": ((), ("gpu", "cluster")),
     "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
-    "collamo": (("model",), ("train", "quantization", "gguf", "gpu")),
+    "collamo": (("model",), ("train", "trl", "quantization", "gguf", "gpu")),
 }
 
 

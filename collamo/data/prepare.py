@@ -30,7 +30,7 @@ from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_me
 from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
 from collamo.data.sharding import Sharding, library_versions, sidecar_of
-from collamo.data.shards import FACT_COLUMNS, SPLITS, TASK_SCHEMA, table_writer, tasks_path
+from collamo.data.shards import FACT_COLUMNS, SPLITS, TASK_SCHEMA, by_name, table_writer, tasks_path
 from collamo.data.splits import (
     joined_by_parent,
     overlaps,
@@ -231,7 +231,7 @@ def _splits(sharding: Sharding, columns: Mapping[str, list[Any]]) -> list[str]:
     """Return the split of each molecule, by the rule of the options."""
     options = sharding.options
     if options.split_column is not None:
-        named = (split_named(dict(row).get("split")) for row in columns["columns"])
+        named = (split_named(by_name(row).get("split")) for row in columns["columns"])
         return [split or "train" for split in named]  # rows without one were rejected
     if options.split_by == "published":
         return split_by_sizes(len(columns["row"]), sharding.split_sizes(), options.seed)
@@ -244,7 +244,7 @@ def _splits(sharding: Sharding, columns: Mapping[str, list[Any]]) -> list[str]:
 def _columns(sharding: Sharding) -> Iterator[dict[str, str]]:
     """Yield the source's columns of every molecule."""
     for path in sharding.paths():
-        yield from map(dict, pq.read_table(path, columns=["columns"])["columns"].to_pylist())
+        yield from map(by_name, pq.read_table(path, columns=["columns"])["columns"].to_pylist())
 
 
 def _with_decimal_commas(
@@ -306,11 +306,11 @@ def _questions(
     facts = Facts(
         formula=record["formula"],
         motifs=dict(zip(MOTIFS, record["motifs"], strict=True)),
-        properties=dict(record["properties"]),
-        geometry=dict(record["geometry"]),
+        properties=by_name(record["properties"]),
+        geometry=by_name(record["geometry"]),
     )
     rng = task_rng(seed, record["canonical_smiles"])
-    return write_tasks(facts, dict(record["columns"]), rng, record["row"], measured)
+    return write_tasks(facts, by_name(record["columns"]), rng, record["row"], measured)
 
 
 class _Summary:
@@ -329,7 +329,7 @@ class _Summary:
     def add(self, record: Mapping[str, Any], split: str, examples: Sequence[TaskExample]) -> None:
         self.conformers[record["conformer_method"]] += 1
         self.tasks[split].update(example.task for example in examples)
-        self._count_values(dict(record["columns"]))
+        self._count_values(by_name(record["columns"]))
         if record["coordinates"] is None:
             self.absent[record["conformer_reason"]] += 1
         elif record["conformer_reason"] is not None:

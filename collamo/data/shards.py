@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,12 @@ from collamo.files import replacing
 SPLITS = ("train", "validation", "test")
 FACT_COLUMNS = ("formula", "motifs", "properties", "geometry")
 NUMBERS = (*ELEMENTS, *(entry.target for entry in PROPERTIES_2D), *PROPERTIES_3D)
+
+
+def _named(values: pa.DataType) -> pa.DataType:
+    """Values by name. Not an Arrow map, which the library `datasets` cannot read."""
+    return pa.list_(pa.struct([("name", pa.string()), ("value", values)]))
+
 
 MOLECULE_SCHEMA = pa.schema(
     [
@@ -41,9 +48,9 @@ MOLECULE_SCHEMA = pa.schema(
         ("conformer_reason", pa.string()),
         ("formula", pa.string()),
         ("motifs", pa.list_(pa.int32())),  # counts in the order of manifest "motifs"
-        ("properties", pa.map_(pa.string(), pa.float64())),
-        ("geometry", pa.map_(pa.string(), pa.float64())),  # Å
-        ("columns", pa.map_(pa.string(), pa.string())),  # the source's own, as given
+        ("properties", _named(pa.float64())),
+        ("geometry", _named(pa.float64())),  # Å
+        ("columns", _named(pa.string())),  # the source's own, as given
     ]
 )
 TASK_SCHEMA = pa.schema(
@@ -102,7 +109,7 @@ class Shard:
         """Return the facts of a row, see `PreparedData.facts`."""
         i = self._place(row)
         formula, motifs, properties, geometry = (self.plain[name][i] for name in FACT_COLUMNS)
-        known = {**count_elements(formula), **dict(properties), **dict(geometry)}
+        known = {**count_elements(formula), **by_name(properties), **by_name(geometry)}
         numbers = [known.get(target, np.nan) for target in NUMBERS]
         return np.array([*motifs, *numbers], dtype=np.float32)
 
@@ -137,6 +144,11 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lists.offsets.to_numpy(),
         lists.is_valid().to_numpy(zero_copy_only=False),
     )
+
+
+def by_name(values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the values of a row's ``properties``, ``geometry`` or ``columns`` by name."""
+    return {entry["name"]: entry["value"] for entry in values}
 
 
 def shard_name(index: int) -> str:

@@ -239,7 +239,8 @@ class CollamoModel(CollamoPreTrainedModel):
         """Splice the molecules into the prompt and run the language model.
 
         Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; `cache` and `past_key_values`
-        are two names for one thing (see `transformers_versions.CACHE`).
+        are two names for one thing (see `transformers_versions.CACHE`). The molecules may also come
+        as their tensors by name, as trl hands them to whatever stands under an output layer.
 
         Raises
         ------
@@ -250,6 +251,9 @@ class CollamoModel(CollamoPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if molecules is None:
+            by_name = {name: kwargs.pop(name, None) for name in MOLECULE_TENSORS}
+            molecules = MoleculeBatch.from_tensors(by_name)
         cache = past_key_values if cache is None else cache
         ids, embeds = input_ids, inputs_embeds
         if embeds is None:

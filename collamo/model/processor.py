@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from collamo.model.configuration import MOL_TOKEN, MoleculesAs
 from collamo.model.feature_extractor import shortened
 from collamo.model.inputs import ModelInputs
 from collamo.model.text_options import TextOptions
+
+# What marks an answer in a chat template.
+GENERATION = re.compile(r"\{%-?\s*generation\b")
 
 
 class CollamoProcessor(ProcessorMixin):
@@ -74,6 +78,7 @@ class CollamoProcessor(ProcessorMixin):
         truncation: bool | str | None = False,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
+        add_special_tokens: bool = True,
         text_kwargs: Mapping[str, Any] | None = None,
         images: None = None,
         videos: None = None,
@@ -108,6 +113,9 @@ class CollamoProcessor(ProcessorMixin):
             its end, answers too; never a molecule.
         max_length, pad_to_multiple_of
             Tokens, soft ones included.
+        add_special_tokens
+            Whether the tokenizer puts its special tokens before a prompt that has none; a rendered
+            chat template brings its own.
         text_kwargs
             The arguments from `padding_side` on and `padding` once more, as transformers'
             processors take them; they go first.
@@ -138,6 +146,7 @@ class CollamoProcessor(ProcessorMixin):
             truncation=truncation,
             max_length=max_length,
             pad_to_multiple_of=pad_to_multiple_of,
+            add_special_tokens=add_special_tokens,
         )
         texts = [text] if isinstance(text, str) else list(text)
         rows = _molecule_rows(molecules, len(texts), isinstance(text, str))
@@ -146,12 +155,14 @@ class CollamoProcessor(ProcessorMixin):
         if self.molecules_as == "smiles":
             texts = list(map(self._written_out, texts, rows))
             rows = [[] for _ in rows]
-        ids = [self._prompt_ids(prompt, len(row)) for prompt, row in zip(texts, rows, strict=True)]
+        special = options.add_special_tokens
+        pairs = zip(texts, rows, strict=True)
+        ids = [self._prompt_ids(prompt, len(row), special) for prompt, row in pairs]
         answers = self._answers(suffix, ids)
         if options.cuts:
             ids, answers = self._cut(ids, answers, options.limit(self.tokenizer.model_max_length))
-        pairs = zip(ids, answers, strict=True)
-        for number, (prompt, (tokens, (answer, _))) in enumerate(zip(texts, pairs, strict=True)):
+        joined = zip(texts, zip(ids, answers, strict=True), strict=True)
+        for number, (prompt, (tokens, (answer, _))) in enumerate(joined):
             self._check_length(f"prompt {number} {shortened(prompt)}", len(tokens), len(answer))
         side = options.padding_side or ("left" if suffix is None else "right")
         lengths = [len(p) + len(a) for p, (a, _) in zip(ids, answers, strict=True)]
@@ -229,6 +240,8 @@ class CollamoProcessor(ProcessorMixin):
         return_dict: bool = True,
         modalities: Sequence[str] = MODALITIES,
         processor_kwargs: dict | None = None,
+        return_assistant_tokens_mask: bool = False,
+        return_tensors: str | None = "pt",
         **kwargs,
     ) -> str | list[str] | ModelInputs | torch.Tensor:
         """Render conversations, and with `tokenize` also prepare their molecules.
@@ -248,8 +261,11 @@ class CollamoProcessor(ProcessorMixin):
             False returns text with `<mol>`; True what `__call__` returns.
         return_dict
             False with `tokenize` returns input_ids alone, for conversations without molecules.
-        modalities, processor_kwargs
+        modalities, processor_kwargs, return_tensors
             Arguments of `__call__`.
+        return_assistant_tokens_mask
+            With `tokenize` also return ``assistant_masks`` [R,T], 1 at the tokens of answers, which
+            the template must mark by ``{% generation %}``; 0 at soft tokens.
 
         Raises
         ------
@@ -275,7 +291,12 @@ class CollamoProcessor(ProcessorMixin):
                 "return_dict=False would drop the molecules; take the dictionary and pass all of it"
             )
         molecules = rows if any(rows) else None
-        batch = self(texts, molecules, modalities=modalities, **(processor_kwargs or {}))
+        options = {"return_tensors": return_tensors} | (processor_kwargs or {})
+        batch = self(texts, molecules, modalities=modalities, **options)
+        if return_assistant_tokens_mask:
+            masks = self._assistant_masks(conversations, chat_template, batch, kwargs)
+            as_tensor = options["return_tensors"] is not None
+            batch["assistant_masks"] = torch.tensor(masks) if as_tensor else masks
         return batch if return_dict else batch["input_ids"]
 
     @property
@@ -347,10 +368,10 @@ class CollamoProcessor(ProcessorMixin):
         smiles = [read_molecule(molecule).smiles for molecule in molecules]
         return before + "".join(map(str.__add__, smiles, after))
 
-    def _prompt_ids(self, prompt: str, num_molecules: int) -> list[int]:
+    def _prompt_ids(self, prompt: str, num_molecules: int, special: bool = True) -> list[int]:
         """Tokenize, each `<mol>` widened to b; a rendered template brings its own bos."""
         bos = self.tokenizer.bos_token
-        special = not (bos and prompt.startswith(bos))
+        special = special and not (bos and prompt.startswith(bos))
         ids = self.tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"]
         if ids.count(self.mol_token_id) != num_molecules:
             raise ValueError(
@@ -359,6 +380,35 @@ class CollamoProcessor(ProcessorMixin):
             )
         repeat = self.num_query_tokens
         return [i for id_ in ids for i in [id_] * (repeat if id_ == self.mol_token_id else 1)]
+
+    def _assistant_masks(
+        self, conversations: Sequence, template: str | None, batch: ModelInputs, kwargs: dict
+    ) -> list[list[int]]:
+        """1 at the tokens of answers, as the template's ``{% generation %}`` marks them; [R,T]."""
+        template = template or str(self.chat_template or "")
+        if self.molecules_as == "smiles" or not GENERATION.search(template):
+            raise UsageError(
+                "answers cannot be marked: that takes a chat template with {% generation %} around "
+                "them, and molecules as soft tokens; pass suffix to get labels"
+            )
+        plain = [[self._flat_message(m) for m in messages] for messages in conversations]
+        options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+        encoded = self.tokenizer.apply_chat_template(
+            plain, chat_template=template, **options, **kwargs
+        )
+        masks = []
+        for number, ids in enumerate(encoded["input_ids"]):
+            pairs = zip(ids, encoded["assistant_masks"][number], strict=True)
+            repeat = self.num_query_tokens
+            mask = [m for i, m in pairs for m in [m] * (repeat if i == self.mol_token_id else 1)]
+            attended = [int(x) for x in batch["attention_mask"][number]]
+            first, count = attended.index(1), sum(attended)
+            # A template without a bos got one before it; a cut left out what is behind.
+            begins = int(batch["input_ids"][number][first])
+            before = [0] if begins == self.tokenizer.bos_token_id != ids[0] else []
+            row = [*before, *mask][:count]
+            masks.append([0] * first + row + [0] * (len(attended) - first - count))
+        return masks
 
     def _answers(
         self, suffix: str | Sequence[str | Sequence[str]] | None, prompts: Sequence[list[int]]

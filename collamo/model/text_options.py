@@ -1,4 +1,4 @@
-"""How a processor pads and cuts rows of tokens: the arguments that tokenizers have for it."""
+"""The arguments of tokenizers that a processor takes: how rows of tokens are padded and cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDLESS = 10**9  # a tokenizer that states no length says 10³⁰
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Padding and truncation, as transformers' tokenizers take them.
+    """Padding, truncation and special tokens, as transformers' tokenizers take them.
 
     Raises
     ------
@@ -28,6 +28,7 @@ class TextOptions:
     truncation: bool | str | None = False
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
+    add_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         for name, allowed in (("padding", PADDING), ("truncation", TRUNCATION)):

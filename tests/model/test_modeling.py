@@ -549,3 +549,10 @@ def test_names_the_forward_takes():
     inner = inspect.signature(CollamoModel.forward).parameters
     assert "molecules" in inner
     assert not set(MOLECULE_TENSORS) & set(inner)
+
+
+def test_the_model_under_the_output_layer_takes_molecules_by_name(model, inputs):
+    with torch.no_grad():
+        expected = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        hidden = model.model(**inputs).last_hidden_state
+    assert torch.equal(hidden, expected)

@@ -250,6 +250,10 @@ class TestTextOptions:
         with pytest.raises(UsageError, match=message):
             self.lengths(processor, **options)
 
+    def test_no_special_tokens(self, processor):
+        bare = processor("a", add_special_tokens=False)["input_ids"]
+        assert torch.equal(bare, processor("a")["input_ids"][:, 1:])
+
 
 def test_coordinates_stay_float32(processor):
     inputs = processor("<mol> a", "CCO")
@@ -305,6 +309,58 @@ def test_chat_template_batches_and_text(processor):
     assert batch["molecule_valid"].tolist() == [[True], [False]]
     ids = processor.apply_chat_template(plain, tokenize=True, return_dict=False)
     assert processor.decode(ids[0]) == "<s><user>Hello<assistant>Hi</s>"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_chat_template_marks_answers(processor, side):
+    """They are what `suffix` makes labels of, in a dialogue too."""
+    dialogues = [["a", "2"], ["what is it?", "a pear", "and is it polar?", "no, no"]]
+    conversations = []
+    for turns in dialogues:
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text, "smiles": None}]}
+            for role, text in zip(["user", "assistant"] * 2, turns, strict=False)
+        ]
+        molecule = {"type": "molecule", "smiles": "CCO", "text": None}
+        messages[0]["content"].insert(0, molecule)
+        conversations.append(messages)
+    options = {"padding_side": side}
+    batch = processor.apply_chat_template(
+        conversations,
+        tokenize=True,
+        return_assistant_tokens_mask=True,
+        modalities=NO_3D,
+        processor_kwargs=options,
+    )
+    suffixes = [
+        [text if i % 2 == 0 else processor.further_prompt(text) for i, text in enumerate(turns[1:])]
+        for turns in dialogues
+    ]
+    prompts = [processor.prompt(turns[0]) for turns in dialogues]
+    labelled = processor(prompts, ["CCO"] * 2, suffix=suffixes, modalities=NO_3D, **options)
+    assert torch.equal(batch["input_ids"], labelled["input_ids"])
+    labels = torch.where(batch["assistant_masks"] == 1, batch["input_ids"], -100)
+    assert torch.equal(labels, labelled["labels"])
+    length = int(batch["attention_mask"].sum(1).max()) - 2
+    cut = processor.apply_chat_template(
+        conversations,
+        tokenize=True,
+        return_assistant_tokens_mask=True,
+        modalities=NO_3D,
+        processor_kwargs={"padding_side": "right", "truncation": True, "max_length": length},
+    )
+    assert cut["assistant_masks"].shape == cut["input_ids"].shape == (2, length)
+
+
+def test_a_template_that_marks_no_answers_is_refused(processor):
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(UsageError, match="answers cannot be marked"):
+        processor.apply_chat_template(
+            *([{"role": "user", "content": "a"}],),
+            chat_template=template,
+            tokenize=True,
+            return_assistant_tokens_mask=True,
+        )
 
 
 def test_chat_template_refuses_what_it_cannot_do(processor):
