@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from collamo.chem.features import MoleculeFeatures
 from collamo.chem.molecule import Molecule
@@ -57,6 +58,8 @@ def answer(
     ------
     UsageError
         For a question that contains `<mol>`, or is longer than the language model can read.
+    CollamoError
+        Where the model's numbers are NaN or infinite; the message names the molecule.
 
     Examples
     --------
@@ -102,6 +105,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+class _FiniteLogits(LogitsProcessor):
+    """Refuse logits that say nothing: their best token would be the first, and the text empty."""
+
+    def __init__(self, molecules: Sequence[str | Molecule | MoleculeFeatures]):
+        self.molecules = molecules
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        finite = scores.max(-1).values.isfinite()
+        if finite.all():
+            return scores
+        molecule = self.molecules[int((~finite).nonzero()[0])]
+        name = molecule if isinstance(molecule, str) else molecule.smiles
+        raise CollamoError(
+            f"molecule '{name}': the model's numbers are NaN or infinite; its weights are damaged, "
+            "diverged in training, or are too large for half precision: copy the checkpoint again, "
+            "take an earlier one, or open it in float32"
+        )
+
+
 def _generate(
     model: CollamoForConditionalGeneration | PeftModel,
     processor: CollamoProcessor,
@@ -122,6 +144,7 @@ def _generate(
         max_new_tokens=min(max_new_tokens, tokenizer.model_max_length - prompt),
         do_sample=False,
         num_beams=1,
+        logits_processor=LogitsProcessorList([_FiniteLogits([molecule for molecule, _ in pairs])]),
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
