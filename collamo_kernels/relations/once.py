@@ -47,7 +47,7 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
                     return prepared.value
                 with torch.no_grad():
                     return make(self)
-            if kept is None or not unchanged(kept.state, state_of(self, sources)):
+            if kept is None or not unchanged(kept.state, self, sources):
                 _refuse_in_capture(make.__name__, state_of(self, sources))
                 # What was made in inference mode no later training step could save.
                 with torch.inference_mode(False), torch.no_grad():
@@ -79,10 +79,20 @@ def _refuse_in_capture(name: str, state: State) -> None:
 def state_of(owner: object, sources: tuple[str, ...]) -> State:
     """Return the tensors that `sources` name, with their versions."""
     tensors = [getattr(owner, name) for name in sources]
+    return [(x, 0 if x is None else _version(x)) for x in tensors]
+
+
+def _version(x: Tensor) -> int:
     # A tensor made under inference_mode does not count its changes.
-    return [(x, 0 if x is None or x.is_inference() else x._version) for x in tensors]
+    return 0 if x.is_inference() else x._version
 
 
-def unchanged(before: State, now: State) -> bool:
-    """Whether both hold the same tensors, and nobody wrote to one in between."""
-    return all(x is y and old == new for (x, old), (y, new) in zip(before, now, strict=True))
+def unchanged(state: State, owner: object, sources: tuple[str, ...]) -> bool:
+    """Whether the owner still has the tensors of a state, and nobody wrote to one since."""
+    # A layer asks seven times, so that no list is made.
+    for (x, version), name in zip(state, sources, strict=True):
+        if x is not getattr(owner, name):
+            return False
+        if x is not None and version != _version(x):
+            return False
+    return True

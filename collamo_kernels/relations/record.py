@@ -177,7 +177,11 @@ class Relations(PreparedRelations):
     @property
     def device(self) -> torch.device | None:
         """The device of the tensors, or None where there are none."""
-        return next((tensor.device for _, tensor in self._tensors()), None)
+        for name in TENSORS:  # a layer asks: no list of them is made
+            tensor = getattr(self, name)
+            if tensor is not None:
+                return tensor.device
+        return None
 
     def prepare(self) -> Relations:
         """Work out now what layers would otherwise wait for, and return self.
@@ -270,7 +274,7 @@ class Relations(PreparedRelations):
 
     def _fields(self) -> dict[str, Tensor | None]:
         """All fields that can hold a tensor."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if "Tensor" in f.type}
+        return {name: getattr(self, name) for name in TENSORS}
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [(name, x) for name, x in self._fields().items() if x is not None]
@@ -280,7 +284,7 @@ class Relations(PreparedRelations):
         _set(moved, **{name: function(tensor) for name, tensor in self._tensors()})
         for key, sources in SOURCES.items():
             kept = self.__dict__.get(key)
-            if kept is not None and unchanged(kept.state, state_of(self, sources)):
+            if kept is not None and unchanged(kept.state, self, sources):
                 value = kept.value
                 if isinstance(value, SortedPairs):
                     value = value.map(function)
@@ -288,6 +292,10 @@ class Relations(PreparedRelations):
                     value = function(value)
                 _set(moved, **{key: Kept(state_of(moved, sources), value)})
         return moved
+
+
+# Of the fields those that can hold a tensor.
+TENSORS = tuple(field.name for field in fields(Relations) if "Tensor" in field.type)
 
 
 def _copied(old: object, new: object) -> object:

@@ -122,6 +122,7 @@ NUMBERS = ("scale", "dropout_p", "longest", *phi_terms.NUMBERS)
 PROJECTIONS = Projections._fields
 OPTIONAL = ("bias", "sink", *phi_terms.LEARNED)  # in the order of `Requested`
 LEARNED = (*PROJECTIONS, *OPTIONAL)  # in the order of the backward operator's results
+PLACES = tuple(TENSORS.index(name) for name in LEARNED)
 
 
 def attend(attention: Attention) -> Tensor:
@@ -204,17 +205,15 @@ def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | Non
     """Gradients of the forward operator's inputs, by the backward operator."""
     if grad is None:  # only the results that the backward operator takes were differentiated
         return (None,) * (len(TENSORS) + len(NUMBERS))
-    saved = ctx.saved_tensors
-    inputs = dict(zip(TENSORS, saved[len(ForwardResults._fields) :], strict=True))
-    needed = dict(zip(TENSORS, ctx.needs_input_grad, strict=False))
-    requested = [needed[name] for name in OPTIONAL]
+    saved, needed = ctx.saved_tensors, ctx.needs_input_grad
+    requested = [needed[at] for at in PLACES[len(PROJECTIONS) :]]
     results = call_backward(grad, requested, *saved, *ctx.numbers)
-    gradients = {
-        name: gradient
-        for name, gradient in zip(LEARNED, results, strict=True)
-        if needed[name] and gradient.shape == inputs[name].shape
-    }
-    return *(gradients.get(name) for name in TENSORS), *[None] * len(NUMBERS)
+    inputs = saved[len(ForwardResults._fields) :]
+    gradients: list[Tensor | None] = [None] * (len(TENSORS) + len(NUMBERS))
+    for at, gradient in zip(PLACES, results, strict=True):
+        if needed[at] and gradient.shape == inputs[at].shape:
+            gradients[at] = gradient
+    return tuple(gradients)
 
 
 # --- second derivative --------------------------------------------------------------------------
