@@ -61,6 +61,7 @@ def compiler(monkeypatch):
     """A compiler that compiles nothing, for a driver that has one GPU."""
     compiler = Compiler()
     monkeypatch.setattr(JITFunction, "run", compiler.runner())
+    monkeypatch.setattr(triton_launch, "RUN", JITFunction.run)
     monkeypatch.setattr(triton_launch, "_KNOWN", {})
     active = type("Driver", (), {"get_current_device": lambda self: 0})()
     monkeypatch.setattr(driver, "_active", active)
@@ -94,6 +95,13 @@ def test_the_second_launch_asks_triton_nothing(compiler):
     assert grid == (3, 1, 1)
     assert second[0] is other
     assert second[1:] == ((None, None), 8, 7, 0.25, 4)
+
+
+def test_whoever_replaces_the_launch_of_triton_sees_every_one(compiler, monkeypatch):
+    monkeypatch.setattr(JITFunction, "run", compiler.runner())
+    for _ in range(3):
+        launch_kernel(torch.zeros(4))
+    assert len(compiler.calls) == 3
 
 
 OTHERS = {

@@ -45,10 +45,6 @@ class Driver:
         finally:
             self.current = before
 
-    def get_current_device(self):
-        """Return what Triton asks its driver."""
-        return self.current
-
     def launcher(self):
         """Return what stands in for `JITFunction.run`."""
 
@@ -66,7 +62,7 @@ def driver(monkeypatch):
         pytest.importorskip("triton")
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("the interpreter has launches of its own")
-    from triton import JITFunction, runtime
+    from triton import JITFunction
 
     from collamo_kernels.coattention.triton import trust
 
@@ -75,7 +71,6 @@ def driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     fake = Driver()
     monkeypatch.setattr(JITFunction, "run", fake.launcher())
-    monkeypatch.setattr(runtime.driver, "_active", fake)
     monkeypatch.setattr(torch.cuda, "device", fake.device)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for module in (_triton, on_distances):
