@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -360,13 +361,21 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         """Replace the output layer."""
         self.lm_head = value
 
-    def _scored_loss(self, hidden: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+    def _scored_loss(
+        self, hidden: Tensor, labels: Tensor, label_weights: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         """[R,T,D] hidden states, [R,T] labels → the same loss, without logits for -100."""
         scored = labels[:, 1:] != -100
+        logits, targets = self.lm_head(hidden[:, :-1][scored]), labels[:, 1:][scored]
+        if label_weights is not None:
+            weights = label_weights[:, 1:][scored]
+            losses = F.cross_entropy(logits.float(), targets, reduction="none")
+            total = kwargs.get("num_items_in_batch")
+            return (losses * weights).sum() / (weights.sum() if total is None else total)
         return self.loss_function(
-            logits=self.lm_head(hidden[:, :-1][scored]),
+            logits=logits,
             labels=None,
-            shift_labels=labels[:, 1:][scored],
+            shift_labels=targets,
             vocab_size=self.config.text_config.vocab_size,
             **kwargs,
         )
@@ -403,6 +412,7 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        label_weights: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         selfies_ids: Tensor | None = None,
@@ -425,6 +435,8 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
 
         Molecule tensors as `MoleculeBatch` has them, by name, because `generate` passes on only
         what it finds in this signature; `labels` [R,T] int64, -100 = not scored;
+        `label_weights` [R,T] float: of the labels' losses, whose weighted sum is divided by
+        `num_items_in_batch`, or by the sum of the weights; None: all weigh 1;
         `logits_to_keep`: number of last positions to compute logits for, 0 = all, or an index.
         With `skip_logits` the loss is computed from the scored positions alone and no logits are
         returned: of a dialogue, one token in six is scored.
@@ -459,12 +471,12 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         )
         hidden = outputs.last_hidden_state
         logits = loss = None
-        if skip_logits and labels is not None:
-            loss = self._scored_loss(hidden, labels, **kwargs)
-        else:
+        if labels is not None and (skip_logits or label_weights is not None):
+            loss = self._scored_loss(hidden, labels, label_weights, **kwargs)
+        if labels is None or not skip_logits:
             keep = logits_to_keep
             logits = self.lm_head(hidden[:, slice(-keep, None) if isinstance(keep, int) else keep])
-            if labels is not None:
+            if labels is not None and loss is None:
                 vocab_size = self.config.text_config.vocab_size
                 loss = self.loss_function(
                     logits=logits, labels=labels, vocab_size=vocab_size, **kwargs

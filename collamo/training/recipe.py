@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from collamo.errors import UsageError, suggest
 from collamo.schema import CONFIG, Number, Whole, checked, read_yaml
+from collamo.training.answer_weights import AnswerWeight
 
 Stage = Literal["language_model", "align", "tune"]
 
@@ -118,6 +119,10 @@ class Recipe:
     """Weight of an auxiliary loss in `align`: a linear head reads the computed facts of a molecule
     off its soft tokens, and is dropped at the end. Ours, for encoders that start untrained; 0: no
     such loss."""
+    answer_weight: AnswerWeight = "length"
+    """How much an answer of n tokens weighs in the loss of `align` and `tune`. length: n, Trainer's
+    mean over tokens, where a caption of 60 weighs as much as 30 counts; root: √n; one: 1. Ours,
+    where long and short answers are to be learned together."""
     projector_learning_rate: Number | None = None
     """Learning rate of the projector where it is not that of the rest; null:
     training.learning_rate. Ours: fresh LoRA weights bear ten times the rate of a projector that is
@@ -329,6 +334,8 @@ def _check_stage(recipe: Recipe, where: str) -> None:
         raise UsageError(
             f"{where}: stage language_model trains from nothing; drop llm and init_from"
         )
+    if recipe.answer_weight != "length" and recipe.stage == "language_model":
+        raise UsageError(f"{where}: stage language_model has no answers; drop answer_weight")
     if recipe.attn_implementation and recipe.stage == "language_model":
         raise UsageError(f"{where}: attn_implementation is read in align and tune; drop it")
     for name in ("unimol", "gin", "dtype", "quantization"):

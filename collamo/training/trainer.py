@@ -29,6 +29,7 @@ from collamo.errors import (
     TerminatedError,
     UsageError,
 )
+from collamo.training.answer_weights import AnswerWeight, label_weights
 from collamo.training.callbacks import SealCheckpoints, StartEpoch
 from collamo.training.divergence import StopOnNonFinite, check_weights, non_finite_message
 from collamo.training.learning_curve import LearningCurve
@@ -57,6 +58,8 @@ class StageTrainer(Trainer):
         Whether the model can leave out the logits of what is not scored; see its `forward`.
     facts_weight
         Weight of the loss of ``model.facts_head``, logged as ``facts_loss``; 0 where there is none.
+    answer_weight
+        How much an answer weighs in the loss, by its tokens; see `Recipe`.
     rates
         Learning rates that differ from that of all, by kind of parameter (`own_rates`).
     rows
@@ -72,6 +75,7 @@ class StageTrainer(Trainer):
         sampler: EpochSampler,
         scored_logits_only: bool = True,
         facts_weight: float = 0.0,
+        answer_weight: AnswerWeight = "length",
         rates: Mapping[str, float] | None = None,
         rows: list[int] | None = None,
         **kwargs,
@@ -81,6 +85,7 @@ class StageTrainer(Trainer):
         self.scored_logits_only = scored_logits_only
         self.facts_weight, self.rates = facts_weight, dict(rates or {})
         self.rows = [] if rows is None else rows
+        self.answer_weight: AnswerWeight = answer_weight
         self._facts_losses: list[Tensor] = []
         self._num_parameters: int | None = None
 
@@ -178,6 +183,9 @@ class StageTrainer(Trainer):
             self.rows.extend(rows)
         if model.training and self.scored_logits_only:
             inputs = {**inputs, "skip_logits": True}
+        if self.answer_weight != "length":
+            weights = label_weights(inputs["labels"], self.answer_weight)
+            inputs = {**inputs, "label_weights": weights}
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
@@ -187,6 +195,19 @@ class StageTrainer(Trainer):
             suspects = _suspects(outputs, rows)
             raise CollamoError(non_finite_message("loss", self.state.global_step + 1, suspects))
         return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
+        """Return what the loss is divided by: the weights of all labels of a step, on all devices.
+
+        Trainer counts labels, which is right where each weighs 1.
+        """
+        if self.answer_weight == "length" or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        weights = [label_weights(batch["labels"], self.answer_weight) for batch in batch_samples]
+        total = torch.stack([each[:, 1:].sum() for each in weights]).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
 
     def _facts_loss(self, model, outputs, facts: Tensor, num_items_in_batch) -> Tensor:
         head = self.accelerator.unwrap_model(model).facts_head
@@ -252,6 +273,7 @@ def make_trainer(
         sampler=sampler,
         scored_logits_only=recipe.stage != "language_model",
         facts_weight=recipe.facts_weight,
+        answer_weight=recipe.answer_weight,
         rates=own_rates(recipe, args.learning_rate),
         rows=rows,
         callbacks=[
