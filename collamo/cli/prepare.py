@@ -78,6 +78,9 @@ GuessOption = Annotated[
         "lie in the range of these."
     ),
 ]
+ShapesOption = Annotated[
+    int, typer.Option(min=0, help="Questions about numbers of a molecule's shape.")
+]
 EncodeOption = Annotated[
     bool,
     typer.Option("--encode", help="Store the outputs of frozen encoders; training skips them."),
@@ -119,6 +122,7 @@ def prepare(
     iupac_column: IupacColumnOption = None,
     measured_columns: MeasuredColumnsOption = "",
     guess_columns: GuessOption = True,
+    shape_questions: ShapesOption = 1,
     encode: EncodeOption = False,
     unimol: UnimolOption = None,
     gin: GinOption = None,
@@ -149,6 +153,7 @@ def prepare(
         iupac_column=iupac_column,
         measured_columns=(measured_columns,) if measured_columns.strip() else (),
         guess_columns=guess_columns,
+        shape_questions=shape_questions,
     )
     manifest = prepare_source(
         source, out, options, workers=workers, max_reject_rate=max_reject_rate

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from collamo.chem.conformer import FORCE_FIELD_STEPS
 from collamo.chem.conformer_workers import MEMORY_LIMIT
+from collamo.data.tasks import SHAPES_PER_MOLECULE
 from collamo.errors import UsageError, suggest
 
 SPLIT_RULES = ("scaffold", "random", "published")
@@ -61,6 +62,8 @@ class PrepareOptions:
     """Numeric columns to ask for; ``"logS:log mol/L"`` gives a unit."""
     guess_columns: bool = True
     """Ask for columns that carry the names of QM9's or PubChem's and lie in their range."""
+    shape_questions: int = SHAPES_PER_MOLECULE
+    """Of a molecule with a conformer, about numbers of its shape, drawn at random."""
 
     def __post_init__(self):
         """Check, and let equal options be written alike, for they are compared as JSON."""
@@ -72,10 +75,10 @@ class PrepareOptions:
                 "limit": self.limit,
             }
         )
-        for name in ("force_field_steps", "large_force_field_steps"):
-            steps = getattr(self, name)
-            if steps is not None and steps < 0:
-                raise UsageError(f"{name} is {steps}; it must not be below 0")
+        for name in ("force_field_steps", "large_force_field_steps", "shape_questions"):
+            number = getattr(self, name)
+            if number is not None and number < 0:
+                raise UsageError(f"{name} is {number}; it must not be below 0")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-9:
             raise UsageError(f"split is {self.split}; give three shares that add up to 1")
         if self.split_by not in SPLIT_RULES and not self.split_column:

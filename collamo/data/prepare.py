@@ -266,7 +266,7 @@ def _write_tasks(
     sharding: Sharding, splits: Mapping[int, str], measured: Mapping[str, MeasuredColumn]
 ) -> _Summary:
     """Write the questions of every split, and return the counts of everything read on the way."""
-    source, seed = sharding.source, sharding.options.seed
+    source = sharding.source
     summary = _Summary(
         {"caption": source.caption_column, "iupac_name": source.iupac_column}, measured
     )
@@ -279,7 +279,7 @@ def _write_tasks(
             examples: dict[str, list[TaskExample]] = defaultdict(list)
             for record in pq.read_table(path, columns=_READ_FOR_QUESTIONS).to_pylist():
                 split = splits[record["row"]]
-                written = _questions(record, seed, measured)
+                written = _questions(record, sharding.options, measured)
                 summary.add(record, split, written)
                 examples[split] += written
             for split, written in examples.items():
@@ -301,7 +301,7 @@ def _task_table(examples: Sequence[TaskExample]) -> pa.Table:
 
 
 def _questions(
-    record: Mapping[str, Any], seed: int, measured: Mapping[str, MeasuredColumn]
+    record: Mapping[str, Any], options: PrepareOptions, measured: Mapping[str, MeasuredColumn]
 ) -> list[TaskExample]:
     facts = Facts(
         formula=record["formula"],
@@ -309,8 +309,9 @@ def _questions(
         properties=by_name(record["properties"]),
         geometry=by_name(record["geometry"]),
     )
-    rng = task_rng(seed, record["canonical_smiles"])
-    return write_tasks(facts, by_name(record["columns"]), rng, record["row"], measured)
+    columns, shapes = by_name(record["columns"]), options.shape_questions
+    rng = task_rng(options.seed, record["canonical_smiles"])
+    return write_tasks(facts, columns, rng, record["row"], measured, shapes=shapes)
 
 
 class _Summary:

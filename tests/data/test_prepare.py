@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import count
 from pathlib import Path
 
@@ -169,6 +170,16 @@ def test_absence_comes_back_with_its_reason(tmp_path):
     conformer = PreparedData.open(tmp_path / "out").features(3).conformer
     assert conformer.coordinates is None
     assert conformer.reason == "not asked for"
+
+
+def test_questions_about_shape_are_asked_as_often_as_wanted(nci, tmp_path):
+    prepare("nci", tmp_path / "out", PrepareOptions(limit=3, shape_questions=0), workers=1)
+    counts = [
+        Counter(e.task for e in PreparedData.open(folder).tasks("train") if e.molecule == 2)
+        for folder in (tmp_path / "out", nci)
+    ]
+    assert (counts[0]["property_3d"], counts[1]["property_3d"]) == (2, 3)
+    assert counts[0]["caption"] == counts[1]["caption"] == 1
 
 
 def test_options_reach_the_force_field(nci, tmp_path):
@@ -534,6 +545,7 @@ def test_another_preparation_is_not_overwritten(nci):
         ({"memory_limit": 0}, "memory_limit is 0"),
         ({"force_field_steps": -1}, "force_field_steps is -1"),
         ({"large_force_field_steps": -1}, "large_force_field_steps is -1"),
+        ({"shape_questions": -1}, "shape_questions is -1"),
         ({"split": (0.8, 0.1, 0.2)}, "add up to 1"),
         ({"smiles_column": "smiles"}, "no columns"),
     ],

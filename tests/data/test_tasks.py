@@ -10,7 +10,7 @@ from collamo.chem.molecule import parse_molecule
 from collamo.chem.motifs import count_motifs
 from collamo.data.columns import MEASURED_COLUMNS, MeasuredColumn
 from collamo.data.facts import PROPERTIES_3D, format_number, measure
-from collamo.data.tasks import TASKS, build_tasks, task_rng
+from collamo.data.tasks import TASKS, build_tasks, task_rng, write_tasks
 
 ASPIRIN = parse_molecule("CC(=O)Oc1ccccc1C(=O)O")
 
@@ -91,6 +91,14 @@ def test_size_is_always_asked_and_one_number_of_the_shape():
             assert example.answer == format_number(example.value, decimals)
             assert decimals == (1 if example.target == "longest_distance" else 2)
     assert asked == {*PROPERTIES_3D, "heteroatom_distance"}
+
+
+@pytest.mark.parametrize(("shapes", "asked"), [(0, 2), (3, 5), (99, 2 + 7)])
+def test_as_many_numbers_of_the_shape_are_asked_as_wanted(shapes, asked):
+    facts, rng = measure(LEUCINOL, BENT), task_rng(0, LEUCINOL.canonical_smiles)
+    tasks = [e for e in write_tasks(facts, {}, rng, shapes=shapes) if e.task == "property_3d"]
+    assert [e.target for e in tasks[:2]] == ["radius_of_gyration", "longest_distance"]
+    assert len(tasks) == len({e.question for e in tasks}) == asked
 
 
 def test_the_question_names_the_heteroatoms():
