@@ -82,7 +82,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 # As in demo.sh, which says why.
-PREPARE = ("--force-field-steps", "100", "--time-limit", "3")
+PREPARE = ("--force-field-steps", "100", "--time-limit", "3", "--shape-questions", "0")
 EXAMINE = ("--split", "test", "--limit", "1000", "--max-new-tokens", "72", "--diagnose")
 
 
