@@ -25,8 +25,8 @@ TASKS = ("motif_count", "property_2d", "property_3d", "caption", "iupac_name", "
 # Our choice: up to four motifs that are there, and as many that are not (one where none is there),
 # so that half of the answers are not zero.
 MOTIFS_PER_MOLECULE = 4
-# Our choice: of the numbers of a shape one, drawn at random, beside two of size, so that what a large
-# model cannot read off the graph is asked at all. A small one learns none: see `write_tasks`.
+# Our choice: of the numbers of a shape one, drawn at random, beside two of size. The graph leaves
+# them open, so that they are asked at all; a small model learns none: see `write_tasks`.
 SHAPES_PER_MOLECULE = 1
 
 
