@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -75,6 +75,21 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a text file in UTF-8, whole or not at all; see `replacing`."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def give_mode_of_umask(files: Iterable[Path]) -> None:
+    """Let others read `files` as far as the umask says; safetensors makes each of mode 0600.
+
+    The umask cannot be asked for without changing it for every thread; a new file shows it.
+    """
+    for file in files:
+        probe = file.with_name(f".{file.name}.mode")
+        probe.unlink(missing_ok=True)
+        probe.touch()
+        try:
+            file.chmod(probe.stat().st_mode)
+        finally:
+            probe.unlink()
 
 
 def flush(path: Path) -> None:

@@ -12,6 +12,7 @@ from collamo import extras
 from collamo.model.configuration import CollamoConfig
 
 _PARTS = ("selfies_config", "gin_config", "unimol_config", "projector_config")
+_DATA = "follows from the data"
 _HEAD = """---
 library_name: transformers
 {license}tags: [chemistry, molecules, collamo]
@@ -39,7 +40,8 @@ def model_card(config: CollamoConfig) -> str:
     for part in _PARTS:
         chosen = getattr(config, part)
         for name, text in documented(type(chosen)).items():
-            lines.append(f"| {part}.{name} | {getattr(chosen, name)} | {whose(text)} |")
+            value, default = getattr(chosen, name), getattr(type(chosen), name)
+            lines.append(f"| {part}.{name} | {value} | {whose_value(text, value, default)} |")
     lines.append(f"| modalities | {', '.join(config.modalities)} | {_modalities(config)} |")
     return "\n".join([*lines, ""])
 
@@ -66,7 +68,19 @@ def whose(text: str) -> str:
         return "ours"
     if "release" in text:
         return "the published encoder's"
-    return "the paper's" if "paper" in text else "follows from the data"
+    return "the paper's" if "paper" in text else _DATA
+
+
+def whose_value(text: str, value: object, default: object) -> str:
+    """Return whose choice a value is: that of the documentation holds of the default alone.
+
+    >>> whose_value("Attention heads H. Our choice: 8, because it suits the kernels.", 4, 8)
+    'set for this model (ours: 8)'
+    """
+    choice = whose(text)
+    if value == default or choice == _DATA:
+        return choice
+    return f"set for this model ({choice}: {default})"
 
 
 def _sources(config: CollamoConfig) -> list[str]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from collamo.errors import CollamoError
-from collamo.files import file_sha256, write_text
+from collamo.files import file_sha256, give_mode_of_umask, write_text
 
 CHECKSUMS = "SHA256SUMS"
 #: What the trainer seals its checkpoints with; it has the digests of their weights too.
@@ -23,8 +23,12 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\]+)")
 
 
 def write_checksums(folder: str | Path) -> None:
-    """Write ``SHA256SUMS`` of the weights in `folder`: every shard, and the index of shards."""
+    """Write ``SHA256SUMS`` of the weights in `folder`: every shard, and the index of shards.
+
+    Whoever may read the one may read the others.
+    """
     files = sorted(Path(folder).glob("*.safetensors*"))
+    give_mode_of_umask(files)
     lines = [
         f"{digest}  {file.name}\n" for file, digest in zip(files, _digests(files), strict=True)
     ]

@@ -8,6 +8,7 @@ does not.
 # No "from __future__ import annotations" here: `strict` checks values against the types of the
 # fields as they stand, and skips those that are strings.
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from collamo.data.batch import MODALITIES
 from collamo.errors import UsageError, suggest
+from collamo.model.stub import AUTO_MAP, OpenedByStub, write_stub
 
 #: Stands for a molecule in a prompt; the soft tokens take its place.
 MOL_TOKEN = "<mol>"
@@ -201,7 +203,7 @@ class ProjectorConfig(PreTrainedConfig):
 
 
 @strict
-class CollamoConfig(PreTrainedConfig):
+class CollamoConfig(OpenedByStub, PreTrainedConfig):
     """A causal language model, three molecule encoders and the projector between them.
 
     Parameters
@@ -275,6 +277,13 @@ class CollamoConfig(PreTrainedConfig):
         # The language model decides whether its output layer is its embedding table.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
+        """As the base class, with the stub beside it that ``trust_remote_code=True`` opens."""
+        os.makedirs(save_directory, exist_ok=True)
+        write_stub(save_directory)
+        self.auto_map = AUTO_MAP
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
     def from_overrides(

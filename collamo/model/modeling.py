@@ -34,6 +34,7 @@ from collamo.model.projector import (
     RelationBias,
     drop_modalities,
 )
+from collamo.model.stub import OpenedByStub
 from collamo.model.transformers_versions import CACHE
 from collamo_kernels import CoAttention, GaussianRadial
 from collamo_kernels.coattention.module import SINK_RANGE
@@ -72,7 +73,7 @@ def _output(kind: type[Output], outputs: ModelOutput, **own: Any) -> Output:
     return kind(**shared, **own)
 
 
-class CollamoPreTrainedModel(PreTrainedModel):
+class CollamoPreTrainedModel(OpenedByStub, PreTrainedModel):
     """What both models share: configuration, initialisation, capabilities of the LLM."""
 
     config_class = CollamoConfig
@@ -106,6 +107,21 @@ class CollamoPreTrainedModel(PreTrainedModel):
             if folder.is_dir():
                 verify_checksums(folder)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        is_main_process: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save as any model of transformers, with ``SHA256SUMS`` beside it."""
+        if getattr(self.config, "quantization_config", None) is not None:
+            # transformers cannot turn 4 bits that it loaded back into the file's form: they are it.
+            kwargs["save_original_format"] = False
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            write_checksums(Path(save_directory))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -387,16 +403,11 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Save as any model of transformers, with a model card (``README.md``) and ``SHA256SUMS``
-        beside it."""
-        if getattr(self.config, "quantization_config", None) is not None:
-            # transformers cannot turn 4 bits that it loaded back into the file's form: they are it.
-            kwargs["save_original_format"] = False
+        """Save as any model of transformers, with a model card (``README.md``) beside it."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
             card = Path(save_directory) / "README.md"
             card.write_text(model_card(self.config), encoding="utf-8")
-            write_checksums(Path(save_directory))
 
     def get_molecule_features(self, molecules: MoleculeBatch) -> Tensor:
         """Encode molecules to soft tokens [R,M,b,D]; see `CollamoModel.get_molecule_features`."""

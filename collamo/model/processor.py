@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,13 +16,14 @@ from collamo.errors import UsageError
 from collamo.model.configuration import MOL_TOKEN, MoleculesAs
 from collamo.model.feature_extractor import shortened
 from collamo.model.inputs import ModelInputs
+from collamo.model.stub import AUTO_MAP, OpenedByStub, write_stub
 from collamo.model.text_options import TextOptions
 
 # What marks an answer in a chat template.
 GENERATION = re.compile(r"\{%-?\s*generation\b")
 
 
-class CollamoProcessor(ProcessorMixin):
+class CollamoProcessor(OpenedByStub, ProcessorMixin):
     """Text with `<mol>` placeholders and molecules to everything the model takes.
 
     Parameters
@@ -65,6 +67,13 @@ class CollamoProcessor(ProcessorMixin):
             )
         chat_template = chat_template or tokenizer.chat_template
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """As the base class, with the stub beside it that ``trust_remote_code=True`` opens."""
+        os.makedirs(save_directory, exist_ok=True)
+        write_stub(save_directory)
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def __call__(
         self,

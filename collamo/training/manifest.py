@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from collamo.errors import CollamoError
-from collamo.files import file_sha256, flush, write_text
+from collamo.files import file_sha256, flush, give_mode_of_umask, write_text
 from collamo.model.checksums import MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def write_manifest(folder: Path) -> None:
     """Write ``manifest.json`` with size [bytes] and sha256 of every file of `folder`; all of it
-    reaches the disk."""
+    reaches the disk, and others may read it as the umask says."""
+    give_mode_of_umask(sorted(folder.rglob("*.safetensors")))
     files = {}
     for path in _files(folder):
         flush(path)

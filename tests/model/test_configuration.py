@@ -5,7 +5,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from collamo.errors import UsageError
 from collamo.model import CollamoConfig, GinConfig, ProjectorConfig, UniMolConfig
-from collamo.model.card import documented, whose
+from collamo.model.card import documented, model_card, whose
 from collamo.model.configuration import SelfiesEncoderConfig
 
 
@@ -83,6 +83,22 @@ def test_the_card_has_every_constant(part):
     known = {f.name for f in dataclasses.fields(CollamoConfig.sub_configs[part])}
     known -= {f.name for f in dataclasses.fields(PreTrainedConfig)}
     assert set(documented(CollamoConfig.sub_configs[part])) == known
+
+
+def test_the_card_looks_at_each_value():
+    """Its documentation says whose choice the default is, not what was chosen instead."""
+    changed = {"projector_config": {"phi2d": False, "num_layers": 2}, "unimol_config.num_layers": 3}
+    config = CollamoConfig.from_overrides("llama2-7b", {**changed, "selfies_config.vocab_size": 99})
+    for row in (
+        "projector_config.phi2d | False | set for this model (the paper's: True)",
+        "projector_config.phi3d | True | the paper's",
+        "projector_config.num_layers | 2 | set for this model (ours: 5)",
+        "projector_config.num_heads | 8 | ours",
+        "unimol_config.num_layers | 3 | set for this model (the published encoder's: 15)",
+        "unimol_config.num_heads | 64 | the published encoder's",
+        "selfies_config.vocab_size | 99 | follows from the data",
+    ):
+        assert f"| {row} |" in model_card(config)
 
 
 def test_whose_choice_a_constant_is():
