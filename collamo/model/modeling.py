@@ -281,6 +281,9 @@ class CollamoModel(CollamoPreTrainedModel):
             embeds = self._spliced(ids, embeds, soft, molecules.molecule_valid, _is_filled(cache))
         elif not torch.compiler.is_compiling():
             self._refuse_unfilled(ids, embeds, cache)
+        for name in ("output_attentions", "output_hidden_states"):
+            if getattr(self.config, name):  # the language model asks its own configuration alone
+                kwargs.setdefault(name, True)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
