@@ -516,7 +516,7 @@ def test_a_model_on_published_encoders(unimol, gin, tokenizer, tmp_path, inputs)
     model.save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
     assert f"SHA-256 `{hashlib.sha256(files['unimol'].read_bytes()).hexdigest()}`" in card
-    assert "| projector_config.num_query_tokens | 3 | ours |" in card
+    assert "| projector_config.num_query_tokens | 3 | set for this model (ours: 32) |" in card
     assert "| unimol_config.num_heads | 3 | the published encoder's |" in card
     assert "| projector_config.phi3d | True | the paper's |" in card
     again = type(model).from_pretrained(tmp_path / "saved").eval()
