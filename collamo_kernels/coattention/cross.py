@@ -30,6 +30,9 @@ def cross_attention(
     dropout_p
         Probability of dropping a weight.
     """
+    shape = [*q.shape[:3], k.shape[2]]
+    if bias is not None and list(bias.shape) != shape:
+        raise ValueError(f"bias has shape {list(bias.shape)}; it must be {shape}")
     if sink is not None:
         k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         logit = sink[:, None, None].expand(*q.shape[:3], 1)

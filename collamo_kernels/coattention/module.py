@@ -198,9 +198,12 @@ class CoAttention(nn.Module):
             masks = key_padding_mask, attn_mask
             relations, bias = self._masked(x, key, relations, bias, *masks)
         apart = key is not None and relations.device is None
+        keys = relations.valid
+        if apart and key is not None and key_padding_mask is not None:
+            keys = _real_keys(key, key_padding_mask)
         x = _without_padding(x, relations.valid)
-        key = x if key is None else _without_padding(key, relations.valid)
-        value = key if value is None else _without_padding(value, relations.valid)
+        key = x if key is None else _without_padding(key, keys)
+        value = key if value is None else _without_padding(value, keys)
         q, k, v = map(self._heads, (self.query(x), self.key(key), self.value(value)))
         dropout_p = self.dropout if self.training else 0.0
         hop_bias = self.hop_bias if hop_bias is None else hop_bias
@@ -322,6 +325,13 @@ def _check_one_owner(name: str, own: object, shared: object) -> None:
             f"{name} is given, but the layer has its own; build it without "
             "(hop_buckets=0, radial=None) to share one between layers"
         )
+
+
+def _real_keys(key: Tensor, key_padding_mask: Tensor) -> Tensor | None:
+    """Which keys are read, ``[B, M]``; None where a mask of numbers is added, and all are."""
+    if key_padding_mask.dtype != torch.bool:
+        return None
+    return ~key_padding_mask.view(*key.shape[:2])
 
 
 def _without_padding(x: Tensor, valid: Tensor | None) -> Tensor:

@@ -168,6 +168,24 @@ class TestLikeMultiheadAttention:
         (gradient,) = torch.autograd.grad(y.sum(), key)
         assert gradient.isfinite().all()
 
+    def test_garbage_among_other_keys_is_not_read(self):
+        layer = ck.CoAttention(12, 3, dtype=torch.float64)
+        padding = torch.arange(7) >= torch.tensor([[4], [7]])
+        key = self.KEY.masked_fill(padding[..., None], math.nan)
+        y = layer(self.X, key=key, key_padding_mask=padding)
+        torch.testing.assert_close(y, layer(self.X, key=self.KEY, key_padding_mask=padding))
+        y.backward(torch.randn_like(y))
+        assert layer.key.weight.grad.isfinite().all()
+        assert layer.value.weight.grad.isfinite().all()
+
+    def test_a_bias_among_other_keys(self):
+        layer, torch_layer = self.layers()
+        bias = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+        expected = torch_layer(self.X, self.KEY, self.KEY, attn_mask=bias.flatten(0, 1))[0]
+        torch.testing.assert_close(layer(self.X, key=self.KEY, bias=bias), expected)
+        with pytest.raises(ValueError, match=r"bias has shape .*; it must be \[2, 3, 5, 7\]"):
+            layer(self.X, key=self.KEY, bias=bias[..., :5])
+
     def test_a_sink_among_other_keys(self):
         layer = ck.CoAttention(12, 3, sink=True, dtype=torch.float64)
         y, weights = layer(self.X, key=self.KEY, value=self.VALUE, need_weights=True)
