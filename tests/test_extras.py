@@ -17,7 +17,8 @@ BASE = {"torch", "numpy"}
 # What a room may import, by extras. A module of the second column is only tried: without it, the
 # room says what it cannot do.
 ROOMS = {
-    "collamo_kernels": ((), ("gpu", "cluster", "pyg")),
+    "collamo_kernels/nn/pyg.py": (("pyg",), ()),
+    "collamo_kernels": ((), ("gpu", "cluster")),
     "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
     "collamo": (("model",), ("train", "trl", "quantization", "gguf", "gpu")),
 }
