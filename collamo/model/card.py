@@ -13,6 +13,7 @@ from collamo.model.configuration import CollamoConfig
 
 _PARTS = ("selfies_config", "gin_config", "unimol_config", "projector_config")
 _DATA = "follows from the data"
+_ENCODER = "the published encoder's"
 _HEAD = """---
 library_name: transformers
 {license}tags: [chemistry, molecules, collamo]
@@ -39,9 +40,13 @@ def model_card(config: CollamoConfig) -> str:
     lines += ["## Constants", "", "| constant | value | whose choice |", "| --- | --- | --- |"]
     for part in _PARTS:
         chosen = getattr(config, part)
+        loaded = part.removesuffix("_config") in (config.sources or {})
         for name, text in documented(type(chosen)).items():
             value, default = getattr(chosen, name), getattr(type(chosen), name)
-            lines.append(f"| {part}.{name} | {value} | {whose_value(text, value, default)} |")
+            choice = whose_value(text, value, default)
+            if loaded and name not in ("dropout", "min_sigma"):  # sizes of the weights given
+                choice = _ENCODER
+            lines.append(f"| {part}.{name} | {value} | {choice} |")
     lines.append(f"| modalities | {', '.join(config.modalities)} | {_modalities(config)} |")
     return "\n".join([*lines, ""])
 
@@ -67,7 +72,7 @@ def whose(text: str) -> str:
     if "our choice" in text or "ours:" in text:
         return "ours"
     if "release" in text:
-        return "the published encoder's"
+        return _ENCODER
     return "the paper's" if "paper" in text else _DATA
 
 
