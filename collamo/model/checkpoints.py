@@ -88,6 +88,7 @@ def _open_full(
     attn_implementation: str | None,
     dequantize: bool,
 ) -> tuple[CollamoForConditionalGeneration, CollamoProcessor]:
+    verify_checksums(folder, weights=False)  # before any of it is read
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind != "collamo":
@@ -153,6 +154,7 @@ def _open_adapter(
     from peft import PeftModel
 
     _need_weights(folder, "adapter_model")
+    verify_checksums(folder)
     name = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     candidates = [Path(name), folder / name] if name else []
     base = next((candidate for candidate in candidates if candidate.is_dir()), None)
@@ -161,7 +163,6 @@ def _open_adapter(
             f"adapter '{folder}' was trained on '{name}', which is not there; put that checkpoint "
             "back, or correct base_model_name_or_path in adapter_config.json"
         )
-    verify_checksums(folder)
     model, processor = _open_full(base, dtype, attn_implementation, dequantize)
     if (folder / "processor_config.json").is_file():
         processor = _open_processor(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import ProcessorMixin
 from collamo.chem.inputs import MoleculeInput, read_molecule
 from collamo.data.batch import MODALITIES, REQUIRED_TENSORS
 from collamo.errors import UsageError
+from collamo.model.checksums import verify_checksums, write_checksums
 from collamo.model.configuration import MOL_TOKEN, MoleculesAs
 from collamo.model.feature_extractor import shortened
 from collamo.model.inputs import ModelInputs
@@ -69,11 +71,22 @@ class CollamoProcessor(OpenedByStub, ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """As the base class, with the stub beside it that ``trust_remote_code=True`` opens."""
+        """As the base class, with ``SHA256SUMS`` and the stub that ``trust_remote_code=True`` opens
+        beside it."""
         os.makedirs(save_directory, exist_ok=True)
         write_stub(save_directory)
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
-        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        write_checksums(save_directory, weights=False)
+        return written
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Open as any processor; CollamoError where its files were altered on disk."""
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            verify_checksums(folder, weights=False)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def __call__(
         self,

@@ -245,6 +245,7 @@ def test_pickled_weights_are_not_opened(base):
 
 def test_broken_config_and_missing_processor(base):
     folder, _, _ = base
+    (folder / CHECKSUMS).unlink()  # as somebody else left it
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (folder / name).unlink()
         with pytest.raises(CollamoError, match=rf"processor in .* it has no {name}"):
@@ -258,6 +259,7 @@ def test_weights_that_do_not_fit_their_configuration(base):
     """A layer that no file has would be drawn at random, and answer."""
     folder, _, _ = base
     path, weights = folder / "config.json", folder / "model.safetensors"
+    (folder / CHECKSUMS).unlink()  # what follows is done on purpose
     config = json.loads(path.read_text())
     for field, value, words in (
         (
@@ -274,7 +276,6 @@ def test_weights_that_do_not_fit_their_configuration(base):
             load_checkpoint(folder)
     path.write_text(json.dumps(config))
     load_checkpoint(folder)
-    (folder / CHECKSUMS).unlink()
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CollamoError, match="truncated or damaged"):
         load_checkpoint(folder)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 
@@ -83,6 +84,36 @@ def test_every_bit_counts_and_sha256sum_reads_the_file(saved, tmp_path):
         with pytest.raises(CollamoError, match="SHA256SUMS' is damaged"):
             load_checkpoint(folder)
         (folder / CHECKSUMS).write_text(content)
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_flipped_bit_in_any_file_is_refused(saved, tmp_path, kind):
+    """Configurations, tokenizer, chat template, stub: each changes what is answered or run."""
+    base, folder = tmp_path / "base", tmp_path / "base"
+    shutil.copytree(saved[1], base)
+    if kind == "adapter":
+        model, processor = load_checkpoint(base)
+        folder = tmp_path / "adapter"
+        get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
+        write_checksums(folder)
+        processor.save_pretrained(folder)
+    load_checkpoint(folder)
+    listed = {line.split()[1] for line in (folder / CHECKSUMS).read_text().splitlines()}
+    assert listed == {file.name for file in folder.iterdir()} - {CHECKSUMS, "README.md"}
+    assert len(listed) > 5
+    for file in sorted(folder.iterdir()):
+        if file.name in listed:
+            for share in (0.1, 0.8):
+                flip(file, share)
+                with pytest.raises(CollamoError, match=f"'{file}' is damaged"):
+                    load_checkpoint(folder)
+                flip(file, share)
+            file.rename(tmp_path / "elsewhere")
+            with pytest.raises(CollamoError, match=re.escape(file.name)):
+                load_checkpoint(folder)
+            (tmp_path / "elsewhere").rename(file)
+    (folder / "README.md").write_text("What I did with it.\n")  # a card is for people
+    load_checkpoint(folder)
 
 
 def test_a_lost_shard(saved, tmp_path):

@@ -11,6 +11,7 @@ from transformers import AutoModelForMultimodalLM
 
 from collamo.errors import MissingDependencyError, UsageError
 from collamo.model import build_model, language_model, load_checkpoint
+from collamo.model.checksums import CHECKSUMS
 from collamo.model.merge import merge
 from collamo.training import stages
 from collamo.training.recipe import load_recipe
@@ -120,6 +121,7 @@ def test_without_bitsandbytes(run, monkeypatch, tmp_path):
     with pytest.raises(MissingDependencyError, match=f"quantization 4bit needs {wanted}"):
         build_model(run.folder / "tiny_lm" / "final", quantization="4bit")
     folder = shutil.copytree(run.folder / "stage1" / "final", tmp_path / "final")
+    (folder / CHECKSUMS).unlink()
     config = (folder / "config.json").read_text().rstrip().removesuffix("}")
     (folder / "config.json").write_text(config + ', "quantization_config": {}}')
     with pytest.raises(MissingDependencyError, match=f"saved in 4 bits, which needs {wanted}"):
