@@ -26,14 +26,16 @@ WIDTHS = (32, 16, 64, 128)  # the benchmarks' first
 SECONDS = 150.0  # of a piece: it compiles some 25 kernels, of which each takes about a second
 
 
-def pieces(dtypes: tuple[str, ...] = DTYPES, widths: tuple[int, ...] = WIDTHS) -> list[Piece]:
+def pieces(
+    dtypes: tuple[str, ...] = DTYPES, widths: tuple[int, ...] = WIDTHS, seconds: float = SECONDS
+) -> list[Piece]:
     """Return a piece for each type and width, and those for what is doubted behind them."""
     return [
         Piece(
             f"bucket {dtype} {width} {kind}",
             python("benchmarks/buckets.py", dtype, str(width), kind),
             {"OMP_NUM_THREADS": "2"},
-            SECONDS,
+            seconds,
         )
         for kind in (SHIPPED, DOUBTED)
         for dtype in dtypes

@@ -120,7 +120,7 @@ def launches(workload: gpu.Workload) -> dict[str, tuple[list[Launch], int]]:
         compiled = run(kernel, *arguments, grid=grid, warmup=warmup, **options)
         named = dict(zip(kernel.arg_names, arguments, strict=False)) | options
         recorded.append(Launch(kernel.fn.__name__, tuple(grid), named, compiled))
-        return compiled
+        # Nothing is returned, so that no launcher remembers it and launches it past this.
 
     triton.JITFunction.run = record
     try:

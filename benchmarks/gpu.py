@@ -43,7 +43,7 @@ import measurements
 import molecules
 import torch
 from gpu_timing import Limits
-from pieces import Log, Outcome, Piece, python, run
+from pieces import Log, Outcome, Piece, python, run, stop_when_told
 from torch import Tensor
 
 import collamo_kernels as ck
@@ -58,7 +58,7 @@ from collamo_kernels.testing import (
 
 SECONDS = 360.0  # with building, seven minutes
 PART_SECONDS = 75.0  # of one part at most
-WARM_SECONDS = 100.0  # of compiling ahead, all workloads side by side
+WARM_SECONDS = 100.0  # of compiling ahead and of the check, all side by side
 ROUNDS = 30
 OURS, RIVALS, WARM, PATHS = "ours", "rivals", "compile", "shortest_paths"  # kinds of parts
 
@@ -378,7 +378,7 @@ def parts(options: argparse.Namespace, gpu: str) -> tuple[list[Piece], list[Piec
             ahead.append(part(f"{WARM} of {workload.name}", options, WARM_SECONDS))
     hops = measurements.rows_of_these_sources(options.out, PATHS, gpu)
     alone = ours + ([] if hops else [part(PATHS, options)]) + rivals
-    every = buckets.pieces(("bfloat16",))
+    every = buckets.pieces(("bfloat16",), seconds=WARM_SECONDS)
     wanted = [piece for piece in every if int(piece.name.split()[2]) not in widths]
     return wanted + ahead, alone
 
@@ -525,6 +525,7 @@ def main(arguments: list[str] | None = None) -> int:
         for table, rows in measure(options.part, options):
             measurements.tell(table, rows)
         return 0
+    stop_when_told()
     gpu = torch.cuda.get_device_name()
     before, alone = (
         [piece for piece in pieces if re.search(options.only, piece.name)]

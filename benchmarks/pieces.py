@@ -118,7 +118,7 @@ def _to_its_end(piece: Piece, end: float, read: Callable) -> int | str | None:
             piece.command,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **piece.environment},
             cwd=ROOT,
-            start_new_session=True,
+            process_group=0,  # of this session still: who ends the session ends it too
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -127,6 +127,7 @@ def _to_its_end(piece: Piece, end: float, read: Callable) -> int | str | None:
         )
     except OSError as error:
         return f"does not start: {error}"
+    _RUNNING.add(process.pid)
     reader = threading.Thread(target=read, args=(process.stdout,), daemon=True)
     reader.start()
     try:
@@ -136,12 +137,28 @@ def _to_its_end(piece: Piece, end: float, read: Callable) -> int | str | None:
     finally:  # its children too, which it may have left behind
         _kill_group(process.pid)
         process.wait()
+        _RUNNING.discard(process.pid)
         reader.join(DRAIN)
 
 
 def _kill_group(leader: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
+
+
+_RUNNING: set[int] = set()
+
+
+def stop_when_told() -> None:
+    """Take the pieces along where this process is interrupted or ended by a signal."""
+
+    def stop(number: int, frame: object) -> None:
+        for leader in list(_RUNNING):
+            _kill_group(leader)
+        os._exit(128 + number)  # all rows and logs are written by now
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def python(file: str, *arguments: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import buckets  # noqa: E402
 import measurements  # noqa: E402
 import torch  # noqa: E402
-from pieces import Log, Outcome, Piece, run  # noqa: E402
+from pieces import Log, Outcome, Piece, run, stop_when_told  # noqa: E402
 
 SECONDS = 400.0  # with building, seven minutes
 WITHOUT_GPU = {"test_properties.py", "test_cuda.py"}
@@ -198,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [piece for piece in pieces() if re.search(options.only, piece.name)]
     if options.collect_only:
         chosen = [collected(piece) for piece in chosen]
+    stop_when_told()
     gpu = torch.cuda.get_device_name()
     return 0 if run_all(chosen, options.out, gpu, options.seconds) else 1
 

@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,44 @@ def test_what_has_no_time_is_named_and_not_run(tmp_path, capsys):
     (row,) = rows(tmp_path)
     assert (row["passed"], row["note"]) == ("not run", "not run: the time was up")
     assert "ran" not in (tmp_path / "tests.log").read_text().replace("[late]", "")
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_nobody_behind(tmp_path):
+    """Neither the piece nor a child of it; and what it had said until then is in the log."""
+    child = tmp_path / "child"
+    text = f"""
+import subprocess, time
+child = subprocess.Popen(["sleep", "600"])
+open({str(child)!r}, "w").write(str(child.pid))
+print("begun")
+time.sleep(600)
+"""
+    run = f"""
+import sys
+sys.path[:0] = {[str(HERE), str(HERE.parent / "benchmarks")]!r}
+import gpu, pieces, pathlib
+pieces.stop_when_told()
+piece = pieces.Piece("endless", (sys.executable, "-c", {text!r}))
+gpu.run_all([piece], pathlib.Path({str(tmp_path)!r}), "NVIDIA Nothing")
+"""
+    process = subprocess.Popen([sys.executable, "-c", run], cwd=HERE.parent)
+    while not (child.exists() and child.read_text()) or "begun" not in log_of(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    state = Path(f"/proc/{child.read_text()}/stat")
+    for _ in range(600):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child of the piece lives on")
+
+
+def log_of(folder):
+    path = folder / "tests.log"
+    return path.read_text() if path.exists() else ""
 
 
 @pytest.mark.slow
