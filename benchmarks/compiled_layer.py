@@ -11,6 +11,7 @@ bytes of all tensors. Takes minutes; run it after a change to a kernel.
 from __future__ import annotations
 
 import csv
+import math
 import re
 import subprocess
 import tempfile
@@ -179,12 +180,15 @@ def figures_of(launch: Launch) -> dict[str, str | int]:
     usage = machine_code(cubin, "--dump-resource-usage")
     code = layer_model.code_of(machine_code(cubin, "--dump-sass"))
     (registers,) = re.findall(r" REG:(\d+)", usage)
-    programs = 1
-    for size in launch.grid:
-        programs *= size
+    build = launch.arguments.get("build")
+    tile = getattr(build, "BLOCK", 0)  # of the attention alone
+    tiles = 1 if tile and build.SINGLE else 2 if tile and launch.name == "differentiate" else 0
     return {
         "kernel": launch.name,
-        "programs": programs,
+        "above": launch.arguments.get("above", 0),
+        "tile": tile,
+        "tiles": tiles,
+        "programs": math.prod(launch.grid),
         "warps": launch.compiled.metadata.num_warps,
         "registers": int(registers),
         "shared": launch.compiled.metadata.shared,

@@ -77,7 +77,7 @@ class Workload:
 
     def timed(self, backward: bool) -> str:
         """Name it with what is timed."""
-        return f"{self.name}, {'forward + backward' if backward else 'forward'}"
+        return f"{self.name}, {BOTH if backward else 'forward'}"
 
     def small(self) -> Workload:
         """Return the same on two heads of two molecules, to see that everything runs."""
@@ -101,6 +101,8 @@ WORKLOADS = (
     ),
 )
 LEAST_MEMORY = 20  # times less than eager, the goal
+WITH_GRADIENTS, BOTH = "forward with gradients", "forward + backward"
+HOST_GOALS = {WITH_GRADIENTS: 250, BOTH: 500}  # µs of the processor
 HOPS_COUNT = 4096  # molecules of the shortest_paths workload
 
 
@@ -157,7 +159,15 @@ def our_rows(workload: Workload, at: Setting) -> Rows:
             row["right"] = "no" if wrong else "yes"
             row["note"] = "; ".join(filter(None, (wrong, row["note"])))
         yield "coattention", rows
+    yield "coattention", [host_row(workload, inputs, at)]
     yield "kernels", kernel_rows(workload, call)
+
+
+def host_row(workload: Workload, inputs: Inputs, at: Setting) -> dict:
+    """Return what a forward pass that gradients follow takes of the processor."""
+    us = gpu_timing.host_us(lambda: attend(inputs, "packed", backend=at.backend), at.rounds)
+    name = f"{workload.name}, {WITH_GRADIENTS}"
+    return {"workload": name, "rival": "ours", "host_us": f"{us:.4g}", "rounds": at.rounds}
 
 
 def mistake(inputs: Inputs, backend: str) -> str:
@@ -222,7 +232,7 @@ def rival_rows(workload: Workload, at: Setting, done: frozenset[tuple[str, str]]
             torch.cuda.empty_cache()
 
 
-NOT_RUN = "not run: the time was up"
+NOT_RUN, NOT_MEASURED = "not run: the time was up", "not measured"
 
 
 def beside_ours(
@@ -409,8 +419,7 @@ def conclude(outcomes: list[Outcome], options: argparse.Namespace, gpu: str) -> 
     read = functools.partial(measurements.rows_of_these_sources, folder, gpu=gpu)
     attention, hops, checked = (read(table=x) for x in ("coattention", PATHS, "buckets"))
     for workload in workloads(options):
-        names = {workload.timed(backward) for backward in (False, True)}
-        rows = [row for row in attention if row["workload"] in names]
+        rows = [x for x in attention if x["workload"].startswith(f"{workload.name}, f")]
         print(*attention_verdicts(workload, rows), sep="\n")
     print(*hop_verdicts(hops), sep="\n")
     failed = [x for x in outcomes if x.code not in (0, None) and not x.piece.name.startswith(WARM)]
@@ -448,7 +457,7 @@ def show(table: str, rows: list[dict]) -> None:
         names = ("median_us", "graph_us", "host_us", "ratio", "graph_ratio")
         cells = (row.get(key, "") for key in (*names, "floor_us", "of_floor", "peak_mib"))
         line = "  {:<34}{:>9} µs {:>9} graph {:>8} host {:>6} x {:>6} x graph  floor {:>7} µs ({})"
-        print((line + " {} MiB {}").format(row["rival"], *cells, row["note"]), flush=True)
+        print((line + " {} MiB {}").format(row["rival"], *cells, row.get("note", "")), flush=True)
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -457,7 +466,7 @@ def show(table: str, rows: list[dict]) -> None:
 def attention_verdicts(workload: Workload, rows: list[dict]) -> list[str]:
     """Compare the rows of a workload with its goals, a line each."""
     lines = []
-    both = {row["rival"]: row for row in rows if row["workload"].endswith("forward + backward")}
+    both = {row["rival"]: row for row in rows if row["workload"].endswith(BOTH)}
     for rival, goal in workload.goals.items():
         timed = [row for name, row in both.items() if name.startswith(rival)]
         lines.append(f"{workload.name}: {verdict(timed, goal)} {rival}")
@@ -468,6 +477,10 @@ def attention_verdicts(workload: Workload, rows: list[dict]) -> list[str]:
         ratio = mib["eager"] / mib["ours"] if mib.keys() >= {"eager", "ours"} else None
         less = f"{_verdict([ratio] if ratio else [], LEAST_MEMORY)} less memory than eager"
         lines.append(f"{workload.name}: {less}")
+    for name, most in HOST_GOALS.items():
+        us = [x["host_us"] for x in rows if x["rival"] == "ours" and x["workload"].endswith(name)]
+        host = f"{'met' if float(us[0]) <= most else 'MISSED'}: {us[0]} µs" if us else NOT_MEASURED
+        lines.append(f"{workload.name}, {name}: {host} of the host (goal {most} µs)")
     return lines
 
 
@@ -491,13 +504,13 @@ def verdict(rows: list[dict], goal: float) -> str:
     names = ("as called", "in a graph")
     known = [f"{x:.3g} x {name}" for x, name in zip(ratios, names, strict=True) if x is not None]
     if not known:
-        return f"not measured (goal {goal:g} x)"
+        return f"{NOT_MEASURED} (goal {goal:g} x)"
     return _verdict([x for x in ratios if x is not None], goal, ", ".join(known))
 
 
 def _verdict(ratios: list[float], goal: float, words: str = "") -> str:
     if not ratios:
-        return f"not measured (goal {goal:g} x)"
+        return f"{NOT_MEASURED} (goal {goal:g} x)"
     words = words or f"{min(ratios):.3g} x"
     return f"{'met' if min(ratios) >= goal else 'MISSED'}: {words} (goal {goal:g} x)"
 

@@ -29,12 +29,13 @@ from typing import NamedTuple
 
 FIGURES = Path(__file__).parent / "data" / "layer_sm90.csv"
 COLUMNS = ("workload", "pass", "kernel", "programs", "warps", "registers", "shared", "bytes")
-COLUMNS += ("instructions", "loops")
+COLUMNS += ("above", "tile", "tiles", "instructions", "loops")
 
 # Cycles between two instructions of one warp, and what a load of global memory adds. Dependent
 # arithmetic takes 4 cycles, of which a compiler hides some; the L2 cache takes over 200, and four
 # loads under way share them. Both are our guess, and the first thing that a measurement tells.
 CYCLES, WAIT = 2.5, 50
+AT_ONCE = 40  # instructions of a program that finds nothing to do
 # Thread instructions that cannot be saved, per pair and head. Forward: a look-up of the hop table
 # and one of a cell's four coefficients, three multiply-adds for the cubic, two to scale and add up,
 # two for the maximum, a multiply-add and an exponential, one for the sum, half a conversion, half
@@ -99,6 +100,9 @@ class Figures:
     registers: int
     shared: int
     bytes: int
+    above: int  # of the attention: atoms that a molecule must have more of,
+    tile: int  # atoms of a tile (0: another kernel),
+    tiles: int  # and tiles that a molecule may have (0: any number)
     code: Code
 
 
@@ -156,35 +160,63 @@ def _block(lines: list[str]) -> Block:
     return Block(len(lines), products, sum("LDG" in line for line in lines))
 
 
-def key_tiles(shape: Shape, tile: int = 32) -> float:
-    """Tiles of keys that a program of a tile of queries goes over, the mean of all programs."""
-    tiles = [math.ceil(n / tile) for n in shape.sizes]
-    return sum(n * n for n in tiles) / max(1, sum(tiles))
+class Work(NamedTuple):
+    """Programs that do not return at once, as a share, and how often each loop of theirs runs."""
+
+    share: float = 1.0
+    trips: tuple[float, ...] = ()
 
 
-def units_and_chunks(shape: Shape, slice: int = 32, chunk: int = 64) -> tuple[float, float]:
+def attention_work(figures: Figures, shape: Shape) -> Work:
+    """Of molecules that the launch takes, tile by tile: the mean of its programs."""
+    most = figures.tiles * figures.tile or max(shape.sizes, default=0)
+    every = [math.ceil(n / figures.tile) for n in shape.sizes]
+    pairs = zip(shape.sizes, every, strict=True)
+    tiles = [t for n, t in pairs if figures.above < n <= most]
+    if not tiles:
+        return Work(0.0)
+    squares = sum(t * t for t in tiles)
+    if figures.tiles:  # a program a molecule
+        return Work(len(tiles) / len(every), (0, sum(tiles) / len(tiles), squares / len(tiles)))
+    keys = squares / sum(tiles)
+    trips = (keys,) if figures.kernel == "attend" else (0, keys)  # the first sets memory to 0
+    return Work(sum(tiles) / sum(every), trips)
+
+
+def units_and_chunks(shape: Shape, slice: int = 32, chunk: int = 64) -> Work:
     """Slices of the hidden layer, and chunks of Gaussians for each."""
     slices = max(1, shape.units // slice)
-    return slices, slices * math.ceil(shape.gaussians / chunk)
+    return Work(1.0, (slices, slices * math.ceil(shape.gaussians / chunk)))
 
 
-# How often each loop runs, by the place where it begins; what is missing runs once, and what serves
-# the exact Φ3d never does where the table is fine enough.
-TRIPS: dict[str, Callable[[Shape], tuple[float, ...]]] = {
-    "attend": lambda shape: (key_tiles(shape),),
-    "differentiate_tile": lambda shape: (0, key_tiles(shape)),
-    "survey": units_and_chunks,
-    "tabulate": units_and_chunks,
-    "locate": lambda shape: (0, 0, 0, 0),
-    "evaluate": lambda shape: (0, 0, 0),
-    "pull_back": lambda shape: (0, 0, 0),
+def steps(shape: Shape, steps: int = 16) -> Work:
+    """Half of the programs go through one loop, half through the other, pair by pair."""
+    return Work(1.0, (steps / 2, steps / 2))
+
+
+def never(shape: Shape) -> Work:
+    """Of what serves the exact Φ3d: the table is fine enough."""
+    return Work(1.0, (0,) * 9)
+
+
+# What is missing here runs every loop once.
+WORK: dict[str, Callable[[Shape], Work]] = {
+    **dict.fromkeys(("survey", "tabulate"), units_and_chunks),
+    **dict.fromkeys(("locate", "evaluate", "pull_back", "add_exact"), never),
+    "add_up": steps,
 }
 
 
-def executed(figures: Figures, shape: Shape) -> Block:
-    """What one warp of a program runs, on average."""
-    trips = TRIPS.get(figures.kernel, lambda shape: ())(shape)
-    pairs = itertools.zip_longest(figures.code.loops, trips, fillvalue=None)
+def work_of(figures: Figures, shape: Shape) -> Work:
+    """Return which programs of a launch do something, and what."""
+    if figures.tile:
+        return attention_work(figures, shape)
+    return WORK.get(figures.kernel, lambda shape: Work())(shape)
+
+
+def executed(figures: Figures, work: Work) -> Block:
+    """What one warp of a program that does something runs, on average."""
+    pairs = itertools.zip_longest(figures.code.loops, work.trips, fillvalue=None)
     counts = [(loop, 1 if n is None else n) for loop, n in pairs if loop is not None]
     counts.append((figures.code.outside, 1))
     return Block(*(sum(n * block[field] for block, n in counts) for field in range(3)))
@@ -207,15 +239,16 @@ def time_of(figures: Figures, shape: Shape, machine: Machine) -> Time:
         us = figures.programs * PYTORCH_US
         return Time(PYTORCH, us, us, us, gaps, 0)
     here = resident(figures, machine)
-    each, cycle_us = executed(figures, shape), 1e6 / machine.clock
-    warps = figures.programs * figures.warps * each.instructions
+    work, cycle_us = work_of(figures, shape), 1e6 / machine.clock
+    each, programs = executed(figures, work), figures.programs * work.share
+    warps = figures.warps * (programs * each.instructions + (figures.programs - programs) * AT_ONCE)
     issue = warps * cycle_us / (machine.processors * machine.schedulers)
-    there = min(here, math.ceil(figures.programs / machine.processors))
-    rounds = max(1.0, figures.programs / (there * machine.processors))
+    there = max(1, min(here, math.ceil(programs / machine.processors)))
+    rounds = max(min(1.0, programs), programs / (there * machine.processors))
     side_by_side = there * figures.warps / machine.schedulers  # warps of a scheduler
     alone = CYCLES * each.instructions + WAIT * each.loads  # cycles of one warp
     latency = rounds * max(alone, side_by_side * each.instructions) * cycle_us
-    moved = 1e6 * figures.bytes / machine.bandwidth
+    moved = 1e6 * work.share * figures.bytes / machine.bandwidth
     return Time(figures.kernel, moved, issue, latency, machine.gap_us, here)
 
 
@@ -249,7 +282,7 @@ def stored_figures(workload: str, path: Path = FIGURES) -> list[Figures]:
     """Return the launches of a workload as they were compiled last; none of one that was not."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["workload"] == workload]
-    numbers = ("programs", "warps", "registers", "shared", "bytes")
+    numbers = COLUMNS[3:-2]
     return [
         Figures(
             row["pass"] == "backward",

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -177,7 +178,7 @@ class TestGPUBenchmark:
         rows = [row for table, part in parts for row in part if table == "coattention"]
         assert [row["rival"] for row in rows[:2]] == ["ours", "ours"]
         assert [row["right"] for row in rows[:2]] == ["yes", "yes"]
-        forward = {row["rival"]: row for row in rows if "backward" not in row["workload"]}
+        forward = {row["rival"]: row for row in rows if row["workload"].endswith("forward")}
         assert list(forward) == ["ours", "eager", "SDPA, bias ready-built", *gpu.gpu_rivals.FLEX]
         assert all(row["median_us"] and row["host_us"] for row in forward.values())
         assert float(forward["ours"]["of_floor"]) > 0
@@ -185,6 +186,7 @@ class TestGPUBenchmark:
         assert len(path.read_text().splitlines()) == len(rows) + 1
         verdicts = gpu.attention_verdicts(workload, rows)
         assert any("not measured (goal 10 x)" in line for line in verdicts)
+        assert sum("of the host (goal" in line for line in verdicts) == 2
         gpu.show("coattention", rows)
         done = gpu.finished(tmp_path, "NVIDIA Nothing")
         assert list(gpu.rival_rows(workload, at, done)) == []
@@ -194,7 +196,7 @@ class TestGPUBenchmark:
         swapped = lambda ours, *others: check(ours | {"q": ours["k"]}, *others)  # noqa: E731
         monkeypatch.setattr(gpu, "assert_all_accurate", swapped)
         workload = gpu.Workload("2 molecules", 2, 8, 2)
-        (_, forward), (_, both), _ = gpu.our_rows(workload, at)
+        (_, forward), (_, both), _host, _kernels = gpu.our_rows(workload, at)
         for row in forward + both:
             assert (row["right"], row["note"][:15]) == ("no", "wrong: q: error")
             assert float(row["median_us"]) > 0
@@ -236,8 +238,6 @@ class TestGPUBenchmark:
         assert notes[4] == ("SDPA, bias ready-built", "", True)
 
     def test_rivals_that_come_too_late_are_named_and_run_next_time(self, gpu, at, tmp_path):
-        import dataclasses
-
         import measurements
 
         workload = gpu.Workload("2 molecules", 2, 8, 2, rivals=("SDPA",))
@@ -367,6 +367,7 @@ class TestLayerModel:
     def figures(self, model, **changes):
         code = model.Code(model.Block(100, 0, 0), (model.Block(50, 4, 2),))
         numbers = {"programs": 132 * 40, "warps": 2, "registers": 128, "shared": 8192, "bytes": 0}
+        numbers |= {"above": 0, "tile": 0, "tiles": 0}
         kind = {"backward": False, "kernel": "some", "code": code}
         return model.Figures(**kind | numbers | changes)
 
@@ -376,11 +377,20 @@ class TestLayerModel:
         assert code.loops == ((3, 1, 1), (2, 0, 0))
 
     def test_trips(self, model):
-        shape = model.Shape((32, 33, 65), heads=4, width=24)  # 1, 2 and 3 tiles
-        assert model.key_tiles(shape) == pytest.approx((1 + 4 + 9) / 6)
-        attend = self.figures(model, kernel="attend")
-        assert model.executed(attend, shape) == pytest.approx((100 + 50 * 14 / 6, 28 / 3, 14 / 3))
-        assert model.executed(self.figures(model), shape) == (150, 4, 2)  # unknown: once
+        shape = model.Shape((20, 33, 65), heads=4, width=24)  # 1, 2 and 3 tiles
+        loop = self.figures(model, kernel="attend", tile=32)
+        assert model.work_of(loop, shape) == (1, (pytest.approx(14 / 6),))
+        each = model.executed(loop, model.work_of(loop, shape))
+        assert each == pytest.approx((100 + 50 * 14 / 6, 28 / 3, 14 / 3))
+        larger = dataclasses.replace(loop, above=32)
+        assert model.work_of(larger, shape) == (pytest.approx(5 / 6), (pytest.approx(13 / 5),))
+        single = dataclasses.replace(loop, kernel="differentiate", tiles=1)
+        assert model.work_of(single, shape) == (pytest.approx(1 / 3), (0, 1, 1))
+        double = dataclasses.replace(single, tiles=2, above=32)
+        assert model.work_of(double, shape) == (pytest.approx(1 / 3), (0, 2, 4))
+        assert model.work_of(dataclasses.replace(double, above=64), shape).share == 0
+        unknown = self.figures(model)
+        assert model.executed(unknown, model.work_of(unknown, shape)) == (150, 4, 2)
 
     def test_how_many_programs_fit(self, model):
         machine = model.Machine()

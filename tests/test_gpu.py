@@ -258,8 +258,9 @@ def test_gpu_bench_as_it_will_run(tmp_path):
     assert "failed:" not in output, output
     attention = rows(out, "coattention")
     ours = [row for row in attention if row["rival"] == "ours"]
-    assert [row["right"] for row in ours] == ["no", "no"]
-    assert all(row["note"].startswith("wrong: ") and float(row["host_us"]) > 0 for row in ours)
+    assert [row["right"] for row in ours] == ["no", "no", ""]  # the last is the host's time
+    assert all(row["note"].startswith("wrong: ") for row in ours[:2])
+    assert all(float(row["host_us"]) > 0 for row in ours)
     both = {row["rival"] for row in attention if row["workload"].endswith("backward")}
     assert both == {"ours", "eager", "torch.compile", "SDPA, bias ready-built", "FlexAttention"}
     assert {row["right"] for row in rows(out, "buckets")} == {"no"}
