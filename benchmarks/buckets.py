@@ -79,7 +79,7 @@ def avoid_wrong(folder: Path, gpu: str) -> list[str]:
     from collamo_kernels.coattention.triton import trust
 
     def choice(row: dict) -> trust.Choice:
-        bucket = row["bucket"] if row["bucket"] == "loop" else int(row["bucket"])
+        bucket = int(row["bucket"]) if row["bucket"].isdigit() else row["bucket"]
         return trust.Choice(getattr(torch, row["dtype"]), int(row["width"]), bucket)
 
     machine = trust.machine_of(torch.device(DEVICE, torch.cuda.current_device()))

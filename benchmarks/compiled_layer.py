@@ -3,9 +3,10 @@
     python benchmarks/compiled_layer.py
 
 runs a layer of each workload of ``gpu.py`` on a driver that compiles for sm_90 and launches
-nothing, reads the machine code, and writes ``data/layer_sm90.csv``, from which `layer_model`
-derives times: grid, warps, registers, shared memory, instructions outside and inside of loops,
-bytes of all tensors. Takes minutes; run it after a change to a kernel.
+nothing, as a Hopper GPU with Triton 3.6 takes it (`collamo_kernels.coattention.triton.trust`),
+reads the machine code, and writes ``data/layer_sm90.csv``, from which `layer_model` derives times:
+grid, warps, registers, shared memory, instructions outside and inside of loops, bytes of all
+tensors. Takes minutes; run it after a change to a kernel.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from triton.runtime import driver
 from collamo_kernels.testing import attend
 
 CAPABILITY = 90
+TRITON = "3.6.0"  # what is doubted there with it is not taken; it is this Triton that compiles
 # Arguments that no program touches where the radial table is fine enough.
 UNTOUCHED = {"phi", "du"}
 
@@ -107,9 +109,15 @@ class Operations(TorchDispatchMode):
 
 def launches(workload: gpu.Workload) -> dict[str, tuple[list[Launch], int]]:
     """Launch a layer of a workload; of each pass our kernels, and how many PyTorch launches."""
-    from collamo_kernels.coattention.triton import backend
+    from collamo_kernels.coattention.triton import backend, configuration, trust
     from collamo_kernels.pairwise_distances import _triton as on_distances
 
+    def refused(device: torch.device, width: int, dtype: torch.dtype) -> frozenset:
+        every = (trust.Choice(dtype, width, x) for x in configuration.buckets(width, dtype))
+        capability = divmod(CAPABILITY, 10)
+        return frozenset(x.bucket for x in every if trust.doubt(capability, TRITON, x))
+
+    trust.refused = refused
     for module in (backend, on_distances):
         module.unsupported = lambda call: None  # not even tensors of the CPU
     torch.cuda.get_device_capability = lambda device=None: divmod(CAPABILITY, 10)

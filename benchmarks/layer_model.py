@@ -183,7 +183,7 @@ def attention_work(figures: Figures, shape: Shape) -> Work:
     return Work(sum(tiles) / sum(every), trips)
 
 
-def units_and_chunks(shape: Shape, slice: int = 32, chunk: int = 64) -> Work:
+def units_and_chunks(shape: Shape, slice: int, chunk: int) -> Work:
     """Slices of the hidden layer, and chunks of Gaussians for each."""
     slices = max(1, shape.units // slice)
     return Work(1.0, (slices, slices * math.ceil(shape.gaussians / chunk)))
@@ -194,16 +194,33 @@ def steps(shape: Shape, steps: int = 16) -> Work:
     return Work(1.0, (steps / 2, steps / 2))
 
 
-def never(shape: Shape) -> Work:
-    """Of what serves the exact Φ3d: the table is fine enough."""
+def sums_of_parts(shape: Shape) -> Work:
+    """The gradient of the table: 2,048 knots in 32 parts of tiles of 16, 32 Gaussians at a time."""
+    tiles = 2048 / 16 / 32
+    return Work(1.0, (tiles, tiles * math.ceil(shape.gaussians / 32)))
+
+
+def without_exact(shape: Shape) -> Work:
+    """The table is fine enough, so that no loop of the exact Φ3d runs."""
     return Work(1.0, (0,) * 9)
+
+
+def nothing(shape: Shape) -> Work:
+    """Likewise of a kernel that has nothing else to do."""
+    return Work(0.0)
 
 
 # What is missing here runs every loop once.
 WORK: dict[str, Callable[[Shape], Work]] = {
-    **dict.fromkeys(("survey", "tabulate"), units_and_chunks),
-    **dict.fromkeys(("locate", "evaluate", "pull_back", "add_exact"), never),
+    "survey": lambda shape: units_and_chunks(shape, slice=64, chunk=32),
+    "tabulate": lambda shape: units_and_chunks(shape, slice=32, chunk=64),
+    "locate": without_exact,
+    **dict.fromkeys(("evaluate", "pull_back", "add_exact"), nothing),
     "add_up": steps,
+    # One program of twenty adds up the runs of a hop, in some 27 turns, the others three of a cell.
+    "finish": lambda shape: Work(1.0, (1.5, 3, *(0,) * 6)),
+    "differentiate": sums_of_parts,
+    "collect": lambda shape: Work(1.0, (1, 8, 0, 0, 0, 0)),  # 32 rows, four at a time
 }
 
 
