@@ -525,7 +525,8 @@ def _times_floor(ours: dict, most: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Measure everything, keep the rows, and say which goals are met; or measure one part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=measurements.HERE.parent / "build/gpu-bench")
+    default = measurements.HERE.parent / "build" / "gpu-bench"
+    parser.add_argument("--out", type=lambda name: Path(name).resolve(), default=default)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--only", default="", help="parts whose names this regex finds")
     parser.add_argument("--part", help="measure this one here, and print its rows")
