@@ -53,15 +53,23 @@ def run(call: CoattentionCall) -> Tensor:
         valid=relations.valid,
         cu_seqlens=relations.cu_seqlens,
         scale=1 / math.sqrt(call.q.shape[-1]) if call.scale is None else call.scale,
-        dropout_p=call.dropout_p,
     )
     if call.radial is not None and relations.coordinates is not None:
         with torch.autocast("cpu", enabled=False):
             arguments = _with_radial(arguments, relations, relations.coordinates, call.radial)
     if call.dropout_p > 0:
         # Drawn where F.dropout would draw, so torch.manual_seed decides.
-        arguments = arguments._replace(seed=torch.randint(2**63 - 1, (1,)))
+        seed = torch.randint(2**63 - 1, (1,))
+        arguments = arguments._replace(seed=seed, dropout_p=probability(call.dropout_p))
     return op.attend(arguments)
+
+
+def probability(dropout_p: float) -> Tensor:
+    """Return p as the operators take it, float64 ``[1]``.
+
+    As a product: a compiled graph keeps p a number of its own in one, not in `torch.full`.
+    """
+    return torch.ones(1, dtype=torch.float64) * dropout_p
 
 
 def _with_radial(

@@ -47,10 +47,10 @@ class Arguments(NamedTuple):
     atom_types: Tensor | None = None
     first_knot: Tensor | None = None
     seed: Tensor | None = None
+    dropout_p: Tensor | None = None
     low: float = 0.0
     block: float = 1.0
     scale: float = 1.0
-    dropout_p: float = 0.0
     phi_of_all_pairs: bool = False
 
     @classmethod

@@ -32,8 +32,9 @@ def definition(arguments: Arguments) -> Tensor:
         sink=arguments.sink,
         scale=arguments.scale,
     )
-    if arguments.seed is not None and arguments.dropout_p > 0:
-        weights = weights * dropout_factors(arguments.seed, weights.shape, arguments.dropout_p)
+    seed, dropout_p = arguments.seed, arguments.dropout_p
+    if seed is not None and dropout_p is not None:
+        weights = weights * dropout_factors(seed, weights.shape, float(dropout_p))
     if relations.valid is not None:
         v = torch.where(relations.valid[:, None, :, None], v, 0.0)
     out = (weights @ v.to(weights.dtype)).to(q.dtype)

@@ -12,7 +12,8 @@ share the `Arguments`, where Φ3d is a table or one row per pair:
 - ``bias`` as in `coattention`; ``hops``, ``valid``, ``cu_seqlens``, ``has_3d`` as in `Relations`
 - ``pair_types``, ``atom_types``: int32
 - ``sink [H]`` float32: one more logit of every row, whose value is zero
-- ``seed [1]`` int64: which weights dropout drops
+- ``seed [1]`` int64: which weights dropout drops; ``dropout_p [1]`` float64: how many, in a tensor
+  so that no graph is compiled for it
 - ``softmax_statistics [2, atoms, H]`` float32: ``row_max``, the largest logit of each row, and
   ``inverse_sum``, 1 / Σ exp(logit - row_max), both with the sink's; 0 for padding. Apart, because
   log Σ exp as one number rounds by 2e-7 at 5.
@@ -191,7 +192,7 @@ torch.library.custom_op(
     second_derivative,
     mutates_args=(),
     schema="(Tensor grad, Tensor?[] tensors, Tensor?[] cotangents, float low, float block, "
-    "float scale, float dropout_p, bool phi_of_all_pairs) -> Tensor[]",
+    "float scale, bool phi_of_all_pairs) -> Tensor[]",
 ).register_fake(fake_second)
 if why_absent() is None:
     torch.library.register_fake("collamo_kernels::coattention_forward", fake_forward)

@@ -76,8 +76,8 @@ const T* pointer(const Optional& x) {
 struct Arguments {
   Optional hop_bias, rows, slope_rows, phi, bias, coordinates, affine, sink, hops, valid,
       cu_seqlens, has_3d;
-  Optional pair_types, atom_types, first_knot, seed;
-  double low, block, scale, dropout;
+  Optional pair_types, atom_types, first_knot, seed, dropout;
+  double low, block, scale;
   bool phi_of_all_pairs;
 };
 
@@ -242,9 +242,10 @@ Bound bind(const Tensor& q, const Tensor& k, const Tensor& v, const Arguments& a
   check(call.dim >= 1, "the head width must be at least 1");
   call.q = atoms_of(q, "q"), call.k = atoms_of(k, "k"), call.v = atoms_of(v, "v");
   call.scale = static_cast<float>(a.scale);
-  check(a.dropout >= 0 && a.dropout < 1, "dropout_p must be at least 0 and below 1");
-  call.dropout = a.dropout;
-  if (a.dropout > 0) {
+  call.dropout = 0;
+  if (a.dropout) {
+    call.dropout = *plain(a.dropout, ScalarType::Double, 1, "dropout_p")->const_data_ptr<double>();
+    check(call.dropout >= 0 && call.dropout < 1, "dropout_p must be at least 0 and below 1");
     const Optional seed = plain(a.seed, ScalarType::Long, 1, "seed");
     check(seed.has_value(), "dropout needs a seed");
     call.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
@@ -354,12 +355,12 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& out,
       const Optional &coordinates, const Optional &affine, const Optional &sink,                   \
       const Optional &hops, const Optional &valid, const Optional &cu_seqlens,                     \
       const Optional &has_3d, const Optional &pair_types, const Optional &atom_types,              \
-      const Optional &first_knot, const Optional &seed, double low, double block, double scale,    \
-      double dropout_p, bool phi_of_all_pairs
+      const Optional &first_knot, const Optional &seed, const Optional &dropout_p, double low,     \
+      double block, double scale, bool phi_of_all_pairs
 #define COLLAMO_ARGUMENTS                                                                      \
   Arguments {                                                                                  \
     hop_bias, rows, slope_rows, phi, bias, coordinates, affine, sink, hops, valid, cu_seqlens, \
-        has_3d, pair_types, atom_types, first_knot, seed, low, block, scale, dropout_p,        \
+        has_3d, pair_types, atom_types, first_knot, seed, dropout_p, low, block, scale,        \
         phi_of_all_pairs                                                                       \
   }
 #define COLLAMO_SCHEMA                                                                         \
@@ -368,7 +369,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& out,
   "Tensor? coordinates, Tensor? affine, Tensor? sink, Tensor? hops, Tensor? valid, Tensor? "   \
   "cu_seqlens, "                                                                               \
   "Tensor? has_3d, Tensor? pair_types, Tensor? atom_types, Tensor? first_knot, Tensor? seed, " \
-  "float low, float block, float scale, float dropout_p, bool phi_of_all_pairs"
+  "Tensor? dropout_p, float low, float block, float scale, bool phi_of_all_pairs"
 
 std::tuple<Tensor, Tensor> coattention_forward(COLLAMO_PARAMETERS) {
   return forward(q, k, v, COLLAMO_ARGUMENTS);

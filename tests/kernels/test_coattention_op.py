@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 
 import collamo_kernels as ck
@@ -398,12 +399,30 @@ class TestDropout:
                     cu_seqlens=x.relations.cu_seqlens,
                     seed=torch.randint(2**63 - 1, (1,)),
                     scale=1 / math.sqrt(4),
-                    dropout_p=self.P,
+                    dropout_p=torch.tensor([self.P], dtype=torch.float64),
                 )
             )
 
         runs = (ours, inputs), (defined, inputs), (defined, inputs.double())
         assert_all_accurate(*(with_gradients(*run) for run in runs))
+
+    def test_a_new_probability_compiles_no_new_graph(self):
+        """From the second on, where the compiler learns that it changes."""
+        inputs = make_inputs(Case("drop", (5, 3), distances=False))
+
+        def drop(x, dropout_p):
+            torch.manual_seed(5)
+            return on_cpu(x, dropout_p=dropout_p)
+
+        compiler = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(on_cpu, fullgraph=True, backend=compiler)
+        graphs = []
+        for dropout_p in (0.1, 0.2, 0.3, 0.4):
+            torch.manual_seed(5)
+            out = compiled(inputs, dropout_p=dropout_p)
+            assert torch.equal(out, drop(inputs, dropout_p))
+            graphs.append(compiler.frame_count)
+        assert graphs[1:] == [graphs[1]] * 3
 
 
 class TestAnyRadial:
@@ -523,7 +542,11 @@ BAD = {
     "sink must be": {"sink": torch.zeros(1, 2)},
     "sink has the wrong number": {"sink": torch.zeros(3)},
     "sink has the wrong dtype": {"sink": torch.zeros(2, dtype=torch.float64)},
-    "dropout needs a seed": {"dropout_p": 0.5},
+    "dropout needs a seed": {"dropout_p": torch.tensor([0.5], dtype=torch.float64)},
+    "dropout_p has the wrong dtype": {"dropout_p": torch.tensor([0.5])},
+    "dropout_p has the wrong number": {"dropout_p": torch.zeros(2, dtype=torch.float64)},
+    "dropout_p must be at least 0": {"dropout_p": torch.tensor([-0.5], dtype=torch.float64)},
+    "and below 1": {"dropout_p": torch.tensor([1.0], dtype=torch.float64)},
 }
 
 

@@ -263,7 +263,7 @@ def _formula(arguments: dict[str, Any]) -> Tensor:
             cu_seqlens=attention.cu_seqlens,
             seed=attention.seed,
             scale=attention.scale,
-            dropout_p=attention.dropout_p,
+            dropout_p=torch.tensor([attention.dropout_p], dtype=torch.float64),
         )
     )
 
