@@ -34,6 +34,7 @@ WARPS = (1, 2, 4, 8, 16)
 CAPABILITIES = 80, 90
 # Atoms, from and to.
 SIZES = {32: (20, 32), 64: (40, 64), 128: (70, 128), configuration.LOOP: (12, 100)}
+SIZES[configuration.TWO_OF_32] = SIZES[64]
 COLUMNS = ("pass", "bucket", "width", "dtype", "warps", "shipped")
 COLUMNS += tuple(f"sm_{c} {x}" for c in CAPABILITIES for x in ("REG", "STACK", "SHARED"))
 COLUMNS += ("median_us", "fastest")

@@ -252,13 +252,13 @@ class TestOnGPU:
 
         ours = kernels.attend, kernels.differentiate, kernels.differentiate_tile
         ours += on_pairs.locate, table_gradients.add_up
-        for sizes in ((20, 5), (20, 45), (128, 127), (70, 1, 2)):  # every bucket
+        for sizes in ((20, 5), (20, 45), (128, 127), (70, 1, 2), (129, 3)):  # every bucket
             step(sizes)
 
         def compiled():
             return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in ours]
 
         before = compiled()
-        for sizes in ((31,), (48, 16, 64), (90, 70), (129, 3)):
+        for sizes in ((31,), (48, 16, 64), (90, 70), (150, 3), (88, 40, 20)):
             step(sizes)
         assert compiled() == before

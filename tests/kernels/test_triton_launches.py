@@ -232,7 +232,7 @@ def test_a_new_dropout_compiles_nothing(driver):
     assert all(-(2**31) <= x < 2**31 for x in numbers)  # else it would be another type
 
 
-@pytest.mark.parametrize(("version", "rows"), [("3.6.0", {32}), ("3.9.0", {64})])
+@pytest.mark.parametrize(("version", "rows"), [("3.6.0", {32}), ("3.9.0", {32, 64})])
 def test_no_tile_of_64_rows_is_launched_on_hopper_by_an_older_triton(
     version, rows, driver, monkeypatch
 ):
@@ -248,3 +248,49 @@ def test_no_tile_of_64_rows_is_launched_on_hopper_by_an_older_triton(
         for operator, arguments in calls.arguments.items():
             operator(*on_second_gpu(arguments))
     assert {launch.arguments["build"].BLOCK for launch in driver.launches} == rows
+
+
+@pytest.mark.parametrize(
+    ("longest", "mean", "refused", "classes"),
+    [
+        (30, 30, (), [(32, 0)]),
+        (30, 20, (), [(32, 0)]),
+        (64, 64, (), [(64, 0)]),
+        (64, 20, (), [(32, 0), (64, 32)]),
+        (88, 30, (), [(32, 0), (64, 32), ("loop", 64)]),
+        (128, 64, (), [(128, 0)]),
+        (128, 128, (), [(128, 0)]),
+        (300, 63, (), [(32, 0), (64, 32), ("loop", 64)]),
+        (300, 90, (), [("loop", 0)]),
+        (88, 30, (64, 128), [(32, 0), ("2 x 32", 32), ("loop", 64)]),  # Hopper, Triton 3.6
+        (88, 30, (64, "2 x 32"), [(32, 0), ("loop", 32)]),
+        (88, 30, (32,), [(64, 0), ("loop", 64)]),
+        (30, 20, (32,), [(64, 0)]),
+        (30, 20, (32, 64, 128, "2 x 32"), [("loop", 0)]),
+    ],
+    ids=str,
+)
+def test_launches_of_a_batch(longest, mean, refused, classes):
+    """By numbers that the host knows: no molecule is left out, and none is in two of them."""
+    if "triton" not in required_backends():
+        pytest.importorskip("triton")
+    from collamo_kernels.coattention.triton import configuration
+
+    found = configuration.size_classes(longest, mean, 32, torch.bfloat16, frozenset(refused))
+    assert [(x.bucket, x.above) for x in found] == classes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("sizes", [(20, 5), (20, 40, 64), (20, 40, 88), (40, 40)], ids=str)
+def test_every_molecule_is_in_one_launch(sizes, dtype, driver):
+    inputs = make_inputs(Case("sizes", sizes, hops=False, distances=False), dtype)
+    with_gradients(lambda x: attend(x, "packed", backend="triton"), inputs)
+    for kernels in ({"attend"}, {"differentiate", "differentiate_tile"}):
+        taken = []
+        for kernel, _gpu, arguments in driver.launches:
+            if kernel in kernels:
+                build = arguments["build"]
+                tiles = 1 if build.SINGLE else 2 if kernel == "differentiate" else 10
+                limits = arguments["above"], tiles * build.BLOCK
+                taken += [n for n in sizes if limits[0] < n <= limits[1]]
+        assert sorted(taken) == sorted(sizes), kernels

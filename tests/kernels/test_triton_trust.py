@@ -44,14 +44,17 @@ def test_other_gpus_take_every_tile(trust, monkeypatch):
     assert trust.refused(DEVICE, 32, HALF) == frozenset()
 
 
-def test_the_loop_is_taken_instead(trust):
+def test_tiles_of_32_are_taken_instead(trust):
     from collamo_kernels.coattention.triton import configuration
 
-    refused = trust.refused(DEVICE, 32, HALF)
-    taken = [configuration.bucket(n, n, 32, HALF, refused) for n in (20, 40, 100, 300)]
-    assert taken == [32, "loop", "loop", "loop"]
-    trusted = [configuration.bucket(n, n, 32, HALF) for n in (20, 40, 100, 300)]
-    assert trusted == [32, 64, 128, "loop"]
+    def taken(refused):
+        """Buckets of molecules of one size."""
+        classes = [configuration.size_classes(n, n, 32, HALF, refused) for n in (20, 40, 100, 300)]
+        assert all(len(x) == 1 and x[0].above == 0 for x in classes)
+        return [x[0].bucket for x in classes]
+
+    assert taken(trust.refused(DEVICE, 32, HALF)) == [32, "2 x 32", "loop", "loop"]
+    assert taken(frozenset()) == [32, 64, 128, "loop"]
 
 
 def test_what_failed_a_check_is_not_taken(trust):
@@ -110,10 +113,12 @@ def test_every_configuration_is_checked_and_a_process_that_dies_fails_its_own(tr
     assert taken >= len(verdicts) == len({x.choice for x in verdicts})
     failed = [x for x in verdicts if x.error is not None]
     late = trust.Choice(torch.float32, 128, "loop")
-    assert [x.choice for x in failed] == [trust.Choice(torch.float16, 16, "loop"), late]
-    assert failed[1].error.startswith("not checked after")
-    assert "illegal access" in failed[0].error
-    assert list(trust.recorded(trust.machine_of(DEVICE))) == ["float16, width 16, loop"]
+    died = [trust.Choice(torch.float16, 16, x) for x in ("2 x 32", "loop")]
+    assert [x.choice for x in failed] == [*died, late]
+    assert failed[-1].error.startswith("not checked after")
+    assert all("illegal access" in x.error for x in failed[:-1])
+    recorded = trust.recorded(trust.machine_of(DEVICE))
+    assert list(recorded) == ["float16, width 16, 2 x 32", "float16, width 16, loop"]
 
 
 @pytest.mark.skipif(

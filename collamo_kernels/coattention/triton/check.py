@@ -37,7 +37,8 @@ SIZES: dict[configuration.Bucket, tuple[int, ...]] = {
     32: (31, 20, 32),
     64: (64, 40, 33),
     128: (128, 65, 127),
-    configuration.LOOP: (129, 5, 40),
+    configuration.TWO_OF_32: (33, 64, 40),  # taken where 64 is refused
+    configuration.LOOP: (129, 65, 90),
 }
 WORKERS = 4  # processes on one GPU at a time
 LIMIT = 110  # s, of all processes

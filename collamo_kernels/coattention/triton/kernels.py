@@ -134,7 +134,7 @@ class Build(NamedTuple):
 
 # Numbers of a batch: what may change from step to step. Strides over atoms (q_t, out_t) do not.
 BATCH_NUMBERS = (
-    *("longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
+    *("above", "longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
     *("q_b", "q_h", "out_b", "out_h"),
     *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
     *("threshold", "growth"),
@@ -367,7 +367,7 @@ def _reciprocal(total):
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def attend(
     projections: Projections, results: Results, places: Places, terms: Terms,
-    heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
+    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, threshold, growth,
     build: tl.constexpr,
 ):  # fmt: skip
@@ -389,7 +389,7 @@ def attend(
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
-    if first >= n:
+    if first >= n or n <= above or (SINGLE and n > BLOCK):  # or another launch takes it
         return
     if SINGLE:
         first = 0
@@ -523,7 +523,7 @@ def _clear(counters, counter_count):
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
-    heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     threshold, growth, build: tl.constexpr,
 ):  # fmt: skip
@@ -543,7 +543,7 @@ def differentiate(
     head = first_head + local
     molecule = tl.program_id(0) // group
     start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
-    if n <= 0:
+    if n <= above or n > (BLOCK if SINGLE else 2 * BLOCK):  # or another launch takes it
         return
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
@@ -600,7 +600,7 @@ def differentiate(
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate_tile(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
-    heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     threshold, growth, build: tl.constexpr,
 ):  # fmt: skip
@@ -623,7 +623,7 @@ def differentiate_tile(
     if molecule < 0:
         return
     start, n, pair = place_of(molecule, places.cu_seqlens, places.pair_start, longest, PACKED)
-    if first >= n:
+    if first >= n or n <= above:  # or another launch takes it
         return
     as_keys = tl.program_id(1) == 0
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)

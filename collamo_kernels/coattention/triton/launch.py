@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from collamo_kernels.coattention.triton.rounds import rounds_of
 from collamo_kernels.coattention.triton.terms import LogitTerms
 from collamo_kernels.triton_launch import launch
 
+Choose = Callable[[configuration.Bucket, int, torch.dtype], configuration.Configuration]
 Rounds = Iterator[tuple[slice, Tensor | None]]  # heads, and their dL/dlogits
 
 
@@ -33,16 +34,20 @@ class AttentionInputs:
     scale: float
     dropout_p: float
 
-    def bucket(self) -> tuple[configuration.Bucket, int, torch.dtype]:
-        """Return by what a configuration is chosen: bucket, padded width of a head, dtype."""
+    def launches(self, choose: Choose) -> Iterator[tuple[configuration.Configuration, int]]:
+        """Yield configurations, and above how many atoms each takes the molecules that fit it."""
         q, molecules = self.projections.q, self.molecules
         width = configuration.padded_width(q.shape[-1])
         mean = molecules.atoms / max(1, molecules.count)
         refused = trust.refused(q.device, width, q.dtype)
         if configuration.LOOP in refused:  # a compiled graph did not ask
             raise RuntimeError(f"backend 'triton': {trust.why_none(q.device, width, q.dtype)}")
-        bucket = configuration.bucket(molecules.longest, mean, width, q.dtype, refused)
-        return bucket, width, q.dtype
+        before = None
+        for size in configuration.size_classes(molecules.longest, mean, width, q.dtype, refused):
+            chosen = choose(size.bucket, width, q.dtype)
+            if chosen != before:  # forward, up to 64 atoms and more may be one: the loop
+                yield chosen, size.above
+            before = chosen
 
 
 def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
@@ -56,20 +61,22 @@ def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
     results = Results(torch.empty_like(q), row_max, inverse_sum, logits)
     if not molecules.atoms:
         return results
-    chosen = configuration.forward(*inputs.bucket())
     projections = _same_strides(inputs.projections)
-    tiles = molecules.tile_count(chosen.block, chosen.listed(molecules.packed))
-    shared = _shared(inputs, projections.q, results.out, chosen)
+    launches = [
+        (_tiles(molecules, chosen), _shared(inputs, projections.q, results.out, chosen, above))
+        for chosen, above in inputs.launches(configuration.forward)
+    ]
     for heads in rounds_of(q.shape[1], molecules.pairs, inputs.terms.exact is not None):
-        count = heads.stop - heads.start
-        launch(
-            *(kernels.attend, (tiles * count,)),
-            *(projections, results),
-            terms=inputs.terms.of_heads(heads),
-            first_head=heads.start,
-            group=count,
-            **shared,
-        )
+        count, terms = heads.stop - heads.start, inputs.terms.of_heads(heads)
+        for tiles, shared in launches:
+            launch(
+                *(kernels.attend, (tiles * count,)),
+                *(projections, results),
+                terms=terms,
+                first_head=heads.start,
+                group=count,
+                **shared,
+            )
     return results
 
 
@@ -99,27 +106,30 @@ def _backward_rounds(
     projections, molecules = _same_strides(inputs.projections), inputs.molecules
     q, counters, dbias = projections.q, gradients.counters, gradients.dbias
     kept = counters is not None
-    chosen = configuration.backward(*inputs.bucket())
-    shared = _shared(inputs, q, results.out, chosen)
-    tiles = molecules.tile_count(chosen.block, chosen.listed(molecules.packed))
-    kernel, programs, ways = kernels.differentiate, molecules.count, 1
-    if chosen.tiles is None:  # a tile's program for keys, and one for queries
-        kernel, programs, ways = kernels.differentiate_tile, tiles, 2
+    launches = [
+        (chosen, _shared(inputs, q, results.out, chosen, above))
+        for chosen, above in inputs.launches(configuration.backward)
+    ]
     dbias_b, dbias_h = (0, 0) if dbias is None else _bias_strides(dbias, molecules.packed)[:2]
     for heads in rounds_of(q.shape[1], molecules.pairs, kept or inputs.terms.exact is not None):
         count = heads.stop - heads.start
         ds = q.new_empty((molecules.pairs, count), dtype=torch.float32) if kept else None
-        launch(
-            *(kernel, (programs * count, ways)),
-            *(projections, results, gradients._replace(ds=ds)),
-            terms=inputs.terms.of_heads(heads),
-            first_head=heads.start,
-            group=count,
-            counter_count=0 if counters is None else len(counters),
-            dbias_b=dbias_b,
-            dbias_h=dbias_h,
-            **shared,
-        )
+        terms = inputs.terms.of_heads(heads)
+        for chosen, shared in launches:
+            kernel, programs, ways = kernels.differentiate, molecules.count, 1
+            if chosen.tiles is None:  # a tile's program for keys, and one for queries
+                kernel, programs, ways = kernels.differentiate_tile, _tiles(molecules, chosen), 2
+            launch(
+                *(kernel, (programs * count, ways)),
+                *(projections, results, gradients._replace(ds=ds)),
+                terms=terms,
+                first_head=heads.start,
+                group=count,
+                counter_count=0 if counters is None else len(counters),
+                dbias_b=dbias_b,
+                dbias_h=dbias_h,
+                **shared,
+            )
         yield heads, ds
 
 
@@ -134,9 +144,17 @@ def like_bias(bias: Tensor) -> Tensor:
     return torch.empty_like(bias, memory_format=torch.contiguous_format)
 
 
+def _tiles(molecules: Molecules, chosen: configuration.Configuration) -> int:
+    """Tiles of a launch; where a molecule is one tile, there is one for each molecule."""
+    if chosen.tiles == 1:
+        return molecules.count
+    return molecules.tile_count(chosen.block, chosen.listed(molecules.packed))
+
+
 def _shared(
-    inputs: AttentionInputs, q: Tensor, out: Tensor, chosen: configuration.Configuration
-) -> dict[str, Any]:
+    inputs: AttentionInputs, q: Tensor, out: Tensor, chosen: configuration.Configuration,
+    above: int,
+) -> dict[str, Any]:  # fmt: skip
     """Arguments of the kernels forward and backward."""
     molecules, terms, bias = inputs.molecules, inputs.terms, inputs.terms.bias
     q_b, q_h, q_t = _strides(molecules, q)
@@ -155,9 +173,10 @@ def _shared(
     )
     return {
         "places": molecules.places(inputs.valid),
+        "above": above,
         "heads": q.shape[1],
         "longest": molecules.longest,
-        "blocks": molecules.blocks(chosen.block),
+        "blocks": 1 if chosen.tiles == 1 else molecules.blocks(chosen.block),
         "pairs": molecules.pairs,
         "buckets": terms.buckets,
         "cells": terms.cells,
