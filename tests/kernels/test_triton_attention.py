@@ -129,6 +129,46 @@ def test_two_tiles_in_one_program(case, knots, layout, monkeypatch, launches):
     assert_all_accurate(actual, yardstick, exact)
 
 
+@pytest.mark.parametrize("tiles_of_64", [True, False], ids=["64", "2-x-32"])
+@pytest.mark.parametrize("sizes", [(40, 3, 0, 33), (5, 34, 66)], ids=str)
+def test_molecules_of_every_size_in_one_batch(sizes, tiles_of_64, monkeypatch, launches):
+    """Each size is a launch; where tiles of 64 are refused, tiles of 32 take their place."""
+    from collamo_kernels.coattention.triton import trust
+
+    refused = frozenset() if tiles_of_64 else frozenset({64, 128})
+    monkeypatch.setattr(trust, "refused", lambda *_: refused)
+    inputs = draw(Case("sizes", sizes, heads=1, width=8, bias=True, sink=True), torch.float16)
+    exact = with_gradients(attend, inputs.double())
+    yardstick = with_gradients(attend_eagerly, inputs)
+    with launches() as names:
+        actual = with_gradients(by_triton("packed"), inputs)
+    assert names.count("attend") == 2 + (tiles_of_64 and max(sizes) > 64)
+    assert names.count("differentiate") == 3  # the last is that of the radial table
+    assert names.count("differentiate_tile") == (max(sizes) > 64)
+    assert_all_accurate(actual, yardstick, exact)
+
+
+def test_the_order_of_molecules_changes_no_bit():
+    generator = torch.Generator().manual_seed(0)
+    sizes, heads, width = (5, 66, 34), 2, 8
+    molecules = [torch.randn(4, n, heads, width, generator=generator) for n in sizes]
+    sink = torch.tensor([0.5, -1.0], device=DEVICE)
+
+    def results(order):
+        q, k, v, cotangent = torch.cat([molecules[x] for x in order], 1).half().to(DEVICE)
+        ends = torch.tensor([0, *(sizes[x] for x in order)]).cumsum(0).int()
+        relations = ck.Relations(cu_seqlens=ends.to(DEVICE))
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        out = ck.coattention(*leaves, relations=relations, sink=sink, backend="triton")
+        every = (out, *torch.autograd.grad(out, leaves, cotangent))
+        split = zip(*(x.split([sizes[y] for y in order]) for x in every), strict=True)
+        return dict(zip(order, split, strict=True))
+
+    first, again = results((0, 1, 2)), results((2, 0, 1))
+    for molecule, own in first.items():
+        assert all(torch.equal(x, y) for x, y in zip(own, again[molecule], strict=True))
+
+
 EXACT = (
     Case("linear", (17, 0, 5), width=8),
     Case("mlp", (7, 12), conformer_missing=True, head="mlp", gaussians=20),

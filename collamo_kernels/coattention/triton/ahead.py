@@ -170,6 +170,15 @@ def shipped(sink: bool = False) -> Iterator[Program]:
                     yield attention(bucket, width, dtype, forward, absent=absent)
 
 
+def shipped_with_logits() -> Iterator[Program]:
+    """The attention of `pair_bias_attention`, for heads of Uni-Mol's width."""
+    tables = "hops", "hop_bias", "spot", "coefficients", "phi", "fits", "ds", "counters"
+    absent = ("seed", "valid", *SINK, *tables)
+    for bucket in configuration.buckets(16, torch.bfloat16):
+        for forward in (True, False):
+            yield attention(bucket, 16, torch.bfloat16, forward, absent=absent)
+
+
 def shipped_on_pairs() -> Iterator[Program]:
     """The kernels on pairs."""
     blocks = {"BLOCK": PAIRS.atoms, "PACKED": True}
