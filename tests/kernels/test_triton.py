@@ -27,6 +27,8 @@ SPILLS = {
     ("backward 128 atoms, width 64, bf16", 80): 216,
     ("backward 128 atoms, width 64, bf16", 90): 64,  # 40 by Triton 3.9
     ("backward 128 atoms, width 64, bf16, sink", 90): 72,  # 32 by Triton 3.9
+    ("backward 128 atoms, width 16, bf16, logits", 80): 120,  # 8 by Triton 3.9
+    ("forward 64 atoms, width 16, bf16, logits", 80): 8,  # 0 by Triton 3.6
     # Triton 3.6 only; 3.9 spills nothing here.
     **{("tabulate, mlp", 90): 24, ("evaluate, mlp", 90): 8},
     ("table differentiate, linear", 90): 16,

@@ -30,6 +30,7 @@ OWN_TYPE = {"q", "k", "v", "out", "grad", "dq", "dk", "dv", "bias", "dbias"}
 SINK = ("sink", "dsink")
 LOGITS = ("logits", "dlogits")
 WITH_SINK = ", sink"
+WITH_LOGITS = ", logits"
 POINTERS = {
     "*i64": {"pair_start", "seed", "order", "offsets", "segments", "spot"},
     "*u8": {"valid", "hops", "keys"},
@@ -154,6 +155,7 @@ def attention(
     )
     name = f"{'forward' if forward else 'backward'} {bucket} atoms, width {width}, {TYPES[dtype]}"
     name += "" if "sink" in absent else WITH_SINK
+    name += "" if "logits" in absent else WITH_LOGITS
     kernel = kernels.differentiate_tile if chosen.tiles is None else kernels.differentiate
     kernel = kernels.attend if forward else kernel
     constants = {"build": build._replace(**changes), **dict.fromkeys(absent)}
