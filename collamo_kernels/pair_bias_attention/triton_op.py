@@ -62,7 +62,7 @@ ROWS = ("out", "row_max", "inverse_sum")  # of the forward operator, which the b
 
 def attend(call: PairBias, with_logits: bool) -> tuple[Tensor, Tensor]:
     """Return the output and the logits, ``[0]`` without `with_logits`."""
-    return torch.ops.collamo_kernels.pair_bias_attention_triton(*call, with_logits)[:2]
+    return call_forward(*call, with_logits)[:2]
 
 
 def attend_in_place(call: PairBias) -> Tensor:
@@ -137,9 +137,8 @@ def differentiate(
     saved = ctx.saved_tensors
     grad = torch.zeros_like(saved[0]) if grad is None else grad
     learns = ctx.needs_input_grad[LEARNED.index("bias")]
-    run = torch.ops.collamo_kernels.pair_bias_attention_triton_backward
     sent = grad_logits if ctx.with_logits else None
-    *by_qkv, by_bias = run(grad, sent, learns, *saved, *ctx.numbers)
+    *by_qkv, by_bias = call_backward(grad, sent, learns, *saved, *ctx.numbers)
     others = len(PairBias._fields) + 1 - len(LEARNED)
     return *by_qkv, by_bias if learns else None, *[None] * others
 
@@ -169,12 +168,12 @@ NUMBERS = "float scale, float dropout_p, SymInt longest"
 ALWAYS = set(TENSORS) - {"seed"}
 ARGUMENTS = f"{tensors(TENSORS, ALWAYS)}, {NUMBERS}"
 NAME = "pair_bias_attention_triton"
-define(
+call_forward = define(
     NAME,
     f"({ARGUMENTS}, bool with_logits) -> {unnamed_tensors(4)}",
     *(run_forward, fake_forward, keep, differentiate),
 )
-define(
+call_backward = define(
     f"{NAME}_backward",
     f"(Tensor grad, Tensor? grad_logits, bool bias_learns, {tensors(ROWS, ROWS)}, {ARGUMENTS}) "
     f"-> {unnamed_tensors(4)}",
