@@ -27,6 +27,7 @@ SPILLS = {
     ("backward 128 atoms, width 64, bf16", 80): 216,
     ("backward 128 atoms, width 64, bf16", 90): 64,  # 40 by Triton 3.9
     ("backward 128 atoms, width 64, bf16, sink", 90): 72,  # 32 by Triton 3.9
+    ("backward 64 atoms, width 64, fp32", 90): 64,  # 32 with a sink; 0 by Triton 3.6
     ("backward 128 atoms, width 16, bf16, logits", 80): 120,  # 8 by Triton 3.9
     ("forward 64 atoms, width 16, bf16, logits", 80): 8,  # 0 by Triton 3.6
     # Triton 3.6 only; 3.9 spills nothing here.
