@@ -66,10 +66,11 @@ def doubted_too(request, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("atoms", "bucket"), [(48, 64), (100, 128)])
 def test_tiles_of_64_rows(atoms, bucket, dtype, doubted_too):
-    """All molecules alike, so that they are taken: on Hopper their products are wgmma."""
+    """All molecules alike, so that they are taken (`test_triton_trust.py` holds that): on Hopper
+    their products are wgmma."""
     from collamo_kernels.coattention.triton import configuration
 
-    assert configuration.bucket(atoms, atoms, 32, dtype) == bucket
+    assert bucket in configuration.buckets(32, dtype)
     inputs = make_inputs(Case("alike", (atoms,) * 3, 2, 24, bias=True, sink=True), dtype, DEVICE)
     exact = with_gradients(lambda x: attend(x, backend="reference"), inputs.double())
     yardstick = with_gradients(attend_eagerly, inputs)
