@@ -21,6 +21,19 @@ def benchmarks(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
+def test_every_pass_of_the_hosts_time_runs(benchmarks, monkeypatch):
+    import host_time
+
+    calls = []
+    monkeypatch.setattr(host_time.ck, "coattention", lambda q, *_, **__: calls.append(q) or 2 * q)
+    for name in host_time.CASES:
+        calls.clear()
+        for call in host_time.passes(name, "cpu").values():
+            median, least = host_time.microseconds(call, 3, "cpu")
+            assert 0 < least <= median
+        assert len(calls) == 3 * (host_time.WARM + 3)
+
+
 def test_the_answers_of_attention_are_checked(benchmarks):
     import bench_coattention as bench
 
