@@ -144,6 +144,20 @@ def test_radial_kernels_fit(capability, triton):
 
 
 @pytest.mark.slow
+def test_sums_of_table_gradients_share_a_processor(triton):
+    """They wait for memory: three programs and more hide that. An exact branch inside took 195."""
+    from collamo_kernels.coattention.triton import ahead as ahead
+
+    sums = [x for x in ahead.shipped_on_pairs() if x.name.startswith("add_up")]
+    assert sums
+    for program in sums:
+        used = program.compile(90)
+        assert used["REG"] <= 96, (program.name, used)
+        assert 3 * 32 * program.num_warps * used["REG"] <= 65536
+        assert 3 * used["SHARED"] <= 2 * SHARED
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("bucket", [32, "loop"])
 def test_every_term_compiles(bucket, packed, triton):

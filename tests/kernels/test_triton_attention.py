@@ -69,6 +69,18 @@ def small_tables(monkeypatch):
     set_knots(monkeypatch, 2048)
 
 
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """In the interpreter fewer programs, of more entries each."""
+    if _triton.INTERPRETED:
+        set_pairs(monkeypatch, entries=256, hop_entries=16)
+
+
+def set_pairs(monkeypatch, **sizes):
+    launch = pytest.importorskip("collamo_kernels.coattention.triton.launch_pairs")
+    monkeypatch.setattr(launch, "PAIRS", dataclasses.replace(launch.PAIRS, **sizes))
+
+
 def set_knots(monkeypatch, knots):
     for dtype in FIXED_KNOTS:
         monkeypatch.setitem(FIXED_KNOTS, dtype, knots)
@@ -324,7 +336,6 @@ def test_heads_in_rounds(knots, monkeypatch, launches):
     from collamo_kernels.coattention.triton import rounds as rounds_of_heads
 
     set_knots(monkeypatch, knots)
-    # Counters are set aside for two columns of heads, and a round has one.
     inputs = draw(Case("nine heads", (6, 4), heads=9, width=8, head="mlp"))
     whole = with_gradients(by_triton(), inputs)
     a_head = 4 * inputs.relations.num_pairs
@@ -336,6 +347,18 @@ def test_heads_in_rounds(knots, monkeypatch, launches):
         assert torch.equal(whole[name], rounds[name]), name
     exact = with_gradients(attend, inputs.double())
     assert_all_accurate(rounds, with_gradients(attend_eagerly, inputs), exact)
+
+
+@pytest.mark.parametrize(("fit", "counts"), [(3, [3] * 13 + [1]), (8, [8] * 5), (21, [16, 16, 8])])
+def test_rounds_begin_where_a_sector_does(fit, counts, monkeypatch):
+    """dL/dlogits of a pair are side by side; 8 of them are 32 bytes, which are read together."""
+    from collamo_kernels.coattention.triton import rounds as rounds_of_heads
+
+    monkeypatch.setattr(rounds_of_heads, "BUDGET", fit * 4 * 100)
+    rounds = list(rounds_of_heads.rounds_of(40, 100, limited=True))
+    assert [x.stop - x.start for x in rounds] == counts
+    assert [x.start for x in rounds] == [0, *(x.stop for x in rounds[:-1])]
+    assert list(rounds_of_heads.rounds_of(40, 100, limited=False)) == [slice(0, 40)]
 
 
 def test_launches(launches):
@@ -350,8 +373,8 @@ def test_launches(launches):
     assert {f._opname for f in forward.others} - VIEWS == {"abs", "add", "cat"}
     with launches() as names, Recorder() as backward:
         torch.autograd.grad(out, tensors, inputs.cotangent)
-    assert names[:3] == ["evaluate", "differentiate", "add_up"]  # of the attention
-    assert names[3:] == ["differentiate", "collect"]  # the radial table
+    own = "evaluate", "differentiate", "add_up", "add_exact", "finish"  # of the attention
+    assert names == [*own, "differentiate", "collect"]  # the radial table
     assert {f._opname for f in backward.others} - VIEWS == {"add", "mul", "sgn"}
 
 
@@ -401,14 +424,14 @@ def unwritten_is_nan():
 @pytest.mark.skipif(not _triton.INTERPRETED, reason="a GPU runs programs in an order of its own")
 @pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
 def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
-    """Slices that share chunks and chunks that share slices, gaps and heads of two columns."""
+    """Entries of several rows of pairs and rows of several entries, gaps, heads of two columns."""
     from triton.runtime.interpreter import interpreter_builder
 
     from collamo_kernels.coattention.triton import launch_pairs as launch
 
     set_knots(monkeypatch, knots)
-    finer = {"entries": 64, "hop_entries": 2, "chunk": 64, "runs": 4, "heads": 2}
-    monkeypatch.setattr(launch, "PAIRS", dataclasses.replace(launch.PAIRS, **finer))
+    finer = {"entries": 64, "hop_entries": 2, "runs": 4, "hop_runs": 2}
+    set_pairs(monkeypatch, **finer, sums=32, steps=4, heads=2, columns=2)
     finer = {"places": 64, "slice": 16, "chunk": 16}
     radial = launch.on_radial
     monkeypatch.setattr(radial, "RADIAL", dataclasses.replace(radial.RADIAL, **finer))
@@ -431,11 +454,8 @@ def test_same_bits_in_whatever_order_programs_end(knots, monkeypatch):
 
 @pytest.mark.usefixtures("unwritten_is_nan")
 def test_entries_behind_a_gap_are_zero(monkeypatch):
-    """Whole slices of the hop table that no pair reads, where a chunk ends and within one."""
-    from collamo_kernels.coattention.triton import launch_pairs as launch
-
-    finer = dataclasses.replace(launch.PAIRS, hop_entries=2, chunk=64)
-    monkeypatch.setattr(launch, "PAIRS", finer)
+    """Columns of the hop table that no pair reads, where a row of pairs ends and within one."""
+    set_pairs(monkeypatch, hop_entries=2, hop_runs=2, steps=64, sums=64)
     hops = torch.tensor([1] * 64 + [20] * 96 + [40] * 32 + [255] * 64, dtype=torch.uint8)
     relations = ck.Relations(hops=hops, cu_seqlens=torch.tensor([0, 16], dtype=torch.int32))
     relations, generator = relations.to(DEVICE), torch.Generator().manual_seed(0)

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 
 from collamo_kernels.coattention.triton import configuration as configuration
 from collamo_kernels.coattention.triton import kernels as kernels
+from collamo_kernels.coattention.triton import launch_pairs as launch_pairs
 from collamo_kernels.coattention.triton import pairs as on_pairs
 from collamo_kernels.coattention.triton import table_gradients
 from collamo_kernels.coattention.triton.configuration import PAIRS, RADIAL, Configuration
@@ -193,17 +194,15 @@ def shipped_on_pairs() -> Iterator[Program]:
     yield Program("coordinates, atom types", on_pairs.pull, warps, by_atom)
     yield Program("coordinates, pair types", on_pairs.pull, warps, by_pair)
     sizes = {"TABLE_BLOCKS": BLOCKS, "PAIRS": PAIRS.pairs, "CELLS": PAIRS.cells}
-    sum_build = table_gradients.SumBuild(
-        *(PAIRS.chunk, PAIRS.heads, PAIRS.hop_entries, PAIRS.hop_runs),
-        *(PAIRS.entries, PAIRS.runs, True),
-    )
     for heads in (32, 64):
         for head in ("mlp", "linear"):
             name, build = f"{head}, {heads} heads", _radial_build(head, heads)
             constants = sizes | {"COLUMN": PAIRS.heads, "build": build}
             yield Program(f"locate, {name}", on_pairs.locate, RADIAL.warps, constants)
-            constants = {"sum_build": sum_build, "build": build}
-            yield Program(f"add_up, {name}", table_gradients.add_up, RADIAL.warps, constants)
+        constants = {"build": launch_pairs.sum_build(heads)}
+        yield Program(f"add_up, {heads} heads", table_gradients.add_up, PAIRS.warps, constants)
+        constants = {"build": launch_pairs.finish_build(heads, add=True)}
+        yield Program(f"finish, {heads} heads", table_gradients.finish, PAIRS.warps, constants)
     constants = {"PAIRS": PAIRS.pairs}
     yield Program("build", on_pairs.build, PAIRS.warps, constants, torch.bfloat16)
     yield Program(
@@ -224,7 +223,7 @@ def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
         build = {"build": _radial_build(head, heads, RADIAL.blocks)}
         yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, table | build)
         build = {"build": _radial_build(head, heads)}
-        for kernel in (radial.tabulate, radial.evaluate, radial.pull_back):
+        for kernel in (radial.tabulate, radial.evaluate, radial.pull_back, radial.add_exact):
             name = f"{kernel.__name__}, {head}"
             yield Program(name, kernel, RADIAL.warps, table | build)
         build = {"build": _radial_build(head, heads, chunk=RADIAL.table_chunk)}

@@ -54,9 +54,9 @@ def run_bias_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> t
     located, phi = _of_backward_operator(arguments)
     phi_requested = phi.read_of(Learned(*requested))
     terms = phi_terms.logit_terms(phi, located)
-    counters = launch.counters(terms, grad, len(grad)).zero_()
+    segments = launch.segments(terms, grad).zero_()
     rounds = [(slice(0, len(grad)), grad.t().contiguous())]
-    gradients = phi_terms.gradients_of(phi, located, terms, phi_requested, counters, rounds)
+    gradients = phi_terms.gradients_of(phi, located, terms, phi_requested, segments, rounds)
     return phi_terms.results(phi, gradients, phi_requested, grad)
 
 

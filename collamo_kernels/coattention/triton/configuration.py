@@ -152,11 +152,13 @@ class Pairs:
     pairs: int = 512  # of `locate`
     cells: int = 32  # of the table that a program of `locate` turns into polynomials
     heads: int = 8
-    chunk: int = 256  # sorted pairs that `add_up` sums at a time
-    entries: int = 16  # rows of the radial table that the last program to have a share sums
-    runs: int = 4  # at a time
-    hop_entries: int = 4  # columns of the hop table likewise: few, of many pairs each
-    hop_runs: int = 32
+    sums: int = 512  # of a program of `add_up`: rows of sorted pairs times heads
+    columns: int = 32  # heads of it, at most
+    steps: int = 16  # sorted pairs of a row
+    entries: int = 2  # rows of the radial table that a program of `finish` sums
+    runs: int = 32  # of each at a time
+    hop_entries: int = 1  # columns of the hop table likewise: few, of many pairs each
+    hop_runs: int = 128
     warps: int = 4
 
 

@@ -16,6 +16,13 @@ from collamo_kernels.coattention.triton.configuration import PAIRS
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.pairs import Affine, CellTable
 from collamo_kernels.coattention.triton.rounds import rounds_of
+from collamo_kernels.coattention.triton.table_gradients import (
+    CellSums,
+    FinishBuild,
+    HopSums,
+    LayerSums,
+    SumBuild,
+)
 from collamo_kernels.coattention.triton.terms import LogitTerms
 from collamo_kernels.radial import BLOCKS
 from collamo_kernels.radial.triton import launch as on_radial
@@ -104,79 +111,104 @@ class TableGradients:
     layers: Tensor | None = None
 
 
-def counters(terms: LogitTerms, like: Tensor, heads: int) -> Tensor:
-    """Set memory aside for what `sum_up` counts of so many heads at a time, on that device.
+def segments(terms: LogitTerms, like: Tensor) -> Tensor:
+    """Set memory aside for where the pairs of each cell begin and end: it must be 0 to begin with.
 
-    Where the pairs of each cell begin and end, `segments`, is in it too: all of it begins as 0.
+    Of each cell two int64, as the int32 that `sum_up` takes.
     """
-    return like.new_empty(sum(_slices(terms, heads)), dtype=torch.int32)
-
-
-def _slices(terms: LogitTerms, group: int) -> tuple[int, int, int, int]:
-    """Segments, counters of the hop table, of the radial table and of the radial function."""
-    columns = triton.cdiv(group, PAIRS.heads)
-    hops = triton.cdiv(terms.buckets, PAIRS.hop_entries) * columns
-    if terms.exact is None:
-        return 0, hops, 0, 0
-    segments = 2 * 2 * terms.cells  # [2, C] of int64
-    _, slices, chunks = on_radial.parts(terms.exact, 0, on_radial.RADIAL.chunk).grid
-    cells = triton.cdiv(terms.cells + 1, PAIRS.entries) * columns
-    return segments, hops, cells, (slices + 1) * chunks
+    return like.new_empty(4 * terms.cells, dtype=torch.int32)
 
 
 def sum_up(
     ds: Tensor, heads: slice, orders: SumOrders, terms: LogitTerms, lengths: Tensor | None,
-    counters: Tensor, add: bool, gradients: TableGradients,
+    segments: Tensor, add: bool, gradients: TableGradients,
 ) -> None:  # fmt: skip
     """Write the gradients of some heads into ``hop_bias [H, S]`` and ``rows [C + 1, 2, H]``.
 
     Into `layers`, the parameters of the radial function, goes what the exact Φ3d of these heads
-    sends back (0 where the table fits), on top of what is there if `add`. The `counters` must be 0.
+    sends back (0 where the table fits), on top of what is there if `add`. ``ds [pairs, heads]`` are
+    dL/dlogits, and the `segments` must be 0.
     """
     pairs, group = ds.shape
-    chunks, columns = triton.cdiv(pairs, PAIRS.chunk), triton.cdiv(group, PAIRS.heads)
-    sizes = _slices(terms, group)  # of fewer heads than the counters are for, in rounds
-    segments, hop_counters, cell_counters, layer_counters = counters[: sum(sizes)].split(sizes)
-    hop_size, hop_programs, hop_parts = 0, 0, None
+    build = sum_build(group)
+    rows = triton.cdiv(pairs, build.STEPS)
+    programs = triton.cdiv(rows, build.ROWS) * triton.cdiv(group, build.COLUMN)
+    hop_sums = HopSums(*(None,) * len(HopSums._fields))
     if gradients.hop_bias is not None:
-        hop_size, hop_programs = terms.buckets + 1 + chunks, chunks * columns
-        hop_parts = gradients.hop_bias.new_empty((2, hop_size, group))
-    cell_size, cell_programs, cell_parts = 0, 0, None
+        parts = gradients.hop_bias.new_empty((terms.buckets + rows, group))
+        order = orders.hop_order, orders.hop_keys, orders.hop_offsets
+        hop_sums = HopSums(*order, parts, gradients.hop_bias)
+    cell_sums = CellSums(*(None,) * len(CellSums._fields))
     if gradients.rows is not None:
-        cell_size, cell_programs = terms.cells + 1 + chunks, chunks * columns
-        cell_parts = gradients.rows.new_empty((4, 2, cell_size, group))
-    function, build = on_radial.absent(0 if gradients.rows is None else gradients.rows.shape[2])
-    sums, grid = None, (0, 0, 0)
+        parts = gradients.rows.new_empty((terms.cells + 1 + rows, 4, group))
+        places = segments.view(torch.int64)
+        sorted_pairs = orders.cell_order, terms.spot, terms.fits
+        cell_sums = CellSums(*sorted_pairs, parts, places, lengths, gradients.rows)
+    tables = (gradients.hop_bias is not None) + (gradients.rows is not None)
+    if tables:
+        table_gradients.add_up[(tables * programs,)](
+            *(ds, hop_sums, cell_sums, group, pairs, terms.buckets, terms.cells),
+            0 if gradients.hop_bias is None else programs,
+            build=build,
+            num_warps=PAIRS.warps,
+            enable_fp_fusion=FUSION,
+        )
+    layer_parts = None
     if gradients.layers is not None and terms.exact is not None:
-        sums = on_radial.parts(terms.exact, pairs, on_radial.RADIAL.chunk)
-        function, build, grid = terms.exact.kernel_arguments, terms.exact.build(), sums.grid
-    rows, size = (None, 0) if sums is None else (sums.rows, sums.size)
-    table_gradients.add_up[(hop_programs + cell_programs + math.prod(grid),)](
-        ds,
-        table_gradients.HopSums(
-            *(orders.hop_order, orders.hop_keys, orders.hop_offsets),
-            *(hop_parts, gradients.hop_bias, hop_counters),
-        ),
-        table_gradients.CellSums(
-            *(orders.cell_order, terms.spot, cell_parts, segments.view(torch.int64)),
-            *(lengths, gradients.rows, cell_counters),
-        ),
-        table_gradients.LayerSums(terms.u, terms.fits, rows, gradients.layers, layer_counters),
-        function,
-        *(columns, group, pairs, terms.buckets, terms.cells),
-        *(hop_programs, cell_programs, hop_size, cell_size, heads.start, grid[0], grid[1], size),
-        sum_build=_sum_build(add),
+        assert terms.u is not None  # what comes with the function
+        assert terms.fits is not None
+        layer_parts = on_radial.add_exact(ds, terms.u, terms.fits, terms.exact, heads.start)
+    _finish(hop_sums, cell_sums, layer_parts, heads, pairs, terms, gradients, add)
+
+
+def _finish(
+    hop_sums: HopSums, cell_sums: CellSums, layer_parts: on_radial.Parts | None, heads: slice,
+    pairs: int, terms: LogitTerms, gradients: TableGradients, add: bool,
+) -> None:  # fmt: skip
+    """Add up what `add_up` and `add_exact` left."""
+    group = heads.stop - heads.start
+    build = finish_build(group, add)
+    hop_programs, cell_programs, layer_programs = 0, 0, 0
+    columns = triton.cdiv(group, build.COLUMN)
+    if gradients.hop_bias is not None:
+        hop_programs = triton.cdiv(terms.buckets, build.HOP_ENTRIES) * columns
+    function, _ = on_radial.absent(0)
+    if gradients.rows is not None:
+        function, _ = on_radial.absent(gradients.rows.shape[2])
+        cell_programs = triton.cdiv(terms.cells + 1, build.ENTRIES) * columns
+    layer_sums, turns, slices, size, length = LayerSums(None, None, None), 0, 0, 0, 0
+    if layer_parts is not None and terms.exact is not None and gradients.layers is not None:
+        function, length = terms.exact.kernel_arguments, len(gradients.layers)
+        layer_sums = LayerSums(terms.fits, layer_parts.rows, gradients.layers)
+        (turns, slices, _), size = layer_parts.grid, layer_parts.size
+        layer_programs = triton.cdiv(length, build.LAYER_ENTRIES)
+    table_gradients.finish[(hop_programs + cell_programs + layer_programs,)](
+        *(hop_sums, cell_sums, layer_sums, function),
+        *(group, pairs, terms.buckets, terms.cells, heads.start),
+        *(hop_programs, cell_programs, turns, slices, size, length),
         build=build,
-        num_warps=on_radial.RADIAL.warps,
+        num_warps=PAIRS.warps,
         enable_fp_fusion=FUSION,
     )
 
 
-def _sum_build(add: bool) -> table_gradients.SumBuild:
-    return table_gradients.SumBuild(
-        *(PAIRS.chunk, PAIRS.heads, PAIRS.hop_entries, PAIRS.hop_runs),
-        *(PAIRS.entries, PAIRS.runs, add),
+def sum_build(group: int) -> SumBuild:
+    """What is compiled into `add_up` for so many heads at a time."""
+    column = _column(group)
+    return SumBuild(PAIRS.sums // column, PAIRS.steps, column, math.gcd(4, group))
+
+
+def finish_build(group: int, add: bool) -> FinishBuild:
+    """What is compiled into `finish`."""
+    radial = on_radial.RADIAL
+    return FinishBuild(
+        *(PAIRS.hop_entries, PAIRS.hop_runs, PAIRS.entries, PAIRS.runs, PAIRS.steps),
+        *(_column(group), math.gcd(4, group), radial.places, radial.entries, add),
     )
+
+
+def _column(group: int) -> int:
+    return min(PAIRS.columns, triton.next_power_of_2(group))
 
 
 def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | None) -> Tensor:

@@ -141,7 +141,7 @@ def run_forward(*arguments: Any) -> tuple[Tensor, ...]:
 def run_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
     """Launch what the backward operator stands for.
 
-    That is two kernels, two more for u, and one for the exact Φ3d, which returns at once where the
+    That is three kernels, two more for u, and two for the exact Φ3d, which return at once where the
     table fits. Gradients are in the order of `LEARNED`; one that is not asked for has the shape
     [0].
     """
@@ -149,13 +149,13 @@ def run_backward(grad: Tensor, requested: list[bool], *arguments: Any) -> tuple[
     attention = Attention.of_operator(arguments[len(results) :])
     located, phi, requests = results.located(), attention.phi, Requested.of_operator(requested)
     inputs, phi_requested = attention.launched(located), phi.read_of(requests.phi)
-    counters = None
+    segments = None
     if any(phi_requested):
-        counters = launch_pairs.counters(inputs.terms, grad, attention.q.shape[1])
+        segments = launch_pairs.segments(inputs.terms, grad)
     rows = launch.Results(results.out, results.row_max, results.inverse_sum)
     learns = requests.bias, requests.sink
-    own, rounds = launch.backward(inputs, rows, grad, *learns, counters)
-    gradients = phi_terms.gradients_of(phi, located, inputs.terms, phi_requested, counters, rounds)
+    own, rounds = launch.backward(inputs, rows, grad, *learns, segments)
+    gradients = phi_terms.gradients_of(phi, located, inputs.terms, phi_requested, segments, rounds)
     by_bias, by_sink = no_gradient(grad), no_gradient(grad)
     if requests.bias:
         by_bias = phi_terms.gradient_or_zero(attention.bias, own.dbias, phi.pairs, grad)

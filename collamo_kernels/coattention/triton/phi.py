@@ -175,11 +175,11 @@ def logit_terms(
 
 def gradients_of(
     phi: Phi, located: Located, terms: LogitTerms, requested: Learned[bool],
-    counters: Tensor | None, rounds: Iterable[tuple[slice, Tensor | None]],
+    segments: Tensor | None, rounds: Iterable[tuple[slice, Tensor | None]],
 ) -> Learned[Tensor | None]:  # fmt: skip
     """Gradients that are asked for of what the formula reads; dL/dlogits come in rounds of heads.
 
-    Whoever makes a round sets the counters to 0.
+    Whoever makes a round sets the segments to 0.
     """
     hop, radial = phi.hop_term, phi.radial_term
     learned = zip(phi.learned()[:3], requested[:3], strict=True)
@@ -196,10 +196,10 @@ def gradients_of(
     )
     lengths, du = None if radial is None else radial.lengths, None
     for number, (heads, ds) in enumerate(rounds):
-        if ds is None or counters is None:
+        if ds is None or segments is None:
             continue
         if any(requested[:3]):
-            launch.sum_up(ds, heads, orders, terms, lengths, counters, number > 0, tables)
+            launch.sum_up(ds, heads, orders, terms, lengths, segments, number > 0, tables)
         if coefficients is not None and radial is not None:
             du = launch.slopes(ds, terms, coefficients[heads], du)
             on_radial.pull_back(ds, radial.u, radial.fits, radial.function(), heads, du)

@@ -5,8 +5,8 @@
 ``[H, J]``, bias2 ``[H]``. Of a linear head J = H. `reach` is how far molecules go, [] Å.
 
 Gaussians are taken `CHUNK` and units of the first layer `SLICE` at a time, so that any number of
-them fits the registers. Programs write sums of their own, which `collect`, or the program that ends
-last, adds up in order: no atomics on floats, the same bits every time.
+them fits the registers. Programs write sums of their own, which the next launch adds up in order:
+no atomics, the same bits every time.
 """
 
 from __future__ import annotations
@@ -66,21 +66,6 @@ class Build(NamedTuple):
     CHUNK: int  # Gaussians at a time
     SLICE: int  # units of the first layer at a time
     HEADS: int  # a power of two
-
-
-@triton.jit
-def arrive(counter, step, complete):
-    """Whether this program is the last to arrive at an int32 counter, which then is `complete`.
-
-    It may then read what any program stored before it arrived. No thread passes the barrier before
-    all have stored; the addition, one thread's, releases those stores to the GPU and acquires what
-    earlier additions to the counter released; its result reaches the other threads behind a second
-    barrier. Reads go to the L2 cache (``.cg``): L1 belongs to one processor. Nobody waits, so
-    programs may run in any order, and one after another. The counter is an integer: in whichever
-    order programs arrive, one finds it complete, and what that one adds up has an order of its own.
-    """
-    tl.debug_barrier()
-    return tl.atomic_add(counter, step, sem="acq_rel", scope="gpu") + step == complete
 
 
 @triton.jit
@@ -598,6 +583,18 @@ def differentiate(
     add_parts(turn, grad, u, known, function, parts, pairs, 0, heads, size, True, build)
 
 
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
+def add_exact(
+    ds, u, fits, function: Function, parts, pairs, first_head, group, size, build: tl.constexpr
+):  # fmt: skip
+    """`add_parts` of the exact Φ3d of some heads at every pair; nothing where the table fits."""
+    turn = Turn(
+        tl.program_id(0), tl.program_id(1), tl.program_id(2),
+        tl.num_programs(0), tl.num_programs(1),
+    )  # fmt: skip
+    add_parts(turn, ds, u, fits, function, parts, pairs, first_head, group, size, False, build)
+
+
 @triton.jit
 def _store_matrix(to, x, row, column, rows, columns):
     """Write x [row, column] into a matrix stored row by row."""
@@ -625,76 +622,21 @@ def _cotangents(
 
 
 @triton.jit
-def _sum_rows(to, place, parts, first, mask, rows, size, lines, line, ADD: tl.constexpr):
-    """``to[place]`` (+)= the sum over rows of ``parts[first]``, `size` apart, of so many lines."""
-    total = tl.zeros(place.shape, tl.float32)
-    if ADD:
-        total = tl.load(to + place, mask=mask, other=0.0)
-    for _ in range(0, rows):
-        for number in range(0, lines):
-            x = parts + number * line + first
-            total += tl.load(x, mask=mask, other=0.0, cache_modifier=".cg")
-        parts += size
-    tl.store(to + place, total, mask=mask)
-
-
-@triton.jit
-def finish_parts(
-    turn: Turn, counters, parts, known, out, pairs, function: Function, size,
-    ADD: tl.constexpr, build: tl.constexpr,
+def collect_entries(
+    program, parts, known, out, pairs, programs, slices, count, size, length,
+    TABLE: tl.constexpr, ADD: tl.constexpr, PLACES: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """``out``, in the order of `layers`, (+)= the sum of the rows of `add_parts`.
+    """`ENTRIES` of ``out [length]``, in the order of `layers`, (+)= the sum of rows of `add_parts`.
 
-    By whichever programs end last: ``counters [chunks, slices + 1]`` has one for the weights of a
-    chunk of Gaussians and a slice of units, and, behind those of a chunk, one for its μ and s,
-    which all slices have a share in. Where the table fits there are no rows: the first program of
-    each writes 0.
+    Where that wrote none, because the table fits or because it does not, the sum is 0.
     """
-    program, part, chunk, programs, slices = turn
-    _layers, count, units, heads = function
-    rows = tl.minimum(programs, tl.cdiv(_places(known, pairs, False), build.PLACES))
-    turns = tl.maximum(rows, 1)
-    if program < turns:
-        h = tl.arange(0, build.HEADS)
-        j = part * build.SLICE + tl.arange(0, build.SLICE)
-        k = chunk * build.CHUNK + tl.arange(0, build.CHUNK)
-        counters += chunk * (slices + 1)
-        if arrive(counters + part, 1, turns):
-            to = out + 2 * count
-            row = parts + 2 * slices * count
-            place = j[:, None] * count + k[None, :]
-            mask = (j < units)[:, None] & (k < count)[None, :]
-            _sum_rows(to, place, row, place, mask, rows, size, 1, 0, ADD)
-            if chunk == 0:
-                to += units * count
-                row += units * count
-                _sum_rows(to, j, row, j, j < units, rows, size, 1, 0, ADD)
-                if build.MLP:
-                    last = units + h[:, None] * units + j[None, :]
-                    stored = (h < heads)[:, None] & (j < units)[None, :]
-                    _sum_rows(to, last, row, last, stored, rows, size, 1, 0, ADD)
-                    if part == 0:
-                        bias = units + heads * units + h
-                        _sum_rows(to, bias, row, bias, h < heads, rows, size, 1, 0, ADD)
-        if arrive(counters + slices, 1, turns * slices):
-            line = tl.arange(0, 2)[:, None]  # μ, s
-            both = line * count + k[None, :]
-            first = line * slices * count + k[None, :]
-            there = (line < 2) & (k < count)[None, :]
-            _sum_rows(out, both, parts, first, there, rows, size, slices, count, ADD)
-
-
-@triton.jit(do_not_specialize=BATCH_NUMBERS)
-def collect(
-    parts, known, out, pairs, programs, slices, count, size, length,
-    PLACES: tl.constexpr, ENTRIES: tl.constexpr,
-):  # fmt: skip
-    """``out [length]``, in the order of `layers`: the sum of a table's rows of `add_parts`."""
-    e = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
+    e = program * ENTRIES + tl.arange(0, ENTRIES)
     per_slice = e < 2 * count
-    lines = tl.where(tl.program_id(0) * ENTRIES < 2 * count, slices, 1)
+    lines = tl.where(program * ENTRIES < 2 * count, slices, 1)
     total = tl.zeros((ENTRIES,), tl.float32)
-    for _ in range(0, tl.minimum(programs, tl.cdiv(_places(known, pairs, True), PLACES))):
+    if ADD:
+        total = tl.load(out + e, mask=e < length, other=0.0)
+    for _ in range(0, tl.minimum(programs, tl.cdiv(_places(known, pairs, TABLE), PLACES))):
         for part in range(0, lines):
             place = (e // count * slices + part) * count + e % count
             place = tl.where(per_slice, place, e + 2 * count * (slices - 1))
@@ -702,3 +644,15 @@ def collect(
             total += tl.load(parts + place, mask=mask, other=0.0)
         parts += size
     tl.store(out + e, total, mask=e < length)
+
+
+@triton.jit(do_not_specialize=BATCH_NUMBERS)
+def collect(
+    parts, known, out, pairs, programs, slices, count, size, length,
+    PLACES: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """The gradient of `layers` from the rows of `differentiate`."""
+    collect_entries(
+        tl.program_id(0), parts, known, out, pairs, programs, slices, count, size, length,
+        True, False, PLACES, ENTRIES,
+    )  # fmt: skip

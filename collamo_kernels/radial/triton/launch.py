@@ -150,6 +150,24 @@ def evaluate(u: Tensor, fits: Tensor, function: RadialFunction, heads: slice) ->
     return phi
 
 
+def add_exact(
+    ds: Tensor, u: Tensor, fits: Tensor, function: RadialFunction, first_head: int
+) -> Parts:
+    """Partial sums of the gradient of the parameters from ``ds [pairs, group]`` of some heads.
+
+    None are written where the table fits.
+    """
+    pairs, group = ds.shape
+    sums = parts(function, pairs, RADIAL.chunk)
+    kernels.add_exact[sums.grid](
+        *(ds, u, fits, function.kernel_arguments, sums.rows, pairs, first_head, group, sums.size),
+        build=function.build(),
+        num_warps=RADIAL.warps,
+        enable_fp_fusion=FUSION,
+    )
+    return sums
+
+
 def pull_back(
     ds: Tensor, u: Tensor, fits: Tensor, function: RadialFunction, heads: slice, du: Tensor
 ) -> None:
