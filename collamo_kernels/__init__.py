@@ -5,7 +5,12 @@
 """
 
 from collamo_kernels.backends import BACKENDS, BackendError, explain, use_backend
-from collamo_kernels.coattention import CoAttention, coattention, share_bias
+from collamo_kernels.coattention import (
+    CoAttention,
+    coattention,
+    share_bias,
+    tabulated_together,
+)
 from collamo_kernels.extension import build_info
 from collamo_kernels.gaussian_basis import gaussian_basis
 from collamo_kernels.neighbour_sum import neighbour_sum
@@ -37,5 +42,6 @@ __all__ = [
     "radius_graph",
     "share_bias",
     "shortest_paths",
+    "tabulated_together",
     "use_backend",
 ]

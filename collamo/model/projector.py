@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import cast
@@ -16,7 +16,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES, ProjectorConfig
-from collamo_kernels import CoAttention, GaussianRadial, Relations, share_bias
+from collamo_kernels import (
+    CoAttention,
+    GaussianRadial,
+    Relations,
+    share_bias,
+    tabulated_together,
+)
 
 #: Where the logits of zero keys start, from the first head to the last: our choice, measured with
 #: the sinks of `CoAttention` (linspace(0, 3)) on the demo's molecules, of 20 to 100 tokens.
@@ -109,12 +115,13 @@ class CoProjector(nn.Module):
         z = {m: torch.zeros((), device=present.device) for m in MODALITIES}
         place, reach = self._reach(tokens, real)
         p = self.queries(present)
-        for i, layer in enumerate(self.layers):
-            z = {m: self.inputs[m](i, z[m], levels[m], tokens[m], real[m]) for m in MODALITIES}
-            p, *branches = layer(
-                p, *z.values(), relations=relations, place=place, reach=reach, phi=phi
-            )
-            z = dict(zip(MODALITIES, branches, strict=True))
+        with self._tabulated_together(relations):
+            for i, layer in enumerate(self.layers):
+                z = {m: self.inputs[m](i, z[m], levels[m], tokens[m], real[m]) for m in MODALITIES}
+                p, *branches = layer(
+                    p, *z.values(), relations=relations, place=place, reach=reach, phi=phi
+                )
+                z = dict(zip(MODALITIES, branches, strict=True))
         soft = self.head(self.norm(p))
         return torch.where(present.any(1)[:, None, None], soft, 0.0)
 
@@ -149,17 +156,37 @@ class CoProjector(nn.Module):
         """What layers and branches share of Φ, as keyword arguments of their attention."""
         if self.relation_bias is None:
             return {}
-        shared, first = self.relation_bias(), self.layers[0]
-        # A layer that is computed again in the backward pass must find Φ there again.
-        again = self.training and first.gradient_checkpointing
-        device = cast("torch.device", relations.device).type
-        half = torch.is_autocast_enabled(device)
+        shared = self.relation_bias()
         return share_bias(
             relations,
-            layers=1 if again else 2 * len(self.layers),
-            dtype=torch.get_autocast_dtype(device) if half else self.norm.weight.dtype,
+            layers=1 if self._computes_again() else 2 * len(self.layers),
+            dtype=self._attention_dtype(relations),
             **shared,
         )
+
+    def _computes_again(self) -> bool:
+        """Whether layers run again in the backward pass: they must find there what they found."""
+        return self.training and self.layers[0].gradient_checkpointing
+
+    def _attention_dtype(self, relations: Relations) -> torch.dtype:
+        device = cast("torch.device", relations.device).type
+        half = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if half else self.norm.weight.dtype
+
+    def _tabulated_together(
+        self, relations: Mapping[str, Relations]
+    ) -> AbstractContextManager[object]:
+        """Let layers that have a Φ3d each share the launches that tabulate it."""
+        stack = ExitStack()
+        if self._computes_again():
+            return stack
+        for m in ("2d", "3d"):
+            blocks = (cast("BranchBlock", layer.branches[m]) for layer in self.layers)
+            biases = [x.relation_bias for x in blocks if x.relation_bias is not None]
+            radials = [x.radial for x in biases]
+            dtype = self._attention_dtype(relations[m])
+            stack.enter_context(tabulated_together(relations[m], radials, dtype=dtype))
+        return stack
 
 
 @dataclass(frozen=True)

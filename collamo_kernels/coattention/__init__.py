@@ -2,6 +2,6 @@
 
 from collamo_kernels.coattention.api import coattention
 from collamo_kernels.coattention.module import CoAttention
-from collamo_kernels.coattention.shared import share_bias
+from collamo_kernels.coattention.shared import share_bias, tabulated_together
 
-__all__ = ["CoAttention", "coattention", "share_bias"]
+__all__ = ["CoAttention", "coattention", "share_bias", "tabulated_together"]

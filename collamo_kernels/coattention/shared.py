@@ -1,17 +1,20 @@
 """Φ for layers that share it: built once where that pays, else looked up in every layer's tile.
 
 A choice of what layers are given, not of their backend, which `backends` chooses for each call.
+Layers that have a Φ3d each share at least the launches that tabulate it: `tabulated_together`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from collamo_kernels.coattention.triton import backend as _triton
-from collamo_kernels.radial import GaussianRadial
+from collamo_kernels.coattention.triton import tables
+from collamo_kernels.radial import TABLE_TOLERANCE, GaussianRadial
 from collamo_kernels.relations import Relations
 
 # A layer that reads Φ built once takes H·2 bytes a pair from memory; one that looks it up takes 9
@@ -64,6 +67,52 @@ def share_bias(
         return {"hop_bias": hop_bias, "radial": radial}
     gaussian = radial if isinstance(radial, GaussianRadial) else None
     return {"bias": _triton.pair_bias(relations, hop_bias, gaussian, dtype)}
+
+
+def tabulated_together(
+    relations: Relations,
+    radials: Iterable[Callable[..., Tensor] | None],
+    *,
+    dtype: torch.dtype,
+) -> AbstractContextManager[None]:
+    """Tabulate the radial functions of several layers at once, for the attention inside the block.
+
+    A layer on a GPU tabulates its Φ3d in two launches, which are too small to fill it, and sends
+    the gradient back in two more. Inside this block layers that own a `GaussianRadial` each share
+    them. Results and gradients are the same bits. Elsewhere (on a CPU, where distances or types
+    are learned, while compiling) layers tabulate as they do without. Parameters must not change
+    inside, and what is computed again in the backward pass must not begin inside.
+
+    Parameters
+    ----------
+    relations
+        The very ones that the layers are called with.
+    radials
+        Of the layers. None and what is no `GaussianRadial` are passed over.
+    dtype
+        Of the attention.
+
+    Examples
+    --------
+    >>> import torch, collamo_kernels as ck
+    >>> relations = ck.Relations(coordinates=torch.randn(1, 5, 3))
+    >>> layers = [ck.CoAttention(32, 4) for _ in range(3)]
+    >>> x = torch.randn(1, 5, 32)
+    >>> with ck.tabulated_together(relations, [y.radial for y in layers], dtype=torch.float32):
+    ...     for layer in layers:
+    ...         x = x + layer(x, relations)
+    """
+    coordinates = relations.coordinates
+    known = [x for x in radials if _triton.tabulated(x) and x.pair_types is None]
+    if len(known) < 2 or coordinates is None or dtype not in TABLE_TOLERANCE:
+        return nullcontext()
+    runs = coordinates.device.type == "cuda" or _triton.INTERPRETED
+    learned = coordinates.requires_grad and torch.is_grad_enabled()
+    if not runs or learned or torch.compiler.is_compiling():
+        return nullcontext()
+    if _triton.why_not_on(coordinates.device, dtype) is not None:
+        return nullcontext()
+    return tables.made_together(known, relations.farthest, dtype)
 
 
 def why_in_tile(

@@ -1,4 +1,6 @@
-"""share_bias: the one rule that decides, and what layers make of its answer."""
+"""share_bias and tabulated_together: the rules that decide, and what layers make of the answer."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch
 import collamo_kernels as ck
 from collamo_kernels.coattention import shared
 from collamo_kernels.coattention.triton import backend as _triton
+from collamo_kernels.coattention.triton import tables
 from collamo_kernels.testing import Case, make_inputs
 
 INPUTS = make_inputs(Case("two", (5, 3), width=8))
@@ -73,3 +76,30 @@ def test_a_layer_takes_a_dense_bias_and_shows_it_in_its_weights(layout):
     _, plain = layer(x, relations, need_weights=True)
     assert (weights[..., 0] == 0).all()
     assert not torch.equal(weights, plain)
+
+
+@pytest.mark.parametrize(
+    "radials",
+    [
+        [ck.GaussianRadial(2)],
+        [ck.GaussianRadial(2), None, torch.nn.Identity(), Doubled(2)],
+        [ck.GaussianRadial(2, pair_types=3), ck.GaussianRadial(2, pair_types=3)],
+    ],
+    ids=["one", "one that is known", "types"],
+)
+def test_nothing_is_tabulated_together_where_nothing_can_be(radials, monkeypatch):
+    monkeypatch.setattr(_triton, "INTERPRETED", True)
+    relations = replace(INPUTS.relations, coordinates=INPUTS.relations.coordinates.detach())
+    with ck.tabulated_together(relations, radials, dtype=torch.float32):
+        assert tables.find(radials[0], relations.farthest, torch.float32) is None
+
+
+@pytest.mark.skipif(_triton.INTERPRETED, reason="Triton's interpreter tabulates on the CPU")
+def test_on_the_cpu_every_layer_tabulates():
+    layers = [ck.CoAttention(16, 2, hop_buckets=0) for _ in range(2)]
+    x = torch.randn(8, 16)
+    alone = [layer(x, INPUTS.relations) for layer in layers]
+    radials = [layer.radial for layer in layers]
+    with ck.tabulated_together(INPUTS.relations, radials, dtype=torch.float32):
+        together = [layer(x, INPUTS.relations) for layer in layers]
+    assert all(map(torch.equal, together, alone))

@@ -74,6 +74,9 @@ def few_programs(monkeypatch):
     """In the interpreter fewer programs, of more entries each."""
     if _triton.INTERPRETED:
         set_pairs(monkeypatch, entries=256, hop_entries=16)
+        launch = pytest.importorskip("collamo_kernels.radial.triton.launch")
+        larger = dataclasses.replace(launch.RADIAL, blocks=64, places=64, entries=4096)
+        monkeypatch.setattr(launch, "RADIAL", larger)
 
 
 def set_pairs(monkeypatch, **sizes):
@@ -376,6 +379,54 @@ def test_launches(launches):
     own = "evaluate", "differentiate", "add_up", "add_exact", "finish"  # of the attention
     assert names == [*own, "differentiate", "collect"]  # the radial table
     assert {f._opname for f in backward.others} - VIEWS == {"add", "mul", "sgn"}
+
+
+def test_layers_tabulate_together(launches, monkeypatch):
+    """Two launches forward and two backward for all that are alike, to the same bits.
+
+    A layer that wants a history where there is none tabulates by itself.
+    """
+    set_knots(monkeypatch, 512)
+    inputs = draw(Case("two", (5, 3), width=8))
+    relations = inputs.relations
+    relations.coordinates.requires_grad_(False)
+    torch.manual_seed(0)
+    layers = [ck.CoAttention(16, 2, hop_buckets=0, radial=None) for _ in range(4)]
+    for layer in layers[:2]:
+        layer.radial = ck.GaussianRadial(2, 12, min_sigma=0.3)
+    layers[2].radial = ck.GaussianRadial(2, 12, head="linear", min_sigma=0.3)
+    model = torch.nn.ModuleList(layers).to(DEVICE)
+    parameters, x = list(model.parameters()), torch.randn(8, 16, device=DEVICE)
+    radials = [layer.radial for layer in layers]
+
+    def run():
+        y = x
+        with ck.use_backend("triton"):
+            for layer in layers:
+                y = y + layer(y, relations)
+        return y
+
+    def gradients(y):
+        return torch.autograd.grad(y.square().sum(), parameters)
+
+    with launches() as names:
+        alone = run()
+        expected = gradients(alone)
+    assert names.count("survey") == names.count("tabulate") == names.count("collect") == 3
+    with launches() as names:
+        with ck.tabulated_together(relations, radials, dtype=torch.float32):
+            ours = run()
+        actual = gradients(ours)
+    for name in ("survey", "tabulate", "collect"):
+        assert names.count(name) == 2, name  # of the two that are alike, and of the other
+    assert torch.equal(ours, alone)
+    assert all(map(torch.equal, actual, expected))
+    with launches() as names, torch.no_grad():
+        with ck.tabulated_together(relations, radials, dtype=torch.float32), torch.enable_grad():
+            ours = run()
+        actual = gradients(ours)
+    assert names.count("survey") == 2 + 3
+    assert all(map(torch.equal, actual, expected))
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])

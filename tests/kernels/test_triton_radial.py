@@ -214,6 +214,52 @@ def test_same_bits_every_time(head):
     assert all(map(torch.equal, run(), run()))
 
 
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+def test_several_together_are_each_by_itself(head, dtype, monkeypatch):
+    """Bit by bit, with their gradients: one that does not fit among those that do."""
+    from collamo_kernels.radial.triton.op import tabulate_together
+
+    monkeypatch.setitem(FIXED_KNOTS, dtype, 512)
+    torch.manual_seed(0)
+    radials = [ck.GaussianRadial(3, 12, head=head, min_sigma=x) for x in (0.2, 1e-5, 0.5)]
+    with torch.no_grad():
+        radials[1].sigma.zero_()
+    together = tabulate_together(radials, torch.tensor(REACH), dtype)
+    for radial, table in zip(radials, together, strict=True):
+        alone = tabulate(radial, dtype)
+        assert table.sizes == alone.sizes
+        for name in (*alone._fields[:8], "layers"):
+            assert torch.equal(getattr(table, name), getattr(alone, name)), name
+        parameters = list(radial.parameters())
+        cotangent = torch.randn_like(alone.rows)
+        ours = torch.autograd.grad(table.rows, parameters, cotangent, retain_graph=True)
+        assert all(map(torch.equal, ours, torch.autograd.grad(alone.rows, parameters, cotangent)))
+    assert [int(x.fits) for x in together] == [1, 0, 1]
+
+
+def test_second_derivative_of_several():
+    torch.manual_seed(0)
+    numbers = 6, 6, 3, TABLE_TOLERANCE[torch.float16], False, 256
+    layers = torch.stack([tabulate(ck.GaussianRadial(3, 6)).layers.detach() for _ in range(2)])
+
+    def table(layers):
+        return torch.ops.collamo_kernels.radial_table(torch.tensor(2.0), None, layers, 1, *numbers)[
+            0
+        ]
+
+    def second(layers, rows_of):
+        layers = layers.clone().requires_grad_()
+        rows = rows_of(layers)
+        cotangent = torch.linspace(-1, 1, rows.numel()).view(rows.shape).requires_grad_()
+        (first,) = torch.autograd.grad(rows, layers, cotangent, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [cotangent, layers])
+
+    one_by_one = second(layers, lambda x: torch.stack([table(y) for y in x]))
+    for x, y in zip(second(layers, table), one_by_one, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_second_derivative():
     torch.manual_seed(0)
     layers = tabulate(ck.GaussianRadial(3, 6)).layers.detach()

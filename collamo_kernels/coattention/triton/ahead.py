@@ -210,17 +210,17 @@ def shipped_on_pairs() -> Iterator[Program]:
     )
 
 
-def _radial_build(
-    head: str, heads: int, places: int = RADIAL.places, chunk: int = RADIAL.chunk
-) -> radial.Build:
-    return radial.Build(head == "mlp", places, chunk, RADIAL.slice, heads)
+def _radial_build(head: str, heads: int, chunk: int = RADIAL.chunk) -> radial.Build:
+    return radial.Build(head == "mlp", RADIAL.places, chunk, RADIAL.slice, heads)
 
 
 def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
     """The radial table and the exact Φ3d; any number of Gaussians compiles to the same."""
     table = {"TABLE_BLOCKS": BLOCKS, "TERMS": 2, "SLOPES": True}
     for head in ("mlp", "linear"):
-        build = {"build": _radial_build(head, heads, RADIAL.blocks)}
+        looked_at = {"PLACES": RADIAL.blocks, "CHUNK": RADIAL.survey_chunk}
+        looked_at["SLICE"] = RADIAL.survey_slice
+        build = {"build": _radial_build(head, heads)._replace(**looked_at)}
         yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, table | build)
         build = {"build": _radial_build(head, heads)}
         for kernel in (radial.tabulate, radial.evaluate, radial.pull_back, radial.add_exact):

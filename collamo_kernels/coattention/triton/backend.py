@@ -19,6 +19,7 @@ from torch import Tensor
 
 from collamo_kernels.coattention.call import CoattentionCall
 from collamo_kernels.coattention.radial_function import types_of
+from collamo_kernels.coattention.triton import tables
 from collamo_kernels.radial import GaussianRadial
 from collamo_kernels.relations import Relations
 
@@ -199,7 +200,10 @@ def _radial_term(
             relations.max_seqlen if packed else coordinates.shape[1],
         )
     derivative = learned and torch.is_grad_enabled()
-    table = tabulate(radial, relations.farthest, affine, max(1, types.rows), dtype, derivative)
+    reach = relations.farthest
+    table = None if derivative or types.rows else tables.find(radial, reach, dtype)
+    if table is None:
+        table = tabulate(radial, reach, affine, max(1, types.rows), dtype, derivative)
     order = None
     if table.rows.requires_grad:
         order = relations.pairs_by_distance.order

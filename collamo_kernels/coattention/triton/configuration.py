@@ -166,7 +166,9 @@ class Pairs:
 class Radial:
     """Blocks of the radial function (`radial.triton.kernels`)."""
 
-    blocks: int = 1  # of a table's range that a program of `survey` looks at
+    blocks: int = 2  # of a table's range that a program of `survey` looks at
+    survey_chunk: int = 32  # Gaussians at a time
+    survey_slice: int = 64  # units of the first layer at a time
     places: int = 16  # knots or pairs at a time
     chunk: int = 64  # Gaussians at a time
     table_chunk: int = 32  # of the table's gradient: with 64 a thread spills 32 bytes

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from collamo_kernels.coattention.triton import pairs as kernels
@@ -27,7 +26,7 @@ from collamo_kernels.coattention.triton.terms import LogitTerms
 from collamo_kernels.radial import BLOCKS
 from collamo_kernels.radial.triton import launch as on_radial
 from collamo_kernels.radial.triton.launch import RadialFunction
-from collamo_kernels.triton_launch import FUSION, cdiv, launch
+from collamo_kernels.triton_launch import cdiv, launch
 
 
 class Located(NamedTuple):
@@ -131,8 +130,8 @@ def sum_up(
     """
     pairs, group = ds.shape
     build = sum_build(group)
-    rows = triton.cdiv(pairs, build.STEPS)
-    programs = triton.cdiv(rows, build.ROWS) * triton.cdiv(group, build.COLUMN)
+    rows = cdiv(pairs, build.STEPS)
+    programs = cdiv(rows, build.ROWS) * cdiv(group, build.COLUMN)
     hop_sums = HopSums(*(None,) * len(HopSums._fields))
     if gradients.hop_bias is not None:
         parts = gradients.hop_bias.new_empty((terms.buckets + rows, group))
@@ -145,13 +144,13 @@ def sum_up(
         sorted_pairs = orders.cell_order, terms.spot, terms.fits
         cell_sums = CellSums(*sorted_pairs, parts, places, lengths, gradients.rows)
     tables = (gradients.hop_bias is not None) + (gradients.rows is not None)
-    if tables:
-        table_gradients.add_up[(tables * programs,)](
+    if tables * programs:
+        launch(
+            *(table_gradients.add_up, (tables * programs,)),
             *(ds, hop_sums, cell_sums, group, pairs, terms.buckets, terms.cells),
             0 if gradients.hop_bias is None else programs,
             build=build,
             num_warps=PAIRS.warps,
-            enable_fp_fusion=FUSION,
         )
     layer_parts = None
     if gradients.layers is not None and terms.exact is not None:
@@ -169,26 +168,26 @@ def _finish(
     group = heads.stop - heads.start
     build = finish_build(group, add)
     hop_programs, cell_programs, layer_programs = 0, 0, 0
-    columns = triton.cdiv(group, build.COLUMN)
+    columns = cdiv(group, build.COLUMN)
     if gradients.hop_bias is not None:
-        hop_programs = triton.cdiv(terms.buckets, build.HOP_ENTRIES) * columns
+        hop_programs = cdiv(terms.buckets, build.HOP_ENTRIES) * columns
     function, _ = on_radial.absent(0)
     if gradients.rows is not None:
         function, _ = on_radial.absent(gradients.rows.shape[2])
-        cell_programs = triton.cdiv(terms.cells + 1, build.ENTRIES) * columns
+        cell_programs = cdiv(terms.cells + 1, build.ENTRIES) * columns
     layer_sums, turns, slices, size, length = LayerSums(None, None, None), 0, 0, 0, 0
     if layer_parts is not None and terms.exact is not None and gradients.layers is not None:
         function, length = terms.exact.kernel_arguments, len(gradients.layers)
         layer_sums = LayerSums(terms.fits, layer_parts.rows, gradients.layers)
         (turns, slices, _), size = layer_parts.grid, layer_parts.size
-        layer_programs = triton.cdiv(length, build.LAYER_ENTRIES)
-    table_gradients.finish[(hop_programs + cell_programs + layer_programs,)](
+        layer_programs = cdiv(length, build.LAYER_ENTRIES)
+    launch(
+        *(table_gradients.finish, (hop_programs + cell_programs + layer_programs,)),
         *(hop_sums, cell_sums, layer_sums, function),
         *(group, pairs, terms.buckets, terms.cells, heads.start),
         *(hop_programs, cell_programs, turns, slices, size, length),
         build=build,
         num_warps=PAIRS.warps,
-        enable_fp_fusion=FUSION,
     )
 
 
@@ -208,7 +207,7 @@ def finish_build(group: int, add: bool) -> FinishBuild:
 
 
 def _column(group: int) -> int:
-    return min(PAIRS.columns, triton.next_power_of_2(group))
+    return min(PAIRS.columns, 1 << (group - 1).bit_length())
 
 
 def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | None) -> Tensor:

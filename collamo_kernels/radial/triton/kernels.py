@@ -2,7 +2,8 @@
 
 `layers` is one tensor with the parameters of `radial.op` one after the other: centre and width
 ``[K]``, weight ``[J, K]``, bias ``[J]`` and, of an MLP head (J hidden units, `MLP`), weight2
-``[H, J]``, bias2 ``[H]``. Of a linear head J = H. `reach` is how far molecules go, [] Å.
+``[H, J]``, bias2 ``[H]``. Of a linear head J = H. `reach` is how far molecules go, [] Å. Tables of
+several functions are made and differentiated by the same launches: their tensors follow each other.
 
 Gaussians are taken `CHUNK` and units of the first layer `SLICE` at a time, so that any number of
 them fits the registers. Programs write sums of their own, which the next launch adds up in order:
@@ -144,6 +145,16 @@ def _evaluate(u, function: Function, h, ORDERS: tl.constexpr, build: tl.constexp
     return y0, y1, y2
 
 
+@triton.jit
+def _of_function(number, function: Function, MLP: tl.constexpr):
+    """One of several functions whose parameters follow each other."""
+    layers, count, units, heads = function
+    length = 2 * count + units * count + units
+    if MLP:
+        length += heads * units + heads
+    return Function(layers + number * length, count, units, heads)
+
+
 # --- how fine a table must be ---------------------------------------------------------------------
 
 
@@ -209,8 +220,8 @@ def _bell_bounds(z, inverse_width):
 
 @triton.jit
 def _product(x, weight):
-    """``Σ_k x [m, k] · weight [j, k]``, few m at a time."""
-    return tl.sum(x[:, None, :] * weight[None, :, :], 2)
+    """``Σ_k x [m, k] · weight [j, k]``."""
+    return tl.dot(x, tl.trans(weight), input_precision="ieee")
 
 
 @triton.jit
@@ -272,9 +283,12 @@ def survey(
 ):  # fmt: skip
     """What `radial.op.derivative_bounds` says of `PLACES` blocks of u, and Φ3d at their centres.
 
-    ``survey [5, TABLE_BLOCKS]``: the largest ``|Φ⁗|`` and, for `SLOPES`, ``|Φ⁽⁵⁾|`` that the
-    parameters allow, ``|ψ⁗|`` likewise, and ``|Φ|``, ``|Φ'|`` of the centre.
+    ``survey [functions, 5, TABLE_BLOCKS]``: the largest ``|Φ⁗|`` and, for `SLOPES`, ``|Φ⁽⁵⁾|`` that
+    the parameters allow, ``|ψ⁗|`` likewise, and ``|Φ|``, ``|Φ'|`` of the centre.
     """
+    number = tl.program_id(1)
+    survey += number * (5 * TABLE_BLOCKS)
+    function = _of_function(number, function, build.MLP)
     PLACES: tl.constexpr = build.PLACES
     HEADS: tl.constexpr = build.HEADS
     MLP: tl.constexpr = build.MLP
@@ -343,6 +357,26 @@ def _cells(survey, block, finite, size, limit, slack, share, TABLE_BLOCKS: tl.co
 
 
 @triton.jit
+def _of_table(
+    number, table: Table, size, heads, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr
+):  # fmt: skip
+    """One of several tables whose tensors follow each other, as `launch.empty_table` has them."""
+    rows, slope_rows, knots, lengths, first_knot, geometry, fits, errors = table
+    if SLOPES:
+        slope_rows += number * size * (2 * heads)
+    return Table(
+        rows + number * size * (2 * heads),
+        slope_rows,
+        knots + number * size,
+        lengths + number * size,
+        first_knot + number * (TABLE_BLOCKS + 4),
+        geometry + 4 * number,
+        fits + 4 * number,
+        errors + 4 * number,
+    )
+
+
+@triton.jit
 def tabulate(
     reach, affine, types, function: Function, survey, table: Table, size, limit, slack, share,
     TERMS: tl.constexpr, SLOPES: tl.constexpr, TABLE_BLOCKS: tl.constexpr, build: tl.constexpr,
@@ -353,6 +387,10 @@ def tabulate(
     """
     PLACES: tl.constexpr = build.PLACES
     HEADS: tl.constexpr = build.HEADS
+    number = tl.program_id(1)
+    survey += number * (5 * TABLE_BLOCKS)
+    function = _of_function(number, function, build.MLP)
+    table = _of_table(number, table, size, function.heads, SLOPES, TABLE_BLOCKS)
     first, block, finite = _grid(reach, affine, types, TERMS)
     cells, enough, error0, error1 = _cells(
         survey, block, finite, size, limit, slack, share, TABLE_BLOCKS
@@ -374,8 +412,8 @@ def tabulate(
     inside = (g[:, None] >= before[None, :]) & (g[:, None] < after[None, :])  # [g, m]
     start = tl.sum(tl.where(inside, m[None, :], 0), 1)
     along = g - tl.sum(tl.where(inside, before[None, :], 0), 1)
-    number = tl.maximum(tl.sum(tl.where(inside, cells[None, :], 0), 1), 1)
-    length = block / number.to(tl.float32)
+    of_block = tl.maximum(tl.sum(tl.where(inside, cells[None, :], 0), 1), 1)
+    length = block / of_block.to(tl.float32)
     u = (first + start.to(tl.float32)) * block + along.to(tl.float32) * length
     u = tl.where(g < total, u, (first + TABLE_BLOCKS) * block)
     tl.store(table.knots + g, u, mask=g < size)
@@ -572,14 +610,19 @@ def add_parts(
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate(
-    grad, u, known, function: Function, parts, pairs, size, build: tl.constexpr
+    grad, u, known, function: Function, parts, pairs, size, chunks, between, build: tl.constexpr
 ):  # fmt: skip
-    """`add_parts` of a table: tiles of knots, slices of units, chunks of Gaussians."""
+    """`add_parts` of tables: tiles of knots, slices of units, chunks of Gaussians of each."""
+    number, heads = tl.program_id(2) // chunks, function.heads
     turn = Turn(
-        tl.program_id(0), tl.program_id(1), tl.program_id(2),
+        tl.program_id(0), tl.program_id(1), tl.program_id(2) % chunks,
         tl.num_programs(0), tl.num_programs(1),
     )  # fmt: skip
-    heads = function.heads
+    function = _of_function(number, function, build.MLP)
+    grad += number * pairs * (2 * heads)
+    u += number * pairs
+    known += number * between
+    parts += number * tl.num_programs(0) * size
     add_parts(turn, grad, u, known, function, parts, pairs, 0, heads, size, True, build)
 
 
@@ -648,10 +691,14 @@ def collect_entries(
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def collect(
-    parts, known, out, pairs, programs, slices, count, size, length,
+    parts, known, out, pairs, programs, slices, count, size, length, between,
     PLACES: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of `layers` from the rows of `differentiate`."""
+    """The gradient of `layers` of each table from the rows of `differentiate`."""
+    number = tl.program_id(1)
+    parts += number * programs * size
+    known += number * between
+    out += number * length
     collect_entries(
         tl.program_id(0), parts, known, out, pairs, programs, slices, count, size, length,
         True, False, PLACES, ENTRIES,

@@ -2,13 +2,15 @@
 
 - ``radial_argument``: u = γ·r + β of every pair, where coordinates, γ or β get gradients
 - ``radial_table``: a `RadialTable` of fixed size, made on the device by two launches, and its
-  gradient by two
+  gradient by two; or those of several functions, whose parameters are ``[functions, n]``: every
+  result is then ``[functions, …]`` (`tabulate_together`)
 
 `GaussianRadial.table` with ``fixed_size`` is the definition of the second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,7 @@ from collamo_kernels.coattention import op
 from collamo_kernels.coattention.triton import launch_pairs as launch_pairs
 from collamo_kernels.coattention.triton.molecules import Molecules
 from collamo_kernels.coattention.triton.pairs import Affine
-from collamo_kernels.radial import BLOCKS, FIXED_KNOTS, TABLE_TOLERANCE, GaussianRadial
+from collamo_kernels.radial import FIXED_KNOTS, TABLE_TOLERANCE, GaussianRadial
 from collamo_kernels.radial.derivatives import derivatives
 from collamo_kernels.radial.parameters import join, separate
 from collamo_kernels.radial.triton import launch as launch
@@ -72,15 +74,34 @@ def tabulate(
     derivative
         Whether `slope_rows` is made.
     """
-    parameters = radial.float_parameters()
-    hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
-    sizes = radial.num_gaussians, hidden, radial.num_heads
-    layers = join(parameters).float()
+    layers, sizes = join(radial.float_parameters()).float(), sizes_of(radial)
     affine = None if affine is None else affine.detach()
     numbers = terms, *sizes, TABLE_TOLERANCE[dtype], derivative, FIXED_KNOTS[dtype]
     made = call_table(reach, affine, layers, *numbers)
     fields: tuple[Any, ...] = (*made, layers, sizes)
     return FixedTable(*fields)
+
+
+def sizes_of(radial: GaussianRadial) -> tuple[int, int, int]:
+    """K, K' and H."""
+    hidden = radial.num_gaussians if radial.head_kind == "mlp" else 0
+    return radial.num_gaussians, hidden, radial.num_heads
+
+
+def tabulate_together(
+    radials: Sequence[GaussianRadial], reach: Tensor, dtype: torch.dtype
+) -> list[FixedTable]:
+    """`tabulate` of several radial functions of the same sizes and without types, in its launches.
+
+    The same bits as one by one.
+    """
+    sizes = sizes_of(radials[0])
+    layers = torch.cat([join(x.float_parameters()) for x in radials]).float()
+    layers = layers.view(len(radials), -1)
+    numbers = 1, *sizes, TABLE_TOLERANCE[dtype], False, FIXED_KNOTS[dtype]
+    made = call_table(reach, None, layers, *numbers)
+    each = zip(*(x.unbind() for x in made), layers.unbind(), strict=True)
+    return [FixedTable(*(*fields, sizes)) for fields in each]
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -101,16 +122,7 @@ def fake_table(
     heads: int, tolerance: float, derivative: bool, size: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return an empty table."""
-    return (
-        layers.new_empty((size, 2, heads)),
-        layers.new_empty((size if derivative else 0, 2, heads)),
-        layers.new_empty(size),
-        layers.new_empty(size),
-        layers.new_empty(BLOCKS + 1, dtype=torch.int32),
-        layers.new_empty(2),
-        layers.new_empty((), dtype=torch.int32),
-        layers.new_empty(1 + derivative),
-    )
+    return launch.empty_table(layers, heads, derivative, size)
 
 
 def run_table_backward(
@@ -143,14 +155,19 @@ def _differentiate_table_again(ctx: Any, cotangent: Tensor) -> tuple[Tensor | No
     """By the definition; can be differentiated."""
     grad, knots, first_knot, layers = ctx.saved_tensors
     sizes = ctx.gaussians, ctx.hidden, ctx.heads
-    used = torch.arange(len(knots), device=knots.device) <= first_knot[-1]
+    used = torch.arange(knots.shape[-1], device=knots.device) <= first_knot[..., -1:]
 
     def rows(layers: Tensor) -> Tensor:
+        if layers.dim() > 1:
+            return torch.stack([rows_at(*x) for x in zip(knots, layers, strict=True)])
+        return rows_at(knots, layers)
+
+    def rows_at(knots: Tensor, layers: Tensor) -> Tensor:
         parameters = separate(layers, *sizes)
         return torch.stack(derivatives(knots, *parameters, order=1), 1)
 
     def first(grad: Tensor, layers: Tensor) -> Tensor:
-        return torch.func.vjp(rows, layers)[1](grad * used[:, None, None])[0]
+        return torch.func.vjp(rows, layers)[1](grad * used[..., None, None])[0]
 
     by_grad, by_layers = torch.func.vjp(first, grad, layers)[1](cotangent)
     return by_grad, None, None, by_layers, None, None, None
