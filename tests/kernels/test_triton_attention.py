@@ -421,8 +421,9 @@ def test_layers_tabulate_together(launches, monkeypatch):
         assert names.count(name) == 2, name  # of the two that are alike, and of the other
     assert torch.equal(ours, alone)
     assert all(map(torch.equal, actual, expected))
-    with launches() as names, torch.no_grad():
-        with ck.tabulated_together(relations, radials, dtype=torch.float32), torch.enable_grad():
+    together = ck.tabulated_together(relations, radials, dtype=torch.float32)
+    with launches() as names:
+        with torch.no_grad(), together, torch.enable_grad():
             ours = run()
         actual = gradients(ours)
     assert names.count("survey") == 2 + 3
