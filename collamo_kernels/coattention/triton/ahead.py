@@ -218,9 +218,9 @@ def shipped_of_radial(heads: int = 32) -> Iterator[Program]:
     """The radial table and the exact Φ3d; any number of Gaussians compiles to the same."""
     table = {"TABLE_BLOCKS": BLOCKS, "TERMS": 2, "SLOPES": True}
     for head in ("mlp", "linear"):
-        looked_at = {"PLACES": RADIAL.blocks, "CHUNK": RADIAL.survey_chunk}
-        looked_at["SLICE"] = RADIAL.survey_slice
-        build = {"build": _radial_build(head, heads)._replace(**looked_at)}
+        survey_build = _radial_build(head, heads, RADIAL.survey_chunk)
+        survey_build = survey_build._replace(PLACES=RADIAL.blocks, SLICE=RADIAL.survey_slice)
+        build = {"build": survey_build}
         yield Program(f"survey, {head}", radial.survey, RADIAL.survey_warps, table | build)
         build = {"build": _radial_build(head, heads)}
         for kernel in (radial.tabulate, radial.evaluate, radial.pull_back, radial.add_exact):

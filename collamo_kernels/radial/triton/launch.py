@@ -48,8 +48,9 @@ class RadialFunction:
 
     def survey_build(self) -> kernels.Build:
         """Return what is compiled into `survey`."""
-        survey = {"PLACES": RADIAL.blocks, "CHUNK": RADIAL.survey_chunk}
-        return self.build()._replace(**survey, SLICE=RADIAL.survey_slice)
+        return self.build(RADIAL.survey_chunk)._replace(
+            PLACES=RADIAL.blocks, SLICE=RADIAL.survey_slice
+        )
 
 
 def absent(heads: int) -> tuple[kernels.Function, kernels.Build]:
