@@ -282,7 +282,7 @@ class TestOnGPU:
         from collamo_kernels.coattention.triton import table_gradients
 
         ours = kernels.attend, kernels.differentiate, kernels.differentiate_tile
-        ours += on_pairs.locate, table_gradients.add_up
+        ours += on_pairs.locate, table_gradients.add_up, table_gradients.finish
         for sizes in ((20, 5), (20, 45), (128, 127), (70, 1, 2), (129, 3)):  # every bucket
             step(sizes)
 
