@@ -74,8 +74,12 @@ class PreparedRelations:
     @property
     @once("coordinates", "valid", "has_3d", "cu_seqlens")
     def distances(self) -> Tensor:
-        """Å, float32 ``[P]`` or ``[B·N·N]``: of all pairs, ∞ where there is none; no history."""
-        x = _needed("coordinates", self.coordinates).detach().reshape(-1, 3)
+        """Å, float32 ``[P]`` or ``[B·N·N]``: of all pairs, ∞ where there is none; no history.
+
+        Rounded once, from float64: off by up to 1.05 of their last place, as float32 throughout
+        leaves them, they alone put 3e-6 into the gradient of a Gaussian 0.08 Å wide.
+        """
+        x = _needed("coordinates", self.coordinates).detach().reshape(-1, 3).double()
         i, j = self.atoms_of_pairs()
         atoms = self.atoms_with_coordinates()
         return torch.where(atoms[i] & atoms[j], (x[i] - x[j]).norm(dim=1).float(), math.inf)

@@ -169,13 +169,14 @@ def test_move_keeps_everything():
 
 
 def distances_of(relations):
-    """Every real pair's distance, by brute force, from the padded layout."""
+    """Every real pair's distance, by brute force, from the padded layout; rounded once."""
     padded = relations.padded()
+    coordinates = padded.coordinates.double()
     atoms = torch.ones_like(padded.coordinates[..., 0], dtype=torch.bool)
     for keep in (padded.valid, None if padded.has_3d is None else padded.has_3d[:, None]):
         atoms = atoms if keep is None else atoms & keep
-    apart = (padded.coordinates[:, :, None] - padded.coordinates[:, None]).norm(dim=-1)
-    return apart[atoms[:, :, None] & atoms[:, None]]
+    apart = (coordinates[:, :, None] - coordinates[:, None]).norm(dim=-1)
+    return apart[atoms[:, :, None] & atoms[:, None]].float()
 
 
 RELATIONS = {
