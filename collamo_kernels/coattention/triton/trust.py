@@ -22,7 +22,7 @@ from collamo_kernels.coattention.triton.configuration import Bucket
 
 SOUND_TRITON = (3, 8)
 # Compute capabilities on which older Tritons are known to go wrong, though nobody has seen it here.
-# On both the loop over tiles of 32 rows is taken, whose products are those of sm_80 (HMMA).
+# On both tiles of 32 rows are taken, whose products are those of sm_80 (HMMA).
 #
 # 9.0: in tiles of 64 rows a product in half precision is HGMMA, and its first operand comes from
 # registers in most of the backward's (`tl.dot(tl.trans(ds), x)`). Others had wrong dk from that
