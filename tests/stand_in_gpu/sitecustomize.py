@@ -101,6 +101,7 @@ def install():
     """Put all of it in place."""
     import triton
 
+    from collamo_kernels import triton_launch
     from collamo_kernels.coattention.triton import backend
     from collamo_kernels.pairwise_distances import _triton as distances
     from collamo_kernels.shortest_paths import _cpu as paths_on_cpu
@@ -111,6 +112,7 @@ def install():
     torch.profiler.profile = Profile
     torch.compile = lambda function, **options: function
     triton.__version__ = "3.6.0"
+    assert triton_launch.RUN is triton.JITFunction.run  # it sees from now on that this was replaced
     triton.JITFunction.run = nothing
     for module in (backend, distances):
         module.unsupported = lambda call: None
