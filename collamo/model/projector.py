@@ -166,7 +166,8 @@ class CoProjector(nn.Module):
 
     def _computes_again(self) -> bool:
         """Whether layers run again in the backward pass: they must find there what they found."""
-        return self.training and self.layers[0].gradient_checkpointing
+        first = cast("CoProjectorLayer", self.layers[0])
+        return self.training and first.gradient_checkpointing
 
     def _attention_dtype(self, relations: Relations) -> torch.dtype:
         device = cast("torch.device", relations.device).type
@@ -181,7 +182,8 @@ class CoProjector(nn.Module):
         if self._computes_again():
             return stack
         for m in ("2d", "3d"):
-            blocks = (cast("BranchBlock", layer.branches[m]) for layer in self.layers)
+            layers = (cast("CoProjectorLayer", layer) for layer in self.layers)
+            blocks = (cast("BranchBlock", layer.branches[m]) for layer in layers)
             biases = [x.relation_bias for x in blocks if x.relation_bias is not None]
             radials = [x.radial for x in biases]
             dtype = self._attention_dtype(relations[m])
