@@ -15,8 +15,10 @@ def test_train_from_the_command_line(collamo, run, tmp_path):
     assert text == f"{out}/final\n"  # stdout is for data
     assert (out / "final" / "model.safetensors").is_file()
     assert (out / "checkpoint-2" / "manifest.json").is_file()
-    again = [*options, "--max_steps", "5", "--resume"]
-    assert collamo("train", CONFIGS / "tiny_lm.yaml", "--output", out, *again)[0] == 0
+    again = ["train", CONFIGS / "tiny_lm.yaml", "--output", out, *options, "--max_steps", "5"]
+    longer = ["--allow-changed", "training.max_steps"]
+    assert_fails(collamo(*again, "--resume"), 2, "training.max_steps was 2 and is 5", *longer)
+    assert collamo(*again, "--resume", *longer)[0] == 0
     assert (out / "checkpoint-5" / "manifest.json").is_file()
     code, _, err = collamo("train", CONFIGS / "tiny_lm.yaml", "--output", out, *options)
     assert code == 2
