@@ -84,6 +84,8 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changed: Collection[str
         When the loss or a gradient is NaN or infinite, the wrong parameters would be trained,
         weights cannot be written, or every finished checkpoint to resume from is damaged.
     """
+    if allow_changed and not resume:
+        raise UsageError("--allow-changed says what may differ when training goes on; add --resume")
     output = Path(recipe.output)
     prepare_output(output, resume)
     with only_one(output):

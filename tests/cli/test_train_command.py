@@ -18,6 +18,7 @@ def test_train_from_the_command_line(collamo, run, tmp_path):
     again = ["train", CONFIGS / "tiny_lm.yaml", "--output", out, *options, "--max_steps", "5"]
     longer = ["--allow-changed", "training.max_steps"]
     assert_fails(collamo(*again, "--resume"), 2, "training.max_steps was 2 and is 5", *longer)
+    assert_fails(collamo(*again, *longer), 2, "add --resume")
     assert collamo(*again, "--resume", *longer)[0] == 0
     assert (out / "checkpoint-5" / "manifest.json").is_file()
     code, _, err = collamo("train", CONFIGS / "tiny_lm.yaml", "--output", out, *options)
