@@ -117,6 +117,7 @@ def test_compiled_decoding_is_one_graph(tokenizer, inputs):
     config = CompileConfig(fullgraph=True, backend="eager", mode=None)
     config._compile_all_devices = True  # transformers' own switch for its tests
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of every test before
     options = {"cache_implementation": "static", "compile_config": config}
     assert torch.equal(expected, model.generate(**inputs, **GREEDY, **options))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
