@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
@@ -120,6 +121,9 @@ class CollamoPreTrainedModel(OpenedByStub, PreTrainedModel):
             # transformers cannot turn 4 bits that it loaded back into the file's form: they are it.
             kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if self.tp_size is not None:  # cut between processes: all of them gather, and write
+            torch.distributed.barrier()
+            is_main_process = is_main_process and torch.distributed.get_rank() == 0
         if is_main_process:
             write_checksums(Path(save_directory))
 
