@@ -261,14 +261,14 @@ class CollamoModel(CollamoPreTrainedModel):
 
         Exactly one of `input_ids` [R,T] and `inputs_embeds` [R,T,D]; `cache` and `past_key_values`
         are two names for one thing (see `transformers_versions.CACHE`). The molecules may also come
-        as their tensors by name, as trl hands them to whatever stands under an output layer.
+        as their tensors by name, as trl hands them to whatever stands under an output layer. Of
+        molecules whose first ones are in the cache, the last are read.
 
         Raises
         ------
         ValueError
             If a prompt's `<mol>` tokens and its molecules disagree in number, or `<mol>` tokens
-            come without molecules. Of molecules whose first ones are in the cache, the last are
-            read.
+            come without molecules.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")

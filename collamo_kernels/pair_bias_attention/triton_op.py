@@ -95,7 +95,7 @@ def run_backward(
     own, rounds = launch.backward(
         *(inputs.launched(), rows, grad, bias_learns),
         sink_learns=False,
-        counters=None,
+        cleared=None,
         dlogits=sent,
     )
     for _ in rounds:  # one, of all heads

@@ -37,7 +37,7 @@ POINTERS = {
     "*u8": {"valid", "hops", "keys"},
     "*i32": {
         *("cu_seqlens", "tiles", "fits", "known", "first_knot", "pair_types", "atom_types"),
-        "counters",
+        "cleared",
     },
     "*fp32": {
         *("row_max", "inverse_sum", "hop_bias", "coefficients", "phi", "ds", "u", "geometry"),
@@ -175,7 +175,7 @@ def shipped(sink: bool = False) -> Iterator[Program]:
 
 def shipped_with_logits() -> Iterator[Program]:
     """The attention of `pair_bias_attention`, for heads of Uni-Mol's width."""
-    tables = "hops", "hop_bias", "spot", "coefficients", "phi", "fits", "ds", "counters"
+    tables = "hops", "hop_bias", "spot", "coefficients", "phi", "fits", "ds", "cleared"
     absent = ("seed", "valid", *SINK, *tables)
     for bucket in configuration.buckets(16, torch.bfloat16):
         for forward in (True, False):

@@ -35,7 +35,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
-CLEARED = tl.constexpr(256)  # counters at a time
+CLEARED = tl.constexpr(256)  # words set to 0 at a time
 SIGN = tl.constexpr(-(2**31))
 TILE = tl.constexpr(32)  # atoms an entry of `Relations.tiles` stands for
 
@@ -67,7 +67,7 @@ class Gradients(NamedTuple):
     ds: Tensor | None  # [pairs, group]: dL/dlogits, those of a pair side by side
     dbias: Tensor | None
     dsink: Tensor | None  # [atoms, H]: what each row sends back
-    counters: Tensor | None  # of `table_gradients.add_up`, to be set to 0
+    cleared: Tensor | None  # int32: words of `table_gradients.add_up`'s segments, set to 0
     dlogits: Tensor | None = None  # [H, pairs]: what other readers of the logits send back to them
 
 
@@ -134,7 +134,7 @@ class Build(NamedTuple):
 
 # Numbers of a batch: what may change from step to step. Strides over atoms (q_t, out_t) do not.
 BATCH_NUMBERS = (
-    *("above", "longest", "blocks", "pairs", "cells", "first_head", "group", "counter_count"),
+    *("above", "longest", "blocks", "pairs", "cells", "first_head", "group", "cleared_count"),
     *("q_b", "q_h", "out_b", "out_h"),
     *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
     *("threshold", "growth"),
@@ -511,19 +511,19 @@ def _sink_rows(
 
 
 @triton.jit
-def _clear(counters, counter_count):
-    """Set the ``counters`` of `table_gradients.add_up`, which is launched next, to 0."""
-    if counters is not None:
+def _clear(cleared, cleared_count):
+    """Set the words of the segments to 0, which `table_gradients.add_up`, launched next, fills."""
+    if cleared is not None:
         first, step = tl.program_id(0) * CLEARED, tl.num_programs(0) * CLEARED
-        for next in range(first, counter_count, step):
+        for next in range(first, cleared_count, step):
             c = next + tl.arange(0, CLEARED)
-            tl.store(counters + c, tl.zeros((CLEARED,), tl.int32), mask=c < counter_count)
+            tl.store(cleared + c, tl.zeros((CLEARED,), tl.int32), mask=c < cleared_count)
 
 
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
-    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, cleared_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     threshold, growth, build: tl.constexpr,
 ):  # fmt: skip
@@ -538,7 +538,7 @@ def differentiate(
     PRECISION: tl.constexpr = build.PRECISION
     HEAD: tl.constexpr = build.HEAD
     WIDTH: tl.constexpr = build.WIDTH
-    _clear(gradients.counters, counter_count)
+    _clear(gradients.cleared, cleared_count)
     local = tl.program_id(0) % group
     head = first_head + local
     molecule = tl.program_id(0) // group
@@ -600,7 +600,7 @@ def differentiate(
 @triton.jit(do_not_specialize=BATCH_NUMBERS)
 def differentiate_tile(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
-    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, counter_count, scale,
+    above, heads, first_head, group, longest, blocks, pairs, buckets, cells, cleared_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
     threshold, growth, build: tl.constexpr,
 ):  # fmt: skip
@@ -615,7 +615,7 @@ def differentiate_tile(
     PRECISION: tl.constexpr = build.PRECISION
     HEAD: tl.constexpr = build.HEAD
     WIDTH: tl.constexpr = build.WIDTH
-    _clear(gradients.counters, counter_count)
+    _clear(gradients.cleared, cleared_count)
     local = tl.program_id(0) % group
     head = first_head + local
     tile = tl.program_id(0) // group

@@ -82,11 +82,11 @@ def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
 
 def backward(
     inputs: AttentionInputs, results: Results, grad: Tensor, bias_learns: bool, sink_learns: bool,
-    counters: Tensor | None, dlogits: Tensor | None = None,
+    cleared: Tensor | None, dlogits: Tensor | None = None,
 ) -> tuple[kernels.Gradients, Rounds]:  # fmt: skip
     """Gradients, those of bias and sink where they learn, and rounds of heads with dL/dlogits.
 
-    Those are kept for `sum_up`, whose `counters` each round sets to 0, unless these are None. Every
+    Those are kept for `sum_up`, whose segments (`cleared`) each round sets to 0, unless None. Every
     round must be drawn: the kernels run then.
     """
     out = results.out
@@ -95,7 +95,7 @@ def backward(
     dbias = like_bias(bias) if bias is not None and bias_learns else None
     dsink = torch.empty_like(results.row_max) if sink_learns else None
     grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
-    gradients = kernels.Gradients(grad, dq, dk, dv, None, dbias, dsink, counters, dlogits)
+    gradients = kernels.Gradients(grad, dq, dk, dv, None, dbias, dsink, cleared, dlogits)
     rounds = _backward_rounds(inputs, results, gradients)
     return gradients, rounds if inputs.molecules.atoms else iter(())
 
@@ -104,8 +104,8 @@ def _backward_rounds(
     inputs: AttentionInputs, results: Results, gradients: kernels.Gradients
 ) -> Rounds:
     projections, molecules = _same_strides(inputs.projections), inputs.molecules
-    q, counters, dbias = projections.q, gradients.counters, gradients.dbias
-    kept = counters is not None
+    q, cleared, dbias = projections.q, gradients.cleared, gradients.dbias
+    kept = cleared is not None
     launches = [
         (chosen, _shared(inputs, q, results.out, chosen, above))
         for chosen, above in inputs.launches(configuration.backward)
@@ -125,7 +125,7 @@ def _backward_rounds(
                 terms=terms,
                 first_head=heads.start,
                 group=count,
-                counter_count=0 if counters is None else len(counters),
+                cleared_count=0 if cleared is None else len(cleared),
                 dbias_b=dbias_b,
                 dbias_h=dbias_h,
                 **shared,
