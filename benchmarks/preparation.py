@@ -19,7 +19,7 @@ import measurements
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 
-INTERVAL = 0.25  # s between two looks at the memory
+INTERVAL = 1.0  # s between two looks at the memory
 watching = 0.0  # s of processor time that looking took: beside other work a fifth of the run
 
 
