@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from collamo.errors import CollamoError, UsageError
-from collamo.evaluation.examine.reliance import MODEL, SAME_SIZE, SCATTERED, ZEROED
+from collamo.evaluation.examine.reliance import MODEL, SAME_SIZE, SCATTERED, ZEROED, ZEROED_ALONE
 from collamo.evaluation.examine.verdicts import BASELINES, dependence, signed
 from collamo.evaluation.report.page import markdown_table, metric_name
 from collamo.evaluation.statistics import Estimate
 from collamo.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-TAKEN_AWAY = (SAME_SIZE, SCATTERED, "without 3d", *ZEROED)
+TAKEN_AWAY = (SAME_SIZE, SCATTERED, "without 3d", *ZEROED, *ZEROED_ALONE)
 # One thread, as in demo.sh: two cores train two seeds sooner than one seed twice as fast.
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 

@@ -71,17 +71,19 @@ def _score_task(
         return unit_sums([rows[name][i] for i in asked], units, order, SPLIT_COLUMNS)
 
     asked = {
-        name: [i for i in members if answered.texts[i] is not None]
+        name: {i: None for i in members if answered.texts[i] is not None}
         for name, answered in answers.items()
     }
     names = [name for name in answers if asked[name] or name == MODEL]
-    # The model's answers to what each variant was asked too: what it was not asked tells nothing.
-    sets = [sums(name, asked[name]) for name in names]
-    sets += [sums(MODEL, [i for i in asked[name] if i in set(asked[MODEL])]) for name in names]
+    sets = [sums(name, list(asked[name])) for name in names]
+    # What each is held against, in the same questions: what it was not asked tells nothing.
+    for name in names:
+        against = answers[name].against
+        sets.append(sums(against, [i for i in asked[name] if i in asked[against]]))
     drawn = resampled(sets, lambda total: split_scores(task, total), seed=seed)
     scores = {}
-    for name, its, model in zip(names, drawn, drawn[len(names) :], strict=False):
-        change = differences(model, its).get(metric) if name != MODEL else None
+    for name, its, rival in zip(names, drawn, drawn[len(names) :], strict=False):
+        change = differences(rival, its).get(metric) if name != MODEL else None
         scores[name] = Scores(
             count_statuses(task, [rows[name][i] for i in members]),
             estimates(its),

@@ -33,6 +33,12 @@ ZEROED = {
     "Φ3d zeroed": ("phi3d",),
     "Φ2d and Φ3d zeroed": ("phi2d", "phi3d"),
 }
+#: Both Φ tell which atoms are near, so that either stands in for the other. What the model has of one
+#: shows where the view of the other is gone: variant → what it is compared with, the Φ that is zeroed.
+ZEROED_ALONE = {
+    "Φ2d zeroed without 3d": ("without 3d", ("phi2d",)),
+    "Φ3d zeroed without 2d": ("without 2d", ("phi3d",)),
+}
 # Å³ of the ball for each atom with its hydrogens: a molecule's volume grows by about as much.
 VOLUME_PER_ATOM = 18.0
 
@@ -40,12 +46,13 @@ VOLUME_PER_ATOM = 18.0
 @dataclass(frozen=True)
 class Variant:
     """One way to ask: `modalities` that may be seen; `molecules` shown instead of one's own; which
-    Φ are `zeroed` in the projector."""
+    Φ are `zeroed` in the projector; the variant `against` which its answers are held."""
 
     name: str
     modalities: tuple[str, ...] = MODALITIES
     molecules: Mapping[int, MoleculeFeatures] = field(default_factory=dict)
     zeroed: tuple[str, ...] = ()
+    against: str = MODEL
 
 
 def make_variants(
@@ -55,7 +62,8 @@ def make_variants(
 
     The model and the wrong molecule (a baseline, drawn from all) always. With `reliance`: each
     modality removed, each alone (the paper's Table 7 has 1D alone), another molecule of the same
-    size, atoms scattered at random, and Φ zeroed: whether Φ varies says nothing about its use.
+    size, atoms scattered at random, and Φ zeroed, also where the other view is gone: whether Φ
+    varies says nothing about its use.
 
     Parameters
     ----------
@@ -85,6 +93,10 @@ def make_variants(
         *(Variant(name, modalities) for name, modalities in ALONE.items()),
         Variant(SCATTERED, molecules=moved),
         *(Variant(name, zeroed=relations) for name, relations in ZEROED.items()),
+        *(
+            Variant(name, WITHOUT[against], zeroed=relations, against=against)
+            for name, (against, relations) in ZEROED_ALONE.items()
+        ),
     ]
     gaps = [abs(sizes[row] - sizes[other]) for row, other in alike.items()]
     counts = {
@@ -98,7 +110,7 @@ def make_variants(
 
 def count_variants(reliance: bool) -> int:
     """Return how many variants `make_variants` makes."""
-    return 2 + (len(WITHOUT) + len(ALONE) + len(ZEROED) + 2 if reliance else 0)
+    return 2 + (len(WITHOUT) + len(ALONE) + len(ZEROED) + len(ZEROED_ALONE) + 2 if reliance else 0)
 
 
 def scatter_atoms(features: MoleculeFeatures, key: str) -> MoleculeFeatures:
@@ -120,11 +132,12 @@ def scatter_atoms(features: MoleculeFeatures, key: str) -> MoleculeFeatures:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one variant, None where it was not asked, and the questions whose input it
-    left as it was."""
+    """The answers of one variant, None where it was not asked; the questions whose input is that of
+    the variant `against` which it is held."""
 
     texts: list[str | None]
     unchanged: frozenset[int] = frozenset()
+    against: str = MODEL
 
 
 def answer_variants(
@@ -139,25 +152,27 @@ def answer_variants(
     max_new_tokens: int = 128,
     progress: Callable[[str, int], None] | None = None,
 ) -> dict[str, Answers]:
-    """Return the answers to `examples` by variant; the first variant is the model as it is.
+    """Return the answers to `examples` by variant; one comes after what it is held against.
 
     A question is not asked (None) where the molecule has none of the modalities that the variant
     may see and the model reads. Where the variant changes nothing (no conformer to remove, no Φ to
-    zero), the model's answer stands. What the journal has is not asked again.
+    zero), the answer that it is held against stands. What the journal has is not asked again.
     """
     answers: dict[str, Answers] = {}
+    named = {variant.name: variant for variant in variants}
     owned = _phi_of(model.config.projector_config)
     for variant in variants:
+        rival = named[variant.against]
         asked: list[_Question] = []
         unchanged = {}
         for index, example in enumerate(examples):
             own = features[example.molecule]
             shown = variant.molecules.get(example.molecule, own)
             seen = seen_modalities(shown, variant.modalities, model.config.modalities)
-            everything = seen_modalities(own, MODALITIES, model.config.modalities)
+            others = seen_modalities(own, rival.modalities, model.config.modalities)
             zeroed = any(owned.get(name) in seen for name in variant.zeroed)
-            if answers and shown is own and seen == everything and not zeroed:
-                unchanged[index] = answers[variants[0].name].texts[index]
+            if variant is not rival and shown is own and seen == others and not zeroed:
+                unchanged[index] = answers[rival.name].texts[index]
             elif seen:
                 asked.append(_Question(index, shown, example.question))
         texts = unchanged | _ask(
@@ -166,7 +181,7 @@ def answer_variants(
         if unchanged and progress is not None:
             progress(variant.name, len(unchanged))
         answers[variant.name] = Answers(
-            [texts.get(i) for i in range(len(examples))], frozenset(unchanged)
+            [texts.get(i) for i in range(len(examples))], frozenset(unchanged), rival.name
         )
     return answers
 

@@ -116,6 +116,8 @@ def _taken_away(pairing: Mapping[str, int]) -> list[str]:
         "nothing of the conformer is left, so no rotation of it matters.",
         "Φ2d zeroed, Φ3d zeroed, both: the attention over atoms goes without that bias, and the "
         "molecule is as it was. Only this shows that a bias is used; that it varies does not.",
+        "Φ2d zeroed without 3d, Φ3d zeroed without 2d: one bias can stand in for the other, so each "
+        "is also zeroed where the other's view is gone. The change is against that view gone.",
         "1d only, 2d only, 3d only: that view alone (the paper's Table 7 has 1D alone).",
         f"{WRONG}: any other molecule of the split.",
     ]
@@ -182,7 +184,8 @@ _HOW = (
     "that one answer cannot decide the mean; an answer without a number is counted as the "
     "train mean or as the most common answer, whichever is further off. Always answering the train "
     "mean would score about 0.8 on normally distributed values. parsed: share of answers with a "
-    "number. change: of the score that decides about the task, against the model with everything. "
+    "number. change: of the score that decides about the task, against the model with everything "
+    "(of “Φ zeroed without” a view, against that view gone). "
     f"{MOST_COMMON}: the most frequent answer of the train split, per target. {TRAIN_MEDIAN}: the "
     f"best constant for absolute errors. {WRONG}: the same model and question, another molecule of "
     "the same split."

@@ -13,6 +13,7 @@ from collamo.evaluation.examine.reliance import (
     WITHOUT,
     WRONG_MOLECULE,
     ZEROED,
+    ZEROED_ALONE,
 )
 from collamo.evaluation.examine.scores import Scores, primary_metric
 from collamo.evaluation.report.page import metric_name
@@ -23,7 +24,7 @@ TRAIN_MEDIAN = "train median"
 # The two opponents of every verdict; the median is a third, stronger one for absolute errors,
 # reported beside them.
 BASELINES = (MOST_COMMON, WRONG_MOLECULE)
-TAKEN_AWAY = (SAME_SIZE, *WITHOUT, SCATTERED, *ZEROED)
+TAKEN_AWAY = (SAME_SIZE, *WITHOUT, SCATTERED, *ZEROED, *ZEROED_ALONE)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,23 @@ def test_changes_compare_the_same_questions_only():
     assert scores["3d only"].counts["not_asked"] == 1
 
 
+def test_a_change_is_from_what_a_variant_is_held_against():
+    """Two of the model's answers are right without 3D, and one of these two without Φ2d as well."""
+    right = [e.answer for e in COUNTS]
+    blind, blinder = [*right[:2], *["?"] * 58], [right[0], *["?"] * 59]
+    answers = {
+        MODEL: Answers(right),
+        WRONG_MOLECULE: Answers(["?"] * 60),
+        "without 3d": Answers(blind),
+        "Φ2d zeroed without 3d": Answers(blinder, against="without 3d"),
+    }
+    scorer = SplitScorer(COUNTS, TrainStatistics.count(COUNTS))
+    answers |= fixed_answers(COUNTS, TrainStatistics.count(COUNTS))
+    scores = examine(COUNTS, answers, scorer, {}).scores["motif_count"]
+    assert scores["without 3d"].change.value == pytest.approx(-58 / 60)
+    assert scores["Φ2d zeroed without 3d"].change.value == pytest.approx(-1 / 60)
+
+
 def test_nothing_to_score_is_no_victory():
     examples = [TaskExample(0, "iupac_name", "iupac_name", "Name?", "ethanol")]
     verdict = examined(examples, [None], ["x"]).verdicts[0]

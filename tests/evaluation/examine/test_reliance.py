@@ -20,6 +20,7 @@ from collamo.evaluation.examine.reliance import (
     WITHOUT,
     WRONG_MOLECULE,
     ZEROED,
+    ZEROED_ALONE,
     answer_variants,
     count_variants,
     make_variants,
@@ -91,7 +92,7 @@ def run(features, tmp_path, read=("1d", "2d", "3d"), with_reliance=True, **proje
 
 def test_every_variant_shows_what_its_name_says(features, asked, tmp_path):
     found, pairing = run(features, tmp_path)
-    taken = [SAME_SIZE, *WITHOUT, *ALONE, SCATTERED, *ZEROED]
+    taken = [SAME_SIZE, *WITHOUT, *ALONE, SCATTERED, *ZEROED, *ZEROED_ALONE]
     assert list(found) == [MODEL, WRONG_MOLECULE, *taken]
     whole = ("1d", "2d", "3d")
     assert found[MODEL].texts == [f"{smiles} {whole}" for smiles in SMILES]
@@ -110,6 +111,12 @@ def test_every_variant_shows_what_its_name_says(features, asked, tmp_path):
     missing = (" without Φ2d", " without Φ3d", " without Φ2d without Φ3d")
     for name, words in zip(ZEROED, missing, strict=True):
         assert found[name].texts == [f"{smiles} {whole}{words}" for smiles in SMILES]
+        assert found[name].against == MODEL
+    alone = {"Φ2d zeroed without 3d": "without Φ2d", "Φ3d zeroed without 2d": "without Φ3d"}
+    for name, words in alone.items():
+        rival = found[name].against
+        assert rival == f"without {name[-2:]}"
+        assert found[name].texts == [f"{text} {words}" for text in found[rival].texts]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +142,9 @@ def test_phi_of_a_view_that_is_not_read_changes_nothing(features, asked, tmp_pat
     assert not found["Φ2d zeroed"].unchanged
     found, _ = run(features, tmp_path, read=("1d", "3d"))
     assert found["Φ2d zeroed"].unchanged == set(range(5))
+    alone = found["Φ2d zeroed without 3d"]
+    assert alone.unchanged == set(range(5))
+    assert alone.texts == found["without 3d"].texts != found[MODEL].texts
 
 
 def test_a_view_that_is_not_there_cannot_be_taken_away(features, asked, tmp_path):
