@@ -33,8 +33,8 @@ ZEROED = {
     "Φ3d zeroed": ("phi3d",),
     "Φ2d and Φ3d zeroed": ("phi2d", "phi3d"),
 }
-#: Both Φ tell which atoms are near, so that either stands in for the other. What the model has of one
-#: shows where the view of the other is gone: variant → what it is compared with, the Φ that is zeroed.
+#: Both Φ tell which atoms are near, so that either stands in for the other. What the model has of
+#: one shows where the other's view is gone: variant → what it is compared with, the Φ zeroed.
 ZEROED_ALONE = {
     "Φ2d zeroed without 3d": ("without 3d", ("phi2d",)),
     "Φ3d zeroed without 2d": ("without 2d", ("phi3d",)),

@@ -116,8 +116,8 @@ def _taken_away(pairing: Mapping[str, int]) -> list[str]:
         "nothing of the conformer is left, so no rotation of it matters.",
         "Φ2d zeroed, Φ3d zeroed, both: the attention over atoms goes without that bias, and the "
         "molecule is as it was. Only this shows that a bias is used; that it varies does not.",
-        "Φ2d zeroed without 3d, Φ3d zeroed without 2d: one bias can stand in for the other, so each "
-        "is also zeroed where the other's view is gone. The change is against that view gone.",
+        "Φ2d zeroed without 3d, Φ3d zeroed without 2d: one bias can stand in for the other, so "
+        "each is also zeroed where the other's view is gone. The change is against that view gone.",
         "1d only, 2d only, 3d only: that view alone (the paper's Table 7 has 1D alone).",
         f"{WRONG}: any other molecule of the split.",
     ]
