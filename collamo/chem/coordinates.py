@@ -11,10 +11,13 @@ from collamo.chem.rejection import captured_log
 COINCIDENT = "its atoms share a place"
 FLAT = "a flat drawing tagged 3D"
 NOT_FINITE = "not finite"
+FAR = "its atoms are farther apart than 10,000 Å"
 
 # Å. Our choice: the shortest bond, of H2, has 0.74; files have four decimals.
 SAME_PLACE = 0.1
 FLATNESS = 1e-3
+# Å. Our choice: no molecule of a file of small ones is that long; a slipped column or exponent is.
+FARTHEST = 1e4
 # Å, RMS by which bonds and 1,3-distances of a planar geometry may miss RDKit's bounds. Our choice:
 # of 385 planar geometries in GDB and PubChem records it refuses 16, all of them of radicals; of
 # 2,184 drawings of the same molecules it keeps 50, small ones whose drawing is near their geometry.
@@ -39,6 +42,8 @@ def refused_coordinates(mol: Chem.Mol, heavy: Chem.Mol) -> str | None:
     positions = heavy.GetConformer().GetPositions()
     if not np.isfinite(positions).all():
         return NOT_FINITE
+    if (np.ptp(positions, axis=0) > FARTHEST).any():
+        return FAR
     if _coincide(positions):
         return COINCIDENT
     whole = mol.GetConformer(heavy.GetConformer().GetId())

@@ -21,6 +21,8 @@ def compose_caption(facts: Facts, rng: random.Random) -> str:
 
 
 def _identity_sentence(facts: Facts, rng: random.Random) -> str:
+    if "molecular_weight" not in facts.properties:  # see `Facts.unknown`
+        return f"The molecule is {facts.formula}."
     weight = format_number(facts.properties["molecular_weight"], 1)
     wording = rng.choice(
         (
@@ -62,8 +64,10 @@ def _counted(count: int, name: str) -> str:
 
 
 def _polarity(facts: Facts, rng: random.Random) -> str:
-    logp = format_number(facts.properties["logp"], 1)
     donors = _donors(int(facts.properties["hbond_donors"]))
+    if "logp" not in facts.properties:
+        return f"It has {donors}."
+    logp = format_number(facts.properties["logp"], 1)
     return rng.choice(
         (
             f"Its logP is {logp} with {donors}.",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -119,17 +120,21 @@ class Facts:
     motifs
         Count of every motif of `MOTIFS`.
     properties
-        Target of `PROPERTIES_2D` → value in its unit; QED is missing where it is not defined.
+        Target of `PROPERTIES_2D` → value in its unit, where it is a finite number.
     geometry
         Target of `PROPERTIES_3D` → value in its unit; empty without a conformer or with a single
         atom. No longest distance where there are not two heavy atoms (H2, D2O); of a shape and of
         distances between heteroatoms, what `collamo.data.geometry.shape` returns.
+    unknown
+        Target of either → NaN where it is not defined (QED of some molecules), ±inf where its
+        number is too large for float32, in which facts are learned. Nothing is asked about it.
     """
 
     formula: str
     motifs: Mapping[str, int]
     properties: Mapping[str, float]
     geometry: Mapping[str, float]
+    unknown: Mapping[str, float] = field(default_factory=dict)
 
 
 def measure(molecule: Molecule, conformer: Conformer) -> Facts:
@@ -142,12 +147,33 @@ def measure(molecule: Molecule, conformer: Conformer) -> Facts:
         entry.target: round(float(entry.compute(mol if entry.isotopic else plain)), 6)
         for entry in PROPERTIES_2D
     }
+    geometry = _geometry(mol, conformer.coordinates)
+    unknown = {**values, **geometry}
     return Facts(
         formula=rdMolDescriptors.CalcMolFormula(mol),
         motifs=count_motifs(molecule),
-        properties={target: value for target, value in values.items() if np.isfinite(value)},
-        geometry=_geometry(mol, conformer.coordinates),
+        properties={
+            target: value for target, value in values.items() if why_unknown(value) is None
+        },
+        geometry={
+            target: value for target, value in geometry.items() if why_unknown(value) is None
+        },
+        unknown={target: value for target, value in unknown.items() if why_unknown(value)},
     )
+
+
+def why_unknown(value: float) -> str | None:
+    """Return why a computed number is no fact, None where it is one.
+
+    >>> why_unknown(float("nan")), why_unknown(1e39), why_unknown(0.5)
+    ('not defined', 'infinite', None)
+    """
+    if math.isnan(value):
+        return "not defined"
+    return "infinite" if abs(value) > _LARGEST_FLOAT32 else None
+
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def _geometry(mol: Chem.Mol, coordinates: np.ndarray | None) -> dict[str, float]:

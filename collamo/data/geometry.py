@@ -186,7 +186,7 @@ def shape(mol: Chem.Mol, coordinates: np.ndarray) -> dict[str, float]:
     if not skeleton.positions.any():
         return {}
     values = {entry.target: entry.compute(skeleton) for entry in SHAPE_PROPERTIES}
-    known = {target: value for target, value in values.items() if np.isfinite(value)}
+    known = {target: value for target, value in values.items() if not np.isnan(value)}
     return known | heteroatom_distances(skeleton)
 
 

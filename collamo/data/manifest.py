@@ -62,6 +62,8 @@ class Manifest:
     values
         Column → what its cells are → molecules. "exact", "approximate" and "bound" values became
         questions, as did "text"; the reasons of `measured_values.UNREAD` did not.
+    unknown_facts
+        Target of a computed fact → why a molecule has none ("not defined", "infinite") → molecules.
     absent_conformers
         Reason → molecules without 3D.
     embedded_anew
@@ -92,6 +94,7 @@ class Manifest:
     overlaps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     guesses: Sequence[str] = ()
     values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unknown_facts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     absent_conformers: Mapping[str, int] = field(default_factory=dict)
     embedded_anew: Mapping[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

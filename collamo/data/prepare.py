@@ -24,7 +24,7 @@ from collamo.chem.features import unknown_to_unimol
 from collamo.chem.motifs import MOTIFS
 from collamo.data.column_guesses import check_guesses
 from collamo.data.columns import MeasuredColumn
-from collamo.data.facts import Facts
+from collamo.data.facts import Facts, why_unknown
 from collamo.data.manifest import MANIFEST, Manifest, file_entry
 from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_measured
 from collamo.data.missing_values import is_missing
@@ -191,6 +191,10 @@ def _finish(sharding: Sharding) -> Manifest:
         measured=measured,
         guesses=list(guesses.sentences) if guesses else [],
         values={name: dict(sorted(counts.items())) for name, counts in summary.values.items()},
+        unknown_facts={
+            name: dict(sorted(counts.items()))
+            for name, counts in sorted(summary.unknown_facts.items())
+        },
         absent_conformers=dict(summary.absent.most_common()),
         embedded_anew=dict(summary.embedded_anew.most_common()),
         motifs=list(MOTIFS),
@@ -303,10 +307,11 @@ def _task_table(examples: Sequence[TaskExample]) -> pa.Table:
 def _questions(
     record: Mapping[str, Any], options: PrepareOptions, measured: Mapping[str, MeasuredColumn]
 ) -> list[TaskExample]:
+    properties = by_name(record["properties"])
     facts = Facts(
         formula=record["formula"],
         motifs=dict(zip(MOTIFS, record["motifs"], strict=True)),
-        properties=by_name(record["properties"]),
+        properties={name: x for name, x in properties.items() if why_unknown(x) is None},
         geometry=by_name(record["geometry"]),
     )
     columns, shapes = by_name(record["columns"]), options.shape_questions
@@ -320,6 +325,7 @@ class _Summary:
     def __init__(self, texts: Mapping[str, str | None], measured: Mapping[str, MeasuredColumn]):
         self._texts, self._measured = texts, measured
         self.values: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.unknown_facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.absent: Counter[str] = Counter()
         self.embedded_anew: Counter[str] = Counter()
         self.conformers: Counter[str] = Counter()
@@ -331,6 +337,10 @@ class _Summary:
         self.conformers[record["conformer_method"]] += 1
         self.tasks[split].update(example.task for example in examples)
         self._count_values(by_name(record["columns"]))
+        for name, value in by_name(record["properties"]).items():
+            reason = why_unknown(value)
+            if reason is not None:
+                self.unknown_facts[name][reason] += 1
         if record["coordinates"] is None:
             self.absent[record["conformer_reason"]] += 1
         elif record["conformer_reason"] is not None:

@@ -120,6 +120,6 @@ def _molecule_columns(
         "conformer_reason": conformer.reason,
         "formula": facts.formula,
         "motifs": [facts.motifs[name] for name in MOTIFS],
-        "properties": list(facts.properties.items()),
+        "properties": [*facts.properties.items(), *facts.unknown.items()],
         "geometry": list(facts.geometry.items()),
     }

@@ -48,7 +48,7 @@ MOLECULE_SCHEMA = pa.schema(
         ("conformer_reason", pa.string()),
         ("formula", pa.string()),
         ("motifs", pa.list_(pa.int32())),  # counts in the order of manifest "motifs"
-        ("properties", _named(pa.float64())),
+        ("properties", _named(pa.float64())),  # what is not finite is no fact, and counted
         ("geometry", _named(pa.float64())),  # Å
         ("columns", _named(pa.string())),  # the source's own, as given
     ]
@@ -111,7 +111,9 @@ class Shard:
         formula, motifs, properties, geometry = (self.plain[name][i] for name in FACT_COLUMNS)
         known = {**count_elements(formula), **by_name(properties), **by_name(geometry)}
         numbers = [known.get(target, np.nan) for target in NUMBERS]
-        return np.array([*motifs, *numbers], dtype=np.float32)
+        facts = np.array([*motifs, *numbers], dtype=np.float32)
+        facts[~np.isfinite(facts)] = np.nan
+        return facts
 
     def _place(self, row: int) -> int:
         if row not in self.position:

@@ -28,12 +28,13 @@ class FactsHead(nn.Module):
     num_tokens, width
         b soft tokens of the language model's width.
     facts
-        ``[F]`` float arrays of the training molecules, NaN where a fact is unknown.
+        ``[F]`` float arrays of the training molecules; one that is not finite is unknown.
     """
 
     def __init__(self, num_tokens: int, width: int, facts: Iterable[np.ndarray]):
         super().__init__()
         known = np.stack(list(facts))  # [molecules, F]
+        known = np.where(np.isfinite(known), known, np.nan)  # nansum would add an infinity
         count = np.maximum(np.isfinite(known).sum(0), 1)
         mean = np.nansum(known, 0) / count
         spread = np.sqrt(np.nansum((known - mean) ** 2, 0) / count)
@@ -46,8 +47,8 @@ class FactsHead(nn.Module):
         )
 
     def forward(self, soft_tokens: Tensor, facts: Tensor) -> Tensor:
-        """[R,M,b,D] soft tokens, [R,M,F] facts (NaN: unknown) → mean squared error, a scalar."""
+        """[R,M,b,D] soft tokens, [R,M,F] facts → mean squared error of the finite ones, scalar."""
+        known = facts.isfinite()  # of the facts: an infinite target would be cut to a known ±4
         target = ((facts - self.mean) / self.spread).clamp(-LARGEST, LARGEST)
-        known = target.isfinite()
         error = self.linear(soft_tokens.flatten(-2).float()) - torch.where(known, target, 0.0)
         return torch.where(known, error, 0.0).square().sum() / known.sum().clamp(min=1)

@@ -122,3 +122,13 @@ def test_the_geometry_of_a_mol_is_taken_where_it_has_a_drawing_too():
 def test_a_flat_conformer_of_a_mol_is_no_geometry():
     mol = Chem.MolFromMolBlock(block_of(*drawing("CC(C)Cc1ccccc1")))
     assert Molecule.from_mol(mol).refused_coordinates == "a flat drawing tagged 3D"
+
+
+def test_a_molecule_of_a_hundred_kilometres_is_no_geometry():
+    """An exponent that slipped: float32 holds it, and all other numbers are nothing beside it."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    mol.GetConformer().SetAtomPosition(0, (1e15, 0.0, 0.0))
+    molecule = Molecule.from_molblock(Chem.MolToV3KMolBlock(mol))
+    assert molecule.refused_coordinates == "its atoms are farther apart than 10,000 Å"
+    assert embed_conformer(molecule).method.startswith("etkdg")

@@ -1,12 +1,21 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from rdkit.Chem import QED
 
+import collamo.data.facts as facts_module
 from collamo.chem.conformer import Conformer, absent_conformer, embed_conformer
 from collamo.chem.molecule import parse_molecule, without_isotopes_of_hydrogen
-from collamo.data.facts import ELEMENTS, PROPERTIES_2D, count_elements, format_number, measure
+from collamo.data.facts import (
+    ELEMENTS,
+    PROPERTIES_2D,
+    count_elements,
+    format_number,
+    measure,
+    why_unknown,
+)
 
 
 def test_nothing_on_stderr(capfd):
@@ -99,3 +108,22 @@ def test_without_two_heavy_atoms_there_is_no_distance_to_ask_for(smiles):
 def test_atoms_are_counted_by_element(smiles, counts):
     formula = measure(parse_molecule(smiles), absent_conformer("unused")).formula
     assert count_elements(formula) == {symbol: counts.get(symbol, 0) for symbol in ELEMENTS}
+
+
+def test_what_is_no_number_is_no_fact(monkeypatch):
+    """QED fails on a molecule, logP overflows float32, in which facts are learned."""
+    broken = {"qed": math.nan, "logp": -1e39, "tpsa": math.inf}
+    properties = [
+        dataclasses.replace(entry, compute=lambda mol, value=broken[entry.target]: value)
+        if entry.target in broken
+        else entry
+        for entry in PROPERTIES_2D
+    ]
+    monkeypatch.setattr(facts_module, "PROPERTIES_2D", properties)
+    facts = measure(parse_molecule("CCO"), absent_conformer("not asked for"))
+    assert not broken.keys() & facts.properties.keys()
+    assert {name: why_unknown(value) for name, value in facts.unknown.items()} == {
+        "qed": "not defined",
+        "logp": "infinite",
+        "tpsa": "infinite",
+    }

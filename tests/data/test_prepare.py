@@ -1,6 +1,8 @@
 """`prepare`: rows in = rows out, the same bytes however it ran, nothing lost."""
 
+import dataclasses
 import json
+import math
 import os
 import random
 import re
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import collamo.chem.conformer_workers as conformer_workers_module
+import collamo.data.facts as facts_module
 import collamo.data.records as records_module
 import collamo.data.sharding as sharding_module
 import collamo.data.workers as workers_module
@@ -24,12 +27,13 @@ from collamo.chem.conformer import embed_conformer
 from collamo.chem.conformer_workers import usable_processors, worker_context
 from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
+from collamo.cli import run
 from collamo.data.facts import PROPERTIES_3D, count_elements, measure
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
 from collamo.data.records import process_row
-from collamo.data.shards import SPLITS
+from collamo.data.shards import NUMBERS, SPLITS
 from collamo.data.sources import SourceRow
 from collamo.data.splits import scaffold_of
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
@@ -72,6 +76,34 @@ def only_forked():
 def only_with_limited_memory():
     if not Path("/proc/self/statm").exists():
         pytest.skip("the memory of a worker is bounded on Linux only")
+
+
+def test_facts_that_are_no_number_are_counted_and_never_learned(tmp_path, monkeypatch, capsys):
+    """logP is infinite for ethanol and not defined for aspirin, which has six carbons in a ring."""
+
+    def logp(mol):
+        return math.nan if mol.GetRingInfo().NumRings() else math.inf
+
+    properties = [
+        dataclasses.replace(entry, compute=logp) if entry.target == "logp" else entry
+        for entry in facts_module.PROPERTIES_2D
+    ]
+    monkeypatch.setattr(facts_module, "PROPERTIES_2D", properties)
+    records_module._molecule_columns.cache_clear()
+    source, out = tmp_path / "two.csv", tmp_path / "out"
+    source.write_text("smiles\nCCO\nCC(=O)Oc1ccccc1C(=O)O\n")
+    assert run(["prepare", str(source), "--out", str(out), "--workers", "1"]) == 0
+    note = "fact logp: unknown for 2 of 2 molecules (1 infinite, 1 not defined)"
+    assert note in capsys.readouterr().err
+    data = PreparedData.open(out)
+    assert data.manifest.unknown_facts == {"logp": {"infinite": 1, "not defined": 1}}
+    facts = np.stack([data.facts(row) for row in (1, 2)])
+    assert not np.isinf(facts).any()
+    place = len(data.manifest.motifs) + NUMBERS.index("logp")
+    assert np.isnan(facts[:, place]).all()
+    answers = [e.answer for split in SPLITS for e in data.tasks(split)]
+    assert not {"inf", "nan"} & set(answers)
+    records_module._molecule_columns.cache_clear()
 
 
 def test_rows_in_are_rows_ok_plus_rejected(mixed, tmp_path):

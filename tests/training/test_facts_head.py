@@ -47,6 +47,18 @@ def test_unknown_facts_send_no_gradient_and_no_nan():
     assert made.linear.weight.grad[0].abs().sum() > 0
 
 
+def test_an_infinite_fact_is_unknown_to_statistics_and_loss():
+    """Cut at ±4 σ it would be learned as the largest value there is; summed it would leave none."""
+    facts = [[1.0, math.inf], [3.0, 2.0], [2.0, -math.inf], [2.0, 4.0]]
+    made = FactsHead(2, 3, [np.array(row, np.float32) for row in facts])
+    assert made.mean.tolist() == [2.0, 3.0]
+    assert made.spread.isfinite().all()
+    soft = torch.randn(1, 1, 2, 3)
+    known = made(soft, torch.tensor([[[1.0, NAN]]]))
+    assert made(soft, torch.tensor([[[1.0, math.inf]]])) == known
+    assert made(soft, torch.tensor([[[1.0, -math.inf]]])) == known
+
+
 @pytest.mark.slow
 def test_it_trains_with_the_projector_and_is_gone_at_the_end(tmp_path):
     run = trained()
