@@ -23,6 +23,7 @@ _WHERE = {
     "Molecule": "collamo.chem.molecule",
     "MoleculeFeatureExtractor": "collamo.model",
     "MoleculeFeatures": "collamo.chem.features",
+    "PromptEncoder": "collamo.inference.prompt_encoder",
     "SelfiesVocabulary": "collamo.model",
     "build_model": "collamo.model",
     "load": "collamo.inference.assistant",

@@ -1,22 +1,20 @@
-"""The front door: a trained model that is asked about molecules."""
+"""The front door: a trained model that is asked about molecules, or makes prompts of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 import torch
-from torch import Tensor
 
-from collamo.chem.features import MoleculeFeatures
-from collamo.chem.inputs import MoleculeInput, read_molecule
-from collamo.data.batch import batch_molecules
+from collamo.chem.inputs import MoleculeInput
 from collamo.errors import UsageError
-from collamo.inference.answers import answer, evaluation_mode
+from collamo.inference.answers import answer
 from collamo.inference.checkpoint import find_checkpoint
-from collamo.inference.molecules import molecule_features, read_molecules
+from collamo.inference.prompt_encoder import PromptEncoder
 from collamo.model import CollamoForConditionalGeneration, CollamoProcessor, load_checkpoint
+from collamo.model.checkpoints import load_molecule_parts
 
 if TYPE_CHECKING:  # at run time only an adapter needs it
     from peft import PeftModel
@@ -33,13 +31,27 @@ class AnswerOptions(TypedDict, total=False):
     progress: Callable[[int], None] | None
 
 
+@overload
 def load(
     folder: str | Path | None = None,
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
-) -> Assistant:
+    language_model: Literal[True] = True,
+) -> Assistant: ...
+@overload
+def load(
+    folder: str | Path | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    attn_implementation: None = None,
+    language_model: Literal[False],
+) -> PromptEncoder: ...
+def load(
+    folder=None, *, dtype=None, device=None, attn_implementation=None, language_model=True
+) -> PromptEncoder:
     """Open a trained model, ready to be asked about molecules.
 
     Parameters
@@ -49,6 +61,9 @@ def load(
         ``COLLAMO_CHECKPOINT`` names, else the newest that ``make demo`` left in demo/.
     dtype, device, attn_implementation
         As for `collamo.load_checkpoint`.
+    language_model
+        False opens what stands beside the language model, and its table of tokens: a
+        `PromptEncoder`, which makes prompts for an engine that has the language model.
 
     Raises
     ------
@@ -63,11 +78,15 @@ def load(
     >>> assistant.ask("CCO", "How many hydroxyl groups does it have?")  # doctest: +SKIP
     '1'
     """
-    model, processor = load_checkpoint(find_checkpoint(folder), dtype, device, attn_implementation)
-    return Assistant(model, processor)
+    found = find_checkpoint(folder)
+    if language_model:
+        return Assistant(*load_checkpoint(found, dtype, device, attn_implementation))
+    if attn_implementation is not None:
+        raise UsageError("attn_implementation is the language model's, which is not loaded")
+    return PromptEncoder(*load_molecule_parts(found, dtype, device))
 
 
-class Assistant:
+class Assistant(PromptEncoder):
     """A model that answers questions about molecules; `collamo.load` opens one.
 
     A molecule is a SMILES, a SELFIES or a mol block in a text, an RDKit Mol (its conformer is
@@ -97,8 +116,8 @@ class Assistant:
     def __init__(
         self, model: CollamoForConditionalGeneration | PeftModel, processor: CollamoProcessor
     ):
-        self.model = model
-        self.processor = processor
+        super().__init__(model, processor)
+        self.model: CollamoForConditionalGeneration | PeftModel = model
 
     @overload
     def ask(  # type: ignore[overload-overlap]  # to a type checker a str is an Iterable[str]
@@ -176,79 +195,6 @@ class Assistant:
     def caption(self, molecule, **options: Unpack[AnswerOptions]) -> str | list[str]:
         """Describe a molecule, or each of a list; options and errors as for `ask`."""
         return self.ask(molecule, CAPTION_QUESTION, **options)
-
-    @torch.no_grad()
-    def soft_tokens(
-        self, molecules: MoleculeInput | Iterable[MoleculeInput], *, batch_size: int = 32
-    ) -> Tensor:
-        """Return what the language model is given in place of ``<mol>``.
-
-        Returns
-        -------
-        Tensor
-            ``[n,b,D]`` in the model's dtype and on its device, without gradient: row i belongs to
-            ``molecules[i]``, b soft tokens each, D channels of the language model. A single
-            molecule is a row too.
-
-        Raises
-        ------
-        MoleculeError
-            For what is no molecule.
-        UsageError
-            For an empty list.
-        """
-        features = self.features(molecules)
-        if not features:
-            raise UsageError("there are no molecules; give at least one")
-        vocabulary, parts = self.processor.feature_extractor.vocabulary, []
-        with evaluation_mode(self.model):
-            for start in range(0, len(features), batch_size):
-                rows = [[each] for each in features[start : start + batch_size]]
-                batch = batch_molecules(rows, vocabulary).to(self.model.device)
-                parts.append(self.model.get_molecule_features(batch)[:, 0])
-        return torch.cat(parts).to(self.model.dtype)
-
-    @torch.no_grad()
-    def prompt_embeds(self, molecule: MoleculeInput, question: str) -> Tensor:
-        """Return the embeddings of a whole prompt, soft tokens where the molecule stands.
-
-        An engine that serves the language model alone, such as vLLM with ``prompt_embeds``, goes on
-        from here as the model itself would.
-
-        Returns
-        -------
-        Tensor
-            ``[T,D]``: T tokens, D channels of the language model, in its dtype, without gradient.
-
-        Raises
-        ------
-        MoleculeError
-            For what is no molecule.
-        ValueError
-            For a question that `ask` would refuse.
-        """
-        (text,) = _checked_questions(question)
-        (features,) = self.features([molecule])
-        ids = self.processor(self.processor.prompt(text), [features])["input_ids"][0]
-        ids = ids.to(self.model.device)
-        embeds = self.model.get_input_embeddings()(ids)
-        soft = self.soft_tokens(features).to(embeds)
-        return embeds.masked_scatter((ids == self.processor.mol_token_id)[:, None], soft)
-
-    def features(
-        self, molecules: MoleculeInput | Iterable[MoleculeInput]
-    ) -> list[MoleculeFeatures]:
-        """Return what the encoders read of the molecules, which `ask` takes too, at less cost.
-
-        Conformers are embedded with the seed and time limit of the processor.
-        """
-        if isinstance(molecules, str) or not isinstance(molecules, Iterable):
-            read = [read_molecule(molecules)]
-        else:
-            read = read_molecules(list(molecules))
-        extractor = self.processor.feature_extractor
-        seconds = extractor.conformer_seconds
-        return list(molecule_features(read, seed=extractor.conformer_seed, seconds=seconds))
 
 
 def _checked_questions(question: str | Iterable[str]) -> list[str]:

@@ -87,14 +87,49 @@ def test_soft_tokens_are_what_the_model_puts_into_the_prompt(assistant):
 def test_prompt_embeds_are_what_the_language_model_reads(assistant):
     model, processor = assistant.model, assistant.processor
     inputs = processor(processor.prompt(RINGS), ["CCO"])
-    embeds = assistant.prompt_embeds("CCO", RINGS)
+    embeds = assistant.prompt_embeds(RINGS, "CCO")
     assert embeds.shape == (inputs["input_ids"].shape[1], model.config.text_config.hidden_size)
     hidden = model.model.language_model(inputs_embeds=embeds[None]).last_hidden_state
     torch.testing.assert_close(model.lm_head(hidden), model(**inputs).logits)
     with pytest.raises(ValueError, match="take it out"):
-        assistant.prompt_embeds("CCO", "a <mol> b")
+        assistant.prompt_embeds("a <mol> b", "CCO")
     with pytest.raises(UsageError, match="positions; shorten it"):
-        assistant.prompt_embeds("CCO", "why " * 5000)
+        assistant.prompt_embeds("why " * 5000, "CCO")
+    with pytest.raises(UsageError, match="the question is empty"):
+        assistant.prompt_embeds(" ", "CCO")
+    with pytest.raises(MoleculeError, match=r"molecules\[1\]: SMILES 'C1CC'"):
+        assistant.prompt_embeds(RINGS, ["CCO", "C1CC"])
+
+
+def test_prompts_of_conversations(assistant):
+    """Several molecules, turns, views: what transformers' own way makes of them."""
+    model, processor = assistant.model, assistant.processor
+    parts = [{"type": "molecule", "smiles": "CCO"}, {"type": "text", "text": "Or "}]
+    parts += [{"type": "molecule", "selfies": "[C][C]"}, {"type": "text", "text": RINGS}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "None."}]
+    turns += [{"role": "user", "content": "Sure?"}]
+    parts[2] = {"type": "molecule"}
+    embeds = assistant.prompt_embeds(turns, ["[C][C]"], modalities=("1d", "2d"))
+    parts[2] = {"type": "molecule", "smiles": "CC"}
+    options = {"add_generation_prompt": True, "tokenize": True, "modalities": ("1d", "2d")}
+    inputs = processor.apply_chat_template(turns, **options)
+    hidden = model.model.language_model(inputs_embeds=embeds[None]).last_hidden_state
+    torch.testing.assert_close(model.lm_head(hidden), model(**inputs).logits)
+    assert not torch.equal(embeds, assistant.prompt_embeds(turns))  # which sees 3D too
+    written = f'<mol smiles="CCO"/> Or <mol selfies="[C][C]"/>{RINGS}'
+    turns[0] = {"role": "user", "content": written}
+    assert torch.equal(embeds, assistant.prompt_embeds(turns, modalities=("1d", "2d")))
+
+
+def test_prompts_need_no_language_model(assistant):
+    encoder = collamo.load(trained().checkpoint, language_model=False)
+    assert len(list(encoder.model.parameters())) < len(list(assistant.model.parameters()))
+    assert not any("layers" in name for name, _ in encoder.model.language_model.named_modules())
+    assert torch.equal(encoder.soft_tokens(MOLECULES), assistant.soft_tokens(MOLECULES))
+    embeds = [each.prompt_embeds(RINGS, MOLECULES[:2]) for each in (encoder, assistant)]
+    assert torch.equal(*embeds)
+    with pytest.raises(UsageError, match="attn_implementation is the language model's"):
+        collamo.load(trained().checkpoint, language_model=False, attn_implementation="eager")
 
 
 def test_a_model_in_training_stays_in_training(assistant):
@@ -156,5 +191,9 @@ def test_an_adapter_gives_what_its_merged_model_gives(assistant):
     adapter = collamo.load(trained().folder / "stage2" / "adapter")
     assert len(adapter.ask(MOLECULES, RINGS, max_new_tokens=4)) == len(MOLECULES)
     torch.testing.assert_close(adapter.soft_tokens("CCO"), assistant.soft_tokens("CCO"))
-    embeds = [each.prompt_embeds("CCO", RINGS) for each in (adapter, assistant)]
-    torch.testing.assert_close(*embeds)
+    encoder = collamo.load(trained().folder / "stage2" / "adapter", language_model=False)
+    embeds = [each.prompt_embeds(RINGS, "CCO") for each in (adapter, assistant, encoder)]
+    torch.testing.assert_close(embeds[0], embeds[1])
+    assert torch.equal(embeds[0], embeds[2])  # the adapter's projector, not the base's
+    stage1 = collamo.load(trained().folder / "stage1" / "final", language_model=False)
+    assert not torch.equal(embeds[2], stage1.prompt_embeds(RINGS, "CCO"))

@@ -7,10 +7,16 @@ import pytest
 import torch
 from model_helpers import build
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
 from collamo.model import CollamoForConditionalGeneration, load_checkpoint
+from collamo.model.checkpoints import load_molecule_parts
 from collamo.model.checksums import CHECKSUMS
 from collamo.model.merge import merge
 
@@ -200,6 +206,63 @@ def test_a_merged_model_stands_alone_and_answers_the_same(adapter, base, inputs,
         answers = [m.generate(**batch, **options) for m in (model, peft_model)]
         assert torch.equal(*answers)
     assert not list(tmp_path.glob(".served-*"))
+
+
+def test_the_language_model_by_itself_goes_on_from_the_same_embeddings(
+    adapter, base, inputs, tmp_path
+):
+    """A plain LLaMA with LoRA folded in, that transformers opens without collamo's classes."""
+    folder, peft_model = adapter
+    assert merge(folder, language_model=tmp_path / "llm") == [tmp_path / "llm"]
+    llm = AutoModelForCausalLM.from_pretrained(tmp_path / "llm")
+    assert type(llm).__name__ == "LlamaForCausalLM"
+    assert CHECKSUMS in {path.name for path in (tmp_path / "llm").iterdir()}
+    core = peft_model.get_base_model().model
+    embeds = []
+    handle = core.language_model.register_forward_pre_hook(
+        lambda *call: embeds.append(call[2]["inputs_embeds"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        expected = peft_model(**inputs).logits
+        handle.remove()
+        found = llm(inputs_embeds=embeds[0], attention_mask=inputs["attention_mask"]).logits
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
+    assert llm.generation_config.suppress_tokens == [core.config.mol_token_id]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "llm")) == len(base[2].tokenizer)
+
+
+def test_of_a_whole_model_the_language_model_can_be_written(base, tmp_path):
+    whole, model, _ = base
+    merge(whole, language_model=tmp_path / "llm")
+    llm = AutoModelForCausalLM.from_pretrained(tmp_path / "llm").state_dict()
+    own = model.model.language_model.state_dict()
+    assert all(torch.equal(llm[f"model.{name}"], own[name]) for name in own)
+    with pytest.raises(UsageError, match="nothing to write"):
+        merge(whole)
+    with pytest.raises(UsageError, match="give two folders"):
+        merge(whole, tmp_path / "a", language_model=tmp_path / "a")
+    with pytest.raises(UsageError, match="exists; nothing is overwritten"):
+        merge(whole, language_model=tmp_path / "llm")
+
+
+@pytest.mark.parametrize("place", ["every linear layer", "a whole encoder"])
+def test_parts_without_a_language_model_take_what_was_trained_whole(base, tmp_path, place):
+    folder, model, processor = base
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", **PLACES[place])
+    peft_model = stirred(get_peft_model(model, config))
+    peft_model.peft_config["default"].base_model_name_or_path = str(folder)
+    peft_model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    processor.save_pretrained(tmp_path / "adapter")
+    if place == "every linear layer":
+        with pytest.raises(UsageError, match="LoRA outside the language model's layers"):
+            load_molecule_parts(tmp_path / "adapter")
+        return
+    parts, _ = load_molecule_parts(tmp_path / "adapter")
+    trained = peft_model.get_base_model().model.graph_encoder.modules_to_save["default"]
+    trained, own = trained.state_dict(), parts.graph_encoder.state_dict()
+    assert own.keys() == trained.keys()
+    assert all(torch.equal(own[name], trained[name]) for name in own)
 
 
 def test_merging_overwrites_nothing(adapter, base, tmp_path):

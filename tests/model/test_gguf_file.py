@@ -108,7 +108,8 @@ def test_a_model_around_it_needs_the_file_no_more(path, features, tmp_path):
         optimizer.step()
     adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
     processor.save_pretrained(tmp_path / "adapter")
-    merged, _ = load_checkpoint(merge(tmp_path / "adapter", tmp_path / "merged"))
+    (folder,) = merge(tmp_path / "adapter", tmp_path / "merged")
+    merged, _ = load_checkpoint(folder)
     with torch.no_grad():
         torch.testing.assert_close(merged(**batch).logits, adapted.eval()(**batch).logits)
 
