@@ -20,8 +20,9 @@ ROOMS = {
     "collamo_kernels/nn/pyg.py": (("pyg",), ()),
     "collamo_kernels": ((), ("gpu", "cluster")),
     "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
-    "collamo": (("model",), ("train", "trl", "quantization", "gguf", "gpu")),
+    "collamo": (("model",), ("train", "trl", "quantization", "gguf", "gpu", "ray")),
 }
+COME_WITH_TORCH = {"fsspec"}
 
 
 def packages(*names):
@@ -45,6 +46,11 @@ def test_every_install_has_torch_and_numpy_alone():
     assert set(extras.packages()[""]) == BASE
 
 
+def test_torch_brings_what_is_said_to_come_with_it():
+    needed = importlib.metadata.requires("torch")
+    assert {re.match(r"[\w.-]+", line)[0] for line in needed} >= COME_WITH_TORCH
+
+
 def test_every_extra_is_explained():
     declared = set(importlib.metadata.metadata("collamo").get_all("Provides-Extra"))
     assert declared == {*extras.GIVES, "all", "test"}
@@ -64,7 +70,7 @@ def test_no_room_imports_what_its_extras_lack():
     for folder in ("collamo", "collamo_kernels"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             required, tried = ROOMS[room_of(path)]
-            allowed = BASE | packages(*required) | packages(*tried)
+            allowed = BASE | COME_WITH_TORCH | packages(*required) | packages(*tried)
             wrong += [
                 f"{path.relative_to(ROOT)}:{line} imports {package}"
                 for line, package in third_party(path)

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    *("extras", "errors", "files", "schema", "progress"),
+    *("extras", "errors", "files", "schema", "progress", "storage"),
     *("chem", "data", "model", "training", "inference", "evaluation", "cli"),
 )
 # The command line's companions: `doctor` looks at the installation, `ablation` trains and asks.

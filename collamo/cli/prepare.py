@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from collamo.cli.command import command
 from collamo.cli.options import (
@@ -18,6 +21,7 @@ from collamo.cli.options import (
 )
 from collamo.errors import UsageError
 from collamo.progress import progress_bar
+from collamo.storage import is_url
 
 if TYPE_CHECKING:
     from collamo.data.manifest import Manifest
@@ -27,7 +31,7 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         help="nci (inside RDKit), qm9 (the wheel qm9pack) or a CSV, TSV, JSONL, JSON, Parquet, "
-        "SMI, SDF, MOL or XYZ file."
+        "SMI, SDF, MOL or XYZ file, also at a URL such as s3://bucket/file.csv."
     ),
 ]
 ConformersOption = Annotated[
@@ -81,6 +85,15 @@ GuessOption = Annotated[
 ShapesOption = Annotated[
     int, typer.Option(min=0, help="Questions about numbers of a molecule's shape.")
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Let the machines of a Ray cluster make the shards: auto, HOST:PORT or "
+        "ray://HOST:PORT; without an address that of RAY_ADDRESS, else Ray on this machine alone. "
+        "All machines must see --out; --workers bounds the shards in work.",
+    ),
+]
 EncodeOption = Annotated[
     bool,
     typer.Option("--encode", help="Store the outputs of frozen encoders; training skips them."),
@@ -101,10 +114,38 @@ DtypeOption = Annotated[
 ]
 
 
-@command()
+# What stands behind --ray and is an address; anything else, such as the source, is not.
+_ADDRESS = re.compile(r"local|auto|ray://.+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+")
+
+
+class _PrepareCommand(TyperCommand):
+    """A command whose option --ray may stand without a value."""
+
+    def parse_args(self, ctx, args):
+        """Give --ray the address that follows it, or the one it has without."""
+        return super().parse_args(ctx, _with_address(args))
+
+
+def _with_address(arguments: list[str]) -> list[str]:
+    """Return the arguments with the value of --ray joined to it.
+
+    >>> _with_address(["--ray", "auto", "a.csv"]), _with_address(["--ray=head:6379", "a.csv"])
+    (['--ray=auto', 'a.csv'], ['--ray=head:6379', 'a.csv'])
+    """
+    if "--ray" not in arguments:
+        return arguments
+    place = arguments.index("--ray")
+    behind = arguments[place + 1 :]
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if behind and _ADDRESS.fullmatch(behind[0]):
+        address, *behind = behind
+    return [*arguments[:place], f"--ray={address}", *behind]
+
+
+@command(cls=_PrepareCommand)
 def prepare(
     source: SourceArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[str, typer.Option(help="Folder to write, a path or a URL such as s3://….")],
     conformers: ConformersOption = True,
     force_field_steps: StepsOption = 200,
     large_force_field_steps: LargeStepsOption = None,
@@ -123,6 +164,7 @@ def prepare(
     measured_columns: MeasuredColumnsOption = "",
     guess_columns: GuessOption = True,
     shape_questions: ShapesOption = 1,
+    ray: RayOption = None,
     encode: EncodeOption = False,
     unimol: UnimolOption = None,
     gin: GinOption = None,
@@ -134,6 +176,11 @@ def prepare(
         raise UsageError("--encode needs weights: give --unimol FILE, --gin FILE or both")
     if not encode and (unimol or gin):
         raise UsageError("--unimol and --gin need --encode; add it")
+    if encode and is_url(out):
+        raise UsageError(
+            f"--encode writes beside shards on a disk, and {out} is a URL; prepare into a folder, "
+            "encode, and copy it there"
+        )
     from collamo.data.options import PrepareOptions
     from collamo.data.prepare import prepare as prepare_source
 
@@ -156,7 +203,7 @@ def prepare(
         shape_questions=shape_questions,
     )
     manifest = prepare_source(
-        source, out, options, workers=workers, max_reject_rate=max_reject_rate
+        source, out, options, workers=workers, max_reject_rate=max_reject_rate, ray=ray
     )
     rows, splits = manifest.rows, manifest.splits
     print(
@@ -166,13 +213,13 @@ def prepare(
     for note in _notes(manifest, out):
         print(f"note: {note}", file=sys.stderr)
     if encode:
-        _encode(out, rows["ok"], unimol, gin, encode_layers, encode_dtype)
+        _encode(Path(out), rows["ok"], unimol, gin, encode_layers, encode_dtype)
 
 
-def _notes(manifest: Manifest, out: Path) -> Iterator[str]:
+def _notes(manifest: Manifest, out: str) -> Iterator[str]:
     """Yield what the user should know of what was written."""
     if manifest.rows["rejected"]:
-        yield f"reasons for the rejected rows: {out / 'rejected.jsonl'}"
+        yield f"reasons for the rejected rows: {out.rstrip('/')}/rejected.jsonl"
     for pair, shared in manifest.overlaps.items():
         yield (
             f"{pair}: {shared['molecules']} molecules, and {shared['parents']} with the same "

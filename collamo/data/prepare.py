@@ -1,6 +1,7 @@
 """`prepare`: from a source of molecules to a folder of shards, splits and questions.
 
-Several machines can share the work on the shards; splits, questions and the manifest need them all.
+Several machines can share the work on the shards (`collamo.data.cluster`); splits, questions and
+the manifest need them all, and are written by the machine that was asked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from collamo.chem.conformer_workers import usable_processors
 from collamo.chem.features import unknown_to_unimol
 from collamo.chem.motifs import MOTIFS
+from collamo.data.cluster import write_on_cluster
 from collamo.data.column_guesses import check_guesses
 from collamo.data.columns import MeasuredColumn
 from collamo.data.facts import Facts, why_unknown
@@ -43,6 +45,7 @@ from collamo.data.tasks import TaskExample, task_rng, write_tasks
 from collamo.errors import TooManyRejectedError, UsageError
 from collamo.files import naming, write_text
 from collamo.progress import progress_bar
+from collamo.storage import Folder, local_file
 
 
 def prepare(
@@ -53,6 +56,7 @@ def prepare(
     workers: int | None = None,
     max_reject_rate: float = 0.05,
     progress: bool = True,
+    ray: str | None = None,
 ) -> Manifest:
     """Turn a source of molecules into shards, splits and questions in the folder `out`.
 
@@ -65,17 +69,22 @@ def prepare(
     ----------
     source
         ``"nci"`` (the 4,999 molecules inside the RDKit wheel), ``"qm9"`` (the wheel qm9pack) or a
-        CSV, TSV, JSONL, SMI, SDF or XYZ file, also ``.gz``; see `open_source`.
+        CSV, TSV, JSONL, SMI, SDF or XYZ file, also ``.gz``; see `open_source`. Also a URL that
+        fsspec opens, as text.
     out
-        The folder; layout in `collamo.data.prepared`.
+        The folder, a path or such a URL; layout in `collamo.data.prepared`.
     options
         What shapes the result; None: the defaults of `PrepareOptions`.
     workers
-        Worker processes; None takes one per processor this process may use.
+        Worker processes; None takes one per processor this process may use. With `ray` the most
+        shards in work at a time; None: all that the cluster has processors for.
     max_reject_rate
         Rejected share of rows above which the run fails, after everything is written.
     progress
         Say on stderr how many rows a second were prepared, and show a bar when it is a terminal.
+    ray
+        Address of the Ray cluster whose machines make the shards: ``"auto"``, ``"head:6379"``,
+        ``"ray://head:10001"``; ``"local"`` starts Ray on this machine. None: no Ray.
 
     Raises
     ------
@@ -83,6 +92,10 @@ def prepare(
         A bad option or source, or a folder that holds something else.
     TooManyRejectedError
         More than `max_reject_rate` of the rows were rejected.
+    MissingDependencyError
+        `ray` without Ray, or a URL without the package that opens it.
+    CollamoError
+        The cluster or a store gave up; started again, `prepare` goes on where it was.
 
     Examples
     --------
@@ -94,47 +107,22 @@ def prepare(
     if not 0 <= max_reject_rate <= 1:
         raise UsageError(f"max_reject_rate is {max_reject_rate}; it must be between 0 and 1")
     begin = time.monotonic()
-    sharding = Sharding(source, options or PrepareOptions(), Path(out))
-    sharding.start()
-    missing = sharding.missing()
-    rows = sharding.rows_of(missing)
-    with progress_bar("preparing molecules", rows, show=progress) as advance:
-        sharding.write(missing, workers or usable_processors(), advance)
-    manifest = _finish(sharding)
-    _check_rejected(manifest, max_reject_rate, sharding.out)
+    folder = Folder.at(out)
+    with folder.workplace() as place, local_file(source) as file:
+        sharding = Sharding(file, options or PrepareOptions(), folder, place)
+        sharding.start()
+        missing = sharding.missing()
+        rows = sharding.rows_of(missing)
+        with progress_bar("preparing molecules", rows, show=progress) as advance:
+            if ray is None:
+                sharding.write(missing, workers or usable_processors(), advance)
+            else:
+                write_on_cluster(sharding, missing, ray, workers, advance)
+        manifest = _finish(sharding)
+    _check_rejected(manifest, max_reject_rate, folder)
     if progress and rows:
         print(_pace(rows, sharding.total, time.monotonic() - begin), file=sys.stderr)
     return manifest
-
-
-def count_shards(source: str | Path, options: PrepareOptions) -> int:
-    """Return how many shards `prepare` makes of `source`."""
-    return Sharding(source, options, Path()).count
-
-
-def prepare_shards(
-    source: str | Path,
-    out: str | Path,
-    shards: Collection[int],
-    options: PrepareOptions,
-    *,
-    workers: int | None = None,
-) -> None:
-    """Write the `shards` of this number (from 0) that are not there yet, and nothing else.
-
-    So several machines that share the folder `out` prepare one source together; `prepare` with the
-    same options then keeps their shards and writes the rest. The bytes are those of `prepare`
-    alone. `examples/prepare_with_ray.py` does it.
-
-    Raises
-    ------
-    UsageError
-        As `prepare`.
-    """
-    check_positive({"workers": workers})
-    sharding = Sharding(source, options, Path(out))
-    sharding.start()
-    sharding.write(sharding.missing(shards), workers or usable_processors(), lambda rows: None)
 
 
 def _pace(rows: int, total: int, seconds: float) -> str:
@@ -147,13 +135,13 @@ def _pace(rows: int, total: int, seconds: float) -> str:
     return f"{rows:,} rows in {seconds:,.1f} s: {rows / seconds:,.1f} rows/s{there}"
 
 
-def _check_rejected(manifest: Manifest, max_reject_rate: float, out: Path) -> None:
+def _check_rejected(manifest: Manifest, max_reject_rate: float, folder: Folder) -> None:
     rejected, total = manifest.rows["rejected"], manifest.rows["in"]
     if rejected > max_reject_rate * total:
         reasons = ", ".join(f"{count} {code}" for code, count in manifest.rejected.items())
         raise TooManyRejectedError(
             f"{rejected} of {total} rows were rejected ({reasons}), more than "
-            f"{max_reject_rate:.0%}; see {out / 'rejected.jsonl'}, or raise max_reject_rate "
+            f"{max_reject_rate:.0%}; see {folder}/rejected.jsonl, or raise max_reject_rate "
             "(--max-reject-rate)"
         )
 
@@ -173,6 +161,7 @@ def _finish(sharding: Sharding) -> Manifest:
     rows: dict[Path, int] = {}
     for path, sidecar in zip(sharding.paths(), sidecars, strict=True):
         rows |= {path: sidecar["rows"], sidecar_of(path): 0}
+    stored = set(rows)
     rows |= {out / "splits.parquet": len(splits), out / "rejected.jsonl": len(rejected)}
     rows |= {tasks_path(out, split): summary.tasks[split].total() for split in SPLITS}
     manifest = Manifest(
@@ -202,6 +191,8 @@ def _finish(sharding: Sharding) -> Manifest:
         files={path.name: file_entry(path, count) for path, count in rows.items()},
     )
     manifest.write(out / MANIFEST)
+    for path in (*(path for path in rows if path not in stored), out / MANIFEST):
+        sharding.folder.store(path)
     return manifest
 
 

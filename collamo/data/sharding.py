@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,6 +28,7 @@ from collamo.data.sources import SourceRow, count_rows, open_source
 from collamo.data.workers import check_workers_allowed, process_rows
 from collamo.errors import UsageError
 from collamo.files import file_sha256, write_text
+from collamo.storage import Folder
 
 
 class RejectedRow(TypedDict):
@@ -48,9 +50,13 @@ class Sidecar(TypedDict):
 
 
 class Sharding:
-    """The shards of `source` in the folder `out`; `total` records in `count` shards."""
+    """The shards of `source` in `folder`; `total` records in `count` shards.
 
-    def __init__(self, source: str | Path, options: PrepareOptions, out: Path):
+    All files are read and written in the local folder `out`: `folder` itself or, where that is a
+    URL, one whose finished files are stored there.
+    """
+
+    def __init__(self, source: str | Path, options: PrepareOptions, folder: Folder, out: Path):
         self.source = open_source(
             source,
             smiles_column=options.smiles_column,
@@ -65,7 +71,7 @@ class Sharding:
             raise UsageError(
                 f"{self.source.name} has no published split; take scaffold, random or column:NAME"
             )
-        self.options, self.out = options, out
+        self.options, self.folder, self.out = options, folder, out
         self.sha256 = self.source.file.sha256
         self.total = count_rows(self.source, options.limit)
         self.count = -(-self.total // options.shard_size)
@@ -83,39 +89,46 @@ class Sharding:
         if self.total == 0:
             raise UsageError(f"{self.source.name} holds no records")
         if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; give a folder")
+            raise UsageError(f"{self.folder} is a file; give a folder")
         self.out.mkdir(parents=True, exist_ok=True)
+        self._fetch("json")
         for path in sorted(self.out.glob("molecules-*.json")):
             sidecar = _read_sidecar(path)
             if sidecar is not None and sidecar["key"] != self.key:
                 raise UsageError(
-                    f"{self.out} holds a preparation of another source, other options or other "
+                    f"{self.folder} holds a preparation of another source, other options or other "
                     "library versions; choose another folder or delete this one"
                 )
+        self._fetch("parquet")
 
-    def missing(self, shards: Collection[int] | None = None) -> set[int]:
-        """Return which shards, or which of `shards`, are not there yet."""
-        requested = range(self.count) if shards is None else shards
-        return {index for index in requested if index < self.count and self._done(index) is None}
+    def missing(self) -> set[int]:
+        """Return which shards are not there yet."""
+        return {index for index in range(self.count) if self.done(index) is None}
 
     def rows_of(self, shards: Collection[int]) -> int:
         """Return how many records the shards have together."""
-        return sum(map(self._size, shards))
+        return sum(map(self.size, shards))
+
+    def rows(self, shards: Collection[int]) -> Iterator[tuple[int, Iterator[SourceRow]]]:
+        """Yield each of the shards with its records, as they are read from the source."""
+        groups = groupby(islice(self.source, self.options.limit), self._index)
+        return (group for group in groups if group[0] in shards)
 
     def write(self, missing: Collection[int], workers: int, advance: Callable[[int], None]) -> None:
-        """Write the shards that are missing."""
-        rows = (row for row in self._rows() if self._index(row) in missing)
+        """Write the shards that are missing, by worker processes of this machine."""
+        rows = (row for _, group in self.rows(missing) for row in group)
         waiting: dict[int, list[tuple[SourceRow, Outcome]]] = defaultdict(list)
         for row, outcome in process_rows(rows, self.options, workers):
             index = self._index(row)
             waiting[index].append((row, outcome))
             advance(1)
-            if len(waiting[index]) == self._size(index):
-                self._write_shard(index, waiting.pop(index))
+            if len(waiting[index]) == self.size(index):
+                for path in write_shard(self.out, index, self.key, waiting.pop(index)):
+                    self.folder.store(path)
 
     def sidecars(self) -> list[Sidecar]:
         """Return the sidecar of every shard, once all are written."""
-        sidecars = [self._done(index) for index in range(self.count)]
+        sidecars = [self.done(index) for index in range(self.count)]
         return [sidecar for sidecar in sidecars if sidecar is not None]
 
     def split_sizes(self) -> Mapping[str, int]:
@@ -126,16 +139,11 @@ class Sharding:
         """Return the file of every shard."""
         return [self.out / shard_name(index) for index in range(self.count)]
 
-    def _rows(self) -> Iterator[SourceRow]:
-        return islice(self.source, self.options.limit)
-
-    def _index(self, row: SourceRow) -> int:
-        return (row.number - 1) // self.options.shard_size
-
-    def _size(self, index: int) -> int:
+    def size(self, index: int) -> int:
+        """Return how many records a shard has, the rejected ones too."""
         return min(self.options.shard_size, self.total - index * self.options.shard_size)
 
-    def _done(self, index: int) -> Sidecar | None:
+    def done(self, index: int) -> Sidecar | None:
         """Return the sidecar of a shard that is there, ours and unaltered."""
         path = self.out / shard_name(index)
         sidecar = _read_sidecar(sidecar_of(path))
@@ -143,28 +151,41 @@ class Sharding:
             return None
         return sidecar if file_sha256(path, remember=True) == sidecar["sha256"] else None
 
-    def _write_shard(self, index: int, outcomes: list[tuple[SourceRow, Outcome]]) -> None:
-        """Write the shard, then its sidecar: a shard without one is done again."""
-        outcomes = sorted(outcomes, key=lambda pair: pair[0].number)
-        records = [outcome.record for _, outcome in outcomes if outcome.record is not None]
-        path = self.out / shard_name(index)
-        write_table(path, records, MOLECULE_SCHEMA)
-        sidecar: Sidecar = {
-            "key": self.key,
-            "sha256": file_sha256(path, remember=True),
-            "rows": len(records),
-            "rejected": [
-                {
-                    "row": row.number,
-                    "text": row.text,
-                    "reason": outcome.code,
-                    "message": f"row {row.number}: {outcome.message}",
-                }
-                for row, outcome in outcomes
-                if outcome.record is None
-            ],
-        }
-        write_text(sidecar_of(path), json.dumps(sidecar, ensure_ascii=True) + "\n")
+    def _index(self, row: SourceRow) -> int:
+        return (row.number - 1) // self.options.shard_size
+
+    def _fetch(self, kind: str) -> None:
+        """Bring the sidecars (json) or shards (parquet) that a URL holds to where they are read."""
+        if self.folder.path is None:
+            named = re.compile(rf"molecules-\d+\.{kind}")
+            self.folder.fetch_all(set(filter(named.fullmatch, self.folder.names())), self.out)
+
+
+def write_shard(
+    out: Path, index: int, key: str, outcomes: Sequence[tuple[SourceRow, Outcome]]
+) -> list[Path]:
+    """Write a shard, then its sidecar: a shard without one is done again. Return both files."""
+    outcomes = sorted(outcomes, key=lambda pair: pair[0].number)
+    records = [outcome.record for _, outcome in outcomes if outcome.record is not None]
+    path = out / shard_name(index)
+    write_table(path, records, MOLECULE_SCHEMA)
+    sidecar: Sidecar = {
+        "key": key,
+        "sha256": file_sha256(path, remember=True),
+        "rows": len(records),
+        "rejected": [
+            {
+                "row": row.number,
+                "text": row.text,
+                "reason": outcome.code,
+                "message": f"row {row.number}: {outcome.message}",
+            }
+            for row, outcome in outcomes
+            if outcome.record is None
+        ],
+    }
+    write_text(sidecar_of(path), json.dumps(sidecar, ensure_ascii=True) + "\n")
+    return [path, sidecar_of(path)]
 
 
 def sidecar_of(shard: Path) -> Path:

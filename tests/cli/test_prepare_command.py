@@ -9,6 +9,7 @@ from rdkit.Chem import rdDepictor
 
 from collamo.data.prepared import PreparedData
 from collamo.data.shards import SPLITS
+from collamo.errors import UsageError
 
 
 @pytest.mark.slow
@@ -191,3 +192,39 @@ def test_a_selfies_column(collamo, tmp_path):
         formulas = [e.answer for e in data.tasks("train") if e.target == "formula"]
         # Alone, [C] is a carbon without hydrogens or a methane: only the user knows.
         assert formulas == ["C2H6O", "CH4" if option == "--selfies-column" else "C"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        (["--ray"], "local"),
+        (["--ray", "auto"], "auto"),
+        (["--ray", "ray://head:10001"], "ray://head:10001"),
+        (["--ray=head.cluster:6379"], "head.cluster:6379"),
+        ([], None),
+    ],
+)
+def test_ray_takes_an_address_or_none(collamo, tmp_path, monkeypatch, arguments, address):
+    """Whatever stands behind --ray: a source is no address."""
+    import collamo.data.prepare as prepare_module
+
+    asked = []
+
+    def prepare(source, out, *_, ray, **__):
+        asked.append((source, ray))
+        raise UsageError("asked")
+
+    monkeypatch.setattr(prepare_module, "prepare", prepare)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    out = ["--out", tmp_path / "data"]
+    collamo("prepare", *arguments, "a.csv", *out)
+    collamo("prepare", "a.csv", *out, *arguments)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    collamo("prepare", *arguments, "a.csv", *out)
+    assert asked[:2] == [("a.csv", address)] * 2
+    assert asked[2] == ("a.csv", "10.0.0.1:6379" if address == "local" else address)
+
+
+def test_encoder_outputs_are_not_written_at_urls(collamo, tmp_path):
+    options = ["--out", "s3://bucket/data", "--encode", "--gin", tmp_path / "gin.pt"]
+    assert_fails(collamo("prepare", "nci", *options), 2, "s3://bucket/data is a URL")
