@@ -228,10 +228,10 @@ def _notes(manifest: Manifest, out: str) -> Iterator[str]:
     yield from manifest.guesses
     yield from _value_notes(manifest)
     for fact, reasons in manifest.unknown_facts.items():
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         yield (
-            f"fact {fact}: unknown for {sum(reasons.values())} of {manifest.rows['ok']} molecules "
-            f"({counts}); neither asked about nor learned"
+            f"fact {fact}: unknown for {sum(reasons.values())} of {manifest.rows['ok']} molecules ("
+            + ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            + "); neither asked about nor learned"
         )
     yield from _conformer_notes(manifest)
     for element, counts in manifest.unknown_elements.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from collamo.data.columns import MeasuredColumn
 from collamo.data.options import PrepareOptions
@@ -106,6 +107,9 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format_version"]
             if version == FORMAT_VERSION:
+                # One bit of a SELFIES token or of the shards' size is another training.
+                if "seal" in content and content.pop("seal") != _seal(content):
+                    raise ValueError("it is not what was written")
                 content["options"] = PrepareOptions(**content["options"])
                 measured = content["measured"].items()
                 content["measured"] = {name: MeasuredColumn(**about) for name, about in measured}
@@ -125,8 +129,14 @@ class Manifest:
         )
 
     def write(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
-        write_text(path, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n")
+        """Write as JSON, whole or not at all, with ``seal``: the SHA-256 of all that it says."""
+        content = dataclasses.asdict(self)
+        content["seal"] = _seal(content)
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def file_entry(path: Path, rows: int) -> FileEntry:

@@ -29,6 +29,7 @@ from collamo.chem.features import featurize
 from collamo.chem.molecule import parse_molecule
 from collamo.cli import run
 from collamo.data.facts import PROPERTIES_3D, count_elements, measure
+from collamo.data.manifest import Manifest
 from collamo.data.options import PrepareOptions
 from collamo.data.prepare import prepare
 from collamo.data.prepared import PreparedData
@@ -647,3 +648,18 @@ def test_real_records_with_coordinates(shared_data, tmp_path):
     assert manifest.rows == {"in": 210, "ok": 208, "rejected": 2}
     assert manifest.rejected == {"valence": 2}
     assert manifest.conformers == {"given": 208}
+
+
+def test_every_flipped_bit_of_the_manifest_is_found(mixed, tmp_path):
+    """Such as one in a token of the vocabulary, from which another model would be built."""
+    prepare(mixed, tmp_path / "out", workers=1, max_reject_rate=0.5)
+    path, expected = tmp_path / "out" / "manifest.json", PreparedData.open(tmp_path / "out")
+    whole = path.read_bytes()
+    for place in range(0, 8 * len(whole), 37):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert Manifest.read(path) == expected.manifest, damaged  # white space changes nothing
+        except CollamoError as error:
+            assert str(path) in str(error)
