@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -32,15 +35,89 @@ def _remembered(path: Path, size: int, modified: int) -> str:
     return _digest(path)
 
 
+#: Errors of writing that mean there is no room: disk, quota, largest file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How they are told by writers that raise no OSError: those in Rust (safetensors, tokenizers) give
+# the number, torch's has none. It fails so on a full disk, or where files may not be that large.
+_IN_RUST = {f"(os error {number})": number for number in FULL}
+_IN_TORCH = ("PytorchStreamWriter failed writing", "inline_container.cc")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError inside name `path`, which those of pyarrow and of a full disk do not."""
+    """Let an OSError inside name `path`, which those of pyarrow and of a full disk do not.
+
+    A full disk is an OSError with one of the numbers in `FULL` then, whichever writer met it.
+    """
     try:
         yield
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
         raise
+    except Exception as error:
+        number = why_full(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def why_full(error: BaseException) -> int | None:
+    """Return which of `FULL` an error of any writer stands for, itself or in what it came from."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return error.errno
+    for words, number in _IN_RUST.items():
+        if words in text:
+            return number
+    if isinstance(error, RuntimeError) and any(words in text for words in _IN_TORCH):
+        return errno.ENOSPC if _largest_file() is None else errno.EFBIG
+    return None if error.__cause__ is None else why_full(error.__cause__)
+
+
+def no_room(path: str | os.PathLike[str] | None, number: int) -> str:
+    """Return the sentence for a file that cannot be written: the disk, and what is free on it.
+
+    None: it has no name, as standard output has none.
+    """
+    if path is None:
+        return f"standard output cannot be written: {os.strerror(number)}; make room"
+    place = Path(path).absolute()
+    place = next(p for p in (place, *place.parents) if p.exists())
+    limit = _largest_file()
+    if number == errno.EFBIG and limit is not None:
+        return (
+            f"{path} cannot be written: a file of this process may have {_size(limit)} at most; "
+            "raise it (ulimit -f unlimited)"
+        )
+    mount = next(p for p in (place, *place.parents) if os.path.ismount(p))
+    usage = shutil.disk_usage(mount)
+    return (
+        f"{path} cannot be written: {os.strerror(number)}; the disk at {mount} has "
+        f"{_size(usage.free)} of {_size(usage.total)} free; make room"
+    )
+
+
+def _largest_file() -> int | None:
+    """Return the bytes that a file of this process may have; None where nothing is said."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _size(count: float) -> str:
+    """Return bytes as people read them.
+
+    >>> _size(0), _size(65_536), _size(3 * 2**30)
+    ('0 bytes', '64.0 KiB', '3.0 GiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    power = min(4, int(math.log(count, 1024)))
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
 @contextmanager
@@ -68,6 +145,26 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden neighbour to write files to, which becomes `folder` at the end of the block.
+
+    A reader never takes half a model for a whole one, and an error leaves `folder` as it was. What
+    a process that was killed left of it is deleted first.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with naming(folder):
+            yield temporary
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

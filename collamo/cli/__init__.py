@@ -8,7 +8,6 @@ heavy at their top: ``--help`` answers at once.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -21,9 +20,7 @@ from typer.core import TyperGroup
 from collamo.cli.console import print_error
 from collamo.errors import CollamoError
 from collamo.extras import missing_module
-
-#: Errors of writing that mean there is no room: disk, quota, largest file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from collamo.files import no_room, why_full
 
 #: Each is a file of this folder with a function of that name; the order is that of ``--help``.
 COMMANDS = (
@@ -87,20 +84,30 @@ def run(arguments: list[str]) -> int:
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > end]
     try:
         result = app(args=arguments, prog_name="collamo", standalone_mode=False)
+        sys.stdout.flush()  # here its failure is still told, later it is a traceback
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader of our output has gone (`collamo doctor | head`); nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _empty_stdout()
         return 1
     except Exception as error:
         if debug:
             import traceback
 
             traceback.print_exc()
-        return _fail(*_explain(error))
+        _empty_stdout()
+        return _fail(*_explain(error, arguments))
     code = result if isinstance(result, int) else 0
     return _fail("interrupted", 130) if code == 130 else code
+
+
+def _empty_stdout() -> None:
+    """Write what stdout still holds, or drop it: at the end it would fail once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:
@@ -108,7 +115,14 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _file_of(error: BaseException | None) -> str | None:
+    """Return the file that an error, or what it came from, names."""
+    if error is None:
+        return None
+    return getattr(error, "filename", None) or _file_of(error.__cause__)
+
+
+def _explain(error: Exception, arguments: list[str]) -> tuple[str, int]:
     """Return (message, exit code) for any exception that reached the top."""
     if isinstance(error, CollamoError):
         return str(error), error.exit_code
@@ -118,12 +132,12 @@ def _explain(error: Exception) -> tuple[str, int]:
         return "aborted", 130
     if isinstance(error, ModuleNotFoundError):
         return missing_module(error.name or ""), 4
-    if isinstance(error, OSError) and error.errno in FULL:
-        return (
-            f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}; make "
-            "room and run the same command again",
-            1,
+    full = why_full(error)
+    if full is not None:
+        again = (
+            "go on with --resume" if arguments[:1] == ["train"] else "run the same command again"
         )
+        return f"{no_room(_file_of(error), full)} and {again}", 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input/output'}: {error.strerror}", 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1

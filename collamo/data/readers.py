@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from collamo.chem.molecule import split_smiles_line
 from collamo.data.columns import SMILES_COLUMNS, normal_name
 from collamo.errors import UsageError
+from collamo.files import naming
 
 # Our choice: the csv module's 131,072 characters refuse the mol block of a large molecule; without
 # a limit, a quote that is never closed would take the rest of the file into memory.
@@ -282,7 +283,7 @@ def _parquet_file(path: Path, stack: ExitStack) -> pq.ParquetFile:
             return stack.enter_context(pq.ParquetFile(path))
         # It is read from its end: unpacked to the disk, not to memory.
         unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory()), "unpacked")
-        with gzip.open(path) as packed, unpacked.open("wb") as file:
+        with naming(unpacked), gzip.open(path) as packed, unpacked.open("wb") as file:
             shutil.copyfileobj(packed, file)
         return stack.enter_context(pq.ParquetFile(unpacked))
     except (pa.ArrowInvalid, EOFError, gzip.BadGzipFile) as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from collamo.errors import UsageError
-from collamo.files import flush
+from collamo.files import flush, naming
 
 log = logging.getLogger(__name__)
 _FINISHED = {"finished": True}
@@ -132,7 +132,8 @@ class Journal:
 
     def close(self) -> None:
         """Let another run have the file."""
-        self._file.close()
+        with naming(self.path):  # after a full disk it holds what was not written
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -163,12 +164,13 @@ class Journal:
 
     def _append(self, records: list[dict[str, Any]]) -> list[int]:
         """Write records and wait until the disk has them; return where each begins."""
-        places, place = [], self._file.seek(0, os.SEEK_END)
-        for record in records:
-            places.append(place)
-            place += self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            places, place = [], self._file.seek(0, os.SEEK_END)
+            for record in records:
+                places.append(place)
+                place += self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return places
 
 

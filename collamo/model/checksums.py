@@ -55,6 +55,12 @@ def verify_checksums(folder: str | Path, *, weights: bool = True) -> None:
     files = [file for file in files if file.is_file()]
     for file, digest in zip(files, _digests(files), strict=True):
         if digest != recorded[file.name]:
+            if sum(a != b for a, b in zip(digest, recorded[file.name], strict=True)) == 1:
+                raise CollamoError(  # those of two different files have a sixteenth alike
+                    f"'{Path(folder, CHECKSUMS)}' or {MANIFEST} beside it is damaged: its SHA-256 "
+                    f"of {file.name} differs from the file's in one digit; copy or save the "
+                    "checkpoint again"
+                )
             raise CollamoError(
                 f"{'weights ' if _is_weights(file.name) else ''}file '{file}' is damaged: its "
                 f"SHA-256 is {digest[:16]}…, that of what was written "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from collamo.errors import UsageError
+from collamo.files import replacing_folder
 from collamo.model.checkpoints import load_checkpoint
 from collamo.model.checksums import write_checksums
 from collamo.model.modeling import CollamoForConditionalGeneration
@@ -118,7 +118,5 @@ def _check_folders(folders: list[Path]) -> None:
 def _written(out: Path, save: Callable[[Path], None]) -> None:
     """Let `save` fill a folder beside `out`, which takes its name once it is whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as partial:
-        whole = Path(partial) / out.name
-        save(whole)
-        whole.replace(out)
+    with replacing_folder(out) as part:
+        save(part)

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
-from collamo.files import give_mode_of_umask
+from collamo.files import give_mode_of_umask, replacing
 
 #: Beside weights, training frameworks keep options and optimiser states; these hold the weights.
 _WRAPPERS = ("model", "model_state_dict", "state_dict")
@@ -123,7 +123,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_weights(weights: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
     """Write `weights` as safetensors with `metadata` and a digest that `read_weights` checks."""
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(dense, file, {"format": "pt", **metadata, _DIGEST: _digest(dense)})
+    with replacing(file) as temporary:
+        save_file(dense, temporary, {"format": "pt", **metadata, _DIGEST: _digest(dense)})
     give_mode_of_umask([file])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -38,10 +39,17 @@ class LearningCurve(TrainerCallback):
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Return the entries of a ``log.jsonl``; none where there is no file."""
+    """Return the entries of a ``log.jsonl``; none where there is no file.
+
+    A line that a full disk or a kill cut off is left out.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
 
 
 def draw_learning_curve(histories: dict[str, list[dict[str, float]]], path: Path) -> bool:

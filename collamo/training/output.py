@@ -11,6 +11,7 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from collamo.errors import UsageError
+from collamo.files import replacing_folder
 
 
 @contextlib.contextmanager
@@ -58,7 +59,8 @@ class Savable(Protocol):
 
 
 def save(model: Savable, processor: Savable, folder: Path) -> Path:
-    """Write both into `folder` and return it."""
-    model.save_pretrained(str(folder))
-    processor.save_pretrained(str(folder))
+    """Write both into `folder`, whole or not at all, and return it."""
+    with replacing_folder(folder) as part:
+        model.save_pretrained(str(part))
+        processor.save_pretrained(str(part))
     return folder

@@ -27,6 +27,7 @@ from transformers import set_seed
 
 from collamo.data.prepared import PreparedData
 from collamo.errors import CollamoError, UsageError
+from collamo.files import naming, replacing_folder
 from collamo.model import (
     CollamoForConditionalGeneration,
     CollamoProcessor,
@@ -105,7 +106,8 @@ def _train(recipe: Recipe, output: Path, checkpoint: Path | None) -> Path:
     run = {"language_model": train_language_model, "align": _align, "tune": _tune}[recipe.stage]
     with use_backend(None if recipe.kernels else "reference"):
         try:
-            return run(recipe, output, str(checkpoint) if checkpoint else None)
+            with naming(output):  # a checkpoint has many writers, and few of them name their file
+                return run(recipe, output, str(checkpoint) if checkpoint else None)
         except SafetensorError as error:
             raise CollamoError(
                 f"weights in {output} cannot be read or written: {error}; make room, or put the "
@@ -142,9 +144,10 @@ def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     _fit(recipe, adapted, processor, data, expected, checkpoint)
     if recipe.init_from:  # else there is no checkpoint that an adapter could name as its base
         # "auto" would ask the hub whether the vocabulary has grown.
-        adapted.save_pretrained(str(output / "adapter"), save_embedding_layers=False)
-        write_checksums(output / "adapter")
-        processor.save_pretrained(str(output / "adapter"))
+        with replacing_folder(output / "adapter") as part:
+            adapted.save_pretrained(str(part), save_embedding_layers=False)
+            write_checksums(part)
+            processor.save_pretrained(str(part))
     if is_quantized(model):
         logger.info("a language model of 4 bits is not merged; `collamo merge` says what can be")
         return output / "adapter"

@@ -185,3 +185,13 @@ def test_weights_replaced_on_purpose(saved, tmp_path):
         load_checkpoint(folder)
     (folder / CHECKSUMS).unlink()
     load_checkpoint(folder)
+
+
+def test_a_flipped_bit_in_the_list_is_not_blamed_on_the_file(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    write_checksums(tmp_path)
+    sums = tmp_path / CHECKSUMS
+    digest = sums.read_text()
+    sums.write_text(digest[:20] + ("0" if digest[20] != "0" else "1") + digest[21:])
+    with pytest.raises(CollamoError, match=r"SHA256SUMS' or manifest.json beside it is damaged"):
+        verify_checksums(tmp_path)
