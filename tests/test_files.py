@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -95,10 +96,8 @@ def test_a_full_standard_output_is_one_line():
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "final"
-    with pytest.raises(ValueError), replacing_folder(folder) as part:
-        part.mkdir()
-        (part / "half").touch()
-        raise ValueError
+    with pytest.raises(FileNotFoundError), replacing_folder(folder) as part:
+        shutil.copytree(tmp_path / "half of it is missing", part)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".final.tmp").mkdir()
     (tmp_path / ".final.tmp" / "of a run that was killed").touch()
