@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-quantization test-clients test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-quantization test-clients test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -66,6 +66,20 @@ $(CLIENTS)/ready: .venv/collamo
 test-clients: $(CLIENTS)/ready
 	$(CLIENTS)/bin/python -m pytest tests/kernels/test_pyg.py tests/data/test_conversations.py \
 	  tests/test_sft_example.py tests/kernels/test_relations.py -k "not test_relations or PyG"
+
+# `prepare` on a Ray cluster of two machines (processes of this one) and an S3 server (moto); nine minutes on two
+# busy cores, most of it Ray's start.
+RAY := .venv-ray
+$(RAY)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(RAY)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(RAY)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(RAY)/bin/python install --quiet --disable-pip-version-check \
+	  'ray>=2.50' 'datasets>=4' s3fs 'moto[server]>=5'
+	@touch $@
+
+test-ray: $(RAY)/ready
+	$(RAY)/bin/python -m pytest tests/data/test_ray.py
 
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest

@@ -34,9 +34,9 @@ def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Argument(help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}")
     ] = None,
-    data: Annotated[Path, typer.Option(help="Folder written by `collamo prepare`.")] = Path(
-        "demo/data"
-    ),
+    data: Annotated[
+        str, typer.Option(help="Folder written by `collamo prepare`, a path or a URL.")
+    ] = "demo/data",
     split: SplitOption = "test",
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     limit: LimitOption = None,
@@ -102,7 +102,7 @@ def evaluate(
             entities=opened,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-            about={"checkpoint": str(folder), "data": str(data)},
+            about={"checkpoint": str(folder), "data": data},
             progress=lambda _, count: advance(count),
         )
     show(report, Console())

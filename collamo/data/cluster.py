@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -132,6 +133,12 @@ def _prepare_shard(job: _Job) -> None:
             job.folder.store(path)
 
 
+def delete_left(folder: Folder) -> None:
+    """Delete what a driver or machine that was killed has left: rows, and files half stored."""
+    for name in filter(_LEFT.fullmatch, folder.names()):
+        folder.delete(name)
+
+
 def _listed(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
@@ -153,6 +160,9 @@ def _bring(sharding: Sharding, index: int) -> None:
             "missing or damaged here; is it one folder for all machines? Then run it again"
         )
 
+
+# Names of what is on its way: see `_rows_name`, and `Folder.store` for the others.
+_LEFT = re.compile(r"\.rows-\d+\.jsonl\.gz|\..+\.[0-9a-f]{32}\.tmp")
 
 # The rows of a shard lie in the folder while it is made. JSON keeps any text, half a surrogate pair
 # (a byte that is no UTF-8) too.

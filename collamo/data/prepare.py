@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from collamo.chem.conformer_workers import usable_processors
 from collamo.chem.features import unknown_to_unimol
 from collamo.chem.motifs import MOTIFS
-from collamo.data.cluster import write_on_cluster
+from collamo.data.cluster import delete_left, write_on_cluster
 from collamo.data.column_guesses import check_guesses
 from collamo.data.columns import MeasuredColumn
 from collamo.data.facts import Facts, why_unknown
@@ -118,6 +118,7 @@ def prepare(
                 sharding.write(missing, workers or usable_processors(), advance)
             else:
                 write_on_cluster(sharding, missing, ray, workers, advance)
+        delete_left(folder)
         manifest = _finish(sharding)
     _check_rejected(manifest, max_reject_rate, folder)
     if progress and rows:

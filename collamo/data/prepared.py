@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collamo.chem.features import MoleculeFeatures
+from collamo.data.fetched import local_data
 from collamo.data.manifest import MANIFEST, Manifest
 from collamo.data.shards import MOLECULE_SCHEMA, SPLITS, TASK_SCHEMA, Shard, shard_name, tasks_path
 from collamo.data.tasks import TaskExample, corpus_line
@@ -51,7 +52,7 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: str | Path) -> PreparedData:
-        """Open a folder that `prepare` wrote.
+        """Open a folder that `prepare` wrote; one at a URL is fetched first, see `local_data`.
 
         Raises
         ------
@@ -61,7 +62,7 @@ class PreparedData:
             The manifest is damaged; a file it lists is missing or has another size. A file whose
             bytes changed is found by its sha256 when it is first read.
         """
-        folder = Path(folder)
+        folder = local_data(folder)
         data = cls(folder, Manifest.read(folder / MANIFEST))
         for name in data.manifest.files:
             data._check_size(name)

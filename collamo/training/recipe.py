@@ -79,7 +79,8 @@ class Recipe:
     """language_model: the small LLaMA on plain text; align: projector (and encoders), language
     model frozen; tune: projector and LoRA, encoders frozen."""
     data: str
-    """Folder written by `collamo prepare`."""
+    """Folder written by `collamo prepare`: a path, or a URL such as s3://bucket/data, which is
+    fetched to the disk first (COLLAMO_CACHE)."""
     output: str
     """Folder for checkpoints, logs and `final/`."""
     llm: str | None = None

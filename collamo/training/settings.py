@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from collamo.data.fetched import local_data
 from collamo.data.manifest import MANIFEST
 from collamo.errors import CollamoError, UsageError, suggest
 from collamo.files import file_sha256
@@ -44,7 +45,7 @@ def trained_settings(recipe: Recipe, arguments: TrainingArguments) -> Settings:
     """
     values = dataclasses.asdict(dataclasses.replace(recipe, training={}))
     del values["output"], values["training"]
-    values["data"] = file_sha256(Path(recipe.data) / MANIFEST)
+    values["data"] = file_sha256(local_data(recipe.data) / MANIFEST)
     values["world_size"] = arguments.world_size
     values["training"] = {
         field.name: getattr(arguments, field.name)

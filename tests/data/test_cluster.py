@@ -28,7 +28,7 @@ def source(tmp_path):
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def jobs(source, out):
@@ -51,8 +51,19 @@ def test_shards_prepared_apart_make_the_same_bytes(source, tmp_path):
             "parquet": 1,
             "json": 1,
         }
-        job.folder.delete(cluster._rows_name(job.index))
     prepare(source, out, OPTIONS, **EASY)
+    assert files(out) == files(tmp_path / "alone")
+
+
+def test_what_a_killed_driver_left_is_deleted(source, tmp_path):
+    """Without Ray, too: rows, and a shard that was on its way when its machine was lost."""
+    prepare(source, tmp_path / "alone", OPTIONS, **EASY)
+    out = tmp_path / "out"
+    assert list(jobs(source, out))
+    (out / f".molecules-00001.parquet.{'0' * 32}.tmp").touch()
+    (out / ".theirs.tmp").touch()
+    prepare(source, out, OPTIONS, **EASY)
+    (out / ".theirs.tmp").unlink()
     assert files(out) == files(tmp_path / "alone")
 
 

@@ -33,7 +33,7 @@ def source(tmp_path_factory):
 def alone(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
     prepare(source, out, OPTIONS, **EASY)
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 def stored(location=OUT):
