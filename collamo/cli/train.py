@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,4 +44,5 @@ def train(
     # transformers prints its progress to stdout; stdout is for data.
     with contextlib.redirect_stdout(sys.stderr):
         final = train_stage(loaded, resume=resume, allow_changed=allow_changed or ())
-    print(final)
+    if os.environ.get("RANK", "0") == "0":
+        print(final)

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from collamo.training.divergence import check_weights
 from collamo.training.manifest import delete_old_checkpoints, write_manifest
+from collamo.training.processes import wait_for_all
 from collamo.training.sampler import EpochSampler
 from collamo.training.settings import Settings, write_settings
 
@@ -26,6 +27,7 @@ class SealCheckpoints(TrainerCallback):
     def on_save(self, args, state, control, model=None, **kwargs):
         """Seal ``checkpoint-<step>``; CollamoError where its weights have diverged."""
         check_weights(model.named_parameters(), state.global_step)
+        wait_for_all()  # each has written the state of its random numbers
         if not state.is_world_process_zero:
             return
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -15,6 +15,7 @@ from collamo.model import tiny_llama_config, train_tokenizer
 from collamo.model.checksums import write_checksums
 from collamo.training.freezing import assert_trained
 from collamo.training.output import save
+from collamo.training.processes import is_first, wait_for_all
 from collamo.training.recipe import Recipe
 from collamo.training.text_blocks import (
     Document,
@@ -48,7 +49,9 @@ def train_language_model(recipe: Recipe, output: Path, checkpoint: str | None) -
     assert_trained(model, {name for name, _ in model.named_parameters()}, recipe.stage)
     trainer.fit(checkpoint)
     final = save(model, tokenizer, output / "final")
-    write_checksums(final)
+    if is_first():
+        write_checksums(final)
+    wait_for_all()
     return final
 
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from collamo.errors import UsageError
 from collamo.files import replacing_folder
+from collamo.training.processes import is_first, wait_for_all
 
 
 @contextlib.contextmanager
@@ -59,8 +60,13 @@ class Savable(Protocol):
 
 
 def save(model: Savable, processor: Savable, folder: Path) -> Path:
-    """Write both into `folder`, whole or not at all, and return it."""
-    with replacing_folder(folder) as part:
-        model.save_pretrained(str(part))
-        processor.save_pretrained(str(part))
+    """Write both into `folder`, whole or not at all, and return it.
+
+    The first process does, while the others wait.
+    """
+    if is_first():
+        with replacing_folder(folder) as part:
+            model.save_pretrained(str(part))
+            processor.save_pretrained(str(part))
+    wait_for_all()
     return folder

@@ -48,6 +48,7 @@ from collamo.training.language_model import train_language_model
 from collamo.training.lora import add_lora, expected_with_lora, is_quantized
 from collamo.training.manifest import find_last_valid_checkpoint
 from collamo.training.output import only_one, prepare_output, save
+from collamo.training.processes import from_first, is_first, wait_for_all
 from collamo.training.questions import QuestionCollator, QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.settings import check_settings, trained_settings
@@ -88,11 +89,12 @@ def train(recipe: Recipe, *, resume: bool = False, allow_changed: Collection[str
     if allow_changed and not resume:
         raise UsageError("--allow-changed says what may differ when training goes on; add --resume")
     output = Path(recipe.output)
-    prepare_output(output, resume)
+    arguments = training_arguments(recipe)  # connects the processes of this training
+    from_first(lambda: prepare_output(output, resume))
     with only_one(output):
-        checkpoint = find_last_valid_checkpoint(output) if resume else None
+        checkpoint = from_first(lambda: find_last_valid_checkpoint(output)) if resume else None
         if checkpoint is not None:
-            settings = trained_settings(recipe, training_arguments(recipe))
+            settings = trained_settings(recipe, arguments)
             check_settings(settings, checkpoint, allowed=allow_changed)
         return _train(recipe, output, checkpoint)
 
@@ -118,14 +120,15 @@ def _train(recipe: Recipe, output: Path, checkpoint: Path | None) -> Path:
 def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     model, processor, data = _start(recipe)
     parts = align_parts(recipe)
-    if recipe.facts_weight:
+    head = _facts_head(model, data) if recipe.facts_weight else None
+    if head is not None:
         # Part of the model while it trains, so that checkpoints hold it and resuming finds it.
-        model.facts_head = _facts_head(model, data)
+        head.join(model)
     freeze_all_but(model, parts)
     expected = {name for name, _ in model.named_parameters() if part_of(name) in parts}
     _fit(recipe, model, processor, data, expected, checkpoint)
-    if recipe.facts_weight:
-        del model.facts_head
+    if head is not None:
+        head.leave(model)
     return save(model, processor, output / "final")
 
 
@@ -143,15 +146,21 @@ def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     adapted = add_lora(model, recipe.lora, projector)
     _fit(recipe, adapted, processor, data, expected, checkpoint)
     if recipe.init_from:  # else there is no checkpoint that an adapter could name as its base
-        # "auto" would ask the hub whether the vocabulary has grown.
-        with replacing_folder(output / "adapter") as part:
-            adapted.save_pretrained(str(part), save_embedding_layers=False)
-            write_checksums(part)
-            processor.save_pretrained(str(part))
+        _save_adapter(adapted, processor, output / "adapter")
     if is_quantized(model):
         logger.info("a language model of 4 bits is not merged; `collamo merge` says what can be")
         return output / "adapter"
     return save(adapted.merge_and_unload(), processor, output / "final")
+
+
+def _save_adapter(adapted: PeftModel, processor: CollamoProcessor, folder: Path) -> None:
+    if is_first():
+        with replacing_folder(folder) as part:
+            # "auto" would ask the hub whether the vocabulary has grown.
+            adapted.save_pretrained(str(part), save_embedding_layers=False)
+            write_checksums(part)
+            processor.save_pretrained(str(part))
+    wait_for_all()
 
 
 def _start(recipe: Recipe) -> tuple[Model, CollamoProcessor, PreparedData]:

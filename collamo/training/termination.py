@@ -10,6 +10,8 @@ import torch
 import torch.distributed
 from transformers import TrainerCallback
 
+from collamo.training.processes import is_connected
+
 
 class StopOnTermination(TrainerCallback):
     """On SIGTERM finish the step, write its checkpoint and stop.
@@ -21,6 +23,7 @@ class StopOnTermination(TrainerCallback):
         self.stopped = False
         """Whether a step was the last because of the signal; its checkpoint is written then."""
         self._signalled = False
+        self._asked: _Question | None = None
         self._process = os.getpid()
         self._before = signal.getsignal(signal.SIGTERM)
 
@@ -48,8 +51,25 @@ class StopOnTermination(TrainerCallback):
         self._signalled = True
 
     def _signalled_anywhere(self, device: torch.device) -> bool:
-        if not torch.distributed.is_initialized():
+        """Whether any process had the signal: one step late, so that none waits for its device."""
+        if not is_connected():
             return self._signalled
-        flag = torch.tensor(int(self._signalled), device=device)
+        before, self._asked = self._asked, _Question(self._signalled, device)
+        return before is not None and before.answer()
+
+
+class _Question:
+    """Does it hold for any process? Asked now, and answered when the device has come by."""
+
+    def __init__(self, here: bool, device: torch.device):
+        flag = torch.tensor(int(here), device=device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag)
+        self._flag, self._copied = flag.to("cpu", non_blocking=True), None
+        if device.type != "cpu":
+            self._copied = torch.Event(device)
+            self._copied.record()
+
+    def answer(self) -> bool:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._flag)

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from transformers import (
     Trainer,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -32,8 +33,10 @@ from collamo.errors import (
 from collamo.training.answer_weights import AnswerWeight, label_weights
 from collamo.training.callbacks import SealCheckpoints, StartEpoch
 from collamo.training.divergence import StopOnNonFinite, check_weights, non_finite_message
+from collamo.training.facts_head import FactsHead
 from collamo.training.learning_curve import LearningCurve
 from collamo.training.parameter_groups import decaying, own_rates, set_rates
+from collamo.training.processes import check_processes
 from collamo.training.questions import QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.sampler import EpochSampler
@@ -86,7 +89,9 @@ class StageTrainer(Trainer):
         self.facts_weight, self.rates = facts_weight, dict(rates or {})
         self.rows = [] if rows is None else rows
         self.answer_weight: AnswerWeight = answer_weight
+        self.facts_head = cast("FactsHead", getattr(self.model, "facts_head", None))
         self._facts_losses: list[Tensor] = []
+        self._facts_steps = 0
         self._num_parameters: int | None = None
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
@@ -107,6 +112,9 @@ class StageTrainer(Trainer):
         if checkpoint is not None and self._is_complete(checkpoint):
             self._load_from_checkpoint(checkpoint)
             return
+        if self.args.world_size > 1:
+            # Dropout, also of modalities, would hide the same places of every device's batch.
+            set_seed(self.args.seed + self.args.process_index)
         termination = StopOnTermination()
         self.add_callback(termination)
         try:
@@ -178,9 +186,13 @@ class StageTrainer(Trainer):
         """Return the loss of one batch; CollamoError where it is NaN or infinite in training."""
         for module in self.frozen:
             module.eval()
-        facts, rows = inputs.pop("facts", None), inputs.pop("rows", [])
+        rows = inputs.pop("rows", [])
         if model.training:
             self.rows.extend(rows)
+        if not model.training:
+            inputs.pop("facts", None)
+        elif "facts" in inputs:
+            inputs = {**inputs, "facts_total": self._facts_total}
         if model.training and self.scored_logits_only:
             inputs = {**inputs, "skip_logits": True}
         if self.answer_weight != "length":
@@ -189,8 +201,9 @@ class StageTrainer(Trainer):
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        if facts is not None and model.training:
-            loss = loss + self._facts_loss(model, outputs, facts, num_items_in_batch)
+        if "facts_loss" in outputs:
+            self._facts_losses.append(outputs["facts_loss"].detach())
+            loss = loss + self.facts_weight * outputs["facts_loss"]
         if model.training and not loss.isfinite().all():
             suspects = _suspects(outputs, rows)
             raise CollamoError(non_finite_message("loss", self.state.global_step + 1, suspects))
@@ -199,8 +212,10 @@ class StageTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
         """Return what the loss is divided by: the weights of all labels of a step, on all devices.
 
-        Trainer counts labels, which is right where each weighs 1.
+        Trainer counts labels, which is right where each weighs 1. The facts are counted beside it.
         """
+        if batch_samples and "facts" in batch_samples[0]:
+            self._count_facts([batch["facts"] for batch in batch_samples])
         if self.answer_weight == "length" or not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
         weights = [label_weights(batch["labels"], self.answer_weight) for batch in batch_samples]
@@ -209,13 +224,17 @@ class StageTrainer(Trainer):
             total = self.accelerator.gather(total).sum()
         return total
 
-    def _facts_loss(self, model, outputs, facts: Tensor, num_items_in_batch) -> Tensor:
-        head = self.accelerator.unwrap_model(model).facts_head
-        loss = head(outputs.molecule_hidden_states, facts)
-        self._facts_losses.append(loss.detach())
-        # Trainer divides by the accumulated batches only where it was not told their tokens.
-        batches = 1 if num_items_in_batch is None else self.args.gradient_accumulation_steps
-        return self.facts_weight * loss / batches
+    def _count_facts(self, facts: list[Tensor]) -> None:
+        """Count the known facts of a step, in the batches of all devices.
+
+        A device divides its sum by the count over the number of devices, because the mean of what
+        they get is taken.
+        """
+        total = torch.stack([self.facts_head.count(batch) for batch in facts]).sum()
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total, reduction="sum") / self.args.world_size
+        self._facts_total = total
+        self._facts_steps += 1
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 6 × parameters × tokens, `Trainer`'s estimate, the parameters counted once.
@@ -229,8 +248,11 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Log as `Trainer` does, with the mean of the facts' loss since the last time."""
         if self._facts_losses and "loss" in logs:
-            logs["facts_loss"] = round(torch.stack(self._facts_losses).mean().item(), 4)
+            total = torch.stack(self._facts_losses).sum()
+            total = self.accelerator.reduce(total, reduction="mean")
+            logs["facts_loss"] = round((total / self._facts_steps).item(), 4)
             self._facts_losses.clear()
+            self._facts_steps = 0
         super().log(logs, *args, **kwargs)
 
 
@@ -258,7 +280,7 @@ def make_trainer(
     sampler = EpochSampler(
         train,
         seed=data_seed(args),
-        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         group_by_length=recipe.group_by_length,
     )
     rows: list[int] = []
@@ -310,11 +332,13 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         "save_total_limit": None,  # SealCheckpoints deletes, once the newer one verifies
     }
     try:
-        return TrainingArguments(**fields)
+        arguments = TrainingArguments(**fields)
     except (ValueError, TypeError) as error:
         raise UsageError(f"training: {error}") from None
     except ImportError as error:
         raise MissingDependencyError(f"training: {error}") from None
+    check_processes(arguments)
+    return arguments
 
 
 def _has_tensorboard() -> bool:

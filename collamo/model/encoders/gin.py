@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -325,6 +326,23 @@ class SelfLoopGinConv(nn.Module):
         return mapped(second, affine, F.relu(first(z)), relu)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, gradient.contiguous())
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    """A tensor summed over processes; what each of them makes of the sum has a gradient here."""
+    return cast("Tensor", _SumOverProcesses.apply(x))
+
+
 class Affine(NamedTuple):
     """x → (x - mean)·gain + shift, each [C]: tensors, because accelerate moves a call's arguments
     to another device, where a module would go too."""
@@ -338,11 +356,13 @@ class AtomBatchNorm(nn.BatchNorm1d):
     """Batch normalisation by its running statistics, unless it learns and sees two rows or more.
 
     A training batch that holds a single atom has no variance; nn.BatchNorm1d raises there. A frozen
-    one must not drift while adapters around it train: an adapter's file has no statistics.
+    one must not drift while adapters around it train: an adapter's file has no statistics. Where
+    several processes train one model, the batch is that of all of them.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor
 
     @property
     def learns(self) -> bool:
@@ -351,11 +371,34 @@ class AtomBatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[A,C] → [A,C]."""
+        if self.learns and dist.is_initialized() and dist.get_world_size() > 1:
+            return self._over_processes(x)
         if self.training and (x.shape[0] < 2 or not self.learns):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        """Normalise by the atoms of all processes; nn.SyncBatchNorm does so on GPUs alone.
+
+        Mean first, then the squares around it, so that nothing cancels.
+        """
+        rows = x.float()
+        sums = _sum_over_processes(torch.cat([rows.new_full((1,), len(x)), rows.sum(0)]))
+        count, total = sums.split([1, x.shape[1]])
+        known = (count > 1).float()  # 0: a single atom, which has no variance
+        mean = torch.where(count > 1, total / count.clamp(min=1), self.running_mean)
+        centred = rows - mean
+        variance = _sum_over_processes(centred.square().sum(0)) / count.clamp(min=1)
+        with torch.no_grad():
+            step = known * cast("float", self.momentum)
+            self.running_mean.lerp_(mean, step)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), step)
+            self.num_batches_tracked += known[0].long()
+        variance = torch.where(count > 1, variance, self.running_var)
+        scaled = centred * torch.rsqrt(variance + self.eps)
+        return (scaled * self.weight + self.bias).to(x.dtype)
 
     def as_affine(self) -> Affine | None:
         """What it does to a row, where it does not learn and may be read past its `forward`."""
