@@ -65,7 +65,8 @@ $(CLIENTS)/ready: .venv/collamo
 
 test-clients: $(CLIENTS)/ready
 	$(CLIENTS)/bin/python -m pytest tests/kernels/test_pyg.py tests/data/test_conversations.py \
-	  tests/test_sft_example.py tests/kernels/test_relations.py -k "not test_relations or PyG"
+	  tests/test_sft_example.py tests/test_docs.py tests/kernels/test_relations.py \
+	  -k "(not test_relations or PyG) and (not test_docs or python_of_a_page)"
 
 # `prepare` on a Ray cluster of two machines (processes of this one) and an S3 server (moto); nine minutes on two
 # busy cores, most of it Ray's start.
