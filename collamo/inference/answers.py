@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
+    from collamo.model.inputs import ModelInputs
 
 Question = tuple[str | Molecule | MoleculeFeatures, str]
 
@@ -135,7 +136,24 @@ def _generate(
         text=[processor.prompt(question) for _, question in pairs],
         molecules=[[molecule] for molecule, _ in pairs],
         modalities=tuple(modalities),
-    ).to(model.device)
+    )
+    names = [molecule for molecule, _ in pairs]
+    return generated(model, processor, inputs, names, max_new_tokens)
+
+
+@torch.inference_mode()
+def generated(
+    model: CollamoForConditionalGeneration | PeftModel,
+    processor: CollamoProcessor,
+    inputs: ModelInputs,
+    molecules: Sequence[str | Molecule | MoleculeFeatures],
+    max_new_tokens: int,
+) -> list[str]:
+    """Go on greedily from prompts that the processor has made.
+
+    `molecules` name the rows in errors; CollamoError where the model's numbers are NaN or infinite.
+    """
+    inputs = inputs.to(model.device)
     tokenizer = processor.tokenizer
     prompt = inputs["input_ids"].shape[1]
     tokens = model.generate(
@@ -144,7 +162,7 @@ def _generate(
         max_new_tokens=min(max_new_tokens, tokenizer.model_max_length - prompt),
         do_sample=False,
         num_beams=1,
-        logits_processor=LogitsProcessorList([_FiniteLogits([molecule for molecule, _ in pairs])]),
+        logits_processor=LogitsProcessorList([_FiniteLogits(molecules)]),
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
 from collamo.chem.inputs import MoleculeInput
+from collamo.data.batch import MODALITIES
 from collamo.errors import UsageError
-from collamo.inference.answers import answer
+from collamo.inference.answers import answer, evaluation_mode, generated
 from collamo.inference.checkpoint import find_checkpoint
 from collamo.inference.prompt_encoder import PromptEncoder
 from collamo.model import CollamoForConditionalGeneration, CollamoProcessor, load_checkpoint
@@ -28,6 +29,7 @@ class AnswerOptions(TypedDict, total=False):
 
     batch_size: int
     max_new_tokens: int
+    modalities: Sequence[str]
     progress: Callable[[int], None] | None
 
 
@@ -137,6 +139,7 @@ class Assistant(PromptEncoder):
         *,
         batch_size: int = 32,
         max_new_tokens: int = 128,
+        modalities: Sequence[str] = MODALITIES,
         progress: Callable[[int], None] | None = None,
     ) -> str | list[str]:
         """Answer a question about a molecule: greedily, so the same question has one answer.
@@ -150,6 +153,8 @@ class Assistant(PromptEncoder):
             Questions answered together.
         max_new_tokens
             Longest answer, in tokens.
+        modalities
+            Which of "1d", "2d", "3d" the model may see.
         progress
             Called with the number of answers after every batch.
 
@@ -178,11 +183,36 @@ class Assistant(PromptEncoder):
             self.model,
             self.processor,
             list(zip(molecules, questions, strict=True)),
+            modalities=modalities,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             progress=progress,
         )
         return texts[0] if one_molecule and one_question else texts
+
+    def reply(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        molecules: MoleculeInput | Iterable[MoleculeInput] = (),
+        *,
+        max_new_tokens: int = 128,
+        modalities: Sequence[str] = MODALITIES,
+    ) -> str:
+        """Answer the last message of a conversation, greedily.
+
+        Arguments and errors are those of `prompt_embeds`; a single question about a molecule is
+        answered as `ask` does.
+
+        Examples
+        --------
+        >>> assistant.reply("Which of them is an acid?", ["CCO", "CC(=O)O"])  # doctest: +SKIP
+        'The second.'
+        """
+        features, inputs = self.prepared(messages, molecules, modalities)
+        names = [", ".join(each.smiles for each in features)]
+        with evaluation_mode(self.model):
+            (text,) = generated(self.model, self.processor, inputs, names, max_new_tokens)
+        return text
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # as above

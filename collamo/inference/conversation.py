@@ -27,6 +27,7 @@ FORMS = tuple(_READERS)
 ROLES = ("system", "user", "assistant")
 # <mol smiles="CCO"/>; a value in either quotes, &quot; and the like inside it.
 _TAG = re.compile(r"""<mol\s+(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')\s*/?>""")
+_HALF_A_CHARACTER = re.compile(r"[\ud800-\udfff]")  # JSON can hold one, UTF-8 cannot
 _LOOKS_LIKE_A_TAG = re.compile(r"<mol\b[^>]{0,60}")
 
 
@@ -169,13 +170,15 @@ def split_text(text: str, place: str = "the text") -> list[str | MoleculeText]:
     Raises
     ------
     UsageError
-        For a tag of a molecule that says not what it is.
+        For a tag of a molecule that says not what it is, and for text that is no Unicode.
 
     Examples
     --------
     >>> split_text('Is <mol smiles="CCO"/> an acid?')
     ['Is ', MoleculeText(form='smiles', text='CCO'), ' an acid?']
     """
+    if odd := _HALF_A_CHARACTER.search(text):
+        raise UsageError(f"{place} has half a character, {odd[0]!a} at {odd.start() + 1}")
     pieces: list[str | MoleculeText] = []
     end = 0
     for tag in _TAG.finditer(text):

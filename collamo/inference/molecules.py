@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from collamo.chem.conformer_workers import embed_conformers
 from collamo.chem.features import MoleculeFeatures, featurize, unknown_to_unimol
@@ -59,3 +60,27 @@ def notes(features: MoleculeFeatures) -> list[str]:
         return [f"answered without 3D: {features.conformer.reason}"]
     elements = unknown_to_unimol(features.atom_features)
     return [f"the 3D encoder reads {element} as [UNK]" for element in elements]
+
+
+def reading(features: MoleculeFeatures, modalities: Sequence[str]) -> dict[str, Any]:
+    """Return what a model that sees these modalities reads of a molecule, and where 3D comes from.
+
+    Examples
+    --------
+    >>> (ethanol,) = molecule_features([read_molecule("CCO")])
+    >>> reading(ethanol, ["1d", "3d"])["views"]
+    ['1d', '3d']
+    """
+    conformer = features.conformer
+    there = {"1d": features.selfies is not None, "3d": conformer.coordinates is not None}
+    return {
+        "smiles": features.smiles,
+        "views": [view for view in modalities if there.get(view, True)],
+        "conformer": {
+            "method": conformer.method,
+            "seed": conformer.seed,
+            "converged": conformer.converged,
+            "reason": conformer.reason,
+        },
+        "notes": notes(features) if "3d" in modalities else [],
+    }

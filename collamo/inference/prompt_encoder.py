@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # at run time only an adapter needs it
     from peft import PeftModel
 
     from collamo.model import CollamoForConditionalGeneration, CollamoProcessor
+    from collamo.model.inputs import ModelInputs
     from collamo.model.molecule_parts import MoleculeParts
 
 
@@ -133,15 +134,28 @@ class PromptEncoder:
         --------
         >>> encoder.prompt_embeds("Which is the acid?", ["CCO", "CC(=O)O"])  # doctest: +SKIP
         """
+        features, inputs = self.prepared(messages, molecules, modalities)
+        soft = self.soft_tokens(features, modalities=modalities) if features else None
+        return self.spliced(inputs["input_ids"][0], soft)
+
+    def prepared(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        molecules: MoleculeInput | Iterable[MoleculeInput],
+        modalities: Sequence[str],
+    ) -> tuple[list[MoleculeFeatures], ModelInputs]:
+        """Return the molecules of a conversation and what the model takes for it.
+
+        Arguments and errors are those of `prompt_embeds`.
+        """
         if isinstance(molecules, str) or not isinstance(molecules, Iterable):
             molecules = [molecules]
         conversation = read_conversation(messages, molecules)
         found = [m.read() if isinstance(m, MoleculeText) else m for m in conversation.molecules]
         features = self.features(found)
         prompt = prompt_of(self.processor, conversation.messages)
-        inputs = self.processor(prompt, [features] if features else None, modalities=modalities)
-        soft = self.soft_tokens(features, modalities=modalities) if features else None
-        return self.spliced(inputs["input_ids"][0], soft)
+        rows = [features] if features else None
+        return features, self.processor(prompt, rows, modalities=modalities)
 
     @torch.no_grad()
     def spliced(self, ids: Tensor, soft: Tensor | None) -> Tensor:

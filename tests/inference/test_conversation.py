@@ -73,6 +73,7 @@ def test_turns_keep_their_order():
         ([user('<mol smile="C"/> b')], "did you mean 'smiles'"),
         ([user("<mol smiles=C/> b")], "is no molecule; write"),
         ([user("<mol " * 200_000)], "is no molecule; write"),
+        ([user("a \ud800")], r"content\[0\] has half a character, '.ud800' at 3"),
         (
             [user("a"), {"role": "assistant", "content": '<mol smiles="C"/>'}, user("b")],
             r"messages\[1\]: an answer has a molecule",
