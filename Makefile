@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-quantization test-clients test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-quantization test-clients test-serve test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -81,6 +81,19 @@ $(RAY)/ready: .venv/collamo
 
 test-ray: $(RAY)/ready
 	$(RAY)/bin/python -m pytest tests/data/test_ray.py
+
+# The server with the official client, in an environment that has all else from .venv.
+SERVE := .venv-serve
+$(SERVE)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(SERVE)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(SERVE)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(SERVE)/bin/python install --quiet --disable-pip-version-check \
+	  'fastapi>=0.115' 'uvicorn>=0.32' 'prometheus-client>=0.21' 'openai>=2' 'httpx>=0.28'
+	@touch $@
+
+test-serve: $(SERVE)/ready
+	$(SERVE)/bin/python -m pytest tests/inference/serve tests/cli/test_serve_command.py
 
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest

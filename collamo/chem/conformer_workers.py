@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
 from collamo.chem.conformer import (
     OUT_OF_MEMORY,
     Conformer,
@@ -30,6 +32,8 @@ MEMORY_LIMIT = 4.0
 # Seconds on the clock for every second of processor time. Our choice: it ends what waits forever,
 # and leaves a molecule its processor time on a machine that fifteen others share.
 WALL_FACTOR = 20.0
+#: What the future of a conformer raises where there is none.
+NO_CONFORMER = (TimeoutError, ProcessExpired, MemoryError)
 
 
 def embed_conformer_limited(molecule: Molecule, seed: int = 0, seconds: float = 30.0) -> Conformer:
@@ -59,8 +63,6 @@ def embed_conformers(
     >>> [c.method for c in embed_conformers([Molecule.from_smiles("CCO")])]
     ['etkdgv3+mmff']
     """
-    from pebble import ProcessExpired, ProcessPool
-
     embedding = sum(molecule.mol.GetNumConformers() == 0 for molecule in molecules)
     if not embedding:  # no worker is started for coordinates that are there
         yield from map(given_conformer, molecules)
@@ -69,28 +71,44 @@ def embed_conformers(
         embed = _embed_in_child if hasattr(os, "fork") else _embed_here
         yield from (embed(molecule, seed, seconds) for molecule in molecules)
         return
-    pool = ProcessPool(
-        max_workers=min(workers or usable_processors(), embedding),
-        context=worker_context(),
-        initializer=start_worker,
-    )
+    pool = conformer_pool(min(workers or usable_processors(), embedding))
     try:
-        futures = [
-            pool.schedule(_embed, args=[molecule, seed, seconds], timeout=wall_limit(seconds))
-            for molecule in molecules
-        ]
+        futures = [schedule_conformer(pool, molecule, seed, seconds) for molecule in molecules]
         for future in futures:
             try:
                 yield future.result()
-            except TimeoutError:
-                yield absent_conformer(f"no geometry {on_the_clock(seconds)}", seed)
-            except ProcessExpired as error:
-                yield _killed(error.exitcode, seed, seconds)
-            except MemoryError:
-                yield absent_conformer(OUT_OF_MEMORY, seed)
+            except NO_CONFORMER as error:
+                yield conformer_of_error(error, seed, seconds)
     finally:
         pool.stop()
         pool.join()
+
+
+def conformer_pool(
+    workers: int, context: multiprocessing.context.BaseContext | None = None
+) -> ProcessPool:
+    """Return a pool of worker processes for `schedule_conformer`; whoever made it stops it.
+
+    None takes `worker_context`.
+    """
+    context = context or worker_context()
+    return ProcessPool(max_workers=workers, context=context, initializer=start_worker)
+
+
+def schedule_conformer(
+    pool: ProcessPool, molecule: Molecule, seed: int, seconds: float
+) -> ProcessFuture:
+    """Embed in a worker of `pool`; the future gives a `Conformer` or raises `NO_CONFORMER`."""
+    return pool.schedule(_embed, args=[molecule, seed, seconds], timeout=wall_limit(seconds))
+
+
+def conformer_of_error(error: BaseException, seed: int, seconds: float) -> Conformer:
+    """Return the absence that an error of `schedule_conformer`'s future stands for."""
+    if isinstance(error, TimeoutError):
+        return absent_conformer(f"no geometry {on_the_clock(seconds)}", seed)
+    if isinstance(error, ProcessExpired):
+        return _killed(error.exitcode, seed, seconds)
+    return absent_conformer(OUT_OF_MEMORY, seed)
 
 
 def _embed(molecule: Molecule, seed: int, seconds: float) -> Conformer:

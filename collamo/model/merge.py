@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -75,7 +76,7 @@ def merge(
     if not isinstance(model, CollamoForConditionalGeneration):
         merged = model.merge_and_unload(safe_merge=True)
     assert isinstance(merged, CollamoForConditionalGeneration)
-    options = save_options(dequantized=dequantize)
+    options: dict[str, Any] = save_options(dequantized=dequantize)
 
     def save_whole(folder: Path) -> None:
         merged.save_pretrained(folder, **options)

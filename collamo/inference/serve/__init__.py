@@ -1,0 +1,1 @@
+"""The server: an OpenAI-compatible front, and the engines behind it."""
