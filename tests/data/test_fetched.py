@@ -99,12 +99,16 @@ def test_what_was_broken_off_goes_on(store, cache, fetched, monkeypatch):
     PreparedData.open(URL).verify()
 
 
-def test_data_prepared_anew_are_fetched_anew(store):
+def test_data_prepared_anew_are_fetched_anew(prepared, store, tmp_path):
     before = local_data(URL)
-    manifest = json.loads(store.cat("/bucket/data/manifest.json"))
-    store.pipe("/bucket/data/manifest.json", json.dumps({**manifest, "source": "other"}).encode())
+    options = PrepareOptions(shard_size=3, conformers=False, limit=4)
+    prepare(prepared.parent / "few.smi", tmp_path / "anew", options, workers=1, progress=False)
+    for path in (tmp_path / "anew").iterdir():
+        if path.is_file():
+            Folder.at(URL).store(path)
     assert local_data(URL) != before
-    assert PreparedData.open(URL).manifest.source == "other"
+    assert PreparedData.open(URL).manifest.rows["in"] == 4
+    PreparedData.open(before).verify()
 
 
 @pytest.mark.parametrize("name", ["molecules-00002.parquet", "tasks-train.parquet"])
