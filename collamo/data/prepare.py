@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from collamo.chem.conformer_workers import usable_processors
 from collamo.chem.features import unknown_to_unimol
 from collamo.chem.motifs import MOTIFS
+from collamo.data.card import write_card
 from collamo.data.cluster import delete_left, write_on_cluster
 from collamo.data.column_guesses import check_guesses
 from collamo.data.columns import MeasuredColumn
@@ -165,11 +166,13 @@ def _finish(sharding: Sharding) -> Manifest:
     stored = set(rows)
     rows |= {out / "splits.parquet": len(splits), out / "rejected.jsonl": len(rejected)}
     rows |= {tasks_path(out, split): summary.tasks[split].total() for split in SPLITS}
+    counts = {"in": sharding.total, "ok": len(splits), "rejected": len(rejected)}
+    rows[write_card(out, source.name, sharding.sha256, counts)] = 0
     manifest = Manifest(
         source=source.name,
         source_sha256=sharding.sha256,
         options=sharding.options,
-        rows={"in": sharding.total, "ok": len(splits), "rejected": len(rejected)},
+        rows=counts,
         rejected=dict(sorted(Counter(str(row["reason"]) for row in rejected).items())),
         conformers=dict(sorted(summary.conformers.items())),
         splits={name: list(splits.values()).count(name) for name in SPLITS},

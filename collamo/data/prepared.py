@@ -7,6 +7,7 @@
     molecules-00000.json     the shard's key and sha256, and its rejected rows: what resuming reads
     splits.parquet           row, split
     tasks-train.parquet …    questions with answers (TASK_SCHEMA); also -validation and -test
+    README.md                the card that the library `datasets` reads
     rejected.jsonl           {"row", "text", "reason", "message"} per rejected record
 
 ``encoded-…`` files may stand beside these, see `collamo.data.encoder_outputs`.

@@ -83,6 +83,17 @@ def test_shards_open_and_stream(datasets, data, streaming, tmp_path):
     assert "logp" in names
 
 
+def test_the_card_says_what_is_in_the_folder(datasets, data, tmp_path):
+    options = {"cache_dir": str(tmp_path), "streaming": True}
+    questions = datasets.load_dataset(str(data.folder), **options)
+    for split, rows in questions.items():
+        assert [row["answer"] for row in rows] == [task.answer for task in data.tasks(split)]
+    rows = list(datasets.load_dataset(str(data.folder), "molecules", split="train", **options))
+    assert len(rows) == data.manifest.rows["ok"]
+    splits = list(datasets.load_dataset(str(data.folder), "splits", split="train", **options))
+    assert [row["row"] for row in splits] == [row["row"] for row in rows]
+
+
 def test_a_dataset_holds_the_same_rows(datasets, data):
     dataset = to_dataset(data, "train", turns=3)
     assert isinstance(dataset, datasets.Dataset)

@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from collamo.data.options import PrepareOptions  # noqa: E402
 from collamo.data.prepare import prepare  # noqa: E402
+from collamo.data.prepared import PreparedData  # noqa: E402
 from collamo.errors import UsageError  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -34,13 +35,14 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 @pytest.fixture(scope="module")
-def s3():
+def s3(tmp_path_factory):
     """An S3 server with a bucket; the environment says where it is."""
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLLAMO_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name, value in {**keys, "AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1"}.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem().mkdir("bucket")
@@ -170,6 +172,26 @@ def test_s3_holds_the_same_bytes_and_is_resumed(cluster, source, alone):
     assert shards == {"molecules-00002.json", "molecules-00002.parquet"}
 
 
+def test_datasets_streams_what_s3_and_a_folder_hold(cluster, source, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="not installed: make test-ray")
+    manifest = prepare(source, "s3://bucket/streamed", OPTIONS, ray="auto", **EASY)
+    streamed = datasets.load_dataset(
+        "parquet",
+        data_files="s3://bucket/streamed/molecules-*.parquet",
+        split="train",
+        streaming=True,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    smiles = [text for text in SMILES if text != "C1CC"]
+    assert [row["text"] for row in streamed] == smiles
+    folder = str(PreparedData.open("s3://bucket/streamed").folder)
+    opened = datasets.load_dataset(folder, streaming=True)
+    counts = {split: sum(1 for _ in questions) for split, questions in opened.items()}
+    assert counts == {name: sum(tasks.values()) for name, tasks in manifest.tasks.items()}
+    molecules = datasets.load_dataset(folder, "molecules", split="train", streaming=True)
+    assert [row["text"] for row in molecules] == smiles
+
+
 def test_a_folder_that_machines_do_not_see_is_named(cluster, source):
     """This process has a file system in its memory, which no other has."""
     with pytest.raises(UsageError, match=r"does not see memory://here; give --out a folder"):
@@ -183,12 +205,13 @@ def test_the_command_starts_ray_and_goes_on(source, alone, faults, tmp_path, kil
     command += ["--shard-size", "4", "--no-conformers", "--time-limit", "1", "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""}
     if killed:
-        running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        with (tmp_path / "notes.txt").open("w") as notes:
+            running = subprocess.Popen(command, env=environment, stdout=notes, stderr=notes)
         wait_for(lambda: list(out.glob("molecules-*.json")) or running.poll() is not None)
         running.kill()
         running.wait()
         kept = {path.name: path.stat().st_mtime_ns for path in out.glob("molecules-*.json")}
-        assert kept
+        assert kept, (tmp_path / "notes.txt").read_text()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("error")) == (0, 0), done.stderr
     assert done.stdout.startswith(f"{len(SMILES)} rows: {len(SMILES) - 1} ok, 1 rejected")
