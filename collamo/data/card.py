@@ -27,8 +27,8 @@ configs:
 _TEXT = """\
 # {source}, prepared for CoLLaMo
 
-{ok} molecules of the {total} records of `{source}` (SHA-256 `{sha256}`); {rejected} were rejected, with the
-reasons in `rejected.jsonl`. `manifest.json` has the options, counts and versions behind every file.
+{ok} molecules of the {total} records of `{source}` (SHA-256 `{sha256}`); {rejected} were rejected,
+with the reasons in `rejected.jsonl`. `manifest.json` has options, counts and versions.
 
 ```python
 from datasets import load_dataset
@@ -41,7 +41,7 @@ splits = load_dataset("FOLDER", "splits", split="train")  # row -> train, valida
 load_dataset("parquet", data_files="s3://…/molecules-*.parquet", split="train", streaming=True)
 ```
 
-`molecule` of a question is `row` of a molecule. `collamo train RECIPE --data FOLDER` trains on them.
+`molecule` of a question is `row` of a molecule. `collamo train RECIPE --data FOLDER` trains on it.
 """
 
 

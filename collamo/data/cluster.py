@@ -195,11 +195,16 @@ def _window(ray: Any, at_once: int | None) -> int:
     return at_once or max(1, WAITING * int(ray.cluster_resources().get("CPU", 1)))
 
 
+# Ray tells its makers how it is used, and prints a traceback of every other task that fails for the
+# same reason, unless told not to.
+_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+
+
 @contextmanager
 def _connected(address: str, processors: int | None) -> Iterator[Any]:
     """Yield the module ray, connected; a connection that was there before stays."""
-    # Ray tells its makers how it is used, unless told not to.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -215,8 +220,12 @@ def _connected(address: str, processors: int | None) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address, **quiet, **started)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises bare ones
         line = (str(error).splitlines() or [""])[0]
+        if address == "local":
+            raise CollamoError(
+                f"Ray did not start on this machine: {line} Try again when it is less busy"
+            ) from error
         raise UsageError(
             f"--ray {address}: no cluster answers ({line}); start one with `ray start --head`, or "
             "leave the address out to use this machine alone"
