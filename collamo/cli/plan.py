@@ -91,4 +91,28 @@ def _summary(plan: Plan, gpu: tuple[str, int] | None) -> list[str]:
     else:
         fits = [name for name, mib in GPUS.items() if plan.needed <= mib * 2**20]
         lines.append(f"No GPU here. It fits: {', '.join(fits) or 'none of ' + ', '.join(GPUS)}.")
+    lines += _pace(plan, None if gpu is None else gpu[0])
     return [*lines, *(f"Note: {note}." for note in plan.notes)]
+
+
+def _pace(plan: Plan, gpu: str | None) -> list[str]:
+    """Return how long a step should take on a GPU whose peak is known, on one and on eight."""
+    from collamo.training.roofline import PEAKS, least_time, peak_of
+
+    peak = None if gpu is None else PEAKS.get(gpu.lower()) or peak_of(gpu)
+    if peak is None or plan.step is None:
+        return []
+    lines = []
+    for gpus in (1, 8):
+        parts = plan.step.seconds(peak, gpus)
+        seconds, limit = least_time(parts)
+        molecules = gpus * plan.batch.rows * plan.accumulation
+        shares = ", ".join(f"{name} {1e3 * time:.1f}" for name, time in parts.items() if time)
+        lines.append(
+            f"On {gpus} × {gpu} (derived, not measured): {1e3 * seconds:.1f} ms a step, "
+            f"{molecules * plan.batch.tokens / seconds:,.0f} tokens/s, "
+            f"{molecules / seconds:,.0f} molecules/s, "
+            f"MFU {plan.step.flops / seconds / peak.flops:.0%}, limited by {limit}. "
+            f"Each alone, in ms: {shares}."
+        )
+    return lines

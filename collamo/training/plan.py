@@ -31,6 +31,7 @@ from collamo.training.memory import (
     count,
 )
 from collamo.training.recipe import Recipe, load_recipe, split_overrides
+from collamo.training.roofline import Step, step_work
 
 # Our guess: a question with its answer and the template around them has 40 to 60 tokens.
 QUESTION = 64  # tokens
@@ -48,6 +49,8 @@ class Plan:
     activations: int
     accumulation: int
     notes: tuple[str, ...]
+    step: Step | None = None
+    """The work of a step in half precision; None in float32, whose peaks are others."""
 
     @property
     def total(self) -> Part:
@@ -125,20 +128,36 @@ def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str]
     training = recipe.training
     batch = _batch(recipe, config, training.get("per_device_train_batch_size", 8))
     parts = count(model, dtype, four_bits, recipe.stage)
+    trained = sum(part.trained for part in parts)
+    half = dtype.itemsize < 4 or bool(training.get("bf16") or training.get("fp16"))
+    checkpointing = checkpoints_activations(recipe.training)
+    activations = activation_bytes(
+        config,
+        batch,
+        trained=trained,
+        half=half,
+        lora=recipe.lora if recipe.stage == "tune" else None,
+        checkpointing=checkpointing,
+    )
+    accumulation = training.get("gradient_accumulation_steps", 1)
+    work = step_work(
+        model,
+        config,
+        batch,
+        accumulation=accumulation,
+        held=sum(part.weights for part in parts),
+        trained=trained,
+        activations=activations,
+        checkpointing=checkpointing,
+    )
     return Plan(
         title=f"stage {recipe.stage} on {first.llm or first.init_from}",
         parts=parts,
         batch=batch,
-        activations=activation_bytes(
-            config,
-            batch,
-            trained=sum(part.trained for part in parts),
-            half=dtype.itemsize < 4 or bool(training.get("bf16") or training.get("fp16")),
-            lora=recipe.lora if recipe.stage == "tune" else None,
-            checkpointing=checkpoints_activations(recipe.training),
-        ),
-        accumulation=training.get("gradient_accumulation_steps", 1),
+        activations=activations,
+        accumulation=accumulation,
         notes=(*_notes(recipe, first), *missing),
+        step=work if half else None,
     )
 
 

@@ -158,6 +158,8 @@ _RESERVED = {
     "train_sampling_strategy": "set `group_by_length`",
     "ignore_data_skip": "a resumed run would see the data twice",
     "enable_jit_checkpoint": "SIGTERM always leaves a sealed checkpoint",
+    "use_liger_kernel": "it patches model types that it knows and CoLLaMo is none: nothing would "
+    "change and nobody say so (logits of tokens that are not scored are left out already)",
     "deepspeed": "pass it to accelerate launch",
 }
 # Names that older versions of transformers knew, and what to write today.

@@ -43,6 +43,7 @@ from collamo.training.sampler import EpochSampler
 from collamo.training.settings import trained_settings
 from collamo.training.termination import StopOnTermination
 from collamo.training.text_blocks import TextBlocks
+from collamo.training.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class StageTrainer(Trainer):
         self.rows = [] if rows is None else rows
         self.answer_weight: AnswerWeight = answer_weight
         self.facts_head = cast("FactsHead", getattr(self.model, "facts_head", None))
+        self.throughput = Throughput(self.args)
+        self.add_callback(self.throughput)
         self._facts_losses: list[Tensor] = []
         self._facts_steps = 0
         self._num_parameters: int | None = None
@@ -189,6 +192,7 @@ class StageTrainer(Trainer):
         rows = inputs.pop("rows", [])
         if model.training:
             self.rows.extend(rows)
+            self.throughput.add(inputs, len(rows))
         if not model.training:
             inputs.pop("facts", None)
         elif "facts" in inputs:
@@ -246,13 +250,16 @@ class StageTrainer(Trainer):
         return 6 * self._num_parameters * inputs["input_ids"].numel()
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Log as `Trainer` does, with the mean of the facts' loss since the last time."""
+        """Log as `Trainer` does, with the mean of the facts' loss since the last time, and how fast
+        the training is."""
         if self._facts_losses and "loss" in logs:
             total = torch.stack(self._facts_losses).sum()
             total = self.accelerator.reduce(total, reduction="mean")
             logs["facts_loss"] = round((total / self._facts_steps).item(), 4)
             self._facts_losses.clear()
             self._facts_steps = 0
+        if "loss" in logs:
+            self.throughput.report(logs, self.accelerator.gather)
         super().log(logs, *args, **kwargs)
 
 
