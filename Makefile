@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-quantization test-clients test-serve test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-faults test-quantization test-clients test-serve test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -42,6 +42,12 @@ test: .venv/collamo
 # Three minutes on two cores: without the tests marked as slow.
 test-fast: .venv/collamo
 	$(BIN)/python -m pytest -m "not slow"
+
+# What goes wrong around a training, done to a small one: kills, flipped bits, full disks (as root).
+test-faults: export PYTHONPATH = tests
+test-faults: export OMP_NUM_THREADS = 1
+test-faults: .venv/collamo
+	$(BIN)/python tests/faults/attack.py $(ARGUMENTS)
 
 # bitsandbytes lies apart from .venv: once it is found, every command that needs peft imports it as well.
 BITSANDBYTES := build/bitsandbytes
