@@ -48,21 +48,35 @@ class PackedLayout:
 
 
 def _spread(values: Tensor, index: Tensor, valid: Tensor, fill: float) -> Tensor:
-    if not len(values):
+    if values.shape[0] == 0:
         return values.new_full((*index.shape, *values.shape[1:]), fill)
     spread = values[torch.where(valid, index, 0)]
     keep = valid.reshape(*valid.shape, *[1] * (values.dim() - 1))
     return torch.where(keep, spread, torch.full_like(spread, fill))
 
 
-def atoms_of_packed_pairs(sizes: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """The query atom and the key atom of every pair, int64 ``[P]`` each."""
-    squares = sizes * sizes
-    index = torch.arange(len(sizes), device=sizes.device)
-    molecule = index.repeat_interleave(squares, output_size=num_pairs)
-    within = torch.arange(num_pairs, device=sizes.device) - (squares.cumsum(0) - squares)[molecule]
-    start, size = (sizes.cumsum(0) - sizes)[molecule], sizes[molecule]
-    return start + within // size, start + within % size
+def molecule_of_packed_atom(cu_seqlens: Tensor, num_atoms: int) -> Tensor:
+    """The molecule of every atom, int64 ``[T]``."""
+    # No tensor of B numbers is made on the way: an exported graph would not take one molecule.
+    atom = torch.arange(num_atoms, device=cu_seqlens.device)
+    return torch.searchsorted(cu_seqlens.long(), atom, right=True) - 1
+
+
+def atoms_of_packed_pairs(
+    cu_seqlens: Tensor, num_atoms: int, num_pairs: int
+) -> tuple[Tensor, Tensor]:
+    """The query atom and the key atom of every pair, int64 ``[P]`` each.
+
+    Without a division: compiled for a CPU, ``pair % size`` also divides by the zeros beside the
+    last sizes, where those do not fill a register, and raises.
+    """
+    molecule, start = molecule_of_packed_atom(cu_seqlens, num_atoms), cu_seqlens.long()
+    first_key = start[molecule]
+    keys = start[molecule + 1] - first_key  # how many, of each query atom
+    atom = torch.arange(num_atoms, device=start.device)
+    query = atom.repeat_interleave(keys, output_size=num_pairs)
+    shift = first_key - (keys.cumsum(0) - keys)
+    return query, torch.arange(num_pairs, device=start.device) + shift[query]
 
 
 def atoms_of_padded_pairs(
@@ -81,8 +95,8 @@ def tiles(cu_seqlens: Tensor, num_atoms: int) -> Tensor:
     """
     before = cu_seqlens.long()
     # Molecule b gets the entries from ⌊before / 32⌋ + b on: enough for all its atoms.
-    first = before // TILE + torch.arange(len(before), device=before.device)
-    entry = torch.arange(num_atoms // TILE + len(before) - 1, device=before.device)
+    first = before // TILE + torch.arange(before.shape[0], device=before.device)
+    entry = torch.arange(num_atoms // TILE + before.shape[0] - 1, device=before.device)
     molecule = torch.searchsorted(first, entry, right=True) - 1
     atom = (entry - first[molecule]) * TILE
     spare = atom >= before.diff()[molecule]

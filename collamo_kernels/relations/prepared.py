@@ -41,7 +41,7 @@ class PreparedRelations:
         if self.coordinates is None:
             return 0.0
         atoms, molecule = self.atoms_with_coordinates(), self._molecule_of_atom()
-        x, molecule = self.coordinates.reshape(-1, 3)[atoms], molecule[atoms]
+        x, molecule = self.coordinates.detach().reshape(-1, 3)[atoms], molecule[atoms]
         if not len(x):
             return 0.0
         index, box = molecule[:, None].expand_as(x), x.new_zeros(len(self.sizes()), 3)
@@ -127,10 +127,11 @@ class PreparedRelations:
 
     def atoms_of_pairs(self) -> tuple[Tensor, Tensor]:
         """Return the query atom and the key atom of each pair, int64 ``[P]`` or ``[B·N·N]``."""
-        sizes = self.sizes()
-        if self.num_pairs is not None:
-            return layouts.atoms_of_packed_pairs(sizes, self.num_pairs)
-        return layouts.atoms_of_padded_pairs(len(sizes), self._padded_atoms(), sizes.device)
+        if self.cu_seqlens is not None:
+            total = self.num_atoms or 0, self.num_pairs or 0
+            return layouts.atoms_of_packed_pairs(self.cu_seqlens, *total)
+        like = self._pairs_or_atoms()
+        return layouts.atoms_of_padded_pairs(like.shape[0], self._padded_atoms(), like.device)
 
     def atoms_with_coordinates(self) -> Tensor:
         """Return bool ``[T]`` or ``[B·N]``: a real atom of a molecule with a conformer."""
@@ -160,10 +161,10 @@ class PreparedRelations:
         return _needed("hops", self.hops) if self.coordinates is None else self.coordinates
 
     def _molecule_of_atom(self) -> Tensor:
-        sizes = self.sizes()
-        index = torch.arange(len(sizes), device=sizes.device)
-        if self.num_atoms is not None:  # telling how many there will be saves asking the device
-            return index.repeat_interleave(sizes, output_size=self.num_atoms)
+        if self.cu_seqlens is not None:
+            return layouts.molecule_of_packed_atom(self.cu_seqlens, self.num_atoms or 0)
+        like = self._pairs_or_atoms()
+        index = torch.arange(like.shape[0], device=like.device)
         return index.repeat_interleave(self._padded_atoms())
 
 
