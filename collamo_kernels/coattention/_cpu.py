@@ -123,16 +123,13 @@ def _with_rows(
     """Φ3d of every pair, from the module itself."""
     # A compiled graph has no room for a size that depends on the data: it takes the padding along.
     everything = relations.packed or torch.compiler.is_compiling()
-    if relations.packed:
-        distance, types = _packed_pairs(relations, x)
-    else:
-        pairs = pairs_with_distance(relations, x)
-        distance = pairwise_distances(x, pairs.any(-1))
-        types = types_of_pairs(relations)
-        distance = distance.flatten() if everything else distance[pairs]
-        if types is not None:
-            types = types.flatten(0, 2) if everything else types[pairs]
-    phi = evaluate(radial, distance, types if is_typed(radial) else None).float()
+    distance = _distances(relations, x)
+    types = _types_of_all_pairs(relations) if is_typed(radial) else None
+    if not everything:
+        pairs = pairs_with_distance(relations, x).flatten()
+        distance = distance[pairs]
+        types = None if types is None else types[pairs]
+    phi = evaluate(radial, distance, types).float()
     heads = arguments.q.shape[1]
     if phi.shape[1] != heads:
         raise ValueError(
@@ -142,8 +139,13 @@ def _with_rows(
     return arguments._replace(phi=phi, phi_of_all_pairs=everything, has_3d=relations.has_3d)
 
 
-def _packed_pairs(relations: Relations, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Distance ``[P]`` and type of every pair, packed; 0 where a molecule has no conformer."""
+def _distances(relations: Relations, x: Tensor) -> Tensor:
+    """Å of every pair, ``[P]`` or ``[B·N·N]``, 0 where there is none; with the history of x."""
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        known = relations.distances  # of all layers, and prepared perhaps
+        return torch.where(known == math.inf, 0.0, known)
+    if not relations.packed:
+        return pairwise_distances(x, pairs_with_distance(relations, x).any(-1)).flatten()
     query, key = relations.atoms_of_pairs()
     atoms = relations.atoms_with_coordinates()
     # F.embedding sums its gradient in a fixed order.
@@ -151,8 +153,15 @@ def _packed_pairs(relations: Relations, x: Tensor) -> tuple[Tensor, Tensor | Non
     real = (atoms[query] & atoms[key])[:, None]
     squared = torch.where(real, difference, 0.0).square().sum(-1)
     apart = squared != 0  # NaN must be seen
-    distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+    return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+
+
+def _types_of_all_pairs(relations: Relations) -> Tensor | None:
+    """``[P]`` or ``[B·N·N]``, of atoms' types with two columns; None where there are none."""
+    if not relations.packed:
+        types = types_of_pairs(relations)
+        return None if types is None else types.flatten(0, 2)
     if relations.atom_types is None:
-        return distance, relations.pair_types
-    types = torch.stack([relations.atom_types[query, 0], relations.atom_types[key, 1]], -1)
-    return distance, types
+        return relations.pair_types
+    query, key = relations.atoms_of_pairs()
+    return torch.stack([relations.atom_types[query, 0], relations.atom_types[key, 1]], -1)

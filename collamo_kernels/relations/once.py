@@ -12,7 +12,9 @@ from torch import Tensor
 Owner = TypeVar("Owner")
 Value = TypeVar("Value")
 State = list[tuple[Tensor | None, int]]  # tensors, and how often each was written to
-PREPARED = "_prepared"  # set by `Relations.prepare`
+# Whether `Relations.prepare` was called. False rather than missing: what is missing the compiler
+# does not look for again, so that a graph of relations as they came would take prepared ones too.
+PREPARED = "_prepared"
 
 SOURCES: dict[str, tuple[str, ...]] = {}  # where a value is kept: what it is made from
 
@@ -32,7 +34,9 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
     which PyTorch does not count).
 
     A compiled graph cannot ask how often a tensor was written to. It takes what `Relations.prepare`
-    worked out, as long as the tensors are the same ones, and works out all else itself.
+    worked out, as long as the tensors are the same ones, and works out all else itself. There the
+    method alone sees to it that the result has no history: `torch.export` takes no `no_grad` inside
+    an autocast.
     """
 
     def decorate(make: Callable[[Owner], Value]) -> Callable[[Owner], Value]:
@@ -42,11 +46,10 @@ def once(*sources: str) -> Callable[[Callable[[Owner], Value]], Callable[[Owner]
         def get(self: Owner) -> Value:
             kept: Kept[Value] | None = self.__dict__.get(key)
             if torch.compiler.is_compiling():
-                prepared = kept if PREPARED in self.__dict__ else None
+                prepared = kept if self.__dict__[PREPARED] else None
                 if prepared is not None and _same(prepared.state, self, sources):
                     return prepared.value
-                with torch.no_grad():
-                    return make(self)
+                return make(self)
             if kept is None or not unchanged(kept.state, self, sources):
                 _refuse_in_capture(make.__name__, state_of(self, sources))
                 # What was made in inference mode no later training step could save.

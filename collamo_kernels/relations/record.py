@@ -79,6 +79,7 @@ class Relations(PreparedRelations):
     num_pairs: int | None = field(init=False, default=None)  # P, packed only
 
     def __post_init__(self) -> None:
+        _set(self, **{PREPARED: False})
         tensors = self._fields()
         checks.check_types(tensors)
         if self.cu_seqlens is None:
