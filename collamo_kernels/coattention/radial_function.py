@@ -72,9 +72,9 @@ def is_typed(radial: Callable[..., Tensor]) -> bool:
 def evaluate(radial: Callable[..., Tensor], distances: Tensor, types: Tensor | None) -> Tensor:
     """Return Φ3d ``[M, H]`` of distances ``[M]``, by the function itself."""
     values = radial(distances) if types is None else radial(distances, types)
-    if values.dim() != 2 or len(values) != len(distances):
+    if values.dim() != 2 or values.shape[0] != distances.shape[0]:
         raise ValueError(
-            f"radial returned shape {list(values.shape)} for {len(distances)} distances; "
+            f"radial returned shape {list(values.shape)} for {distances.shape[0]} distances; "
             "it must map [M] to [M, H]"
         )
     return values

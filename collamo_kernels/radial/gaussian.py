@@ -175,9 +175,10 @@ class GaussianRadial(nn.Module):
                 f"types is missing, but pair_types={self.pair_types}; "
                 "give Relations its pair_types or atom_types, or pass types"
             )
-        if types.shape not in ((len(r),), (len(r), 2)):
+        number = r.shape[0]
+        if types.shape not in ((number,), (number, 2)):
             raise ValueError(
-                f"types has shape {list(types.shape)}; it must be [M] or [M, 2], M = {len(r)}"
+                f"types has shape {list(types.shape)}; it must be [M] or [M, 2], M = {number}"
             )
         # F.embedding sums its gradient in a fixed order; an index would use atomics.
         table = torch.stack([self.gamma, self.beta], 1).to(r.dtype)
