@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,8 @@ from collamo.files import file_sha256, replacing, write_text
 FORMAT_VERSION = 1
 ENCODER_NAMES = {"2d": "gin", "3d": "unimol"}
 DTYPES = ("float16", "float32")
+# Shards whose places are kept: 8 bytes a molecule. Our choice.
+_OPENED = 256
 
 
 @dataclass(frozen=True)
@@ -159,46 +163,69 @@ class EncoderOutputs:
 
 
 class OutputsByRow:
-    """The outputs of one encoder by row, mapped into memory; each file is checked when first read.
+    """The outputs of one encoder by row, read from the disk; each file is checked when first read.
 
     ``rows(row)`` gives [N,L,C], or None for a molecule without the modality.
     """
 
     def __init__(self, data: PreparedData, stored: EncoderOutputs):
         self.data, self.stored = data, stored
-        self._shards: dict[int, tuple[np.ndarray, dict[int, tuple[int, int]]]] = {}
+        self._checked: set[int] = set()
+        self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
     def __call__(self, row: int) -> np.ndarray | None:
         """Return [N,L,C] of a row, or None."""
-        shard = self.data.shard_of(row)
-        if shard not in self._shards:
-            self._shards[shard] = self._open(shard)
-        outputs, places = self._shards[shard]
-        if row not in places:
-            return None
-        start, end = places[row]
-        return outputs[start:end]
+        number = self.data.shard_of(row)
+        place = self.data.mapped.molecules.place(row)
+        shard = self._shards.get(number) or self._open(number)
+        return shard.outputs(place)
 
-    def _open(self, shard: int) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
-        path = self.stored.folder / self.stored.file_name(shard)
-        made_from = self.data.manifest.files[shard_name(shard)]["sha256"]
-        if not self.stored.has(shard, str(made_from)):
+    def _open(self, number: int) -> _Shard:
+        path = self.stored.folder / self.stored.file_name(number)
+        made_from = self.data.manifest.files[shard_name(number)]["sha256"]
+        if number not in self._checked and not self.stored.has(number, str(made_from)):
             raise CollamoError(
-                f"{path} is missing, altered or of other molecules than {shard_name(shard)}; "
+                f"{path} is missing, altered or of other molecules than {shard_name(number)}; "
                 f"{_AGAIN}, or train with `encoded: false`"
             )
-        outputs = np.load(path, mmap_mode="r", allow_pickle=False)
-        return outputs, atoms_of(self.data, shard, self.stored.origin.modality)
+        self._checked.add(number)
+        shard = _Shard(path, *atom_counts(self.data, number, self.stored.origin.modality))
+        self._shards[number] = shard
+        if len(self._shards) > _OPENED:
+            self._shards.popitem(last=False)
+        return shard
 
 
-def atoms_of(data: PreparedData, shard: int, modality: str) -> dict[int, tuple[int, int]]:
-    """Return row → (first, past the last) place of its atoms in the file of a shard."""
-    places, start = {}, 0
-    for row, features in data.molecules_of(shard).items():
-        if modality == "2d" or features.conformer.coordinates is not None:
-            places[row] = (start, start + features.num_atoms)
-            start += features.num_atoms
-    return places
+class _Shard:
+    """Where a shard's outputs stand in their file.
+
+    Read and not mapped: each map would hold a file open, and there may be thousands.
+    """
+
+    def __init__(self, path: Path, first: int, counts: np.ndarray):
+        self._path, self._first, self._ends = path, first, counts.cumsum()
+        layout = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._offset, self._atom, self._dtype = layout.offset, layout.shape[1:], layout.dtype
+
+    def outputs(self, place: int) -> np.ndarray | None:
+        """Return [N,L,C] of the molecule at `place` of all; None where it has no such atoms."""
+        i = place - self._first
+        start, end = int(self._ends[i - 1]) if i else 0, int(self._ends[i])
+        if start == end:
+            return None
+        size = math.prod(self._atom)
+        offset = self._offset + start * size * self._dtype.itemsize
+        with self._path.open("rb") as file:
+            values = np.fromfile(file, self._dtype, (end - start) * size, offset=offset)
+        return values.reshape(end - start, *self._atom)
+
+
+def atom_counts(data: PreparedData, shard: int, modality: str) -> tuple[int, np.ndarray]:
+    """Return the place of a shard's first molecule among all, and of how many atoms of each of its
+    molecules outputs are stored."""
+    molecules = data.mapped.molecules
+    first, end = molecules.places(np.array(data.rows_of(shard))).tolist()
+    return first, (molecules.atoms if modality == "2d" else molecules.conformer_atoms)[first:end]
 
 
 def index_path(folder: Path, modality: str) -> Path:

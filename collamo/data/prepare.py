@@ -32,6 +32,7 @@ from collamo.data.manifest import MANIFEST, Manifest, file_entry
 from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_measured
 from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
+from collamo.data.prepared import PreparedData
 from collamo.data.sharding import Sharding, library_versions, sidecar_of
 from collamo.data.shards import FACT_COLUMNS, SPLITS, TASK_SCHEMA, by_name, table_writer, tasks_path
 from collamo.data.splits import (
@@ -121,6 +122,8 @@ def prepare(
                 write_on_cluster(sharding, missing, ray, workers, advance)
         delete_left(folder)
         manifest = _finish(sharding)
+    if folder.path is not None:
+        _ = PreparedData.open(folder.path).mapped  # what training reads
     _check_rejected(manifest, max_reject_rate, folder)
     if progress and rows:
         print(_pace(rows, sharding.total, time.monotonic() - begin), file=sys.stderr)

@@ -10,7 +10,8 @@
     README.md                the card that the library `datasets` reads
     rejected.jsonl           {"row", "text", "reason", "message"} per rejected record
 
-``encoded-…`` files may stand beside these, see `collamo.data.encoder_outputs`.
+``encoded-…`` files may stand beside these, see `collamo.data.encoder_outputs`, and ``.mapped`` with
+the same molecules and questions by row, see `collamo.data.mapped`.
 
 Everything is a function of source, options and library versions: no times, no host names, no
 number of workers.
@@ -19,17 +20,22 @@ number of workers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collamo.chem.features import MoleculeFeatures
 from collamo.data.fetched import local_data
 from collamo.data.manifest import MANIFEST, Manifest
-from collamo.data.shards import MOLECULE_SCHEMA, SPLITS, TASK_SCHEMA, Shard, shard_name, tasks_path
+from collamo.data.mapped import MappedData, open_mapped
+from collamo.data.mapped_molecules import MappedMolecules
+from collamo.data.mapped_questions import MappedQuestions
+from collamo.data.shards import MOLECULE_SCHEMA, SPLITS, shard_name
 from collamo.data.tasks import TaskExample, corpus_line
 from collamo.errors import CollamoError, UsageError, suggest
 from collamo.files import file_sha256
@@ -47,8 +53,6 @@ class PreparedData:
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
-        self._shards: dict[int, Shard] = {}
-        self._tasks: dict[str, list[TaskExample]] = {}
         self._encoded: dict[str, Callable[[int], np.ndarray | None]] = {}
 
     @classmethod
@@ -76,7 +80,8 @@ class PreparedData:
 
     def features(self, row: int) -> MoleculeFeatures:
         """Return the features of row `row`; KeyError when it was rejected or is not there."""
-        features = self._shard_with(row).features(row)
+        self.shard_of(row)
+        features = self.mapped.molecules.features(row)
         stored = ((modality, outputs(row)) for modality, outputs in self._encoded.items())
         encoded = {modality: x for modality, x in stored if x is not None}
         return dataclasses.replace(features, encoded=encoded) if encoded else features
@@ -91,22 +96,26 @@ class PreparedData:
     def facts(self, row: int) -> np.ndarray:
         """Return the facts of row `row` as float32 ``[F]``: the counts of the manifest's motifs and
         of `ELEMENTS`, then `PROPERTIES_2D`, then `PROPERTIES_3D`; NaN where one is unknown."""
-        return self._shard_with(row).facts(row)
+        self.shard_of(row)
+        place = self.mapped.molecules.place(row)
+        return self.mapped.molecules.facts[place : place + 1][0]
+
+    def facts_of(self, split: str) -> SplitFacts:
+        """Return the facts of a split in blocks ``[n,F]``, which can be walked through again."""
+        return SplitFacts(self.mapped.molecules, self._rows(split))
 
     def molecules(self, split: str) -> Mapping[int, MoleculeFeatures]:
-        """Return row number → features of the molecules of a split, in row order."""
-        return {row: self.features(row) for row in self._rows(split)}
+        """Return row → features of the molecules of a split, in row order; read on demand."""
+        return SplitMolecules(self, self._rows(split))
 
-    def tasks(self, split: str) -> list[TaskExample]:
-        """Return the questions of a split, in row order; read once."""
+    def tasks(self, split: str) -> Sequence[TaskExample]:
+        """Return the questions of a split, in row order; read on demand."""
+        return self.questions(split)
+
+    def questions(self, split: str) -> MappedQuestions:
+        """Return the questions of a split with what is known about them without reading them."""
         self._check_split(split)
-        if split not in self._tasks:
-            table = pq.read_table(
-                self._checked(tasks_path(self.folder, split).name), schema=TASK_SCHEMA
-            )
-            columns = [table.column(name).to_pylist() for name in TASK_SCHEMA.names]
-            self._tasks[split] = [TaskExample(*fields) for fields in zip(*columns, strict=True)]
-        return self._tasks[split]
+        return self.mapped.questions(split)
 
     def text(self, split: str) -> Iterator[str]:
         """Yield the text of a split, one line per question with its answer."""
@@ -116,11 +125,19 @@ class PreparedData:
         """Return one shard as an arrow table with `MOLECULE_SCHEMA`, facts included."""
         return pq.read_table(self._checked(shard_name(shard)), schema=MOLECULE_SCHEMA)
 
-    def _rows(self, split: str) -> list[int]:
+    @cached_property
+    def mapped(self) -> MappedData:
+        """The same data by row; made from the shards where it is not there yet."""
+        return open_mapped(self.folder, self.manifest, self._checked)
+
+    def _rows(self, split: str) -> np.ndarray:
         self._check_split(split)
-        table = pq.read_table(self._checked("splits.parquet"))
-        pairs = zip(table["row"].to_pylist(), table["split"].to_pylist(), strict=True)
-        return [row for row, name in pairs if name == split]
+        with pq.ParquetFile(self._checked("splits.parquet")) as file:
+            found = [
+                batch["row"].to_numpy()[pc.equal(batch["split"], split).to_numpy(False)]
+                for batch in file.iter_batches()
+            ]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
     def _check_split(self, split: str) -> None:
         if split not in SPLITS:
@@ -134,23 +151,22 @@ class PreparedData:
             raise KeyError(f"row {row} is outside the {self.manifest.rows['in']} prepared rows")
         return (row - 1) // self.manifest.options.shard_size
 
+    def rows_of(self, shard: int) -> tuple[int, int]:
+        """Return the first row of a shard, and the one past its last."""
+        size = self.manifest.options.shard_size
+        return shard * size + 1, min((shard + 1) * size, self.manifest.rows["in"]) + 1
+
     def molecules_of(self, shard: int) -> dict[int, MoleculeFeatures]:
         """Return row → features of a shard, in row order, without what encoders say."""
-        opened = self._shard(shard)
-        return {row: opened.features(row) for row in opened.position}
+        molecules = self.mapped.molecules
+        return {
+            row: molecules.features(row) for row in molecules.rows_between(*self.rows_of(shard))
+        }
 
     @property
     def num_shards(self) -> int:
         """Shards of molecules."""
         return -(-self.manifest.rows["in"] // self.manifest.options.shard_size)
-
-    def _shard_with(self, row: int) -> Shard:
-        return self._shard(self.shard_of(row))
-
-    def _shard(self, index: int) -> Shard:
-        if index not in self._shards:
-            self._shards[index] = Shard(self.table(index))
-        return self._shards[index]
 
     def _check_size(self, name: str) -> None:
         path, expected = self.folder / name, self.manifest.files[name]["bytes"]
@@ -171,3 +187,38 @@ class PreparedData:
                 "run `collamo prepare` again to rebuild it"
             )
         return path
+
+
+class SplitMolecules(Mapping[int, MoleculeFeatures]):
+    """Row → features of the molecules of some rows [n], which are in order."""
+
+    def __init__(self, data: PreparedData, rows: np.ndarray):
+        self._data, self._rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows.tolist())
+
+    def __getitem__(self, row: int) -> MoleculeFeatures:
+        place = np.searchsorted(self._rows, row)
+        if self._rows[place : place + 1].tolist() != [row]:
+            raise KeyError(row)
+        return self._data.features(row)
+
+
+class SplitFacts:
+    """The facts of some rows [n], in blocks [at most `BLOCK`, F] float32."""
+
+    #: Our choice: 6 MB.
+    BLOCK = 16_384
+
+    def __init__(self, molecules: MappedMolecules, rows: np.ndarray):
+        self._facts, self._places = molecules.facts, molecules.places(rows)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self._places), self.BLOCK):
+            places = self._places[start : start + self.BLOCK]
+            first = int(places[0])
+            yield self._facts[first : int(places[-1]) + 1][places - first]

@@ -1,4 +1,4 @@
-"""Shards: their columns, and one of them in memory."""
+"""Shards: their columns, and how they are written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from collamo.chem.conformer import Conformer
-from collamo.chem.features import MoleculeFeatures
-from collamo.data.facts import ELEMENTS, PROPERTIES_2D, PROPERTIES_3D, count_elements
+from collamo.data.facts import ELEMENTS, PROPERTIES_2D, PROPERTIES_3D
 from collamo.files import replacing
 
 SPLITS = ("train", "validation", "test")
@@ -64,88 +61,6 @@ TASK_SCHEMA = pa.schema(
         ("unit", pa.string()),
     ]
 )
-
-
-class Shard:
-    """One shard in memory: flat arrays, sliced per molecule on demand."""
-
-    def __init__(self, table: pa.Table):
-        self.position = {row: i for i, row in enumerate(table["row"].to_pylist())}
-        self.plain = {
-            name: table[name].to_pylist()
-            for name in (
-                "smiles",
-                "selfies",
-                "conformer_method",
-                "conformer_seed",
-                "conformer_converged",
-                "conformer_reason",
-                *FACT_COLUMNS,
-            )
-        }
-        self.flat = {
-            name: _flat(table[name])
-            for name in (
-                *("atom_features", "edge_index", "edge_features"),
-                *("bond_directions", "coordinates"),
-            )
-        }
-
-    def features(self, row: int) -> MoleculeFeatures:
-        """Return the features of a row; KeyError when it was rejected."""
-        i = self._place(row)
-        selfies = self.plain["selfies"][i]
-        return MoleculeFeatures(
-            smiles=self.plain["smiles"][i],
-            selfies=None if selfies is None else tuple(selfies),
-            atom_features=self._slice("atom_features", i).reshape(-1, 9),
-            edge_index=self._slice("edge_index", i).reshape(2, -1),
-            edge_features=self._slice("edge_features", i).reshape(-1, 3),
-            conformer=self._conformer(i),
-            bond_directions=self._slice("bond_directions", i),
-        )
-
-    def facts(self, row: int) -> np.ndarray:
-        """Return the facts of a row, see `PreparedData.facts`."""
-        i = self._place(row)
-        formula, motifs, properties, geometry = (self.plain[name][i] for name in FACT_COLUMNS)
-        known = {**count_elements(formula), **by_name(properties), **by_name(geometry)}
-        numbers = [known.get(target, np.nan) for target in NUMBERS]
-        facts = np.array([*motifs, *numbers], dtype=np.float32)
-        facts[~np.isfinite(facts)] = np.nan
-        return facts
-
-    def _place(self, row: int) -> int:
-        if row not in self.position:
-            raise KeyError(f"row {row} was rejected; rejected.jsonl says why")
-        return self.position[row]
-
-    def _slice(self, name: str, i: int) -> np.ndarray:
-        values, offsets, _ = self.flat[name]
-        return values[offsets[i] : offsets[i + 1]]
-
-    def _present(self, name: str, i: int) -> np.ndarray | None:
-        return self._slice(name, i) if self.flat[name][2][i] else None
-
-    def _conformer(self, i: int) -> Conformer:
-        coordinates = self._present("coordinates", i)
-        return Conformer(
-            None if coordinates is None else coordinates.reshape(-1, 3),
-            self.plain["conformer_method"][i],
-            self.plain["conformer_seed"][i],
-            self.plain["conformer_converged"][i],
-            self.plain["conformer_reason"][i],
-        )
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (values of all rows, offsets [rows + 1], present [rows]) of a list column."""
-    lists = column.combine_chunks()
-    return (
-        lists.values.to_numpy(zero_copy_only=False),
-        lists.offsets.to_numpy(),
-        lists.is_valid().to_numpy(zero_copy_only=False),
-    )
 
 
 def by_name(values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from collamo.data.encoder_outputs import (
     EncoderOutputs,
     OutputsByRow,
     OutputsOrigin,
-    atoms_of,
+    atom_counts,
 )
 from collamo.data.prepared import PreparedData
 from collamo.data.shards import shard_name
@@ -186,7 +186,7 @@ def _encode(
         if not stored.has(shard, made_from):
             outputs = _encode_shard(data, shard, encoder, origin)
             stored = stored.with_shard(shard, made_from, outputs)
-        progress(len(data.molecules_of(shard)))
+        progress(len(atom_counts(data, shard, "2d")[1]))
     return stored
 
 
@@ -194,16 +194,17 @@ def _encode_shard(
     data: PreparedData, shard: int, encoder: UniMolEncoder | GinEncoder, origin: OutputsOrigin
 ) -> np.ndarray:
     """Return [A,L,C] of a shard's molecules."""
-    molecules = data.molecules_of(shard)
-    places = atoms_of(data, shard, origin.modality)
-    atoms = max((end for _, end in places.values()), default=0)
-    outputs = np.zeros((atoms, len(origin.levels), origin.channels), dtype=origin.dtype)
-    by_size = iter(sorted(places, key=lambda row: molecules[row].num_atoms))
-    while rows := list(islice(by_size, TOGETHER)):
-        levels_of_rows = encode_molecules([molecules[row] for row in rows], encoder, origin.levels)
-        for row, levels in zip(rows, levels_of_rows, strict=True):
-            start, end = places[row]
-            outputs[start:end] = _narrowed(levels, row, origin)
+    molecules = list(data.molecules_of(shard).items())
+    _, counts = atom_counts(data, shard, origin.modality)
+    ends = counts.cumsum()
+    outputs = np.zeros((counts.sum(), len(origin.levels), origin.channels), dtype=origin.dtype)
+    by_size = iter([i for i in np.argsort(counts, kind="stable").tolist() if counts[i]])
+    while places := list(islice(by_size, TOGETHER)):
+        levels_of_places = encode_molecules(
+            [molecules[i][1] for i in places], encoder, origin.levels
+        )
+        for i, levels in zip(places, levels_of_places, strict=True):
+            outputs[ends[i] - counts[i] : ends[i]] = _narrowed(levels, molecules[i][0], origin)
     return outputs
 
 

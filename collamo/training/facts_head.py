@@ -39,19 +39,21 @@ class FactsHead(nn.Module):
     num_tokens, width
         b soft tokens of the language model's width.
     facts
-        ``[F]`` float arrays of the training molecules; one that is not finite is unknown.
+        ``[n,F]`` float arrays of training molecules, walked through three times; what is not
+        finite is unknown.
     """
 
     def __init__(self, num_tokens: int, width: int, facts: Iterable[np.ndarray]):
         super().__init__()
-        known = np.stack(list(facts))  # [molecules, F]
-        known = np.where(np.isfinite(known), known, np.nan)  # nansum would add an infinity
-        count = np.maximum(np.isfinite(known).sum(0), 1)
-        mean = np.nansum(known, 0) / count
-        spread = np.sqrt(np.nansum((known - mean) ** 2, 0) / count)
+        # Of a block in its dtype, of several in float64: a float32 no longer counts beyond 2^24.
+        count = np.maximum(sum(np.isfinite(block).sum(0) for block in facts), 1)
+        sums = sum(np.nansum(_known(block), 0).astype(np.float64) for block in facts)
+        mean = sums / count
+        squares = sum(np.nansum((_known(block) - mean) ** 2, 0) for block in facts)
+        spread = np.sqrt(squares / count)
         self.mean: Tensor
         self.spread: Tensor
-        self.linear = nn.Linear(num_tokens * width, known.shape[1])
+        self.linear = nn.Linear(num_tokens * width, len(mean))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer(
             "spread", torch.tensor(spread, dtype=torch.float32).clamp(min=LEAST_SPREAD)
@@ -101,3 +103,8 @@ class FactsHead(nn.Module):
             return outputs
         loss = self(outputs.molecule_hidden_states, *self._given)
         return OutputWithFacts(**outputs, facts_loss=loss)
+
+
+def _known(facts: np.ndarray) -> np.ndarray:
+    """Return the facts with NaN for what is not finite: nansum would add an infinity."""
+    return np.where(np.isfinite(facts), facts, np.nan)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from collamo.chem.features import MoleculeFeatures
+from collamo.data.mapped_questions import MappedQuestions
 from collamo.data.prepared import PreparedData
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError, suggest
@@ -54,32 +54,22 @@ class QuestionDataset(Dataset):
         facts: bool = False,
     ):
         self.data, self.seed, self.per_molecule, self.facts = data, seed, per_molecule, facts
+        self.questions = data.questions(split)
+        self.longest_answer = longest_answer
         self.shares = dict(shares or {})
-        self.questions = _by_molecule(data.tasks(split), names, self.shares, split)
-        if longest_answer is not None:
-            for row, questions in self.questions.items():
-                short = [e for e in questions if len(e.answer) <= longest_answer]
-                shortest = min(questions, key=lambda e: len(e.answer))
-                self.questions[row] = short or [shortest]
-        self.molecules = list(self.questions)
+        _check_tasks(self.questions, names, self.shares, split)
+        kinds = self.questions.kinds
+        self._wanted = np.array([names is None or kind.task in names for kind in kinds])
+        self._share = np.array([self.shares.get(kind.task, 1.0) for kind in kinds])
+        #: Places in `questions` of the molecules that are asked about; None: of all.
+        self._places = None if names is None else self.questions.asking(names)
 
     def __len__(self) -> int:
-        return len(self.molecules)
+        return len(self.questions.molecules if self._places is None else self._places)
 
     def examples(self, index: int) -> list[TaskExample]:
         """Return the `TaskExample`s behind item `index` (epoch × length + position)."""
-        epoch, position = divmod(index, len(self))
-        molecule = self.molecules[position]
-        questions = self.questions[molecule]
-        rng = np.random.default_rng([self.seed, epoch, molecule])
-        order = [questions[i] for i in rng.permutation(len(questions))]
-        if self.shares:
-            drawn = rng.random(len(order))
-            kept = [
-                e for e, x in zip(order, drawn, strict=True) if x < self.shares.get(e.task, 1.0)
-            ]
-            order = kept or order
-        return order[: self.per_molecule]
+        return self.questions.examples(*self._drawn(index))
 
     def length(self, index: int) -> int:
         """Return the size of item `index`: 4 × atoms + characters, a token being about 4.
@@ -87,9 +77,24 @@ class QuestionDataset(Dataset):
         On 25 batches of 16 a step took 0.47 s CPU ungrouped, 0.43 s by text, 0.38 s by atoms and
         0.34 s by both.
         """
-        examples = self.examples(index)
-        atoms = len(self.data.features(examples[0].molecule).atom_features)
-        return 4 * atoms + sum(len(e.question) + len(e.answer) for e in examples)
+        return self.questions.size(*self._drawn(index))
+
+    def _drawn(self, index: int) -> tuple[int, np.ndarray]:
+        """Return the place of item `index` in `questions`, and which of its questions it asks."""
+        epoch, position = divmod(index, len(self))
+        place = position if self._places is None else int(self._places[position])
+        molecule = self.questions.at(place)
+        asked = np.flatnonzero(self._wanted[molecule.kinds])
+        if self.longest_answer is not None:
+            lengths = molecule.answer_lengths[asked]
+            short = asked[lengths <= self.longest_answer]
+            asked = short if len(short) else asked[[lengths.argmin()]]
+        rng = np.random.default_rng([self.seed, epoch, molecule.row])
+        order = asked[rng.permutation(len(asked))]
+        if self.shares:
+            kept = order[rng.random(len(order)) < self._share[molecule.kinds[order]]]
+            order = kept if len(kept) else order
+        return place, order[: self.per_molecule]
 
     def __getitem__(self, index: int) -> Dialogue:
         examples = self.examples(index)
@@ -103,19 +108,14 @@ class QuestionDataset(Dataset):
         )
 
 
-def _by_molecule(
-    tasks: Iterable[TaskExample],
+def _check_tasks(
+    questions: MappedQuestions,
     names: Sequence[str] | None,
     shares: Mapping[str, float],
     split: str,
-) -> dict[int, list[TaskExample]]:
-    """Return the questions of each molecule, of the tasks in `names`; UsageError where none."""
-    questions: dict[int, list[TaskExample]] = defaultdict(list)
-    present: set[str] = set()
-    for example in tasks:
-        present.add(example.task)
-        if names is None or example.task in names:
-            questions[example.molecule].append(example)
+) -> None:
+    """Raise UsageError for a name of no task of the split, and where it has no questions."""
+    present = {kind.task for kind in questions.kinds}
     mentioned = [("names", name) for name in names or ()] + [("shares", name) for name in shares]
     unknown = [(key, name) for key, name in mentioned if name not in present]
     if unknown:
@@ -124,9 +124,8 @@ def _by_molecule(
             f"tasks.{key}: the {split} split has no task {name!r}"
             f"{suggest(name, present)}; it has {', '.join(sorted(present)) or 'none'}"
         )
-    if not questions:
+    if not len(questions) or (names is not None and not names):
         raise UsageError(f"the {split} split of the prepared data holds no questions")
-    return dict(questions)
 
 
 class QuestionCollator:

@@ -42,21 +42,23 @@ class EpochSampler(Sampler[int]):
         rng = np.random.default_rng([self.seed, self.epoch])
         first = self.epoch * len(self.dataset)  # see QuestionDataset: the epoch is in the number
         order = rng.permutation(len(self.dataset)) + first
-        if self.length is not None:
-            order = _grouped(order, self.length, self.batch_size, rng)
-        return iter(order.tolist())
+        if self.length is None:
+            return map(int, order)
+        return _grouped(order, self.length, self.batch_size, rng)
 
 
 def _grouped(
     order: np.ndarray, length: Callable[[int], int], size: int, rng: np.random.Generator
-) -> np.ndarray:
-    lengths = {int(index): length(int(index)) for index in order}
-    batches: list[list[int]] = []
-    for start in range(0, len(order), CHUNK * size):
-        chunk = sorted(order[start : start + CHUNK * size].tolist(), key=lengths.__getitem__)
-        batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+) -> Iterator[int]:
+    """Yield `order` batch by batch; a chunk is sorted, in place, when its first batch comes."""
     # Only whole batches change places: a short one in the middle would shift all that follow.
-    whole = [batch for batch in batches if len(batch) == size]
-    short = [batch for batch in batches if len(batch) < size]
-    rng.shuffle(whole)
-    return np.array([index for batch in [*whole, *short] for index in batch])
+    batches = np.arange(len(order) // size)
+    rng.shuffle(batches)
+    waiting = np.ones(-(-len(order) // (CHUNK * size)), dtype=bool)
+    for batch in (*batches, len(batches)):
+        chunk = batch // CHUNK
+        if chunk < len(waiting) and waiting[chunk]:
+            part = order[chunk * CHUNK * size : (chunk + 1) * CHUNK * size]
+            part[:] = part[np.argsort([length(int(index)) for index in part], kind="stable")]
+            waiting[chunk] = False
+        yield from order[batch * size : (batch + 1) * size].tolist()

@@ -134,7 +134,7 @@ def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
 
 def _facts_head(model: Model, data: PreparedData) -> FactsHead:
     sizes = model.config.projector_config.num_query_tokens, model.config.text_config.hidden_size
-    return FactsHead(*sizes, (data.facts(row) for row in data.molecules("train")))
+    return FactsHead(*sizes, data.facts_of("train"))
 
 
 def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:

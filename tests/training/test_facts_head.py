@@ -22,7 +22,7 @@ NAN = math.nan
 def head():
     """Two tokens of width 3; fact 0 has mean 2 and σ 1, fact 1 mean 5 and σ 0, fact 2 no value."""
     facts = [[1.0, 5.0, NAN], [3.0, 5.0, NAN], [2.0, NAN, NAN], [2.0, 5.0, NAN]]
-    made = FactsHead(2, 3, [np.array(row, np.float32) for row in facts])
+    made = FactsHead(2, 3, [np.array(facts, np.float32)])
     torch.nn.init.zeros_(made.linear.weight)
     torch.nn.init.zeros_(made.linear.bias)
     return made
@@ -50,7 +50,7 @@ def test_unknown_facts_send_no_gradient_and_no_nan():
 def test_an_infinite_fact_is_unknown_to_statistics_and_loss():
     """Cut at ±4 σ it would be learned as the largest value there is; summed it would leave none."""
     facts = [[1.0, math.inf], [3.0, 2.0], [2.0, -math.inf], [2.0, 4.0]]
-    made = FactsHead(2, 3, [np.array(row, np.float32) for row in facts])
+    made = FactsHead(2, 3, [np.array(facts, np.float32)])
     assert made.mean.tolist() == [2.0, 3.0]
     assert made.spread.isfinite().all()
     soft = torch.randn(1, 1, 2, 3)

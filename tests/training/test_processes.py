@@ -163,7 +163,7 @@ def joined(batches):
 def test_the_facts_of_two_halves_weigh_as_one_batch():
     facts = torch.randn(6, 1, 5)
     facts[torch.rand(6, 1, 5) < 0.5] = torch.nan
-    head, tokens = FactsHead(2, 3, list(facts[:, 0].numpy())), torch.randn(6, 1, 2, 3)
+    head, tokens = FactsHead(2, 3, [facts[:, 0].numpy()]), torch.randn(6, 1, 2, 3)
     halves = head.count(facts) / 2
     parts = [head(t, f, halves) for t, f in zip(tokens.split(2), facts.split(2), strict=True)]
     torch.testing.assert_close(torch.stack(parts).sum() / 2, head(tokens, facts))

@@ -1,11 +1,28 @@
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from collamo.data.mapped_file import MappedFile, block_digests
+from collamo.data.mapped_questions import MappedQuestions, write_questions
+from collamo.data.shards import TASK_SCHEMA
 from collamo.data.tasks import TaskExample
 from collamo.errors import UsageError
 from collamo.training.questions import QuestionDataset
+
+
+def questions_of(examples, folder):
+    """Return the questions as they are read from a prepared folder, of molecules of row atoms."""
+    table = pa.Table.from_pylist(list(map(asdict, examples)), schema=TASK_SCHEMA)
+    kinds = write_questions(folder, "train", [table], atoms=lambda rows: rows)
+    files = {
+        path.name: MappedFile(path, path.stat().st_size, block_digests(path))
+        for path in folder.iterdir()
+    }
+    return MappedQuestions(files, "train", kinds)
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,10 @@ class Features:
 
 class Data:
     """Three molecules with 5, 2 and 1 questions, and what `PreparedData` offers of them."""
+
+    def questions(self, split):
+        with TemporaryDirectory() as folder:  # what is mapped stays readable
+            return questions_of(self.tasks(split), Path(folder))
 
     def tasks(self, split):
         for molecule, count in ((4, 5), (7, 2), (9, 1)):

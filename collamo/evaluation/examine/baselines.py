@@ -3,6 +3,7 @@ scales."""
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class TrainStatistics:
         """Count the questions of the train split."""
         answers: defaultdict[Key, Counter[str]] = defaultdict(Counter)
         by_task: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        values: defaultdict[Key, list[float]] = defaultdict(list)
+        values: defaultdict[Key, array[float]] = defaultdict(lambda: array("d"))
         for example in tasks:
             key = (example.task, example.target)
             answers[key][example.answer] += 1
