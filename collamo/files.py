@@ -40,7 +40,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How they are told by writers that raise no OSError: those in Rust (safetensors, tokenizers) give
 # the number, torch's has none. It fails so on a full disk, or where files may not be that large.
 _IN_RUST = {f"(os error {number})": number for number in FULL}
-_IN_TORCH = ("PytorchStreamWriter failed writing", "inline_container.cc")
+_IN_TORCH = ("PytorchStreamWriter failed writing", "inline_container.cc", "basic_ios::clear")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ WRITERS = {
     "python": lambda path: path.write_bytes(bytes(2 * LARGEST)),
     "safetensors": lambda path: save_file({"x": torch.zeros(LARGEST)}, path),
     "torch": lambda path: torch.save(torch.zeros(LARGEST), path),
+    "torch, at its end": lambda path: torch.save([torch.zeros(4800), torch.zeros(100)], path),
     "tokenizers": lambda path: _tokenizer().save(str(path)),
     "pyarrow": lambda path: _table(path),
 }

@@ -162,16 +162,24 @@ def _writers(options, made, scratch: Path, stage, final) -> Iterator[Trial]:
 
 
 def table(trials: list[Trial]) -> str:
-    """Return the trials counted, as Markdown: a line for each group and target."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
+    """Return the trials counted, as Markdown: a line for each group, and for each writer."""
+    targets: dict[str, dict[str, Counter[str]]] = {}
     for trial in trials:
-        counts.setdefault((trial.group, trial.target), Counter())[trial.verdict] += 1
+        found = targets.setdefault(trial.group, {}).setdefault(trial.target, Counter())
+        found[trial.verdict] += 1
+    rows = []
+    for group, by_target in targets.items():
+        if group in ("disk full", "ulimit -f"):
+            rows += [(group, target, found) for target, found in by_target.items()]
+        else:
+            name = f"{len(by_target)} files" if len(by_target) > 1 else next(iter(by_target))
+            rows.append((group, name, sum(by_target.values(), Counter())))
     lines = [
         f"| fault | done to | {' | '.join(VERDICTS)} |",
         "|---|---|" + "---:|" * len(VERDICTS),
         *(
-            f"| {group} | {target} | {' | '.join(str(found[v]) for v in VERDICTS)} |"
-            for (group, target), found in counts.items()
+            f"| {group} | {name} | {' | '.join(str(found[v]) for v in VERDICTS)} |"
+            for group, name, found in rows
         ),
     ]
     return "\n".join(lines)
