@@ -54,7 +54,7 @@ class NoDevice:
 
     def load_binary(self, *arguments: Any) -> tuple:
         """Module, function, registers, spills, threads at most."""
-        return None, 0, 0, 0, 1024
+        return object(), 0, 0, 0, 1024
 
     def unload_module(self, module: Any) -> None:
         """There is none."""

@@ -70,11 +70,11 @@ def _launch(
     valid: Tensor | None,
     *arrays: Tensor,
 ) -> None:
-    from collamo_kernels.triton_launch import launch
+    from collamo_kernels.triton_launch import Launch
 
     real = None if valid is None else valid.contiguous().view(torch.uint8)
-    arguments = (coordinates.contiguous(), real, *arrays, coordinates.shape[1])
-    launch(kernel, grid, *arguments, BLOCK, num_warps=NUM_WARPS)
+    launch = Launch(kernel, grid, NUM_WARPS, atoms=coordinates.shape[1], BLOCK=BLOCK)
+    launch(coordinates.contiguous(), real, *arrays)
 
 
 SCHEMA = "(Tensor coordinates, Tensor? valid) -> Tensor"

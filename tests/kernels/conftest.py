@@ -33,6 +33,14 @@ def serves():
 
 
 @pytest.fixture(autouse=True)
+def no_plans_of_others():
+    """Plans of launches hold what tests change: sizes of blocks, memory set aside."""
+    launches = sys.modules.get("collamo_kernels.triton_launch")
+    if launches is not None:
+        launches.forget_plans()
+
+
+@pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
     """In Triton's interpreter, which takes 5 ms a program: larger blocks and small tables."""
     if not (_triton.INTERPRETED and _triton.INSTALLED):

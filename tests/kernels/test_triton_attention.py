@@ -337,12 +337,14 @@ def test_dropout_is_the_stream_of_the_definition(case):
 def test_heads_in_rounds(knots, monkeypatch, launches):
     """Heads beyond the budget take another round, forward and backward."""
     from collamo_kernels.coattention.triton import rounds as rounds_of_heads
+    from collamo_kernels.triton_launch import forget_plans
 
     set_knots(monkeypatch, knots)
     inputs = draw(Case("nine heads", (6, 4), heads=9, width=8, head="mlp"))
     whole = with_gradients(by_triton(), inputs)
     a_head = 4 * inputs.relations.num_pairs
     monkeypatch.setattr(rounds_of_heads, "BUDGET", 3 * a_head)
+    forget_plans()
     with launches() as names:
         rounds = with_gradients(by_triton(), inputs)
     assert names.count("attend") == 3

@@ -62,7 +62,7 @@ def compiler(monkeypatch):
     compiler = Compiler()
     monkeypatch.setattr(JITFunction, "run", compiler.runner())
     monkeypatch.setattr(triton_launch, "RUN", JITFunction.run)
-    monkeypatch.setattr(triton_launch, "_KNOWN", {})
+    monkeypatch.setattr(triton_launch, "_COMPILED", {})
     active = type("Driver", (), {"get_current_device": lambda self: 0})()
     monkeypatch.setattr(driver, "_active", active)
     monkeypatch.setattr(on_triton, "INTERPRETED", True)
@@ -75,15 +75,17 @@ def kernel(x, places, of_batch, number, real, WIDTH: triton.language.constexpr):
     pass
 
 
-def launch_kernel(x, y=None, of_batch=7, number=7, real=0.5, width=4, **options):
-    triton_launch.launch(
-        *(kernel, (3,), x, (y, None)),
-        **{"of_batch": of_batch, "number": number, "real": real, "WIDTH": width},
-        **options,
-    )
+def planned(of_batch=7, number=7, real=0.5, width=4, **options):
+    """A launch that nothing is known of but its numbers."""
+    numbers = {"of_batch": of_batch, "number": number, "real": real, "WIDTH": width}
+    return triton_launch.Launch(kernel, (3,), **numbers, **options)
 
 
-def test_the_second_launch_asks_triton_nothing(compiler):
+def launch_kernel(x, y=None, **numbers):
+    planned(**numbers)(x, (y, None))
+
+
+def test_a_second_plan_asks_triton_nothing(compiler):
     x, other = torch.zeros(4), torch.ones(4)
     launch_kernel(x)
     launch_kernel(other, of_batch=8, real=0.25)
@@ -95,6 +97,35 @@ def test_the_second_launch_asks_triton_nothing(compiler):
     assert grid == (3, 1, 1)
     assert second[0] is other
     assert second[1:] == ((None, None), 8, 7, 0.25, 4)
+
+
+@pytest.mark.parametrize("name", ["dtype", "alignment", "a tensor that was None", "its alignment"])
+def test_a_plan_takes_other_tensors(name, compiler):
+    """Each kind has a compiled kernel of its own, and is launched on it from then on."""
+    launch = planned()
+    plain = {"x": torch.zeros(4), "y": None}
+    other = plain | OTHERS[name]
+    for tensors in (plain, other) * 3:
+        launch(tensors["x"], (tensors["y"], None))
+    assert len(compiler.calls) == 2
+    for (_, first, _, compiled), kind in zip(compiler.calls, (plain, other), strict=True):
+        assert [x[0] for _, x in compiled.launches] == [kind["x"]] * 2
+        assert first[0] is kind["x"]
+
+
+def test_a_plan_that_lacks_a_number_is_refused():
+    with pytest.raises(TypeError, match=r"ends with \['real', 'WIDTH'\], but got \['number', 'WI"):
+        triton_launch.Launch(kernel, (3,), number=1, WIDTH=4)
+
+
+def test_plans_are_made_once_and_forgotten():
+    made = []
+    make = triton_launch.planned(lambda x: made.append(x) or x)
+    assert [make(1), make(1), make(2)] == [1, 1, 2]
+    assert made == [1, 2]
+    triton_launch.forget_plans()
+    make(1)
+    assert made == [1, 2, 1]
 
 
 def test_whoever_replaces_the_launch_of_triton_sees_every_one(compiler, monkeypatch):
@@ -155,21 +186,30 @@ def variants(x):
         yield from (0.0, 1.0, 16.0, 0.3)
 
 
-def test_no_key_stands_for_two_compiled_kernels(compiler):
+def test_no_key_stands_for_two_compiled_kernels(compiler, monkeypatch):
     """Whatever argument of a launch changes: where Triton's own key does, so does ours."""
+    launched, launch = [], triton_launch.Launch.__call__
+
+    def record(self, *tensors):
+        launched.append((self, tensors))
+        return launch(self, *tensors)
+
+    monkeypatch.setattr(triton_launch.Launch, "__call__", record)
     inputs = make_inputs(EVERYTHING)
     inputs.relations.coordinates.requires_grad_()
     with_gradients(lambda x: attend(x, "packed", backend="triton", dropout_p=0.1), inputs)
     backend, compared = make_backend(GPUTarget("cuda", 90, 32)), 0
-    assert len({kernel for kernel, *_ in compiler.calls}) >= 9
-    for kernel, arguments, options, _ in compiler.calls:
+    assert len({plan.kernel for plan, _ in launched}) >= 9
+    for plan, tensors in launched:
+        kernel, arguments = plan.kernel, (*tensors, *plan.numbers)
         bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-        known = triton_launch._Known(kernel)
-        if len(arguments) < len(kernel.arg_names):  # not launched by us
-            continue
 
-        def keys(values, bind=bind, known=known, options=options):
-            return known.key(0, options["num_warps"], None, values), str(bind(*values)[1])
+        def keys(values, plan=plan, bind=bind):
+            first = len(values) - len(plan.numbers)
+            names = plan.kernel.arg_names[first:]
+            numbers = dict(zip(names, values[first:], strict=True))
+            own = triton_launch.Launch(plan.kernel, plan.grid, **numbers)
+            return (triton_launch.described(values[:first]), own.compiled_for), bind(*values)[1]
 
         for at, x in enumerate(arguments):
             seen = [keys(arguments)]

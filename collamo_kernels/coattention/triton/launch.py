@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,17 +13,47 @@ from collamo_kernels.coattention.triton import configuration as configuration
 from collamo_kernels.coattention.triton import kernels as kernels
 from collamo_kernels.coattention.triton import trust
 from collamo_kernels.coattention.triton.kernels import Projections, Results
-from collamo_kernels.coattention.triton.molecules import Molecules
+from collamo_kernels.coattention.triton.molecules import Extent, Molecules
 from collamo_kernels.coattention.triton.rounds import rounds_of
 from collamo_kernels.coattention.triton.terms import LogitTerms
-from collamo_kernels.triton_launch import launch
+from collamo_kernels.triton_launch import Launch, planned
 
 Choose = Callable[[configuration.Bucket, int, torch.dtype], configuration.Configuration]
 Rounds = Iterator[tuple[slice, Tensor | None]]  # heads, and their dL/dlogits
+Plan = list[tuple[slice, list[Launch]]]  # heads, and what is launched for them
 
 
-@dataclass(frozen=True)
-class AttentionInputs:
+class Numbers(NamedTuple):
+    """What the launches of an attention depend on, but for its tensors."""
+
+    extent: Extent
+    heads: int
+    width: int  # of a head
+    dtype: torch.dtype
+    strides: tuple[int, ...]  # of q, k and v
+    out_strides: tuple[int, ...]
+    bias_strides: tuple[int, ...] | None
+    buckets: int
+    cells: int
+    exact: bool  # whether memory is set aside for an exact Φ3d
+    scale: float
+    dropout_p: float
+    precision: str
+    refused: frozenset[configuration.Bucket]
+
+    def launches(self, choose: Choose) -> Iterator[tuple[configuration.Configuration, int]]:
+        """Yield configurations, and above how many atoms each takes the molecules that fit it."""
+        width, (count, longest, atoms, _, _) = configuration.padded_width(self.width), self.extent
+        mean = atoms / max(1, count)
+        before = None
+        for size in configuration.size_classes(longest, mean, width, self.dtype, self.refused):
+            chosen = choose(size.bucket, width, self.dtype)
+            if chosen != before:  # forward, up to 64 atoms and more may be one: the loop
+                yield chosen, size.above
+            before = chosen
+
+
+class AttentionInputs(NamedTuple):
     """What the attention takes, forward and backward."""
 
     projections: Projections
@@ -34,20 +63,19 @@ class AttentionInputs:
     scale: float
     dropout_p: float
 
-    def launches(self, choose: Choose) -> Iterator[tuple[configuration.Configuration, int]]:
-        """Yield configurations, and above how many atoms each takes the molecules that fit it."""
-        q, molecules = self.projections.q, self.molecules
-        width = configuration.padded_width(q.shape[-1])
-        mean = molecules.atoms / max(1, molecules.count)
-        refused = trust.refused(q.device, width, q.dtype)
+    def numbers(self, q: Tensor, out: Tensor) -> Numbers:
+        """Return what plans are made of; `q` has the strides of all three projections."""
+        terms, width = self.terms, q.shape[-1]
+        refused = trust.refused(q.device, configuration.padded_width(width), q.dtype)
         if configuration.LOOP in refused:  # a compiled graph did not ask
             raise RuntimeError(f"backend 'triton': {trust.why_none(q.device, width, q.dtype)}")
-        before = None
-        for size in configuration.size_classes(molecules.longest, mean, width, q.dtype, refused):
-            chosen = choose(size.bucket, width, q.dtype)
-            if chosen != before:  # forward, up to 64 atoms and more may be one: the loop
-                yield chosen, size.above
-            before = chosen
+        return Numbers(
+            self.molecules.extent,
+            *(q.shape[1], width, q.dtype, q.stride(), out.stride()),
+            None if terms.bias is None else terms.bias.stride(),
+            *(terms.buckets, terms.cells, terms.exact is not None),
+            *(self.scale, self.dropout_p, _precision(q.dtype), refused),
+        )
 
 
 def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
@@ -61,23 +89,30 @@ def forward(inputs: AttentionInputs, logits: Tensor | None = None) -> Results:
     results = Results(torch.empty_like(q), row_max, inverse_sum, logits)
     if not molecules.atoms:
         return results
-    projections = _same_strides(inputs.projections)
-    launches = [
-        (_tiles(molecules, chosen), _shared(inputs, projections.q, results.out, chosen, above))
-        for chosen, above in inputs.launches(configuration.forward)
-    ]
-    for heads in rounds_of(q.shape[1], molecules.pairs, inputs.terms.exact is not None):
-        count, terms = heads.stop - heads.start, inputs.terms.of_heads(heads)
-        for tiles, shared in launches:
-            launch(
-                *(kernels.attend, (tiles * count,)),
-                *(projections, results),
-                terms=terms,
-                first_head=heads.start,
-                group=count,
-                **shared,
-            )
+    projections, places = _same_strides(inputs.projections), molecules.places(inputs.valid)
+    for heads, launches in _forward_plan(inputs.numbers(projections.q, results.out)):
+        terms = inputs.terms.of_heads(heads)
+        for launch in launches:
+            launch(projections, results, places, terms)
     return results
+
+
+@planned
+def _forward_plan(numbers: Numbers) -> Plan:
+    extent, chosen = numbers.extent, list(numbers.launches(configuration.forward))
+    return [
+        (
+            heads,
+            [
+                Launch(
+                    *(kernels.attend, (_tiles(extent, x) * (heads.stop - heads.start),)),
+                    **_shared(numbers, x, above, heads),
+                )
+                for x, above in chosen
+            ],
+        )
+        for heads in rounds_of(numbers.heads, extent.pairs, numbers.exact)
+    ]
 
 
 def backward(
@@ -103,34 +138,48 @@ def backward(
 def _backward_rounds(
     inputs: AttentionInputs, results: Results, gradients: kernels.Gradients
 ) -> Rounds:
-    projections, molecules = _same_strides(inputs.projections), inputs.molecules
+    projections, places = _same_strides(inputs.projections), inputs.molecules.places(inputs.valid)
     q, cleared, dbias = projections.q, gradients.cleared, gradients.dbias
-    kept = cleared is not None
-    launches = [
-        (chosen, _shared(inputs, q, results.out, chosen, above))
-        for chosen, above in inputs.launches(configuration.backward)
-    ]
-    dbias_b, dbias_h = (0, 0) if dbias is None else _bias_strides(dbias, molecules.packed)[:2]
-    for heads in rounds_of(q.shape[1], molecules.pairs, kept or inputs.terms.exact is not None):
-        count = heads.stop - heads.start
-        ds = q.new_empty((molecules.pairs, count), dtype=torch.float32) if kept else None
-        terms = inputs.terms.of_heads(heads)
-        for chosen, shared in launches:
-            kernel, programs, ways = kernels.differentiate, molecules.count, 1
+    plan = _backward_plan(
+        inputs.numbers(q, results.out),
+        None if cleared is None else len(cleared),
+        None if dbias is None else dbias.stride(),
+    )
+    for heads, launches in plan:
+        ds, terms = None, inputs.terms.of_heads(heads)
+        if cleared is not None:
+            sizes = inputs.molecules.pairs, heads.stop - heads.start
+            ds = q.new_empty(sizes, dtype=torch.float32)
+        own = gradients._replace(ds=ds)
+        for launch in launches:
+            launch(projections, results, own, places, terms)
+        yield heads, ds
+
+
+@planned
+def _backward_plan(
+    numbers: Numbers, cleared: int | None, dbias_strides: tuple[int, ...] | None
+) -> Plan:
+    """`cleared` words, if any, are set to 0: dL/dlogits are kept then."""
+    extent, kept = numbers.extent, cleared is not None
+    dbias_b, dbias_h, *_ = _bias_strides(dbias_strides, extent.packed)
+    plan: Plan = []
+    for heads in rounds_of(numbers.heads, extent.pairs, kept or numbers.exact):
+        launches = []
+        for chosen, above in numbers.launches(configuration.backward):
+            kernel, programs, ways = kernels.differentiate, extent.count, 1
             if chosen.tiles is None:  # a tile's program for keys, and one for queries
-                kernel, programs, ways = kernels.differentiate_tile, _tiles(molecules, chosen), 2
-            launch(
-                *(kernel, (programs * count, ways)),
-                *(projections, results, gradients._replace(ds=ds)),
-                terms=terms,
-                first_head=heads.start,
-                group=count,
-                cleared_count=0 if cleared is None else len(cleared),
+                kernel, programs, ways = kernels.differentiate_tile, _tiles(extent, chosen), 2
+            launch = Launch(
+                *(kernel, (programs * (heads.stop - heads.start), ways)),
+                cleared_count=cleared or 0,
                 dbias_b=dbias_b,
                 dbias_h=dbias_h,
-                **shared,
+                **_shared(numbers, chosen, above, heads),
             )
-        yield heads, ds
+            launches.append(launch)
+        plan.append((heads, launches))
+    return plan
 
 
 def like_bias(bias: Tensor) -> Tensor:
@@ -144,47 +193,47 @@ def like_bias(bias: Tensor) -> Tensor:
     return torch.empty_like(bias, memory_format=torch.contiguous_format)
 
 
-def _tiles(molecules: Molecules, chosen: configuration.Configuration) -> int:
+def _tiles(extent: Extent, chosen: configuration.Configuration) -> int:
     """Tiles of a launch; where a molecule is one tile, there is one for each molecule."""
     if chosen.tiles == 1:
-        return molecules.count
-    return molecules.tile_count(chosen.block, chosen.listed(molecules.packed))
+        return extent.count
+    return extent.tiles(chosen.block, chosen.listed(extent.packed))
 
 
 def _shared(
-    inputs: AttentionInputs, q: Tensor, out: Tensor, chosen: configuration.Configuration,
-    above: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Arguments of the kernels forward and backward."""
-    molecules, terms, bias = inputs.molecules, inputs.terms, inputs.terms.bias
-    q_b, q_h, q_t = _strides(molecules, q)
-    out_b, out_h, out_t = _strides(molecules, out)
-    bias_strides = (0, 0, 0, 0) if bias is None else _bias_strides(bias, molecules.packed)
+    numbers: Numbers, chosen: configuration.Configuration, above: int, heads: slice
+) -> dict[str, Any]:
+    """Numbers of the kernels forward and backward, and how they are compiled."""
+    extent = numbers.extent
+    q_b, q_h, q_t = _strides(numbers.strides, extent.packed)
+    out_b, out_h, out_t = _strides(numbers.out_strides, extent.packed)
+    bias_strides = _bias_strides(numbers.bias_strides, extent.packed)
     build = kernels.Build(
-        PRECISION=_precision(q.dtype),
+        PRECISION=numbers.precision,
         ALIGN=math.gcd(16, q_b, q_h, q_t, out_b, out_h, out_t),
-        PACKED=molecules.packed,
-        ROWS=bias is None or bias.stride(-1) == 1,
-        LISTED=chosen.listed(molecules.packed),
+        PACKED=extent.packed,
+        ROWS=numbers.bias_strides is None or numbers.bias_strides[-1] == 1,
+        LISTED=chosen.listed(extent.packed),
         SINGLE=chosen.tiles == 1,
         BLOCK=chosen.block,
-        HEAD=q.shape[-1],  # its divisors say how wide loads may be
-        WIDTH=configuration.padded_width(q.shape[-1]),
+        HEAD=numbers.width,  # its divisors say how wide loads may be
+        WIDTH=configuration.padded_width(numbers.width),
     )
     return {
-        "places": molecules.places(inputs.valid),
         "above": above,
-        "heads": q.shape[1],
-        "longest": molecules.longest,
-        "blocks": 1 if chosen.tiles == 1 else molecules.blocks(chosen.block),
-        "pairs": molecules.pairs,
-        "buckets": terms.buckets,
-        "cells": terms.cells,
-        "scale": inputs.scale,
+        "heads": numbers.heads,
+        "first_head": heads.start,
+        "group": heads.stop - heads.start,
+        "longest": extent.longest,
+        "blocks": 1 if chosen.tiles == 1 else extent.blocks(chosen.block),
+        "pairs": extent.pairs,
+        "buckets": numbers.buckets,
+        "cells": numbers.cells,
+        "scale": numbers.scale,
         **{"q_b": q_b, "q_h": q_h, "q_t": q_t, "out_b": out_b, "out_h": out_h, "out_t": out_t},
         **{f"bias_{axis}": s for axis, s in zip("bhij", bias_strides, strict=True)},
-        "threshold": math.floor(inputs.dropout_p * 2**32) - 2**31,
-        "growth": 1 / (1 - inputs.dropout_p),
+        "threshold": math.floor(numbers.dropout_p * 2**32) - 2**31,
+        "growth": 1 / (1 - numbers.dropout_p),
         "build": build,
         "num_warps": chosen.num_warps,
         "num_stages": 1,  # a molecule has few tiles: nothing to run ahead of
@@ -201,16 +250,18 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "ieee"
 
 
-def _strides(molecules: Molecules, x: Tensor) -> tuple[int, int, int]:
+def _strides(strides: tuple[int, ...], packed: bool) -> tuple[int, int, int]:
     """Over molecules, heads and atoms."""
-    if molecules.packed:
-        return 0, x.stride(1), x.stride(0)
-    return x.stride(0), x.stride(1), x.stride(2)
+    if packed:
+        return 0, strides[1], strides[0]
+    return strides[0], strides[1], strides[2]
 
 
-def _bias_strides(bias: Tensor, packed: bool) -> tuple[int, ...]:
+def _bias_strides(strides: tuple[int, ...] | None, packed: bool) -> tuple[int, ...]:
     """Over molecules, heads, queries and keys; of a packed bias the last is over pairs."""
-    return (0, bias.stride(0), 0, bias.stride(1)) if packed else bias.stride()
+    if strides is None:
+        return 0, 0, 0, 0
+    return (0, strides[0], 0, strides[1]) if packed else strides
 
 
 def _same_strides(projections: Projections) -> Projections:

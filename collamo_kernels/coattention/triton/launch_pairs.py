@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from triton import JITFunction
 
 from collamo_kernels.coattention.triton import pairs as kernels
 from collamo_kernels.coattention.triton import table_gradients
 from collamo_kernels.coattention.triton.configuration import PAIRS
-from collamo_kernels.coattention.triton.molecules import Molecules
+from collamo_kernels.coattention.triton.molecules import Extent, Molecules
 from collamo_kernels.coattention.triton.pairs import Affine, CellTable
 from collamo_kernels.coattention.triton.rounds import rounds_of
 from collamo_kernels.coattention.triton.table_gradients import (
@@ -25,8 +25,13 @@ from collamo_kernels.coattention.triton.table_gradients import (
 from collamo_kernels.coattention.triton.terms import LogitTerms
 from collamo_kernels.radial import BLOCKS
 from collamo_kernels.radial.triton import launch as on_radial
+from collamo_kernels.radial.triton.kernels import Function
 from collamo_kernels.radial.triton.launch import RadialFunction
-from collamo_kernels.triton_launch import cdiv, launch
+from collamo_kernels.triton_launch import Launch, cdiv, planned
+
+ABSENT_HOPS = HopSums(*(None,) * len(HopSums._fields))
+ABSENT_CELLS = CellSums(*(None,) * len(CellSums._fields))
+ABSENT_LAYERS = LayerSums(*(None,) * len(LayerSums._fields))
 
 
 class Located(NamedTuple):
@@ -47,20 +52,33 @@ def locate(
 
     Beside them, of a radial function, what `LogitTerms.phi` gives of the first round of heads.
     """
-    cells, heads, pairs = len(table.rows) - 1, table.rows.shape[2], len(u)
+    (knots, _, heads), (pairs,) = table.rows.shape, u.shape
+    function, shape = on_radial.absent(heads), None
+    if exact is not None:
+        function, shape = exact.kernel_arguments, exact.shape
+    buckets = 0 if hop_bias is None else hop_bias.shape[1]
+    launch, group = _locating(pairs, knots - 1, buckets, heads, shape)
     spot = u.new_empty(pairs, dtype=torch.int64)
-    coefficients = u.new_empty((heads, cells + 1, 4))
-    group = next(rounds_of(heads, pairs, limited=True)).stop
+    coefficients = u.new_empty((heads, knots, 4))
     phi = None if exact is None else u.new_empty((group, pairs))
+    launch(u, hops, table, spot, coefficients, fits, function, phi)
+    return Located(spot, coefficients), phi
+
+
+@planned
+def _locating(
+    pairs: int, cells: int, buckets: int, heads: int, exact: on_radial.Shape | None
+) -> tuple[Launch, int]:
+    """Beside the launch, how many heads the first round has."""
+    group = next(rounds_of(heads, pairs, limited=True)).stop
     pair_programs, cell_programs = cdiv(pairs, PAIRS.pairs), cells // PAIRS.cells + 1
     exact_programs = 0 if exact is None else on_radial.programs(pairs)
-    function, build = on_radial.absent(heads)
-    if exact is not None:
-        function, build = exact.kernel_arguments, exact.build()
-    launch(
+    launch = Launch(
         *(kernels.locate, (pair_programs + cell_programs + exact_programs,)),
-        *(u, hops, table, spot, coefficients),
-        *(fits, function, phi, pairs, cells, 0 if hop_bias is None else hop_bias.shape[1]),
+        num_warps=on_radial.RADIAL.warps,
+        pairs=pairs,
+        cells=cells,
+        buckets=buckets,
         pair_programs=pair_programs,
         cell_programs=cell_programs,
         group=group,
@@ -68,31 +86,38 @@ def locate(
         PAIRS=PAIRS.pairs,
         CELLS=PAIRS.cells,
         COLUMN=PAIRS.heads,
-        build=build,
-        num_warps=on_radial.RADIAL.warps,
+        build=on_radial.absent_build() if exact is None else exact.build(),
     )
-    return Located(spot, coefficients), phi
+    return launch, group
 
 
 def build(terms: LogitTerms, like: Tensor, heads: int, pairs: int, dtype: torch.dtype) -> Tensor:
     """Φ2d + Φ3d ``[H, pairs]``, on the device of `like`."""
     bias = like.new_empty((heads, pairs), dtype=dtype)
     for group in rounds_of(heads, pairs, terms.exact is not None):
-        launch(
-            *(kernels.build, (cdiv(pairs, PAIRS.pairs), group.stop - group.start)),
-            *(terms.hops, terms.hop_bias, terms.spot, terms.coefficients),
-            *(terms.phi(group), terms.fits, bias, group.start, pairs, terms.buckets, terms.cells),
-            PAIRS=PAIRS.pairs,
-            num_warps=PAIRS.warps,
-        )
+        launch = _building(group.start, group.stop, pairs, terms.buckets, terms.cells)
+        tables = terms.hops, terms.hop_bias, terms.spot, terms.coefficients
+        launch(*tables, terms.phi(group), terms.fits, bias)
     return bias
+
+
+@planned
+def _building(first_head: int, end: int, pairs: int, buckets: int, cells: int) -> Launch:
+    return Launch(
+        *(kernels.build, (cdiv(pairs, PAIRS.pairs), end - first_head)),
+        num_warps=PAIRS.warps,
+        first_head=first_head,
+        pairs=pairs,
+        buckets=buckets,
+        cells=cells,
+        PAIRS=PAIRS.pairs,
+    )
 
 
 # --- gradients of both tables -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SumOrders:
+class SumOrders(NamedTuple):
     """What the gradients of the tables are summed by; None leaves one out."""
 
     hop_order: Tensor | None = None  # [pairs]
@@ -101,8 +126,7 @@ class SumOrders:
     cell_order: Tensor | None = None  # [pairs]
 
 
-@dataclass(frozen=True)
-class TableGradients:
+class TableGradients(NamedTuple):
     """What `sum_up` writes; None where a gradient is not asked for."""
 
     hop_bias: Tensor | None = None  # [H, S]
@@ -128,66 +152,113 @@ def sum_up(
     sends back (0 where the table fits), on top of what is there if `add`. ``ds [pairs, heads]`` are
     dL/dlogits, and the `segments` must be 0.
     """
-    pairs, group = ds.shape
-    build = sum_build(group)
-    rows = cdiv(pairs, build.STEPS)
-    programs = cdiv(rows, build.ROWS) * cdiv(group, build.COLUMN)
-    hop_sums = HopSums(*(None,) * len(HopSums._fields))
+    sizes = Sums(
+        *(ds.shape[0], heads.start, heads.stop, terms.buckets, terms.cells),
+        *(gradients.hop_bias is not None, gradients.rows is not None),
+    )
+    launch, rows = _adding_up(sizes)
+    hop_sums, cell_sums, group = ABSENT_HOPS, ABSENT_CELLS, ds.shape[1]
     if gradients.hop_bias is not None:
         parts = gradients.hop_bias.new_empty((terms.buckets + rows, group))
         order = orders.hop_order, orders.hop_keys, orders.hop_offsets
         hop_sums = HopSums(*order, parts, gradients.hop_bias)
-    cell_sums = CellSums(*(None,) * len(CellSums._fields))
     if gradients.rows is not None:
         parts = gradients.rows.new_empty((terms.cells + 1 + rows, 4, group))
         places = segments.view(torch.int64)
         sorted_pairs = orders.cell_order, terms.spot, terms.fits
         cell_sums = CellSums(*sorted_pairs, parts, places, lengths, gradients.rows)
-    tables = (gradients.hop_bias is not None) + (gradients.rows is not None)
-    if tables * programs:
-        launch(
-            *(table_gradients.add_up, (tables * programs,)),
-            *(ds, hop_sums, cell_sums, group, pairs, terms.buckets, terms.cells),
-            0 if gradients.hop_bias is None else programs,
-            build=build,
-            num_warps=PAIRS.warps,
-        )
-    layer_parts = None
-    if gradients.layers is not None and terms.exact is not None:
-        assert terms.u is not None  # what comes with the function
-        assert terms.fits is not None
-        layer_parts = on_radial.add_exact(ds, terms.u, terms.fits, terms.exact, heads.start)
-    _finish(hop_sums, cell_sums, layer_parts, heads, pairs, terms, gradients, add)
+    if launch is not None:
+        launch(ds, hop_sums, cell_sums)
+    function, layer_sums, exact = _exact_sums(ds, heads.start, terms, add, gradients)
+    _finishing(sizes, exact)(hop_sums, cell_sums, layer_sums, function)
 
 
-def _finish(
-    hop_sums: HopSums, cell_sums: CellSums, layer_parts: on_radial.Parts | None, heads: slice,
-    pairs: int, terms: LogitTerms, gradients: TableGradients, add: bool,
-) -> None:  # fmt: skip
-    """Add up what `add_up` and `add_exact` left."""
-    group = heads.stop - heads.start
-    build = finish_build(group, add)
-    hop_programs, cell_programs, layer_programs = 0, 0, 0
-    columns = cdiv(group, build.COLUMN)
-    if gradients.hop_bias is not None:
-        hop_programs = cdiv(terms.buckets, build.HOP_ENTRIES) * columns
-    function, _ = on_radial.absent(0)
-    if gradients.rows is not None:
-        function, _ = on_radial.absent(gradients.rows.shape[2])
-        cell_programs = cdiv(terms.cells + 1, build.ENTRIES) * columns
-    layer_sums, turns, slices, size, length = LayerSums(None, None, None), 0, 0, 0, 0
-    if layer_parts is not None and terms.exact is not None and gradients.layers is not None:
-        function, length = terms.exact.kernel_arguments, len(gradients.layers)
-        layer_sums = LayerSums(terms.fits, layer_parts.rows, gradients.layers)
-        (turns, slices, _), size = layer_parts.grid, layer_parts.size
-        layer_programs = cdiv(length, build.LAYER_ENTRIES)
-    launch(
-        *(table_gradients.finish, (hop_programs + cell_programs + layer_programs,)),
-        *(hop_sums, cell_sums, layer_sums, function),
-        *(group, pairs, terms.buckets, terms.cells, heads.start),
-        *(hop_programs, cell_programs, turns, slices, size, length),
-        build=build,
+def _exact_sums(
+    ds: Tensor, first_head: int, terms: LogitTerms, add: bool, gradients: TableGradients
+) -> tuple[Function, LayerSums, Exact | None]:
+    """What the exact Φ3d sends back to the parameters, as `finish` takes it."""
+    if gradients.layers is None or terms.exact is None:
+        heads = 0 if gradients.rows is None else gradients.rows.shape[2]
+        return on_radial.absent(heads), ABSENT_LAYERS, None
+    assert terms.u is not None  # what comes with the function
+    assert terms.fits is not None
+    parts, turns = on_radial.add_exact(ds, terms.u, terms.fits, terms.exact, first_head)
+    layer_sums = LayerSums(terms.fits, parts, gradients.layers)
+    exact = Exact(turns, gradients.layers.shape[0], add)
+    return terms.exact.kernel_arguments, layer_sums, exact
+
+
+class Sums(NamedTuple):
+    """What the launches of `sum_up` depend on, but for their tensors."""
+
+    pairs: int
+    first_head: int
+    end: int  # behind the last head
+    buckets: int
+    cells: int
+    of_hops: bool
+    of_cells: bool
+
+    @property
+    def group(self) -> int:
+        """How many heads there are."""
+        return self.end - self.first_head
+
+
+class Exact(NamedTuple):
+    """Likewise, where the exact Φ3d sends something back to the parameters."""
+
+    shared: on_radial.Turns
+    length: int  # of the parameters
+    add: bool
+
+
+@planned
+def _adding_up(sizes: Sums) -> tuple[Launch | None, int]:
+    """Beside the launch, if anything is to be added up, how many rows of pairs there are."""
+    build = sum_build(sizes.group)
+    rows = cdiv(sizes.pairs, build.STEPS)
+    programs = cdiv(rows, build.ROWS) * cdiv(sizes.group, build.COLUMN)
+    every = programs * (sizes.of_hops + sizes.of_cells)
+    if not every:
+        return None, rows
+    launch = Launch(
+        *(table_gradients.add_up, (every,)),
         num_warps=PAIRS.warps,
+        group=sizes.group,
+        pairs=sizes.pairs,
+        buckets=sizes.buckets,
+        cells=sizes.cells,
+        hop_programs=programs if sizes.of_hops else 0,
+        build=build,
+    )
+    return launch, rows
+
+
+@planned
+def _finishing(sizes: Sums, exact: Exact | None) -> Launch:
+    """Add up what `add_up` and `add_exact` left."""
+    build = finish_build(sizes.group, exact is not None and exact.add)
+    columns = cdiv(sizes.group, build.COLUMN)
+    hop_programs = cdiv(sizes.buckets, build.HOP_ENTRIES) * columns * sizes.of_hops
+    cell_programs = cdiv(sizes.cells + 1, build.ENTRIES) * columns * sizes.of_cells
+    layer_programs = 0 if exact is None else cdiv(exact.length, build.LAYER_ENTRIES)
+    (turns, slices, _), size = ((0, 0, 0), 0) if exact is None else exact.shared
+    return Launch(
+        *(table_gradients.finish, (hop_programs + cell_programs + layer_programs,)),
+        num_warps=PAIRS.warps,
+        group=sizes.group,
+        pairs=sizes.pairs,
+        buckets=sizes.buckets,
+        cells=sizes.cells,
+        first_head=sizes.first_head,
+        hop_programs=hop_programs,
+        cell_programs=cell_programs,
+        turns=turns,
+        slices=slices,
+        size=size,
+        length=0 if exact is None else exact.length,
+        build=build,
     )
 
 
@@ -214,16 +285,23 @@ def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | Non
     """du ``[pairs]``: what dL/dlogits of these heads send back to u, on top of `du`."""
     pairs, group = ds.shape
     out = coefficients.new_empty(pairs) if du is None else du  # ds may be float16
-    launch(
+    launch = _slopes(pairs, group, terms.cells, du is not None)
+    launch(ds, terms.spot, coefficients, terms.fits, out)
+    return out
+
+
+@planned
+def _slopes(pairs: int, group: int, cells: int, add: bool) -> Launch:
+    return Launch(
         *(kernels.slope, (cdiv(pairs, 128),)),
-        *(ds, terms.spot, coefficients, terms.fits, out),
-        *(pairs, group, terms.cells),
-        ADD=du is not None,
+        num_warps=PAIRS.warps,
+        pairs=pairs,
+        group=group,
+        cells=cells,
+        ADD=add,
         PAIRS=128,
         COLUMN=PAIRS.heads,
-        num_warps=PAIRS.warps,
     )
-    return out
 
 
 # --- u ------------------------------------------------------------------------------------------
@@ -232,15 +310,25 @@ def slopes(ds: Tensor, terms: LogitTerms, coefficients: Tensor, du: Tensor | Non
 def stretch(molecules: Molecules, distances: Tensor, affine: Affine) -> Tensor:
     """u = γ·r + β ``[pairs]``."""
     u = torch.empty_like(distances)
-    launch(
-        *(kernels.stretch, (molecules.tile_count(PAIRS.atoms, molecules.packed),)),
-        *(distances, affine, u, molecules.places()),
-        *(molecules.longest, molecules.blocks(PAIRS.atoms)),
-        PACKED=molecules.packed,
-        BLOCK=PAIRS.atoms,
-        num_warps=PAIRS.atoms_warps,
-    )
+    _stretching(molecules.extent)(distances, affine, u, molecules.places())
     return u
+
+
+@planned
+def _stretching(extent: Extent) -> Launch:
+    return _of_atoms(kernels.stretch, extent)
+
+
+def _of_atoms(kernel: JITFunction, extent: Extent) -> Launch:
+    """A program for each block of atoms."""
+    return Launch(
+        *(kernel, (extent.tiles(PAIRS.atoms, extent.packed),)),
+        num_warps=PAIRS.atoms_warps,
+        longest=extent.longest,
+        blocks=extent.blocks(PAIRS.atoms),
+        PACKED=extent.packed,
+        BLOCK=PAIRS.atoms,
+    )
 
 
 def pull(
@@ -251,15 +339,8 @@ def pull(
     sums = None
     if affine.affine is not None:
         sums = (torch.empty_like(du), *du.new_empty((2, molecules.atoms, 2)).unbind(0))
-    launch(
-        *(kernels.pull, (molecules.tile_count(PAIRS.atoms, molecules.packed),)),
-        *(coordinates, distances, affine, du, dx, *(sums or (None, None, None))),
-        molecules.places(),
-        *(molecules.longest, molecules.blocks(PAIRS.atoms)),
-        PACKED=molecules.packed,
-        BLOCK=PAIRS.atoms,
-        num_warps=PAIRS.atoms_warps,
-    )
+    tensors = coordinates, distances, affine, du, dx, *(sums or (None, None, None))
+    _pulling(molecules.extent)(*tensors, molecules.places())
     if affine.affine is None or sums is None:
         return dx, None
     du_r, by_query, by_key = sums
@@ -272,3 +353,8 @@ def pull(
     assert affine.atom_types is not None  # the one or the other chooses a row
     query, key = affine.atom_types.reshape(-1, 2).long().unbind(1)
     return dx, add(by_query, query, count, -1, False) + add(by_key, key, count, -1, False)
+
+
+@planned
+def _pulling(extent: Extent) -> Launch:
+    return _of_atoms(kernels.pull, extent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,8 +11,32 @@ from collamo_kernels.relations import TILE
 from collamo_kernels.triton_launch import cdiv
 
 
-@dataclass(frozen=True)
-class Molecules:
+class Extent(NamedTuple):
+    """The numbers of molecules, which decide how many programs there are."""
+
+    count: int
+    longest: int  # atoms of the largest molecule
+    atoms: int
+    pairs: int
+    listed: int | None  # entries of `Relations.tiles`; None where molecules are padded
+
+    @property
+    def packed(self) -> bool:
+        """Whether atoms of all molecules follow each other."""
+        return self.listed is not None
+
+    def blocks(self, size: int) -> int:
+        """Blocks of `size` atoms of a padded molecule."""
+        return cdiv(self.longest, size)
+
+    def tiles(self, size: int, listed: bool) -> int:
+        """Tiles of `size` atoms of all molecules, at most; or, `listed`, those that are."""
+        if listed and self.listed is not None:
+            return self.listed * (TILE // size)
+        return self.count * self.blocks(size)
+
+
+class Molecules(NamedTuple):
     """Where the molecules of a call are: what every kernel takes."""
 
     count: int
@@ -24,19 +48,10 @@ class Molecules:
     tiles: Tensor | None  # packed
 
     @property
-    def packed(self) -> bool:
-        """Whether atoms of all molecules follow each other."""
-        return self.cu_seqlens is not None
-
-    def blocks(self, size: int) -> int:
-        """Blocks of `size` atoms of a padded molecule."""
-        return cdiv(self.longest, size)
-
-    def tile_count(self, size: int, listed: bool) -> int:
-        """Tiles of `size` atoms of all molecules, at most; or, `listed`, those in `tiles`."""
-        if listed and self.tiles is not None:
-            return len(self.tiles) * (TILE // size)
-        return self.count * self.blocks(size)
+    def extent(self) -> Extent:
+        """Return their numbers."""
+        listed = None if self.tiles is None else self.tiles.shape[0]
+        return Extent(self.count, self.longest, self.atoms, self.pairs, listed)
 
     def places(self, valid: Tensor | None = None) -> Places:
         """Return the tensors that `place_of`, `tile_of` and `alive` take."""

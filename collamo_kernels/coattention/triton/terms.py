@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -10,8 +10,7 @@ from collamo_kernels.coattention.triton import kernels as kernels
 from collamo_kernels.radial.triton import launch as on_radial
 
 
-@dataclass(frozen=True)
-class LogitTerms:
+class LogitTerms(NamedTuple):
     """What is added to the logits, and the seed of dropout; None leaves a term out."""
 
     hops: Tensor | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -12,35 +12,22 @@ from torch import Tensor
 from collamo_kernels.coattention.triton.configuration import RADIAL
 from collamo_kernels.radial import BLOCKS, GAUSSIAN_SHARE, MLP_SLACK
 from collamo_kernels.radial.triton import kernels as kernels
-from collamo_kernels.triton_launch import cdiv, launch
+from collamo_kernels.triton_launch import Launch, cdiv, planned
 
 
-@dataclass(frozen=True)
-class RadialFunction:
-    """A radial function: the parameters of `radial_op` in one tensor, and their numbers.
+class Shape(NamedTuple):
+    """The numbers of a radial function: what its launches depend on, but for their tensors."""
 
-    Or several of the same numbers, ``[functions, n]``, for what takes several.
-    """
-
-    layers: Tensor
     gaussians: int
     hidden: int  # 0 for a linear head
     heads: int
-
-    @property
-    def count(self) -> int:
-        """How many functions."""
-        return math.prod(self.layers.shape[:-1])
+    length: int  # of the parameters
+    count: int  # of functions
 
     @property
     def units(self) -> int:
         """Units of the first layer."""
         return self.hidden or self.heads
-
-    @property
-    def kernel_arguments(self) -> kernels.Function:
-        """Return what every kernel takes."""
-        return kernels.Function(self.layers, self.gaussians, self.units, self.heads)
 
     def build(self, chunk: int | None = None) -> kernels.Build:
         """Return what is compiled in; `chunk` Gaussians at a time."""
@@ -53,9 +40,38 @@ class RadialFunction:
         )
 
 
-def absent(heads: int) -> tuple[kernels.Function, kernels.Build]:
+class RadialFunction(NamedTuple):
+    """A radial function: the parameters of `radial_op` in one tensor, and their numbers.
+
+    Or several of the same numbers, ``[functions, n]``, for what takes several.
+    """
+
+    layers: Tensor
+    gaussians: int
+    hidden: int  # 0 for a linear head
+    heads: int
+
+    @property
+    def shape(self) -> Shape:
+        """Return the numbers."""
+        *functions, length = self.layers.shape
+        return Shape(self.gaussians, self.hidden, self.heads, length, math.prod(functions))
+
+    @property
+    def kernel_arguments(self) -> kernels.Function:
+        """Return what every kernel takes."""
+        units = self.hidden or self.heads
+        return kernels.Function(self.layers, self.gaussians, units, self.heads)
+
+
+def absent(heads: int) -> kernels.Function:
     """Return what kernels take that do without a radial function, of a table for `heads`."""
-    return kernels.Function(None, 0, 0, heads), _build(False, 0)
+    return kernels.Function(None, 0, 0, heads)
+
+
+def absent_build() -> kernels.Build:
+    """Return what is compiled into them."""
+    return _build(False, 0)
 
 
 def _build(mlp: bool, heads: int, chunk: int | None = None) -> kernels.Build:
@@ -78,6 +94,11 @@ def empty_table(
     rows = layers.new_empty((*each, size, 2, heads))
     slope_rows = layers.new_empty((*each, size if derivative else 0, 2, heads))
     knots, lengths = layers.new_empty((*each, size)), layers.new_empty((*each, size))
+    if not each:  # a tensor of its own begins there without more; four views take 6 µs
+        first_knot = layers.new_empty(BLOCKS + 1, dtype=torch.int32)
+        geometry, errors = layers.new_empty(2), layers.new_empty(1 + derivative)
+        fits = layers.new_empty((), dtype=torch.int32)
+        return rows, slope_rows, knots, lengths, first_knot, geometry, fits, errors
     first_knot = layers.new_empty((*each, BLOCKS + 4), dtype=torch.int32)[..., : BLOCKS + 1]
     geometry = layers.new_empty((*each, 4))[..., :2]
     fits = layers.new_empty((*each, 4), dtype=torch.int32)[..., 0]
@@ -90,88 +111,98 @@ def tabulate(
     derivative: bool, size: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """What `op.FIELDS` names, in two launches, of every function that there is."""
+    shape, types = function.shape, 0 if affine is None else len(affine)
+    surveying, tabulating = _tabulating(shape, terms, tolerance, derivative, size)
     table = empty_table(function.layers, function.heads, derivative, size)
-    survey = function.layers.new_empty((function.count, 5, BLOCKS))
-    types = 0 if affine is None else len(affine)
+    survey = function.layers.new_empty((shape.count, 5, BLOCKS))
     shared = (reach, affine, types, function.kernel_arguments, survey)
-    compiled = {"TERMS": terms, "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
-    launch(
-        *(kernels.survey, (cdiv(BLOCKS, RADIAL.blocks), function.count)),
-        *shared,
-        build=function.survey_build(),
-        num_warps=RADIAL.survey_warps,
-        **compiled,
-    )
+    surveying(*shared)
     rows, slope_rows, *others = table
-    launch(
-        *(kernels.tabulate, (cdiv(size, RADIAL.places), function.count)),
-        *shared,
-        kernels.Table(rows, slope_rows if derivative else None, *others),
-        size=size,
-        limit=384 * tolerance,
-        slack=max(1.0, math.sqrt(function.gaussians / MLP_SLACK)) if function.hidden else 1.0,
-        share=GAUSSIAN_SHARE,
-        build=function.build(),
-        num_warps=RADIAL.warps,
-        **compiled,
-    )
+    tabulating(*shared, kernels.Table(rows, slope_rows if derivative else None, *others))
     return table
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Where the programs of `add_parts` leave partial sums of a gradient of the parameters."""
+@planned
+def _tabulating(
+    shape: Shape, terms: int, tolerance: float, derivative: bool, size: int
+) -> tuple[Launch, Launch]:
+    """`survey` and `tabulate`."""
+    compiled = {"TERMS": terms, "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
+    survey = Launch(
+        *(kernels.survey, (cdiv(BLOCKS, RADIAL.blocks), shape.count)),
+        num_warps=RADIAL.survey_warps,
+        build=shape.survey_build(),
+        **compiled,
+    )
+    tabulate = Launch(
+        *(kernels.tabulate, (cdiv(size, RADIAL.places), shape.count)),
+        num_warps=RADIAL.warps,
+        size=size,
+        limit=384 * tolerance,
+        slack=max(1.0, math.sqrt(shape.gaussians / MLP_SLACK)) if shape.hidden else 1.0,
+        share=GAUSSIAN_SHARE,
+        build=shape.build(),
+        **compiled,
+    )
+    return survey, tabulate
 
-    rows: Tensor  # [functions, programs, size]
+
+class Turns(NamedTuple):
+    """How the programs of `add_parts` share a gradient of the parameters from many places."""
+
     grid: tuple[int, int, int]  # turns at the places, slices of the units, chunks of Gaussians
+    size: int  # of the partial sums that a turn leaves
 
-    @property
-    def size(self) -> int:
-        """Length of a row."""
-        return self.rows.shape[2]
-
-
-def parts(function: RadialFunction, places: int, chunk: int) -> Parts:
-    """Set partial sums aside for a gradient from so many places."""
-    slices = cdiv(function.units, RADIAL.slice)
-    turns = max(1, min(RADIAL.parts, cdiv(places, RADIAL.places)))
-    size = function.layers.shape[-1] + 2 * function.gaussians * (slices - 1)
-    chunks = cdiv(function.gaussians, chunk)
-    rows = function.layers.new_empty((function.count, turns, size))
-    return Parts(rows, (turns, slices, chunks))
+    @classmethod
+    def at(cls, places: int, shape: Shape, chunk: int) -> Turns:
+        """Return those at so many places."""
+        slices = cdiv(shape.units, RADIAL.slice)
+        turns = max(1, min(RADIAL.parts, cdiv(places, RADIAL.places)))
+        size = shape.length + 2 * shape.gaussians * (slices - 1)
+        return cls((turns, slices, cdiv(shape.gaussians, chunk)), size)
 
 
 def tabulate_backward(
     grad: Tensor, knots: Tensor, first_knot: Tensor, function: RadialFunction
 ) -> Tensor:
     """Gradient of the parameters ``[n]``, of each function, from that of its table's rows."""
-    known, size = first_knot[..., BLOCKS:], knots.shape[-1]
-    between = first_knot.stride(0) if function.count > 1 else 0
-    sums = parts(function, size, RADIAL.table_chunk)
-    turns, slices, chunks = sums.grid
-    launch(
-        *(kernels.differentiate, (turns, slices, chunks * function.count)),
-        *(grad, knots, known, function.kernel_arguments, sums.rows, size, sums.size),
+    known, shape = first_knot[..., BLOCKS:], function.shape
+    between = first_knot.stride(0) if shape.count > 1 else 0
+    turns, differentiating, collecting = _differentiating(shape, knots.shape[-1], between)
+    parts = function.layers.new_empty((shape.count, turns.grid[0], turns.size))
+    differentiating(grad, knots, known, function.kernel_arguments, parts)
+    out = torch.empty_like(function.layers)
+    collecting(parts, known, out)
+    return out
+
+
+@planned
+def _differentiating(shape: Shape, size: int, between: int) -> tuple[Turns, Launch, Launch]:
+    """`differentiate` and `collect`; known numbers of knots lie so far apart."""
+    shared = Turns.at(size, shape, RADIAL.table_chunk)
+    turns, slices, chunks = shared.grid
+    differentiate = Launch(
+        *(kernels.differentiate, (turns, slices, chunks * shape.count)),
+        num_warps=RADIAL.warps,
+        pairs=size,
+        size=shared.size,
         chunks=chunks,
         between=between,
-        build=function.build(RADIAL.table_chunk),
-        num_warps=RADIAL.warps,
+        build=shape.build(RADIAL.table_chunk),
     )
-    out = torch.empty_like(function.layers)
-    length = out.shape[-1]
-    launch(
-        *(kernels.collect, (cdiv(length, RADIAL.entries), function.count)),
-        *(sums.rows, known, out, size),
+    collect = Launch(
+        *(kernels.collect, (cdiv(shape.length, RADIAL.entries), shape.count)),
+        pairs=size,
         programs=turns,
         slices=slices,
-        count=function.gaussians,
-        size=sums.size,
-        length=length,
+        count=shape.gaussians,
+        size=shared.size,
+        length=shape.length,
         between=between,
         PLACES=RADIAL.places,
         ENTRIES=RADIAL.entries,
     )
-    return out
+    return shared, differentiate, collect
 
 
 # --- the exact Φ3d --------------------------------------------------------------------------------
@@ -180,47 +211,68 @@ def tabulate_backward(
 def evaluate(u: Tensor, fits: Tensor, function: RadialFunction, heads: slice) -> Tensor:
     """Φ3d ``[heads, pairs]`` of some heads; left as it is in memory where the table fits."""
     phi = u.new_empty((heads.stop - heads.start, len(u)))
-    _launch_on_pairs(kernels.evaluate, (u, fits), function, phi, heads)
+    launch = _evaluating(function.shape, len(u), heads.start, heads.stop)
+    launch(u, fits, function.kernel_arguments, phi)
     return phi
 
 
-def add_exact(
-    ds: Tensor, u: Tensor, fits: Tensor, function: RadialFunction, first_head: int
-) -> Parts:
-    """Partial sums of the gradient of the parameters from ``ds [pairs, group]`` of some heads.
-
-    None are written where the table fits.
-    """
-    pairs, group = ds.shape
-    sums = parts(function, pairs, RADIAL.chunk)
-    launch(
-        *(kernels.add_exact, sums.grid),
-        *(ds, u, fits, function.kernel_arguments, sums.rows, pairs, first_head, group, sums.size),
-        build=function.build(),
-        num_warps=RADIAL.warps,
-    )
-    return sums
+@planned
+def _evaluating(shape: Shape, pairs: int, first_head: int, end: int) -> Launch:
+    return _on_pairs(kernels.evaluate, shape, pairs, first_head, end)
 
 
 def pull_back(
     ds: Tensor, u: Tensor, fits: Tensor, function: RadialFunction, heads: slice, du: Tensor
 ) -> None:
     """Add to du ``[pairs]`` what those heads send back to u; nothing where the table fits."""
-    _launch_on_pairs(kernels.pull_back, (ds, u, fits), function, du, heads)
+    launch = _pulling_back(function.shape, len(u), heads.start, heads.stop)
+    launch(ds, u, fits, function.kernel_arguments, du)
 
 
-def _launch_on_pairs(
-    kernel: triton.JITFunction, inputs: tuple[Tensor, ...], function: RadialFunction,
-    output: Tensor, heads: slice,
-) -> None:  # fmt: skip
-    pairs = output.shape[-1]
-    launch(
+@planned
+def _pulling_back(shape: Shape, pairs: int, first_head: int, end: int) -> Launch:
+    return _on_pairs(kernels.pull_back, shape, pairs, first_head, end)
+
+
+def _on_pairs(
+    kernel: triton.JITFunction, shape: Shape, pairs: int, first_head: int, end: int
+) -> Launch:
+    return Launch(
         *(kernel, (programs(pairs),)),
-        *(*inputs, function.kernel_arguments, output, pairs, heads.start),
-        group=heads.stop - heads.start,
-        build=function.build(),
         num_warps=RADIAL.warps,
+        pairs=pairs,
+        first_head=first_head,
+        group=end - first_head,
+        build=shape.build(),
     )
+
+
+def add_exact(
+    ds: Tensor, u: Tensor, fits: Tensor, function: RadialFunction, first_head: int
+) -> tuple[Tensor, Turns]:
+    """Partial sums of the gradient of the parameters from ``ds [pairs, group]`` of some heads.
+
+    None are written where the table fits. ``[1, turns, size]``, and how they were shared out.
+    """
+    turns, launch = _adding_exact(function.shape, *ds.shape, first_head)
+    parts = function.layers.new_empty((1, turns.grid[0], turns.size))
+    launch(ds, u, fits, function.kernel_arguments, parts)
+    return parts, turns
+
+
+@planned
+def _adding_exact(shape: Shape, pairs: int, group: int, first_head: int) -> tuple[Turns, Launch]:
+    turns = Turns.at(pairs, shape, RADIAL.chunk)
+    launch = Launch(
+        *(kernels.add_exact, turns.grid),
+        num_warps=RADIAL.warps,
+        pairs=pairs,
+        first_head=first_head,
+        group=group,
+        size=turns.size,
+        build=shape.build(),
+    )
+    return turns, launch
 
 
 def programs(pairs: int) -> int:
