@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from collamo_kernels.coattention import op
 from collamo_kernels.coattention.arguments import Arguments
 from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.dropout import drawn
 from collamo_kernels.coattention.radial_function import (
     Tabulated,
     evaluate,
@@ -58,18 +59,9 @@ def run(call: CoattentionCall) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             arguments = _with_radial(arguments, relations, relations.coordinates, call.radial)
     if call.dropout_p > 0:
-        # Drawn where F.dropout would draw, so torch.manual_seed decides.
-        seed = torch.randint(2**63 - 1, (1,))
-        arguments = arguments._replace(seed=seed, dropout_p=probability(call.dropout_p))
+        seed, dropout_p = drawn(call.dropout_p, call.q.device)
+        arguments = arguments._replace(seed=seed, dropout_p=dropout_p)
     return op.attend(arguments)
-
-
-def probability(dropout_p: float) -> Tensor:
-    """Return p as the operators take it, float64 ``[1]``.
-
-    As a product: a compiled graph keeps p a number of its own in one, not in `torch.full`.
-    """
-    return torch.ones(1, dtype=torch.float64) * dropout_p
 
 
 def _with_radial(

@@ -12,6 +12,19 @@ WEYL = 0x9E3779B9, 0xBB67AE85
 WORD = 0xFFFFFFFF
 
 
+def drawn(dropout_p: float, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Return seed and p as the operators take them, int64 and float64 ``[1]``; None without.
+
+    Drawn where F.dropout would draw, so torch.manual_seed decides; on the device, so that nobody
+    waits for the number.
+    """
+    if not dropout_p > 0:
+        return None, None
+    seed = torch.randint(2**63 - 1, (1,), device=device)
+    # A product: a compiled graph keeps p a number of its own in one, not in `torch.full`.
+    return seed, torch.ones(1, dtype=torch.float64, device=device) * dropout_p
+
+
 def dropout_factors(seed: Tensor, shape: torch.Size, dropout_p: float) -> Tensor:
     """0 or 1/(1 - p) for each weight ``[B, H, i, j]``: the definition for every backend.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.dropout import drawn
 from collamo_kernels.coattention.triton import backend as _triton
 from collamo_kernels.pair_bias_attention.call import PairBiasCall
 
@@ -23,17 +23,14 @@ def run(call: PairBiasCall) -> tuple[Tensor, Tensor | None]:
     q, relations = call.q, call.relations
     assert relations.cu_seqlens is not None  # it is packed
     assert relations.max_seqlen is not None
-    # Drawn on the device, so that nobody waits for the number.
-    seed = torch.randint(2**63 - 1, (1,), device=q.device) if call.dropout_p > 0 else None
     arguments = triton_op.PairBias(
         q if q.stride(-1) == 1 else q.contiguous(),  # the result is laid out as q is
         call.k,
         call.v,
         call.bias,
         *(relations.cu_seqlens, relations.pair_start, relations.tiles),
-        seed,
+        *drawn(call.dropout_p, q.device),
         scale=call.scale,
-        dropout_p=call.dropout_p,
         longest=relations.max_seqlen,
     )
     if call.with_logits and call.in_place:

@@ -62,8 +62,11 @@ def differentiate_again(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, .
     """Gradients of the backward's inputs, by the formula."""
     run = torch.ops.collamo_kernels.pair_bias_attention_second
     grad, grad_logits, *tensors = ctx.saved_tensors
-    numbers = ctx.scale, ctx.dropout_p
-    of_grad, of_logits, *others = run(grad, grad_logits, *tensors, list(cotangents), *numbers)
+    dropout_p = grad.new_tensor([ctx.dropout_p], dtype=torch.float64)
+    *tensors, seed = tensors
+    dropout = (None, None) if seed is None else (seed, dropout_p)
+    second = run(grad, grad_logits, *tensors, *dropout, list(cotangents), ctx.scale)
+    of_grad, of_logits, *others = second
     return of_grad, None if grad_logits is None else of_logits, *others, *(None,) * 4
 
 
@@ -76,16 +79,18 @@ def second_derivative(
     bias: Tensor,
     cu_seqlens: Tensor,
     seed: Tensor | None,
+    dropout_p: Tensor | None,
     cotangents: list[Tensor],
     scale: float,
-    dropout_p: float,
 ) -> list[Tensor]:
     """Gradients of ``Σ cotangent · gradient`` by grad, grad_logits, q, k, v and bias."""
     relations = Relations(cu_seqlens=cu_seqlens)
     sizes = cu_seqlens.diff()
     longest = int(sizes.max()) if len(sizes) else 0
     shape = torch.Size((len(sizes), q.shape[1], longest, longest))
-    factors = None if seed is None else dropout_factors(seed, shape, dropout_p)
+    factors = None
+    if seed is not None and dropout_p is not None:
+        factors = dropout_factors(seed, shape, float(dropout_p))
 
     def drop(weights: Tensor, molecule: int) -> Tensor:
         n = weights.shape[-1]
@@ -132,7 +137,7 @@ torch.library.custom_op(
     second_derivative,
     mutates_args=(),
     schema="(Tensor grad, Tensor? grad_logits, Tensor q, Tensor k, Tensor v, Tensor bias, "
-    "Tensor cu_seqlens, Tensor? seed, Tensor[] cotangents, float scale, float dropout_p) "
+    "Tensor cu_seqlens, Tensor? seed, Tensor? dropout_p, Tensor[] cotangents, float scale) "
     "-> Tensor[]",
 ).register_fake(fake_second)
 if why_absent() is None:

@@ -37,8 +37,8 @@ class PairBias(NamedTuple):
     pair_start: Tensor
     tiles: Tensor
     seed: Tensor | None
+    dropout_p: Tensor | None  # [1] float64: in a tensor, so that no graph is compiled for it
     scale: float
-    dropout_p: float
     longest: int  # atoms of the largest molecule
 
     def launched(self) -> launch.AttentionInputs:
@@ -49,9 +49,8 @@ class PairBias(NamedTuple):
             Projections(self.q, self.k, self.v),
             Molecules(count, self.longest, atoms, self.bias.shape[1], *places),
             None,
-            LogitTerms(bias=self.bias, seed=self.seed),
+            LogitTerms(bias=self.bias, seed=self.seed, dropout_p=self.dropout_p),
             self.scale,
-            self.dropout_p,
         )
 
 
@@ -147,8 +146,8 @@ def keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     """Save what the formula needs."""
     grad, grad_logits, ctx.bias_learns, *arguments = inputs
     call = PairBias(*arguments[len(ROWS) :])
-    ctx.numbers = call.scale, call.dropout_p
-    ctx.save_for_backward(grad, grad_logits, *call[:5], call.seed)
+    ctx.scale = call.scale
+    ctx.save_for_backward(grad, grad_logits, *call[:5], call.seed, call.dropout_p)
 
 
 def differentiate_again(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -157,15 +156,15 @@ def differentiate_again(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, .
     *by_qkv, by_bias = cotangents
     by_bias = by_bias if ctx.bias_learns else torch.zeros_like(saved[LEARNED.index("bias")])
     run = torch.ops.collamo_kernels.pair_bias_attention_second
-    second = run(grad, grad_logits, *saved, [*by_qkv, by_bias], *ctx.numbers)
+    second = run(grad, grad_logits, *saved, [*by_qkv, by_bias], ctx.scale)
     of_grad, of_logits, *learned = second
     others = len(PairBias._fields) - len(LEARNED)
     of_logits = None if grad_logits is None else of_logits
     return of_grad, of_logits, None, *[None] * len(ROWS), *learned, *[None] * others
 
 
-NUMBERS = "float scale, float dropout_p, SymInt longest"
-ALWAYS = set(TENSORS) - {"seed"}
+NUMBERS = "float scale, SymInt longest"
+ALWAYS = set(TENSORS) - {"seed", "dropout_p"}
 ARGUMENTS = f"{tensors(TENSORS, ALWAYS)}, {NUMBERS}"
 NAME = "pair_bias_attention_triton"
 call_forward = define(

@@ -460,9 +460,12 @@ class TestTritonOperator:
         from collamo_kernels.pair_bias_attention import triton_op
 
         leaves, relations = self.drawn(device, (3, 5))
-        seed = torch.tensor([11], device=device) if dropout_p else None
+        dropout = None, None
+        if dropout_p:
+            p = torch.tensor([dropout_p], dtype=torch.float64, device=device)
+            dropout = torch.tensor([11], device=device), p
         places = relations.cu_seqlens, relations.pair_start, relations.tiles
-        shared = (*leaves, *places, seed, 0.3, dropout_p, 5)
+        shared = (*leaves, *places, *dropout, 0.3, 5)
         operators = torch.ops.collamo_kernels
         torch.library.opcheck(operators.pair_bias_attention_triton, (*shared, with_logits))
         in_place = [x.detach().clone() for x in leaves]

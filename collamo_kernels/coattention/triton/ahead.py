@@ -46,9 +46,17 @@ POINTERS = {
         *SINK,
         *LOGITS,
     },
-    "fp32": {"scale", "growth", "limit", "slack", "share"},
+    "*fp64": {"dropout_p"},
+    "fp32": {"scale", "limit", "slack", "share"},
 }
-ABSENT = ("seed", "bias", "dbias", "valid", *LOGITS)  # of the attention, unless asked for
+ABSENT = (
+    "seed",
+    "dropout_p",
+    "bias",
+    "dbias",
+    "valid",
+    *LOGITS,
+)  # of the attention, unless asked for
 
 
 class Argument(NamedTuple):
@@ -176,7 +184,7 @@ def shipped(sink: bool = False) -> Iterator[Program]:
 def shipped_with_logits() -> Iterator[Program]:
     """The attention of `pair_bias_attention`, for heads of Uni-Mol's width."""
     tables = "hops", "hop_bias", "spot", "coefficients", "phi", "fits", "ds", "cleared"
-    absent = ("seed", "valid", *SINK, *tables)
+    absent = ("seed", "dropout_p", "valid", *SINK, *tables)
     for bucket in configuration.buckets(16, torch.bfloat16):
         for forward in (True, False):
             yield attention(bucket, 16, torch.bfloat16, forward, absent=absent)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from collamo_kernels.coattention.call import CoattentionCall
+from collamo_kernels.coattention.dropout import drawn
 from collamo_kernels.coattention.radial_function import types_of
 from collamo_kernels.coattention.triton import tables
 from collamo_kernels.radial import GaussianRadial
@@ -112,16 +113,14 @@ def run(call: CoattentionCall) -> Tensor:
     return op.attend(
         op.Attention(
             *(q, call.k, call.v),
-            bias=bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
-            sink=None if call.sink is None else call.sink.float(),
-            valid=relations.valid,
-            cu_seqlens=relations.cu_seqlens,
-            pair_start=relations.pair_start if packed else None,
-            tiles=relations.tiles if packed else None,
-            # Drawn on the device, so that nobody waits for the number.
-            seed=torch.randint(2**63 - 1, (1,), device=q.device) if call.dropout_p > 0 else None,
+            bias.float() if bias is not None and bias.dtype == torch.float64 else bias,
+            None if call.sink is None else call.sink.float(),
+            relations.valid,
+            relations.cu_seqlens,
+            relations.pair_start if packed else None,
+            relations.tiles if packed else None,
+            *drawn(call.dropout_p, q.device),
             scale=1 / math.sqrt(q.shape[-1]) if call.scale is None else call.scale,
-            dropout_p=call.dropout_p,
             longest=longest,
             phi=op.Phi(_hop_term(relations, call.hop_bias), radial_term, pairs),
         )

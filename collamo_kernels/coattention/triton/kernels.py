@@ -92,6 +92,7 @@ class Terms(NamedTuple):
     bias: Tensor | None
     sink: Tensor | None  # [H]: one more logit of each row, of a value that is 0
     seed: Tensor | None
+    dropout_p: Tensor | None  # [1] float64, with a seed
 
 
 class Position(NamedTuple):
@@ -114,8 +115,8 @@ class Sizes(NamedTuple):
     cells: int  # of the radial table
     scale: float
     bias_strides: tuple  # over molecules, heads, queries and keys
-    threshold: int  # of dropout: see `_kept`
-    growth: float  # 1 / (1 - dropout_p)
+    threshold: tl.tensor  # of dropout: see `_dropout`
+    growth: tl.tensor
 
 
 class Build(NamedTuple):
@@ -137,7 +138,6 @@ BATCH_NUMBERS = (
     *("above", "longest", "blocks", "pairs", "cells", "first_head", "group", "cleared_count"),
     *("q_b", "q_h", "out_b", "out_h"),
     *("bias_b", "bias_h", "bias_i", "bias_j", "dbias_b", "dbias_h"),
-    *("threshold", "growth"),
 )
 
 
@@ -289,11 +289,26 @@ def _sent_back(i, j, position: Position, dlogits):
 
 
 @triton.jit
+def _dropout(terms: Terms):
+    """What random bits must reach for a weight to be kept, p·2³², and 1 / (1 - p).
+
+    p stands in memory: given as a number, each new one would compile a graph of its own. The former
+    is taken as a signed number, 2³¹ less, so that it fits an int32.
+    """
+    threshold = 0
+    growth = 1.0
+    if terms.seed is not None:
+        p = tl.load(terms.dropout_p)
+        threshold = ((p * 4294967296.0).to(tl.int64) - 2147483648).to(tl.int32)
+        growth = (1.0 / (1.0 - p)).to(tl.float32)
+    return threshold, growth
+
+
+@triton.jit
 def _kept(seed, molecule, head, i, j, threshold):
     """Which weights dropout keeps: the stream that `dropout.dropout_factors` defines.
 
-    Those whose 32 random bits are at least p·2³². Both are taken as signed numbers, 2³¹ less, so
-    that no p needs an argument of another type.
+    Those whose 32 random bits reach the threshold of `_dropout`, likewise 2³¹ less.
     """
     zero = tl.zeros((i.shape[0], j.shape[0]), tl.int32)
     word, _, _, _ = tl.philox(
@@ -368,8 +383,7 @@ def _reciprocal(total):
 def attend(
     projections: Projections, results: Results, places: Places, terms: Terms,
     above, heads, first_head, group, longest, blocks, pairs, buckets, cells, scale,
-    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, threshold, growth,
-    build: tl.constexpr,
+    q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, build: tl.constexpr,
 ):  # fmt: skip
     """Result of `BLOCK` queries of one molecule and one of `group` heads against all its keys.
 
@@ -395,6 +409,7 @@ def attend(
         first = 0
     position = Position(molecule, start, n, pair, pairs, head, local)
     strides = bias_b, bias_h, bias_i, bias_j
+    threshold, growth = _dropout(terms)
     sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
     i = first + tl.arange(0, BLOCK)
     query = alive(places.valid, start, i, n)
@@ -525,7 +540,7 @@ def differentiate(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
     above, heads, first_head, group, longest, blocks, pairs, buckets, cells, cleared_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    threshold, growth, build: tl.constexpr,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one molecule and head, of `BLOCK` atoms (`SINGLE`) or up to twice as many.
 
@@ -549,6 +564,7 @@ def differentiate(
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     position = Position(molecule, start, n, pair, pairs, head, local)
     strides = bias_b, bias_h, bias_i, bias_j
+    threshold, growth = _dropout(terms)
     sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
     atom = tl.arange(0, BLOCK)
     dq = tl.zeros((BLOCK, WIDTH), tl.float32)
@@ -602,7 +618,7 @@ def differentiate_tile(
     projections: Projections, results: Results, gradients: Gradients, places: Places, terms: Terms,
     above, heads, first_head, group, longest, blocks, pairs, buckets, cells, cleared_count, scale,
     q_b, q_h, q_t, out_b, out_h, out_t, bias_b, bias_h, bias_i, bias_j, dbias_b, dbias_h,
-    threshold, growth, build: tl.constexpr,
+    build: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of atoms and a head: as keys (program 0 of axis 1) or as queries.
 
@@ -630,6 +646,7 @@ def differentiate_tile(
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     position = Position(molecule, start, n, pair, pairs, head, local)
     strides = bias_b, bias_h, bias_i, bias_j
+    threshold, growth = _dropout(terms)
     sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
     dk = tl.zeros((BLOCK, WIDTH), tl.float32)  # dq in a program for queries
     dv = tl.zeros((BLOCK, WIDTH), tl.float32)

@@ -37,7 +37,6 @@ class Numbers(NamedTuple):
     cells: int
     exact: bool  # whether memory is set aside for an exact Φ3d
     scale: float
-    dropout_p: float
     precision: str
     refused: frozenset[configuration.Bucket]
 
@@ -61,7 +60,6 @@ class AttentionInputs(NamedTuple):
     valid: Tensor | None  # uint8
     terms: LogitTerms
     scale: float
-    dropout_p: float
 
     def numbers(self, q: Tensor, out: Tensor) -> Numbers:
         """Return what plans are made of; `q` has the strides of all three projections."""
@@ -74,7 +72,7 @@ class AttentionInputs(NamedTuple):
             *(q.shape[1], width, q.dtype, q.stride(), out.stride()),
             None if terms.bias is None else terms.bias.stride(),
             *(terms.buckets, terms.cells, terms.exact is not None),
-            *(self.scale, self.dropout_p, _precision(q.dtype), refused),
+            *(self.scale, _precision(q.dtype), refused),
         )
 
 
@@ -232,8 +230,6 @@ def _shared(
         "scale": numbers.scale,
         **{"q_b": q_b, "q_h": q_h, "q_t": q_t, "out_b": out_b, "out_h": out_h, "out_t": out_t},
         **{f"bias_{axis}": s for axis, s in zip("bhij", bias_strides, strict=True)},
-        "threshold": math.floor(numbers.dropout_p * 2**32) - 2**31,
-        "growth": 1 / (1 - numbers.dropout_p),
         "build": build,
         "num_warps": chosen.num_warps,
         "num_stages": 1,  # a molecule has few tiles: nothing to run ahead of

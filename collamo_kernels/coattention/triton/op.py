@@ -43,8 +43,8 @@ class Attention(NamedTuple):
     pair_start: Tensor | None
     tiles: Tensor | None
     seed: Tensor | None
+    dropout_p: Tensor | None  # [1] float64: in a tensor, so that no graph is compiled for it
     scale: float
-    dropout_p: float
     longest: int  # atoms of the largest molecule
     phi: Phi
 
@@ -52,8 +52,8 @@ class Attention(NamedTuple):
         """Return the operator's arguments, in the order of its schema."""
         own = self.q, self.k, self.v, self.bias, self.sink, self.valid
         places = self.cu_seqlens, self.pair_start, self.tiles
-        numbers = self.scale, self.dropout_p, self.longest
-        return *own, *places, self.seed, *self.phi.tensors(), *numbers, *self.phi.numbers()
+        numbers, dropout = (self.scale, self.longest), (self.seed, self.dropout_p)
+        return *own, *places, *dropout, *self.phi.tensors(), *numbers, *self.phi.numbers()
 
     @classmethod
     def of_operator(cls, arguments: tuple[Any, ...]) -> Attention:
@@ -77,13 +77,13 @@ class Attention(NamedTuple):
         """Return what the launchers take."""
         valid = None if self.valid is None else self.valid.contiguous().view(torch.uint8)
         sink = None if self.sink is None else self.sink.contiguous()
+        others = first_phi, self.bias, sink, self.seed, self.dropout_p
         return launch.AttentionInputs(
             Projections(self.q, self.k, self.v),
             self.molecules(),
             valid,
-            phi_terms.logit_terms(self.phi, located, first_phi, self.bias, sink, self.seed),
+            phi_terms.logit_terms(self.phi, located, *others),
             self.scale,
-            self.dropout_p,
         )
 
 
@@ -116,9 +116,9 @@ class Requested(NamedTuple):
 
 
 OWN_TENSORS = Attention._fields.index("scale")
-OWN_NUMBERS = 3
+OWN_NUMBERS = 2
 TENSORS = (*Attention._fields[:OWN_TENSORS], *phi_terms.TENSORS)
-NUMBERS = ("scale", "dropout_p", "longest", *phi_terms.NUMBERS)
+NUMBERS = ("scale", "longest", *phi_terms.NUMBERS)
 PROJECTIONS = Projections._fields
 OPTIONAL = ("bias", "sink", *phi_terms.LEARNED)  # in the order of `Requested`
 LEARNED = (*PROJECTIONS, *OPTIONAL)  # in the order of the backward operator's results
@@ -263,7 +263,7 @@ def _formula(arguments: dict[str, Any]) -> Tensor:
             cu_seqlens=attention.cu_seqlens,
             seed=attention.seed,
             scale=attention.scale,
-            dropout_p=torch.tensor([attention.dropout_p], dtype=torch.float64),
+            dropout_p=attention.dropout_p,
         )
     )
 
@@ -284,7 +284,7 @@ def _dense_phi3d(radial: phi_terms.RadialTerm) -> Tensor:
 
 # --- registration -------------------------------------------------------------------------------
 
-ARGUMENTS = f"{tensors(TENSORS, PROJECTIONS)}, float scale, float dropout_p, SymInt longest, "
+ARGUMENTS = f"{tensors(TENSORS, PROJECTIONS)}, float scale, SymInt longest, "
 ARGUMENTS += phi_terms.NUMBERS_SCHEMA
 RESULTS = tensors(ForwardResults._fields, ForwardResults._fields)
 call_forward = define(

@@ -152,13 +152,14 @@ def fake_located(phi: Phi, like: Tensor) -> Located:
 
 def logit_terms(
     phi: Phi, located: Located, first_phi: Tensor | None = None, bias: Tensor | None = None,
-    sink: Tensor | None = None, seed: Tensor | None = None,
+    sink: Tensor | None = None, seed: Tensor | None = None, dropout_p: Tensor | None = None,
 ) -> LogitTerms:  # fmt: skip
     """Return what the launchers take."""
     hops, hop_bias = (None, None) if phi.hop_term is None else phi.hop_term.launched()
+    others = {"bias": bias, "sink": sink, "seed": seed, "dropout_p": dropout_p}
     radial = phi.radial_term
     if radial is None:
-        return LogitTerms(hops, hop_bias, bias=bias, sink=sink, seed=seed)
+        return LogitTerms(hops, hop_bias, **others)
     return LogitTerms(
         *(hops, hop_bias),
         spot=located.spot,
@@ -167,9 +168,7 @@ def logit_terms(
         exact=radial.function(),
         u=radial.u,
         first_phi=first_phi,
-        bias=bias,
-        sink=sink,
-        seed=seed,
+        **others,
     )
 
 

@@ -24,6 +24,12 @@ class LogitTerms(NamedTuple):
     bias: Tensor | None = None
     sink: Tensor | None = None  # [H]
     seed: Tensor | None = None
+    dropout_p: Tensor | None = None  # [1] float64, with a seed
+
+    @property
+    def dropout(self) -> tuple[Tensor | None, Tensor | None]:
+        """Seed and probability."""
+        return self.seed, self.dropout_p
 
     @property
     def buckets(self) -> int:
@@ -47,4 +53,4 @@ class LogitTerms(NamedTuple):
         """Return what the kernels take for some heads."""
         tables = self.hops, self.hop_bias, self.spot, self.coefficients
         phi = self.phi(heads)
-        return kernels.Terms(*tables, phi, self.fits, self.bias, self.sink, self.seed)
+        return kernels.Terms(*tables, phi, self.fits, self.bias, self.sink, *self.dropout)
