@@ -128,11 +128,13 @@ def described(arguments: Iterable[Any]) -> list[Any]:
     """
     key: list[Any] = []
     for x in arguments:
-        if isinstance(x, Tensor):
-            key.append(x.dtype)
-            key.append(x.data_ptr() % ALIGNMENT)
+        if x is None:  # first, because asking whether it is a tensor takes long of what is none
+            key.append(x)
         elif isinstance(x, tuple):
             key += described(x)
+        elif isinstance(x, Tensor):
+            key.append(x.dtype)
+            key.append(x.data_ptr() % ALIGNMENT)
         else:
             key.append(x)
     return key

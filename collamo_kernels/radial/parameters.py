@@ -27,7 +27,8 @@ class RadialParameters(NamedTuple):
 
 def join(parameters: RadialParameters) -> Tensor:
     """The parameters one after the other in one tensor, as the Triton kernels take them."""
-    return torch.cat([x.flatten() for x in parameters if x is not None])
+    every = (x for x in parameters if x is not None)
+    return torch.cat([x.flatten() if x.dim() > 1 else x for x in every])
 
 
 def shapes(gaussians: int, hidden: int, heads: int) -> list[tuple[int, ...]]:

@@ -165,7 +165,7 @@ def _backward_plan(
     for heads in rounds_of(numbers.heads, extent.pairs, kept or numbers.exact):
         launches = []
         for chosen, above in numbers.launches(configuration.backward):
-            kernel, programs, ways = kernels.differentiate, extent.count, 1
+            kernel, programs, ways = kernels.differentiate, extent.number, 1
             if chosen.tiles is None:  # a tile's program for keys, and one for queries
                 kernel, programs, ways = kernels.differentiate_tile, _tiles(extent, chosen), 2
             launch = Launch(
@@ -194,7 +194,7 @@ def like_bias(bias: Tensor) -> Tensor:
 def _tiles(extent: Extent, chosen: configuration.Configuration) -> int:
     """Tiles of a launch; where a molecule is one tile, there is one for each molecule."""
     if chosen.tiles == 1:
-        return extent.count
+        return extent.number
     return extent.tiles(chosen.block, chosen.listed(extent.packed))
 
 

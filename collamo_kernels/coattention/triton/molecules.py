@@ -14,7 +14,7 @@ from collamo_kernels.triton_launch import cdiv
 class Extent(NamedTuple):
     """The numbers of molecules, which decide how many programs there are."""
 
-    count: int
+    number: int  # of molecules
     longest: int  # atoms of the largest molecule
     atoms: int
     pairs: int
@@ -33,13 +33,13 @@ class Extent(NamedTuple):
         """Tiles of `size` atoms of all molecules, at most; or, `listed`, those that are."""
         if listed and self.listed is not None:
             return self.listed * (TILE // size)
-        return self.count * self.blocks(size)
+        return self.number * self.blocks(size)
 
 
 class Molecules(NamedTuple):
     """Where the molecules of a call are: what every kernel takes."""
 
-    count: int
+    number: int  # of molecules
     longest: int  # atoms of the largest molecule
     atoms: int
     pairs: int
@@ -51,7 +51,7 @@ class Molecules(NamedTuple):
     def extent(self) -> Extent:
         """Return their numbers."""
         listed = None if self.tiles is None else self.tiles.shape[0]
-        return Extent(self.count, self.longest, self.atoms, self.pairs, listed)
+        return Extent(self.number, self.longest, self.atoms, self.pairs, listed)
 
     def places(self, valid: Tensor | None = None) -> Places:
         """Return the tensors that `place_of`, `tile_of` and `alive` take."""

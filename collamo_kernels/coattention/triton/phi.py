@@ -156,7 +156,7 @@ def logit_terms(
 ) -> LogitTerms:  # fmt: skip
     """Return what the launchers take."""
     hops, hop_bias = (None, None) if phi.hop_term is None else phi.hop_term.launched()
-    others = {"bias": bias, "sink": sink, "seed": seed, "dropout_p": dropout_p}
+    others: dict[str, Any] = {"bias": bias, "sink": sink, "seed": seed, "dropout_p": dropout_p}
     radial = phi.radial_term
     if radial is None:
         return LogitTerms(hops, hop_bias, **others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -22,7 +22,7 @@ class Shape(NamedTuple):
     hidden: int  # 0 for a linear head
     heads: int
     length: int  # of the parameters
-    count: int  # of functions
+    functions: int
 
     @property
     def units(self) -> int:
@@ -54,8 +54,8 @@ class RadialFunction(NamedTuple):
     @property
     def shape(self) -> Shape:
         """Return the numbers."""
-        *functions, length = self.layers.shape
-        return Shape(self.gaussians, self.hidden, self.heads, length, math.prod(functions))
+        functions = 1 if self.layers.dim() == 1 else self.layers.shape[0]
+        return Shape(self.gaussians, self.hidden, self.heads, self.layers.shape[-1], functions)
 
     @property
     def kernel_arguments(self) -> kernels.Function:
@@ -114,7 +114,7 @@ def tabulate(
     shape, types = function.shape, 0 if affine is None else len(affine)
     surveying, tabulating = _tabulating(shape, terms, tolerance, derivative, size)
     table = empty_table(function.layers, function.heads, derivative, size)
-    survey = function.layers.new_empty((shape.count, 5, BLOCKS))
+    survey = function.layers.new_empty((shape.functions, 5, BLOCKS))
     shared = (reach, affine, types, function.kernel_arguments, survey)
     surveying(*shared)
     rows, slope_rows, *others = table
@@ -127,15 +127,15 @@ def _tabulating(
     shape: Shape, terms: int, tolerance: float, derivative: bool, size: int
 ) -> tuple[Launch, Launch]:
     """`survey` and `tabulate`."""
-    compiled = {"TERMS": terms, "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
+    compiled: dict[str, Any] = {"TERMS": terms, "SLOPES": derivative, "TABLE_BLOCKS": BLOCKS}
     survey = Launch(
-        *(kernels.survey, (cdiv(BLOCKS, RADIAL.blocks), shape.count)),
+        *(kernels.survey, (cdiv(BLOCKS, RADIAL.blocks), shape.functions)),
         num_warps=RADIAL.survey_warps,
         build=shape.survey_build(),
         **compiled,
     )
     tabulate = Launch(
-        *(kernels.tabulate, (cdiv(size, RADIAL.places), shape.count)),
+        *(kernels.tabulate, (cdiv(size, RADIAL.places), shape.functions)),
         num_warps=RADIAL.warps,
         size=size,
         limit=384 * tolerance,
@@ -167,9 +167,9 @@ def tabulate_backward(
 ) -> Tensor:
     """Gradient of the parameters ``[n]``, of each function, from that of its table's rows."""
     known, shape = first_knot[..., BLOCKS:], function.shape
-    between = first_knot.stride(0) if shape.count > 1 else 0
+    between = first_knot.stride(0) if shape.functions > 1 else 0
     turns, differentiating, collecting = _differentiating(shape, knots.shape[-1], between)
-    parts = function.layers.new_empty((shape.count, turns.grid[0], turns.size))
+    parts = function.layers.new_empty((shape.functions, turns.grid[0], turns.size))
     differentiating(grad, knots, known, function.kernel_arguments, parts)
     out = torch.empty_like(function.layers)
     collecting(parts, known, out)
@@ -182,7 +182,7 @@ def _differentiating(shape: Shape, size: int, between: int) -> tuple[Turns, Laun
     shared = Turns.at(size, shape, RADIAL.table_chunk)
     turns, slices, chunks = shared.grid
     differentiate = Launch(
-        *(kernels.differentiate, (turns, slices, chunks * shape.count)),
+        *(kernels.differentiate, (turns, slices, chunks * shape.functions)),
         num_warps=RADIAL.warps,
         pairs=size,
         size=shared.size,
@@ -191,7 +191,7 @@ def _differentiating(shape: Shape, size: int, between: int) -> tuple[Turns, Laun
         build=shape.build(RADIAL.table_chunk),
     )
     collect = Launch(
-        *(kernels.collect, (cdiv(shape.length, RADIAL.entries), shape.count)),
+        *(kernels.collect, (cdiv(shape.length, RADIAL.entries), shape.functions)),
         pairs=size,
         programs=turns,
         slices=slices,
@@ -254,7 +254,8 @@ def add_exact(
 
     None are written where the table fits. ``[1, turns, size]``, and how they were shared out.
     """
-    turns, launch = _adding_exact(function.shape, *ds.shape, first_head)
+    pairs, group = ds.shape
+    turns, launch = _adding_exact(function.shape, pairs, group, first_head)
     parts = function.layers.new_empty((1, turns.grid[0], turns.size))
     launch(ds, u, fits, function.kernel_arguments, parts)
     return parts, turns
