@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
@@ -321,6 +322,24 @@ def test_dropout_is_the_stream_of_the_definition(case):
     yardstick = with_gradients(lambda x: dropped_by_definition(x, seed), inputs)
     exact = with_gradients(lambda x: dropped_by_definition(x, seed), inputs.double())
     assert_all_accurate(ours, yardstick, exact)
+
+
+def test_a_new_probability_compiles_no_new_graph():
+    """From the second on, where the compiler learns that it changes; the same weights dropped."""
+    inputs = draw(Case("drop", (3, 2), heads=1, width=8, hops=False, distances=False))
+
+    def drop(x, dropout_p):
+        return attend(x, "packed", backend="triton", dropout_p=dropout_p)
+
+    compiler = CompileCounterWithBackend("aot_eager")
+    compiled, graphs = torch.compile(drop, fullgraph=True, backend=compiler), []
+    for dropout_p in (0.1, 0.3, 0.5, 0.7):
+        torch.manual_seed(5)
+        out = compiled(inputs, dropout_p)
+        torch.manual_seed(5)
+        assert torch.equal(out, drop(inputs, dropout_p))
+        graphs.append(compiler.frame_count)
+    assert graphs[1:] == [graphs[1]] * 3
 
 
 @pytest.mark.parametrize("knots", [2048, 16], ids=["table", "exact"])
