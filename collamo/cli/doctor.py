@@ -31,13 +31,20 @@ def doctor(
             "`--gpu here` runs every kernel of the attention against the reference, two minutes."
         ),
     ] = None,
+    gpus: Annotated[int, typer.Option(help="With --plan: how many GPUs train together.")] = 1,
+    strategy: Annotated[
+        str,
+        typer.Option(help="With --gpus: ddp or fsdp2, a file of configs/accelerate."),
+    ] = "ddp",
 ) -> None:
     """Say what is installed, what is missing, and what each missing piece would give."""
     if plan is not None:
         from collamo.cli.plan import show_plan
 
-        show_plan(plan, gpu, context.args)
+        show_plan(plan, gpu, context.args, gpus, strategy)
         return
+    if gpus != 1:
+        raise UsageError("--gpus: only with --plan RECIPE")
     if gpu == "here":
         _check_gpu()
         return

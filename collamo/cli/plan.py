@@ -17,17 +17,26 @@ GPUS = {
     **{"a100-80gb": 81_920, "h100": 81_559, "h200": 143_771},
 }
 
+#: What `Plan.passing` is, by strategy.
+PASSING = {
+    "ddp": "are gradients on their way to the other GPUs",
+    "fsdp2": "are layers brought together while they compute",
+}
 
-def show_plan(path: Path, gpu: str | None, overrides: list[str]) -> None:
+
+def show_plan(
+    path: Path, gpu: str | None, overrides: list[str], gpus: int = 1, strategy: str = "ddp"
+) -> None:
     """Print the plan of the recipe at `path` for the GPU of that name; None: the one here."""
     from rich.console import Console
     from rich.table import Table
 
-    from collamo.training.plan import plan_file
+    from collamo.training.plan import plan_file, spread
 
     memory = gpu_memory(gpu)
-    plan = plan_file(path, overrides)
-    title = f"{plan.title}; memory in GiB, nothing was loaded"
+    plan = spread(plan_file(path, overrides), gpus, strategy)
+    each = f" of each of {plan.gpus} GPUs ({plan.strategy})" if plan.gpus > 1 else ""
+    title = f"{plan.title}; memory in GiB{each}, nothing was loaded"
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("part", no_wrap=True)
     for column in ("parameters", "trained", "weights", "gradients", "optimizer"):
@@ -79,11 +88,14 @@ def _summary(plan: Plan, gpu: tuple[str, int] | None) -> list[str]:
     batch, rows = plan.batch, plan.batch.rows * plan.accumulation
     lines = [
         f"A step of each GPU: {rows} molecules ({batch.rows} at a time), about "
-        f"{rows * batch.tokens:,} tokens.",
+        f"{rows * batch.tokens:,} tokens"
+        + (f"; of all {plan.gpus}: {plan.gpus * rows} molecules." if plan.gpus > 1 else "."),
         f"Activations (an estimate): {plan.activations / GIB:.2f} GiB. With weights, gradients and "
         f"AdamW's moments, a tenth more for fragments and 1 GiB for CUDA: {plan.needed / GIB:.1f} "
         "GiB on each GPU.",
     ]
+    if plan.passing:
+        lines.append(f"Of it {plan.passing / GIB:.1f} GiB {PASSING[plan.strategy]}.")
     if gpu is not None:
         name, memory = gpu
         verdict = "fits" if plan.needed <= memory else "does not fit"

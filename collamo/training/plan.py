@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from collamo.errors import MissingDependencyError, UsageError
+from collamo.errors import MissingDependencyError, UsageError, suggest
 from collamo.model.build import published_encoders
 from collamo.model.configuration import LLAMA2_7B, CollamoConfig
 from collamo.model.gguf_file import gguf_config, gguf_file
@@ -37,6 +37,8 @@ from collamo.training.roofline import Step, step_work
 QUESTION = 64  # tokens
 #: Beside the tensors: the CUDA context with its libraries, and a tenth lost between blocks.
 CONTEXT, FRAGMENTATION = 2**30, 1.1
+#: Files of configs/accelerate whose memory is known.
+STRATEGIES = ("ddp", "fsdp2")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Plan:
     notes: tuple[str, ...]
     step: Step | None = None
     """The work of a step in half precision; None in float32, whose peaks are others."""
+    layers: int = 1
+    """Of the language model."""
+    gpus: int = 1
+    strategy: str = "ddp"
+    passing: float = 0.0
+    """Bytes that are there for the time of a layer, or of sending: see `spread`."""
 
     @property
     def total(self) -> Part:
@@ -65,7 +73,7 @@ class Plan:
     def needed(self) -> float:
         """Bytes of a GPU, with what is lost on it."""
         total = self.total
-        held = total.weights + total.gradients + total.optimizer + self.activations
+        held = total.weights + total.gradients + total.optimizer + self.activations + self.passing
         return FRAGMENTATION * held + CONTEXT
 
 
@@ -158,7 +166,52 @@ def plan(recipe: Recipe, path: str | Path | None = None, building: Sequence[str]
         accumulation=accumulation,
         notes=(*_notes(recipe, first), *missing),
         step=work if half else None,
+        layers=config.text_config.num_hidden_layers,
     )
+
+
+def spread(plan: Plan, gpus: int, strategy: str) -> Plan:
+    """Return the plan of each of `gpus` GPUs.
+
+    ========  ===================================  =============================================
+    strategy  held by each                         beside it, for a while
+    ========  ===================================  =============================================
+    ddp       everything                           gradients once more, in the buckets sent
+    fsdp2     1/gpus of weights, gradients and     two of the language model's layers, its output
+              AdamW's moments                      layer, and all of projector and encoders, whole,
+                                                   with their gradients
+    ========  ===================================  =============================================
+
+    Raises
+    ------
+    UsageError
+        For another strategy, or fewer than one GPU.
+    """
+    if strategy not in STRATEGIES:
+        known = ", ".join(STRATEGIES)
+        raise UsageError(
+            f"--strategy {strategy!r} is none of {known}{suggest(strategy, STRATEGIES)}"
+        )
+    if gpus < 1:
+        raise UsageError(f"--gpus must be at least 1, got {gpus}")
+    if gpus == 1:
+        return plan
+    if strategy == "ddp":
+        return replace(plan, gpus=gpus, passing=plan.total.gradients)
+    parts = tuple(
+        replace(
+            part,
+            weights=part.weights / gpus,
+            gradients=part.gradients // gpus,
+            optimizer=part.optimizer // gpus,
+        )
+        for part in plan.parts
+    )
+    passing = 0.0
+    for part in plan.parts:
+        share = 2 / plan.layers if part.name in ("language_model", "lora") else 1
+        passing += share * (part.weights + part.gradients)
+    return replace(plan, gpus=gpus, strategy=strategy, parts=parts, passing=passing)
 
 
 def skeleton(config: CollamoConfig) -> CollamoForConditionalGeneration:

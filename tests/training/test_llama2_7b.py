@@ -97,6 +97,24 @@ def test_what_a_plan_depends_on():
     assert checkpointed.needed < whole.needed
 
 
+def test_the_plan_of_many_gpus():
+    plan = plans.plan(load_recipe(STAGE_2), STAGE_2)
+    copied, cut = (plans.spread(plan, 8, strategy) for strategy in ("ddp", "fsdp2"))
+    assert copied.parts == plan.parts
+    assert copied.needed - plan.needed == pytest.approx(1.1 * plan.total.gradients)
+    assert cut.total.weights == pytest.approx(plan.total.weights / 8)
+    assert cut.total.optimizer == pytest.approx(plan.total.optimizer / 8, abs=8)
+    # Brought together: two of 32 layers of half-precision numbers at least, and the projector.
+    language, projector = by_name(plan)["language_model"], by_name(plan)["mol_projector"]
+    assert cut.passing > language.weights / 16 + projector.weights + projector.gradients
+    assert cut.needed < plan.needed / 3
+    assert plans.spread(plan, 1, "fsdp2") == plan
+    with pytest.raises(UsageError, match=r"'fsdp' is none of ddp, fsdp2 \(did you mean 'fsdp2'"):
+        plans.spread(plan, 8, "fsdp")
+    with pytest.raises(UsageError, match="at least 1"):
+        plans.spread(plan, 0, "ddp")
+
+
 def test_what_cannot_be_planned(tmp_path):
     stage_2 = tmp_path / "stage2.yaml"
     stage_2.write_text(STAGE_2.read_text())
@@ -123,13 +141,15 @@ def test_the_sizes_of_another_model_come_from_its_folder(tmp_path):
         ((), "No GPU here. It fits: rtx4090, l40s"),
         (("--gpu", "a10"), "It does not fit a10 (22.5 GiB)"),
         (("--gpu", "80"), "It fits 80 GiB"),
+        (("--gpu", "a10", "--gpus", "8", "--strategy", "fsdp2"), "It fits a10 (22.5 GiB)"),
     ],
 )
 def test_the_doctor_shows_the_plan(capsys, options, verdict, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(["doctor", "--plan", str(STAGE_2), *options]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "language_model 6,607,347,712 0 12.31 0.00 0.00" in out
+    language = "1.54" if "fsdp2" in options else "12.31"
+    assert f"language_model 6,607,347,712 0 {language} 0.00 0.00" in out
     assert "lora 4,194,304 4,194,304" in out
     assert verdict in out
 
