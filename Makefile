@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-faults test-quantization test-clients test-serve test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-faults test-distributed test-quantization test-clients test-serve test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -48,6 +48,10 @@ test-faults: export PYTHONPATH = tests
 test-faults: export OMP_NUM_THREADS = 1
 test-faults: .venv/collamo
 	$(BIN)/python tests/faults/attack.py $(ARGUMENTS)
+
+# Two and four processes of one training, over gloo on this machine: some minutes.
+test-distributed: .venv/collamo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/distributed.py
 
 # bitsandbytes lies apart from .venv: once it is found, every command that needs peft imports it as well.
 BITSANDBYTES := build/bitsandbytes

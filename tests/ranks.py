@@ -79,3 +79,29 @@ def _rank(end, environment, function, arguments, options):
         end.send((True, function(*arguments, **options)))
     except BaseException as error:
         end.send((False, (type(error).__name__, str(error))))
+
+
+#: What configs/accelerate/fsdp2.yaml makes of the environment.
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": 2,
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def sharded_on_cpu(function, *arguments, **options):
+    """Call `function` where accelerate shards on the CPU too: it does so on accelerators alone."""
+    from accelerate.state import DistributedType, PartialState
+
+    make = PartialState.__init__
+
+    def init(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = init
+    return function(*arguments, **options)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from collamo.errors import CollamoError
@@ -66,10 +67,15 @@ def non_finite_message(what: str, step: int, rows: Sequence[int] = ()) -> str:
 
 
 def check_weights(parameters: Iterable[tuple[str, nn.Parameter]], step: int) -> None:
-    """Raise CollamoError where a trained weight is NaN, infinite or beyond `LARGEST_WEIGHT`."""
+    """Raise CollamoError where a trained weight is NaN, infinite or beyond `LARGEST_WEIGHT`.
+
+    Of one that is cut among GPUs each looks at its part.
+    """
     for name, parameter in parameters:
-        if parameter.requires_grad and parameter.numel():
-            largest = parameter.detach().abs().max().item()
+        values = parameter.detach()
+        values = values.to_local() if isinstance(values, DTensor) else values
+        if parameter.requires_grad and values.numel():
+            largest = values.abs().max().item()
             if not largest <= LARGEST_WEIGHT:
                 raise CollamoError(
                     f"step {step}: {name} holds {largest:.3g}: training has diverged, and this "

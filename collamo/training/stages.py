@@ -16,9 +16,9 @@ tune            projector and LoRA in the language model;    ``adapter`` where i
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
@@ -38,6 +38,7 @@ from collamo.model.checksums import write_checksums
 from collamo.model.precompute import use_encoder_outputs
 from collamo.training.facts_head import FactsHead
 from collamo.training.freezing import (
+    FACTS_HEAD,
     align_parts,
     assert_trained,
     freeze_all_but,
@@ -52,7 +53,14 @@ from collamo.training.processes import from_first, is_first, wait_for_all
 from collamo.training.questions import QuestionCollator, QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.settings import check_settings, trained_settings
-from collamo.training.trainer import data_seed, evaluates, make_trainer, training_arguments
+from collamo.training.sharding import whole_weights
+from collamo.training.trainer import (
+    StageTrainer,
+    data_seed,
+    evaluates,
+    make_trainer,
+    training_arguments,
+)
 from collamo_kernels import use_backend
 
 if TYPE_CHECKING:
@@ -126,8 +134,10 @@ def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
         head.join(model)
     freeze_all_but(model, parts)
     expected = {name for name, _ in model.named_parameters() if part_of(name) in parts}
-    _fit(recipe, model, processor, data, expected, checkpoint)
-    if head is not None:
+    trainer = _fit(recipe, model, processor, data, expected, checkpoint)
+    if trainer.is_fsdp_enabled:
+        model = _in_one_piece(trainer, lambda: _start(recipe)[0])
+    elif head is not None:
         head.leave(model)
     return save(model, processor, output / "final")
 
@@ -144,13 +154,23 @@ def _tune(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     projector = processor.molecules_as == "soft_tokens"
     expected = expected_with_lora(model, recipe.lora, projector)
     adapted = add_lora(model, recipe.lora, projector)
-    _fit(recipe, adapted, processor, data, expected, checkpoint)
+    trainer = _fit(recipe, adapted, processor, data, expected, checkpoint)
+    if trainer.is_fsdp_enabled:
+
+        def adapt() -> nn.Module:
+            fresh, _, _ = _start(recipe)
+            fresh.config.molecules_as = processor.molecules_as
+            return add_lora(fresh, recipe.lora, projector)
+
+        adapted = cast("PeftModel", _in_one_piece(trainer, adapt))
     if recipe.init_from:  # else there is no checkpoint that an adapter could name as its base
         _save_adapter(adapted, processor, output / "adapter")
     if is_quantized(model):
         logger.info("a language model of 4 bits is not merged; `collamo merge` says what can be")
         return output / "adapter"
-    return save(adapted.merge_and_unload(), processor, output / "final")
+    # The others may hold a part of each weight: they have nothing to merge.
+    merged = adapted.merge_and_unload() if is_first() else adapted
+    return save(merged, processor, output / "final")
 
 
 def _save_adapter(adapted: PeftModel, processor: CollamoProcessor, folder: Path) -> None:
@@ -194,7 +214,7 @@ def _fit(
     data: PreparedData,
     expected: Iterable[str],
     checkpoint: str | None,
-) -> None:
+) -> StageTrainer:
     """Train the parameters named in `expected`, and nothing else."""
     assert_trained(model, expected, recipe.stage)
     if recipe.encoded:
@@ -228,6 +248,23 @@ def _fit(
         frozen=frozen_modules(model, recipe),
     )
     trainer.fit(checkpoint)
+    return trainer
+
+
+def _in_one_piece(trainer: StageTrainer, build: Callable[[], nn.Module]) -> nn.Module:
+    """Return what `build` does with the trained weights of all GPUs in it, in the first process.
+
+    Frozen weights are those it was begun with. The other processes write nothing: they keep theirs.
+    """
+    weights = whole_weights(trainer.model)
+    if not is_first():
+        return trainer.model
+    set_seed(trainer.args.seed)  # as before the model that was trained was built
+    model = build()
+    model.load_state_dict(
+        {name: x for name, x in weights.items() if part_of(name) != FACTS_HEAD}, strict=False
+    )
+    return model
 
 
 def _widen_trained(model: nn.Module, recipe: Recipe) -> None:

@@ -41,6 +41,7 @@ from collamo.training.questions import QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.sampler import EpochSampler
 from collamo.training.settings import trained_settings
+from collamo.training.sharding import ReduceUnused, prepare_sharding
 from collamo.training.termination import StopOnTermination
 from collamo.training.text_blocks import TextBlocks
 from collamo.training.throughput import Throughput
@@ -97,6 +98,18 @@ class StageTrainer(Trainer):
         self._facts_steps = 0
         self._num_parameters: int | None = None
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator, and say how a sharded model is cut."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            prepare_sharding(self.accelerator.state.fsdp_plugin, self.model)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
+        """Compute a sharded model's loss in the precision that accelerate gives any other."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().autocast_smart_context_manager(cache_enabled)
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
 
@@ -118,6 +131,8 @@ class StageTrainer(Trainer):
         if self.args.world_size > 1:
             # Dropout, also of modalities, would hide the same places of every device's batch.
             set_seed(self.args.seed + self.args.process_index)
+        if self.is_fsdp_enabled:
+            self.add_callback(ReduceUnused)
         termination = StopOnTermination()
         self.add_callback(termination)
         try:

@@ -36,7 +36,7 @@ def run():
 
 
 def recorded(recipe):
-    """Train; return the folder and the rows of each batch that this process was given."""
+    """Train; return the folder and, of each batch that this process was given, rows or tokens."""
     batches, make = [], stages.make_trainer
 
     def recording(*args, **options):
@@ -44,7 +44,7 @@ def recorded(recipe):
         collate = trainer.data_collator
 
         def collated(items):
-            batches.append([item.row for item in items])
+            batches.append([getattr(item, "row", str(item)) for item in items])
             return collate(items)
 
         trainer.data_collator = collated
