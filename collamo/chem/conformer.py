@@ -53,6 +53,7 @@ class Conformer:
         float32 ``[N, 3]`` in Å, atom order of `Molecule.mol`; None = absent, never zeros or 2D.
     method
         ``"etkdgv3+mmff"``, ``"etkdgv3+uff"`` (MMFF has no parameters), ``"etkdgv3"`` (neither has),
+        the same with ``nvmolkit`` for ``etkdgv3`` (ETKDGv3 on a GPU, `gpu_conformers`),
         ``"given"``, how the source computed it (``"b3lyp/6-31g(2df,p)"``) or ``"none"``.
     seed
         Of the embedding; None where nothing was embedded.
@@ -86,11 +87,13 @@ def embed_conformer(
     seed: int = 0,
     steps: int = FORCE_FIELD_STEPS,
     large_steps: int | None = None,
+    start: np.ndarray | None = None,
 ) -> Conformer:
     """Return a conformer: the given one, else ETKDGv3 + MMFF (UFF where MMFF has no parameters).
 
     The force field takes at most `steps`, of a molecule of `LARGE` atoms or more `large_steps`
-    (None: as many); without steps the geometry is ETKDG's.
+    (None: as many); without steps the geometry is ETKDG's. `start` [N,3] Å, hydrogens last, is a
+    geometry that nvMolKit has embedded, which is minimised alone.
 
     Hydrogens are added for the embedding and removed after; atom i of the result is atom i of
     `molecule.mol`. Where the embedding fails it is tried again from random coordinates. RDKit puts
@@ -104,7 +107,7 @@ def embed_conformer(
     own = given_conformer(molecule)
     if own is not None:
         return own
-    conformer = _embedded(molecule, seed, steps, large_steps)
+    conformer = _embedded(molecule, seed, steps, large_steps, start)
     refusal = refusal_note(molecule)
     if refusal is None or conformer.coordinates is None:
         return conformer
@@ -120,15 +123,27 @@ def refusal_note(molecule: Molecule) -> str | None:
     return None if refusal is None else f"the record's coordinates are no geometry: {refusal}"
 
 
-def _embedded(molecule: Molecule, seed: int, steps: int, large_steps: int | None) -> Conformer:
+def _embedded(
+    molecule: Molecule,
+    seed: int,
+    steps: int,
+    large_steps: int | None,
+    start: np.ndarray | None,
+) -> Conformer:
     try:
         with captured_log():
             full = Chem.AddHs(molecule.mol)
-            if not _embed(full, seed):
+            if start is not None:
+                conformer = Chem.Conformer(full.GetNumAtoms())
+                conformer.SetPositions(start)
+                full.AddConformer(conformer, assignId=True)
+            elif not _embed(full, seed):
                 return absent_conformer("ETKDGv3 found no geometry", seed)
             if large_steps is not None and full.GetNumAtoms() >= LARGE:
                 steps = large_steps
             method, converged = _minimise(full, steps)
+            if start is not None:
+                method = method.replace("etkdgv3", "nvmolkit")
     except MemoryError:
         return absent_conformer(OUT_OF_MEMORY, seed)
     except (RuntimeError, ValueError) as error:

@@ -35,8 +35,13 @@ SourceArgument = Annotated[
     ),
 ]
 ConformersOption = Annotated[
-    bool, typer.Option(help="Embed a conformer for a molecule that has none.")
+    str,
+    typer.Option(
+        help="What embeds a conformer for a molecule that has none: rdkit, or nvmolkit, which does "
+        "it on an NVIDIA GPU as far as it can, RDKit the rest."
+    ),
 ]
+NoConformersOption = Annotated[bool, typer.Option("--no-conformers", help="Embed none.")]
 StepsOption = Annotated[
     int, typer.Option(min=0, help="Longest minimisation of a conformer [steps]; 0: none.")
 ]
@@ -146,7 +151,8 @@ def _with_address(arguments: list[str]) -> list[str]:
 def prepare(
     source: SourceArgument,
     out: Annotated[str, typer.Option(help="Folder to write, a path or a URL such as s3://….")],
-    conformers: ConformersOption = True,
+    conformers: ConformersOption = "rdkit",
+    no_conformers: NoConformersOption = False,
     force_field_steps: StepsOption = 200,
     large_force_field_steps: LargeStepsOption = None,
     seed: SeedOption = 0,
@@ -185,7 +191,8 @@ def prepare(
     from collamo.data.prepare import prepare as prepare_source
 
     options = PrepareOptions(
-        conformers=conformers,
+        conformers=not no_conformers,
+        embedder=conformers,
         force_field_steps=force_field_steps,
         large_force_field_steps=large_force_field_steps,
         seed=seed,

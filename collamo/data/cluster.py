@@ -40,6 +40,9 @@ RETRIES = 10
 # Our choice: shards waiting per processor, so that none is idle while the driver reads on, and the
 # cluster sees what it may grow for.
 WAITING = 2
+# Our choice, not measured yet: the part of a GPU that a shard takes whose atoms one places. Its
+# worker minimises for most of the time.
+GPU_SHARE = 0.125
 # Bytes of Ray's object store where it is started here, the least it takes: nothing lies in it.
 OBJECT_STORE = 80 << 20
 
@@ -69,7 +72,9 @@ def write_on_cluster(
     with _connected(address, at_once) as ray:
         # Not CollamoError, which would be the same on another machine.
         again = [StorageError, OSError]
-        task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=again)(_prepare_shard)
+        share = GPU_SHARE if sharding.options.embedder == "nvmolkit" else 0
+        needs = {"num_cpus": 1, "num_gpus": share, "max_retries": RETRIES}
+        task = ray.remote(**needs, retry_exceptions=again)(_prepare_shard)
         running: dict[Any, int] = {}
         lost: dict[int, str] = {}
 
@@ -88,7 +93,7 @@ def write_on_cluster(
             while len(running) >= _window(ray, at_once):
                 finish_one()
             _store_rows(sharding.folder, index, rows)
-            job = _Job(sharding.folder, index, sharding.key, sharding.options, library_versions())
+            job = _Job(sharding.folder, index, sharding.key, sharding.options, sharding.versions)
             running[task.remote(job)] = index
         while running:
             finish_one()
@@ -113,7 +118,7 @@ class _Job:
 
 def _prepare_shard(job: _Job) -> None:
     """On a machine of the cluster: make a shard of the rows in the folder, and store it there."""
-    here = library_versions()
+    here = library_versions(job.options)
     if here != job.versions:
         raise CollamoError(
             f"{platform.node()} has {_listed(here)}, the machine that was asked "

@@ -33,7 +33,7 @@ from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_me
 from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
 from collamo.data.prepared import PreparedData
-from collamo.data.sharding import Sharding, library_versions, sidecar_of
+from collamo.data.sharding import Sharding, sidecar_of
 from collamo.data.shards import FACT_COLUMNS, SPLITS, TASK_SCHEMA, by_name, table_writer, tasks_path
 from collamo.data.splits import (
     joined_by_parent,
@@ -194,7 +194,7 @@ def _finish(sharding: Sharding) -> Manifest:
         absent_conformers=dict(summary.absent.most_common()),
         embedded_anew=dict(summary.embedded_anew.most_common()),
         motifs=list(MOTIFS),
-        versions=library_versions(),
+        versions=sharding.versions,
         files={path.name: file_entry(path, count) for path, count in rows.items()},
     )
     manifest.write(out / MANIFEST)

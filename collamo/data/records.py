@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+
 from collamo.chem.conformer import (
     Conformer,
     absent_conformer,
@@ -47,7 +49,7 @@ def process_row(row: SourceRow, options: PrepareOptions, absence: str | None = N
     if problem is not None:
         return Outcome(None, "split", problem)
     try:
-        columns = _molecule_columns(row.kind, row.text, row.geometry, options, absence)
+        columns = _molecule_columns(row.kind, row.text, row.geometry, row.start, options, absence)
     except MoleculeError as error:
         return Outcome(None, getattr(error, "code", "unreadable"), str(error))
     except (RuntimeError, ValueError) as error:
@@ -70,7 +72,11 @@ def _split_problem(row: SourceRow, options: PrepareOptions) -> str | None:
 
 
 def _conformer(
-    molecule: Molecule, geometry: str | None, options: PrepareOptions, absence: str | None
+    molecule: Molecule,
+    geometry: str | None,
+    start: bytes | None,
+    options: PrepareOptions,
+    absence: str | None,
 ) -> Conformer:
     conformer = given_conformer(molecule)
     if conformer is not None:
@@ -80,7 +86,11 @@ def _conformer(
     if not options.conformers:
         return absent_conformer("; ".join(filter(None, (NOT_ASKED_FOR, refusal_note(molecule)))))
     return embed_conformer(
-        molecule, options.seed, options.force_field_steps, options.large_force_field_steps
+        molecule,
+        options.seed,
+        options.force_field_steps,
+        options.large_force_field_steps,
+        None if start is None else np.frombuffer(start).reshape(-1, 3),
     )
 
 
@@ -92,11 +102,16 @@ def title(row: SourceRow) -> str:
 
 @lru_cache(maxsize=REMEMBERED)
 def _molecule_columns(
-    kind: str, text: str, geometry: str | None, options: PrepareOptions, absence: str | None
+    kind: str,
+    text: str,
+    geometry: str | None,
+    start: bytes | None,
+    options: PrepareOptions,
+    absence: str | None,
 ) -> Mapping[str, object]:
     """Return the columns of a shard that the molecule alone sets."""
     molecule = MOLECULE_READERS[kind](text)
-    conformer = _conformer(molecule, geometry, options, absence)
+    conformer = _conformer(molecule, geometry, start, options, absence)
     features = featurize(molecule, conformer)
     facts = measure(molecule, conformer)
     coordinates = conformer.coordinates

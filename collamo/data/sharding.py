@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TypedDict
@@ -26,7 +26,7 @@ from collamo.data.records import Outcome
 from collamo.data.shards import MOLECULE_SCHEMA, shard_name, write_table
 from collamo.data.sources import SourceRow, count_rows, open_source
 from collamo.data.workers import check_workers_allowed, process_rows
-from collamo.errors import UsageError
+from collamo.errors import MissingDependencyError, UsageError
 from collamo.files import file_sha256, write_text
 from collamo.storage import Folder
 
@@ -72,6 +72,7 @@ class Sharding:
                 f"{self.source.name} has no published split; take scaffold, random or column:NAME"
             )
         self.options, self.folder, self.out = options, folder, out
+        self.versions = library_versions(options)
         self.sha256 = self.source.file.sha256
         self.total = count_rows(self.source, options.limit)
         self.count = -(-self.total // options.shard_size)
@@ -80,7 +81,7 @@ class Sharding:
     def key(self) -> str:
         """What a shard was made from; shards with another key are not ours."""
         options = dataclasses.asdict(self.options)
-        made_from = [self.sha256, options, library_versions(), MOTIFS, FORMAT_VERSION]
+        made_from = [self.sha256, options, self.versions, MOTIFS, FORMAT_VERSION]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def start(self) -> None:
@@ -193,10 +194,21 @@ def sidecar_of(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that shape the result."""
+def library_versions(options: PrepareOptions) -> dict[str, str]:
+    """Return the versions of the libraries that shape the result.
+
+    MissingDependencyError where one that the options ask for is not installed.
+    """
     names = ("rdkit", "selfies", "numpy", "pyarrow")
-    return {name: version(name) for name in names}
+    if options.embedder == "nvmolkit":
+        names += ("nvmolkit",)
+    try:
+        return {name: version(name) for name in names}
+    except PackageNotFoundError as error:
+        raise MissingDependencyError(
+            f"--conformers nvmolkit: {error.name} is not installed; pip install nvmolkit, which "
+            "pins a version of RDKit, on Linux with an NVIDIA GPU, or leave the option out"
+        ) from None
 
 
 def _read_sidecar(path: Path) -> Sidecar | None:

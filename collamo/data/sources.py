@@ -50,6 +50,8 @@ class SourceRow:
         (code, reason) when the record itself cannot be read; None otherwise.
     geometry
         How the source computed the places of its atoms; None where it does not say.
+    start
+        The places [N,3] float64 Å of its atoms, hydrogens last, that a GPU has embedded.
     """
 
     number: int
@@ -58,6 +60,7 @@ class SourceRow:
     columns: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None
     geometry: str | None = None
+    start: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from collamo.chem.conformer_workers import (
     wall_limit,
     worker_context,
 )
+from collamo.data.gpu_rows import placed_rows
 from collamo.data.options import PrepareOptions
 from collamo.data.records import Outcome, process_row
 from collamo.data.sources import SourceRow
@@ -40,8 +41,11 @@ def process_rows(
     """Yield each row with what became of it, in the order in which workers finish.
 
     A chunk that dies, hangs or runs out of memory is done again molecule by molecule; a molecule
-    that does so alone is done without a conformer; one that does even then is rejected.
+    that does so alone is done without a conformer; one that does even then is rejected. Where the
+    options say so, a GPU places the atoms first.
     """
+    if options.conformers and options.embedder == "nvmolkit":
+        rows = placed_rows(rows, options)
     source = _chunks(rows)
     again: deque[_Message] = deque()
     running: dict[Future[list[Outcome]], _Message] = {}

@@ -37,7 +37,7 @@ def jobs(source, out):
     sharding.start()
     for index, rows in sharding.rows(sharding.missing()):
         cluster._store_rows(sharding.folder, index, rows)
-        versions = cluster.library_versions()
+        versions = cluster.library_versions(OPTIONS)
         yield cluster._Job(sharding.folder, index, sharding.key, OPTIONS, versions)
 
 
