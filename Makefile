@@ -105,6 +105,12 @@ $(SERVE)/ready: .venv/collamo
 test-serve: $(SERVE)/ready
 	$(SERVE)/bin/python -m pytest tests/inference/serve tests/cli/test_serve_command.py
 
+# The model through torch's code generator, which takes minutes: evaluation, training steps, both stages of a
+# recipe, and the exported encoders.
+.PHONY: test-compile
+test-compile: .venv/collamo
+	$(BIN)/python -m pytest tests/model/compiled.py
+
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest
 $(OLDEST)/ready: .venv/collamo

@@ -160,7 +160,7 @@ class MoleculeBatch:
         """
         one_d, two_d, three_d = present.unbind(-1)
         hops = torch.where(two_d[..., None, None], self.hops, NO_HOPS).to(torch.uint8)
-        return dataclasses.replace(self, has_1d=one_d, has_2d=two_d, has_3d=three_d, hops=hops)
+        return self._with(has_1d=one_d, has_2d=two_d, has_3d=three_d, hops=hops)
 
     @property
     def present(self) -> Tensor:
@@ -200,7 +200,11 @@ class MoleculeBatch:
         return ((name, tensor) for name, tensor in pairs if tensor is not None)
 
     def _map(self, function: Callable[[str, Tensor], Tensor]) -> MoleculeBatch:
-        return dataclasses.replace(self, **{name: function(name, x) for name, x in self._items()})
+        return self._with(**{name: function(name, x) for name, x in self._items()})
+
+    def _with(self, **tensors: Tensor) -> MoleculeBatch:
+        """As `dataclasses.replace`, which torch.compile cannot look into."""
+        return MoleculeBatch(**{**self.tensors(), **tensors})
 
 
 #: Names of all tensors; of those that every batch has; of stored outputs, with their modality.

@@ -60,6 +60,12 @@ class CollamoCausalLMOutputWithPast(CausalLMOutputWithPast):
     molecule_hidden_states: torch.FloatTensor | None = None
 
 
+# A compiled graph cannot say which prompt it is.
+_UNFILLED = (
+    "a prompt's <mol> tokens and its molecules disagree in number; use one <mol> per molecule and "
+    "let CollamoProcessor expand it"
+)
+
 Output = TypeVar("Output", CollamoModelOutputWithPast, CollamoCausalLMOutputWithPast)
 # Looked up once, because torch.compile cannot look into a dataclass.
 _FIELDS = {
@@ -155,7 +161,53 @@ def _init_radial(radial: GaussianRadial) -> None:
         init.uniform_(radial.sigma, 0, 3)
 
 
-class CollamoModel(CollamoPreTrainedModel):
+class ReadsMolecules:
+    """Encoders and a projector, and the way through them."""
+
+    config: CollamoConfig
+    training: bool
+    mol_projector: CoProjector
+    selfies_encoder: SelfiesEncoder
+
+    def get_molecule_features(self, molecules: MoleculeBatch) -> Tensor:
+        """Encode molecules to soft tokens.
+
+        In training, present modalities are dropped at random. Stored outputs of an encoder take the
+        place of running it; it then gets no gradient.
+
+        Returns
+        -------
+        Tensor
+            [R,M,b,D] in the language model's width; exactly zero where `molecule_valid` is False,
+            and for a molecule with none of ``config.modalities``.
+        """
+        shape, molecules = molecules.molecule_valid.shape, molecules.flat()
+        read = [m in self.config.modalities for m in MODALITIES]
+        present = molecules.present & torch.tensor(read, device=molecules.present.device)
+        dropout = self.config.projector_config.modality_dropout
+        if self.training and dropout > 0:
+            present = drop_modalities(present, dropout)
+        molecules = molecules.narrowed_to(present)
+        levels = {m: self._levels(m, molecules) for m in MODALITIES}
+        return self.mol_projector(levels, molecules).unflatten(0, shape)
+
+    def _levels(self, modality: str, molecules: MoleculeBatch) -> dict[int, Tensor]:
+        """Levels [B,T,C] by number that the projector reads: stored, or of the encoder."""
+        encoder = getattr(self, ENCODER_PARTS[modality])
+        numbers = self.mol_projector.levels_read(modality)
+        stored = molecules.stored_outputs(modality)
+        if stored is None:
+            return encoder.encode(molecules, numbers)
+        if list(stored.shape[2:]) != [len(numbers), encoder.config.hidden_size]:
+            raise ValueError(
+                f"encoded_{modality} has shape {list(stored.shape)}; its last two must be "
+                f"{[len(numbers), encoder.config.hidden_size]}: levels {numbers} and channels"
+            )
+        levels = stored.to(self.selfies_encoder.norm.weight.dtype).unbind(2)
+        return dict(zip(numbers, levels, strict=True))
+
+
+class CollamoModel(ReadsMolecules, CollamoPreTrainedModel):
     """Molecule encoders, projector and a language model without its output layer.
 
     Soft tokens of the molecules replace the embeddings of `<mol>` in the prompt, in order.
@@ -207,43 +259,6 @@ class CollamoModel(CollamoPreTrainedModel):
         for encoder in (self.selfies_encoder, self.graph_encoder, self.conformer_encoder):
             encoder.train(mode and any(p.requires_grad for p in encoder.parameters()))
         return self
-
-    def get_molecule_features(self, molecules: MoleculeBatch) -> Tensor:
-        """Encode molecules to soft tokens.
-
-        In training, present modalities are dropped at random. Stored outputs of an encoder take the
-        place of running it; it then gets no gradient.
-
-        Returns
-        -------
-        Tensor
-            [R,M,b,D] in the language model's width; exactly zero where `molecule_valid` is False,
-            and for a molecule with none of ``config.modalities``.
-        """
-        shape, molecules = molecules.molecule_valid.shape, molecules.flat()
-        read = [m in self.config.modalities for m in MODALITIES]
-        present = molecules.present & torch.tensor(read, device=molecules.present.device)
-        dropout = self.config.projector_config.modality_dropout
-        if self.training and dropout > 0:
-            present = drop_modalities(present, dropout)
-        molecules = molecules.narrowed_to(present)
-        levels = {m: self._levels(m, molecules) for m in MODALITIES}
-        return self.mol_projector(levels, molecules).unflatten(0, shape)
-
-    def _levels(self, modality: str, molecules: MoleculeBatch) -> dict[int, Tensor]:
-        """Levels [B,T,C] by number that the projector reads: stored, or of the encoder."""
-        encoder = getattr(self, ENCODER_PARTS[modality])
-        numbers = self.mol_projector.levels_read(modality)
-        stored = molecules.stored_outputs(modality)
-        if stored is None:
-            return encoder.encode(molecules, numbers)
-        if list(stored.shape[2:]) != [len(numbers), encoder.config.hidden_size]:
-            raise ValueError(
-                f"encoded_{modality} has shape {list(stored.shape)}; its last two must be "
-                f"{[len(numbers), encoder.config.hidden_size]}: levels {numbers} and channels"
-            )
-        levels = stored.to(self.selfies_encoder.norm.weight.dtype).unbind(2)
-        return dict(zip(numbers, levels, strict=True))
 
     @can_return_tuple
     def forward(
@@ -317,14 +332,19 @@ class CollamoModel(CollamoPreTrainedModel):
         if going_on:
             real = _last(real, where.sum(1) // soft.shape[2])
         places, fills = where.sum(1), real.sum(1) * soft.shape[2]
-        if not torch.compiler.is_compiling() and not torch.equal(places, fills):
+        if torch.compiler.is_compiling():
+            torch._assert_async((places == fills).all(), _UNFILLED)
+        elif not torch.equal(places, fills):
             row = int((places != fills).nonzero()[0])
             raise ValueError(
                 f"prompt {row} has {int(places[row])} <mol> tokens, but its {int(real[row].sum())} "
                 f"molecules fill {int(fills[row])}; use one <mol> per molecule and let "
                 "CollamoProcessor expand it"
             )
-        return embeds.masked_scatter(where[..., None], soft[real].to(embeds))
+        if not soft.shape[1]:
+            return embeds
+        rows = F.embedding(_soft_rows(where, real, soft.shape[2]), soft.flatten(0, 2).to(embeds))
+        return torch.where(where[..., None], rows, embeds)
 
     def _refuse_unfilled(self, ids: Tensor | None, embeds: Tensor, cache: Cache | None) -> None:
         """Raise where `<mol>` would be read as a word: fluent text about no molecule at all."""
@@ -387,14 +407,23 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
     def _scored_loss(
         self, hidden: Tensor, labels: Tensor, label_weights: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """[R,T,D] hidden states, [R,T] labels → the same loss, without logits for -100."""
-        scored = labels[:, 1:] != -100
-        logits, targets = self.lm_head(hidden[:, :-1][scored]), labels[:, 1:][scored]
+        """[R,T,D] hidden states, [R,T] labels → the same loss, without logits for -100.
+
+        A compiled graph, in which no size may depend on labels, has logits for those too.
+        """
+        parts = [hidden[:, :-1], labels[:, 1:]]
         if label_weights is not None:
-            weights = label_weights[:, 1:][scored]
+            parts.append(label_weights[:, 1:])
+        scored = labels[:, 1:] != -100
+        hidden, targets, *weights = (
+            x.flatten(0, 1) if torch.compiler.is_compiling() else x[scored] for x in parts
+        )
+        logits = self.lm_head(hidden)
+        if weights:
+            weight = torch.where(targets == -100, 0.0, weights[0])
             losses = F.cross_entropy(logits.float(), targets, reduction="none")
             total = kwargs.get("num_items_in_batch")
-            return (losses * weights).sum() / (weights.sum() if total is None else total)
+            return (losses * weight).sum() / (weight.sum() if total is None else total)
         return self.loss_function(
             logits=logits,
             labels=None,
@@ -541,6 +570,19 @@ class CollamoForConditionalGeneration(CollamoPreTrainedModel, GenerationMixin):
 def _is_filled(cache: Cache | None) -> bool:
     """Whether tokens are in the cache."""
     return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def _soft_rows(where: Tensor, real: Tensor, queries: int) -> Tensor:
+    """Which row of the soft tokens [R·M·b] each place of `where` takes: a row's in order.
+
+    [R,T] bool, [R,M] bool, b → [R,T] int64; any row where nothing is taken. No size of it depends
+    on numbers: nobody waits for a GPU, and a compiled graph goes on.
+    """
+    number = where.cumsum(1) - 1
+    order = (~real).sort(dim=1, stable=True).indices  # real ones first
+    place = (number // queries).clamp(0, real.shape[1] - 1)
+    first = torch.arange(len(real), device=real.device)[:, None] * real.shape[1]
+    return (first + order.gather(1, place)) * queries + number % queries
 
 
 def _last(real: Tensor, count: Tensor) -> Tensor:

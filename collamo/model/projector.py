@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import cast
@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import MODALITIES, ProjectorConfig
+from collamo.model.encoders.packing import stays_padded
 from collamo_kernels import (
     CoAttention,
     GaussianRadial,
@@ -97,20 +98,10 @@ class CoProjector(nn.Module):
             [B,b,text_width]; zero for a molecule without any modality.
         """
         present, valid = molecules.present, {m: molecules.valid(m) for m in MODALITIES}
-        text, atoms = (
-            RealTokens.without_padding(valid["1d"]),
-            RealTokens.without_padding(valid["2d"] | valid["3d"]),
-        )
+        text, atoms = (RealTokens.of(x) for x in (valid["1d"], valid["2d"] | valid["3d"]))
         tokens = {"1d": text, "2d": atoms, "3d": atoms}
         real = {m: tokens[m].pack(valid[m]) for m in MODALITIES}
-        pairs = Relations(
-            hops=atoms.pack_pairs(molecules.hops),
-            coordinates=atoms.pack(molecules.coordinates.float()),
-            has_3d=present[:, 2],
-            cu_seqlens=atoms.cu_seqlens,
-        )
-        relations = {m: replace(pairs, valid=real[m]) for m in ("2d", "3d")}
-        relations["1d"] = Relations(cu_seqlens=text.cu_seqlens)
+        pairs, relations = self._relations(molecules, tokens, valid)
         phi = self._shared_phi(pairs)
         z = {m: torch.zeros((), device=present.device) for m in MODALITIES}
         place, reach = self._reach(tokens, real)
@@ -125,6 +116,31 @@ class CoProjector(nn.Module):
         soft = self.head(self.norm(p))
         return torch.where(present.any(1)[:, None, None], soft, 0.0)
 
+    def _relations(
+        self,
+        molecules: MoleculeBatch,
+        tokens: Mapping[str, RealTokens],
+        valid: Mapping[str, Tensor],
+    ) -> tuple[Relations, dict[str, Relations]]:
+        """What is known about pairs of atoms, and about those of each modality: packed as the
+        tokens are, or padded."""
+        atoms, has_3d, coordinates = tokens["2d"], molecules.present[:, 2], molecules.coordinates
+        if atoms.cu_seqlens is None:
+            of_pairs = {"hops": molecules.hops, "coordinates": coordinates.float()}
+            relations = {
+                m: Relations(**of_pairs, has_3d=has_3d, valid=valid[m]) for m in ("2d", "3d")
+            }
+            pairs = Relations(**of_pairs, has_3d=has_3d, valid=valid["2d"] | valid["3d"])
+            return pairs, {**relations, "1d": Relations(valid=valid["1d"])}
+        pairs = Relations(
+            hops=atoms.pack_pairs(molecules.hops),
+            coordinates=atoms.pack(coordinates.float()),
+            has_3d=has_3d,
+            cu_seqlens=atoms.cu_seqlens,
+        )
+        relations = {m: replace(pairs, valid=atoms.pack(valid[m])) for m in ("2d", "3d")}
+        return pairs, {**relations, "1d": Relations(cu_seqlens=tokens["1d"].cu_seqlens)}
+
     def levels_read(self, modality: str) -> list[int]:
         """Return the numbers of the encoder's levels that are read, ascending."""
         return sorted(set(cast("LevelInputs", self.inputs[modality]).level))
@@ -138,17 +154,18 @@ class CoProjector(nn.Module):
         column of every token, [M] int64 into the flattened [B·T], and [B,b,T] bool.
         """
         lengths = [tokens[m].longest for m in MODALITIES]
-        width = sum(lengths)
-        parts = zip(tokens.values(), accumulate(lengths, initial=0), strict=False)
+        # Not `sum`: torch.export cannot save what it makes of that.
+        *starts, width = accumulate(lengths, initial=0)
+        parts = zip(tokens.values(), starts, strict=True)
         place = torch.cat([t.molecule * width + start + t.number for t, start in parts])
-        batch, queries = len(tokens["1d"].cu_seqlens) - 1, self.queries.base.shape[0]
+        batch, queries = tokens["1d"].batch, self.queries.base.shape[0]
         there = torch.zeros(batch * width, dtype=torch.bool, device=place.device)
         there = there.index_copy(0, place, torch.cat([real[m] for m in tokens]))
         there = there.view(batch, 1, width)
         if self.collaboration:
             return place, there.expand(-1, queries, -1)
         kind = torch.arange(len(MODALITIES), device=place.device)
-        column_kind = kind.repeat_interleave(torch.tensor(lengths, device=place.device))
+        column_kind = torch.cat([x.expand(n) for x, n in zip(kind.unbind(), lengths, strict=True)])
         query_kind = torch.arange(queries, device=place.device) * len(MODALITIES) // queries
         return place, there & (query_kind[:, None] == column_kind)
 
@@ -178,9 +195,9 @@ class CoProjector(nn.Module):
         self, relations: Mapping[str, Relations]
     ) -> AbstractContextManager[object]:
         """Let layers that have a Φ3d each share the launches that tabulate it."""
+        if self._computes_again() or torch.compiler.is_compiling():
+            return nullcontext()
         stack = ExitStack()
-        if self._computes_again():
-            return stack
         for m in ("2d", "3d"):
             layers = (cast("CoProjectorLayer", layer) for layer in self.layers)
             blocks = (cast("BranchBlock", layer.branches[m]) for layer in layers)
@@ -196,25 +213,33 @@ class RealTokens:
     """The real tokens of a padded batch [B,T] one after the other: what the layers work on.
 
     64 PubChem molecules padded to the longest are 21,120 tokens of three modalities; 5,800 are
-    real.
+    real. A compiled graph works on all of them: see `stays_padded`.
 
     Attributes
     ----------
+    batch
+        B.
     index
         [M] int64, place of each in the flattened [B·T].
     molecule, number
         [M] int64, its molecule, and its number among the real ones of that.
     cu_seqlens
-        [B+1] int32, their running total.
+        [B+1] int32, their running total; None with padding.
     longest
         The largest number of them in a molecule.
     """
 
+    batch: int
     index: Tensor
     molecule: Tensor
     number: Tensor
-    cu_seqlens: Tensor
+    cu_seqlens: Tensor | None
     longest: int
+
+    @classmethod
+    def of(cls, real: Tensor) -> RealTokens:
+        """[B,T] bool, True = real; without the others where that can be."""
+        return cls.with_padding(real) if stays_padded() else cls.without_padding(real)
 
     @classmethod
     def without_padding(cls, real: Tensor) -> RealTokens:
@@ -225,11 +250,21 @@ class RealTokens:
         molecule = index // max(real.shape[1], 1)
         number = torch.arange(len(index), device=index.device) - before[molecule]
         longest = int(counts.max()) if len(counts) else 0
-        return cls(index, molecule, number, before.int(), longest)
+        return cls(len(real), index, molecule, number, before.int(), longest)
+
+    @classmethod
+    def with_padding(cls, real: Tensor) -> RealTokens:
+        """[B,T] bool → all B·T of them."""
+        batch, length = real.shape
+        index = torch.arange(batch * length, device=real.device)
+        number = torch.arange(length, device=real.device).repeat(batch)
+        molecule = torch.arange(batch, device=real.device).repeat_interleave(length)
+        return cls(batch, index, molecule, number, None, length)
 
     def pack(self, x: Tensor) -> Tensor:
         """[B,T,…] → [M,…]."""
-        return x.flatten(0, 1).index_select(0, self.index)
+        x = x.flatten(0, 1)
+        return x if self.cu_seqlens is None else x.index_select(0, self.index)
 
     def pack_pairs(self, x: Tensor) -> Tensor:
         """[B,T,T] → [P]: pairs of real tokens of one molecule, row by row."""
@@ -428,7 +463,12 @@ class BranchBlock(nn.Module):
         own = self.relation_bias
         if own is not None:
             phi = own()
-        attended = self.attention(self.attention_norm(z), relations, **phi)
+        x = self.attention_norm(z)
+        if relations.packed:
+            attended = self.attention(x, relations, **phi)
+        else:
+            shape = cast("Tensor", relations.valid).shape
+            attended = self.attention(x.unflatten(0, shape), relations, **phi).flatten(0, 1)
         return self.feed_forward(z + self.dropout(attended))
 
 

@@ -164,6 +164,27 @@ class Relations(PreparedRelations):
         without = replace(packed, hops=None)
         return without if layout == "packed" else without.padded()
 
+    @classmethod
+    def of_equal_sizes(
+        cls, molecules: int, atoms: int, device: torch.device | str | None = None
+    ) -> Relations:
+        """Return packed relations of molecules with as many places each, and nothing else.
+
+        No device is asked for the sizes, so that a compiled graph can make them.
+
+        >>> Relations.of_equal_sizes(2, 3).cu_seqlens.tolist()
+        [0, 3, 6]
+        """
+        relations = cls()
+        _set(
+            relations,
+            cu_seqlens=torch.arange(molecules + 1, dtype=torch.int32, device=device) * atoms,
+            max_seqlen=atoms,
+            num_atoms=molecules * atoms,
+            num_pairs=molecules * atoms * atoms,
+        )
+        return relations
+
     def __repr__(self) -> str:
         """Shapes instead of numbers: a batch has a million of them."""
         parts = [f"{name} {list(tensor.shape)}" for name, tensor in self._tensors()]

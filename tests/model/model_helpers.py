@@ -29,6 +29,26 @@ SMALL = {
     },
 }
 
+#: One layer of everything, for tests in which the time is that of a compiler.
+SMALLEST = {
+    "gin_config": {"num_layers": 1, "hidden_size": 16},
+    "unimol_config": {
+        "num_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "num_gaussians": 4,
+    },
+    "projector_config": {
+        "num_layers": 1,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "intermediate_size": 16,
+        "num_query_tokens": 3,
+        "num_gaussians": 4,
+    },
+}
+
 
 def build(tokenizer, overrides=None, **llama):
     """Return a fresh random model and its processor."""
@@ -44,6 +64,40 @@ def build(tokenizer, overrides=None, **llama):
     llm = LlamaForCausalLM(tiny_llama_config(len(tokenizer), **{**sizes, **llama}))
     flat = copy.deepcopy({**SMALL, **(overrides or {})})
     return build_model((llm, copy.deepcopy(tokenizer)), flat, preset="tiny")
+
+
+def batches_of_all_sizes(processor, features):
+    """Inputs of a model, each batch of other numbers of prompts, tokens, atoms and bonds."""
+    names = list(features)
+    choices = (names, names[:3], names[1:4], names[2:5], [names[1]] * 2, names[3:], names[::2])
+    questions = [processor.prompt("What is it?" + " Tell me." * i) for i in range(11)]
+    return [
+        processor(questions[i : i + len(chosen)], [features[name] for name in chosen])
+        for i, chosen in enumerate(choices)
+    ]
+
+
+def compare_steps(compiled, eager, batches):
+    """Hold a compiled model's losses, gradients and buffers to those of its eager copy."""
+    mine, theirs = dict(compiled._orig_mod.named_parameters()), dict(eager.named_parameters())
+    for step, inputs in enumerate(batches):
+        labels = inputs["input_ids"].clone()
+        labels[:, :-3] = -100
+        losses = []
+        for run in (eager, compiled):
+            torch.manual_seed(step)
+            run.zero_grad()
+            losses.append(run(**inputs, labels=labels, skip_logits=True).loss)
+            losses[-1].backward()
+        torch.testing.assert_close(*losses)
+        for name, parameter in mine.items():
+            other = theirs[name].grad
+            torch.testing.assert_close(
+                parameter.grad, other, msg=lambda text, n=name: f"{n}: {text}"
+            )
+        # The statistics of batch norms, which must not see padding.
+        for own, other in zip(compiled._orig_mod.buffers(), eager.buffers(), strict=True):
+            torch.testing.assert_close(own, other)
 
 
 def molecules_of(inputs):

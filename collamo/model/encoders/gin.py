@@ -15,7 +15,7 @@ from collamo.chem.features import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from collamo.data.batch import MoleculeBatch
 from collamo.model.configuration import GinConfig
 from collamo.model.encoders.embeddings import all_rows
-from collamo.model.encoders.packing import frozen_mode
+from collamo.model.encoders.packing import frozen_mode, in_frozen_mode, stays_padded
 from collamo_kernels import neighbour_sum
 from collamo_kernels.bare import is_bare
 
@@ -138,7 +138,7 @@ class GinEncoder(nn.Module):
         """Encode a padded batch of molecules.
 
         It is flattened to one graph of its real atoms: padding costs nothing, and batch statistics
-        never see it.
+        never see it. In a compiled graph padding is there and passed over: see `stays_padded`.
 
         Parameters
         ----------
@@ -159,6 +159,8 @@ class GinEncoder(nn.Module):
         dict of int to Tensor
             Levels 0 (embedding) to num_layers (output), each [B,N,C], zero in padding.
         """
+        if stays_padded():
+            return self._padded_levels(atom_features, edge_index, edge_features, valid, numbers)
         with frozen_mode(self):
             edges, bonds = flatten_edges(edge_index, edge_features, valid)
             levels, classes = self._levels(atom_features[valid], edges, bonds)
@@ -168,19 +170,44 @@ class GinEncoder(nn.Module):
             rows = {number: h.index_select(0, classes[number]) for number, h in rows.items()}
         return {number: unflatten(h, valid) for number, h in rows.items()}
 
+    def _padded_levels(
+        self,
+        atom_features: Tensor,
+        edge_index: Tensor,
+        edge_features: Tensor,
+        valid: Tensor,
+        numbers: Collection[int] | None,
+    ) -> dict[int, Tensor]:
+        """As `levels`, of a graph that holds the padding too, and one atom more.
+
+        Edges of padding run from that atom to itself. All these rows are zero after every round,
+        so that nothing grows in them that a gradient could not stand.
+        """
+        with frozen_mode(self):
+            edges, bonds = padded_edges(edge_index, edge_features, valid)
+            x = torch.where(valid[..., None], atom_features, 0).flatten(0, 1)
+            real = F.pad(valid.flatten(), (0, 1))
+            levels, _ = self._levels(F.pad(x, (0, 0, 0, 1)), edges, bonds, real)
+        numbers = range(len(levels)) if numbers is None else numbers
+        inside = {number: levels[number][:-1].unflatten(0, valid.shape) for number in numbers}
+        return {number: torch.where(valid[..., None], h, 0.0) for number, h in inside.items()}
+
     def _levels(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, real: Tensor | None = None
     ) -> tuple[list[Tensor], list[Tensor] | None]:
         """Every level [A,C]; or, a frozen one, [K,C] with the row [A] int64 of each atom.
 
         Atoms that are equal so far are then computed once. Of 1,807 atoms of 64 PubChem molecules
         71 differ at first, and 585, 1,088, 1,346, 1,464 and 1,541 after as many rounds.
+
+        With `real` [A] bool rows of padding are among them, in a compiled graph.
         """
         bonds = cast("GinConv | SelfLoopGinConv", self.gnns[0]).bond_encoder
         edges = Edges.sorted_by_target(edge_index, bonds.kinds(edge_attr), len(x))
+        edges = edges._replace(real=real)
         # In training mode atoms have dropout of their own, and count in the statistics. On a GPU
         # finding classes would ask the device for numbers.
-        frozen = torch.is_inference_mode_enabled() and not any(m.training for m in self.modules())
+        frozen = in_frozen_mode() and not any(m.training for m in self.modules())
         if not frozen or not len(x) or x.device.type != "cpu":
             levels = [self.atom_encoder(x)]
             for number in range(len(self.gnns)):
@@ -197,7 +224,10 @@ class GinEncoder(nn.Module):
         affine = norm.as_affine()
         h = self.gnns[number](h, edges, affine, relu)
         if affine is None:
-            h = F.relu(norm(h)) if relu else norm(h)
+            h = norm(h, edges.real)
+            h = F.relu(h) if relu else h
+        if edges.real is not None:
+            h = torch.where(edges.real[:, None], h, 0.0)
         return F.dropout(h, self.dropout, self.training)
 
 
@@ -249,12 +279,14 @@ class Edges(NamedTuple):
 
     `source` and `kind` [E] int64; `ptr` [A+1] int64, the running total of edges into each atom.
     With `receiver` [A] int64 sources and receivers are rows of fewer atoms than edges lead to.
+    With `real` [A] bool some rows are padding, which no statistics may see.
     """
 
     source: Tensor
     kind: Tensor
     ptr: Tensor
     receiver: Tensor | None = None
+    real: Tensor | None = None
 
     @classmethod
     def sorted_by_target(cls, edge_index: Tensor, kind: Tensor, num_atoms: int) -> Edges:
@@ -296,14 +328,14 @@ class GinConv(nn.Module):
 
     def forward(self, h: Tensor, edges: Edges, affine: Affine | None, relu: bool) -> Tensor:
         """[A,C] atoms → [A,C], of the atoms that `edges` lead to; see `mapped`."""
-        source, kind, ptr, receiver = edges
+        source, kind, ptr, receiver, real = edges
         bonds = self.bond_encoder()
         z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=1 + self.eps)
         modules = cast("tuple[nn.Linear, AtomBatchNorm, nn.ReLU, nn.Linear]", tuple(self.mlp))
         first, inner_norm, _, second = modules
         inner = inner_norm.as_affine()
         z = mapped(first, inner, z, relu=True)
-        return mapped(second, affine, F.relu(inner_norm(z)) if inner is None else z, relu)
+        return mapped(second, affine, F.relu(inner_norm(z, real)) if inner is None else z, relu)
 
 
 class SelfLoopGinConv(nn.Module):
@@ -318,7 +350,7 @@ class SelfLoopGinConv(nn.Module):
 
     def forward(self, h: Tensor, edges: Edges, affine: Affine | None, relu: bool) -> Tensor:
         """[A,C] atoms → [A,C], of the atoms that `edges` lead to; see `mapped`."""
-        source, kind, ptr, receiver = edges
+        source, kind, ptr, receiver, _ = edges
         bonds, one = self.bond_encoder(), h.new_ones(1)
         z = neighbour_sum(h, bonds, source, kind, ptr, receiver=receiver, scale=one, relu=False)
         z = (z + bonds[SELF_LOOP * PRETRAIN_GNNS_BOND_SIZES[1]]).to(h.dtype)
@@ -369,28 +401,34 @@ class AtomBatchNorm(nn.BatchNorm1d):
         """Whether it normalises by the batch, and remembers it."""
         return self.training and self.weight.requires_grad
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[A,C] → [A,C]."""
-        if self.learns and dist.is_initialized() and dist.get_world_size() > 1:
-            return self._over_processes(x)
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """[A,C] → [A,C]; of the rows that are `real` [A] bool, where some are padding."""
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        if self.learns and (several or real is not None):
+            return self._over_all(x, real, _sum_over_processes if several else None)
         if self.training and (x.shape[0] < 2 or not self.learns):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
 
-    def _over_processes(self, x: Tensor) -> Tensor:
-        """Normalise by the atoms of all processes; nn.SyncBatchNorm does so on GPUs alone.
+    def _over_all(
+        self, x: Tensor, real: Tensor | None, add_up: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
+        """Normalise by the atoms of all processes, where `add_up` sums over them, and by the `real`
+        rows alone: nn.SyncBatchNorm does so on GPUs alone, and no layer of torch's passes rows over.
 
         Mean first, then the squares around it, so that nothing cancels.
         """
-        rows = x.float()
-        sums = _sum_over_processes(torch.cat([rows.new_full((1,), len(x)), rows.sum(0)]))
+        add_up = add_up or (lambda sums: sums)
+        inside = x.new_ones(len(x), 1, dtype=torch.bool) if real is None else real[:, None]
+        rows = torch.where(inside, x.float(), 0.0)
+        sums = add_up(torch.cat([inside.sum().float()[None], rows.sum(0)]))
         count, total = sums.split([1, x.shape[1]])
         known = (count > 1).float()  # 0: a single atom, which has no variance
         mean = torch.where(count > 1, total / count.clamp(min=1), self.running_mean)
-        centred = rows - mean
-        variance = _sum_over_processes(centred.square().sum(0)) / count.clamp(min=1)
+        centred = torch.where(inside, rows - mean, 0.0)
+        variance = add_up(centred.square().sum(0)) / count.clamp(min=1)
         with torch.no_grad():
             step = known * cast("float", self.momentum)
             self.running_mean.lerp_(mean, step)
@@ -434,7 +472,7 @@ def _onednn_linear(x: Tensor) -> Callable[..., Tensor] | None:
     itself, and neither ``backend=`` nor ``use_backend`` concerns it.
     """
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
-    frozen = torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
+    frozen = in_frozen_mode() and not torch.is_autocast_enabled("cpu")
     if not (plain and frozen and torch.backends.mkldnn.is_available()):
         return None
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -505,6 +543,21 @@ def flatten_edges(
     rows = torch.arange(valid.shape[0], device=valid.device)[:, None, None].expand_as(safe)
     real = (inside & valid[rows, safe]).all(-1)  # [B, E]
     return number[rows, safe][real].T, edge_features[real]
+
+
+def padded_edges(edge_index: Tensor, edge_features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Renumber the edges by the places [B·N] of their atoms, padding counted.
+
+    [B,E,2], [B,E,3], [B,N] bool → edges [2,B·E] int64, features [B·E,3]. Padding, and edges of
+    atoms that are not real, become edges of features 0 from atom B·N, which is none, to itself.
+    """
+    batch, num_atoms = valid.shape
+    inside = (edge_index >= 0) & (edge_index < num_atoms)
+    safe = torch.where(inside, edge_index, num_atoms)  # a column more, of no atoms
+    rows = torch.arange(batch, device=valid.device)[:, None, None].expand_as(safe)
+    real = F.pad(valid, (0, 1))[rows, safe].all(-1, keepdim=True)  # [B, E, 1]
+    edges = torch.where(real, rows * num_atoms + safe, batch * num_atoms)
+    return edges.flatten(0, 1).T, torch.where(real, edge_features, 0).flatten(0, 1)
 
 
 def unflatten(h: Tensor, valid: Tensor) -> Tensor:

@@ -153,14 +153,17 @@ class UniMolEncoder(nn.Module):
     ) -> tuple[Packing, dict[int, Tensor], Tensor | None]:
         """Return the packing, levels [M,C] by number and, if asked, the last logits [H,P]."""
         with frozen_mode(self, distance):
-            packing = Packing.without_padding(tokens != PAD)
+            packing = Packing.of(tokens != PAD)
             bias = self._bias(packing.pack_pairs(distance), packing.pack_pairs(edge_type))
+            bias = packing.exclude_padding(bias)
             x = self.embed_tokens(packing.pack(tokens))
             return packing, *self.encoder(x, bias, packing.relations, numbers, with_pairs)
 
     def _bias(self, distance: Tensor, edge_type: Tensor) -> Tensor:
         """[P] Å, [P] → the first layer's bias [H,P] float32, contiguous."""
         pairs = GAUSSIANS_AT_ONCE // self.config.num_gaussians
+        if torch.compiler.is_compiling():
+            pairs = len(distance)  # else there would be a graph for every number of parts
         dtype = self.embed_tokens.weight.dtype
         parts = zip(distance.split(pairs), edge_type.split(pairs), strict=True)
         bias = torch.cat([self.gbf_proj(self.gbf(*part).to(dtype)) for part in parts])
