@@ -5,6 +5,7 @@ Apart from the other tests, because torch's code generator takes minutes.
 
 import copy
 import json
+import logging
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from collamo.training.stages import train
 @pytest.fixture
 def own(tokenizer):
     torch._dynamo.reset()
+    # Of use to torch's own tools alone; written out for pytest it takes as long as the compiling.
+    logging.getLogger("torch.__trace").setLevel(logging.WARNING)
     return build(tokenizer, SMALLEST, num_hidden_layers=1)
 
 

@@ -4,6 +4,7 @@ What takes longer, with torch's own code generator, is in compiled.py: `make tes
 """
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ GRAPHS = 3
 @pytest.fixture
 def own(tokenizer):
     torch._dynamo.reset()
+    # Of use to torch's own tools alone; written out for pytest it takes as long as the compiling.
+    logging.getLogger("torch.__trace").setLevel(logging.WARNING)
     return build(tokenizer, SMALLEST, num_hidden_layers=1)
 
 

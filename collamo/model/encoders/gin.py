@@ -207,7 +207,8 @@ class GinEncoder(nn.Module):
         edges = edges._replace(real=real)
         # In training mode atoms have dropout of their own, and count in the statistics. On a GPU
         # finding classes would ask the device for numbers.
-        frozen = in_frozen_mode() and not any(m.training for m in self.modules())
+        frozen = real is None and in_frozen_mode()
+        frozen = frozen and not any(m.training for m in self.modules())
         if not frozen or not len(x) or x.device.type != "cpu":
             levels = [self.atom_encoder(x)]
             for number in range(len(self.gnns)):
