@@ -416,10 +416,9 @@ class AtomBatchNorm(nn.BatchNorm1d):
     def _over_all(
         self, x: Tensor, real: Tensor | None, add_up: Callable[[Tensor], Tensor] | None
     ) -> Tensor:
-        """Normalise by the atoms of all processes, where `add_up` sums over them, and by the `real`
-        rows alone: nn.SyncBatchNorm does so on GPUs alone, and no layer of torch's passes rows over.
+        """Normalise by the `real` rows alone, of all processes where `add_up` sums over them.
 
-        Mean first, then the squares around it, so that nothing cancels.
+        No layer of torch's passes rows over, and nn.SyncBatchNorm runs on GPUs alone. Mean first, then the squares around it, so that nothing cancels.
         """
         add_up = add_up or (lambda sums: sums)
         inside = x.new_ones(len(x), 1, dtype=torch.bool) if real is None else real[:, None]
