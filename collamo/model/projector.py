@@ -124,20 +124,14 @@ class CoProjector(nn.Module):
     ) -> tuple[Relations, dict[str, Relations]]:
         """What is known about pairs of atoms, and about those of each modality: packed as the
         tokens are, or padded."""
-        atoms, has_3d, coordinates = tokens["2d"], molecules.present[:, 2], molecules.coordinates
+        atoms, has_3d = tokens["2d"], molecules.present[:, 2]
+        hops, coordinates = molecules.hops, molecules.coordinates.float()
         if atoms.cu_seqlens is None:
-            of_pairs = {"hops": molecules.hops, "coordinates": coordinates.float()}
-            relations = {
-                m: Relations(**of_pairs, has_3d=has_3d, valid=valid[m]) for m in ("2d", "3d")
-            }
-            pairs = Relations(**of_pairs, has_3d=has_3d, valid=valid["2d"] | valid["3d"])
+            pairs = Relations(hops, coordinates, valid["2d"] | valid["3d"], has_3d)
+            relations = {m: Relations(hops, coordinates, valid[m], has_3d) for m in ("2d", "3d")}
             return pairs, {**relations, "1d": Relations(valid=valid["1d"])}
-        pairs = Relations(
-            hops=atoms.pack_pairs(molecules.hops),
-            coordinates=atoms.pack(coordinates.float()),
-            has_3d=has_3d,
-            cu_seqlens=atoms.cu_seqlens,
-        )
+        packed = atoms.pack_pairs(hops), atoms.pack(coordinates)
+        pairs = Relations(*packed, has_3d=has_3d, cu_seqlens=atoms.cu_seqlens)
         relations = {m: replace(pairs, valid=atoms.pack(valid[m])) for m in ("2d", "3d")}
         return pairs, {**relations, "1d": Relations(cu_seqlens=tokens["1d"].cu_seqlens)}
 

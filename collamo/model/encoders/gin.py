@@ -418,7 +418,8 @@ class AtomBatchNorm(nn.BatchNorm1d):
     ) -> Tensor:
         """Normalise by the `real` rows alone, of all processes where `add_up` sums over them.
 
-        No layer of torch's passes rows over, and nn.SyncBatchNorm runs on GPUs alone. Mean first, then the squares around it, so that nothing cancels.
+        No layer of torch's passes rows over, and nn.SyncBatchNorm runs on GPUs alone. Mean first,
+        then the squares around it, so that nothing cancels.
         """
         add_up = add_up or (lambda sums: sums)
         inside = x.new_ones(len(x), 1, dtype=torch.bool) if real is None else real[:, None]
