@@ -11,13 +11,11 @@ which the programs of all other molecules return at once: nobody has to know how
 are. Backward a molecule of 32 atoms takes half of the loop's instructions in one tile, and one of
 64 little more than half in two.
 
-Left out too: programs that take several heads of a tile one after the other, what a pair has in
-common for all of them loaded once. Forward, 32 atoms, width 32, a head takes 610 instructions
-instead of 961 (Triton 3.9; 641 instead of 974 by 3.6), but a thread 178 registers instead of 88
-(234, 108), and 8 warps run on a processor where 20 (16) did. Held to 168 registers there are 12, of
-636 (667) instructions: a third fewer, for 40 % (25 %) fewer warps to hide the latency of the same
-gathers from the radial table. And tables in shared memory: one head's is 32 KB and more, of which a
-tile's pairs read 16.
+Left out too: programs that take 4 or 8 heads of a tile one after the other, what a pair has in
+common for all of them loaded once. They take a third fewer instructions, and registers for less
+than half of the warps that hide the latency of the same gathers from the radial table; docs/log.md
+has the counts. And tables in shared memory: one head's is 32 KB and more, of which a tile's pairs
+read 16.
 
 Registers decide the warps: as few as spill nothing on sm_90, because a pair then takes the fewest
 instructions. `benchmarks/tune_coattention.py` tells what each choice takes of sm_80 and sm_90, and
