@@ -27,8 +27,8 @@ class PreparedRelations:
     valid: Tensor | None
     has_3d: Tensor | None
     cu_seqlens: Tensor | None
-    num_atoms: int | None
-    num_pairs: int | None
+    num_atoms: int | None  # T, packed only
+    num_pairs: int | None  # P, packed only
 
     @property
     @once("coordinates", "valid", "has_3d", "cu_seqlens")

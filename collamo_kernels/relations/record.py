@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -75,11 +75,10 @@ class Relations(PreparedRelations):
     max_seqlen: int | None = None
     pair_types: Tensor | None = None
     atom_types: Tensor | None = None
-    num_atoms: int | None = field(init=False, default=None)  # T, packed only
-    num_pairs: int | None = field(init=False, default=None)  # P, packed only
 
     def __post_init__(self) -> None:
-        _set(self, **{PREPARED: False})
+        # No fields: FSDP, which casts what a layer is given, copies by `replace` of all fields.
+        _set(self, num_atoms=None, num_pairs=None, **{PREPARED: False})
         tensors = self._fields()
         checks.check_types(tensors)
         if self.cu_seqlens is None:

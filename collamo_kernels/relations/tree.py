@@ -17,11 +17,11 @@ from collamo_kernels.relations.record import Relations
 from collamo_kernels.relations.sorted_pairs import SortedPairs
 
 # The numbers are leaves too, so that a graph may take another batch.
-LEAVES = tuple(field.name for field in fields(Relations))
+LEAVES = *(field.name for field in fields(Relations)), "num_atoms", "num_pairs"
 
 
 def flatten(relations: Relations) -> tuple[list[Any], None]:
-    """Return the fields in their order; there is nothing else to know."""
+    """Return the fields in their order, then atoms and pairs; there is nothing else to know."""
     return [getattr(relations, name) for name in LEAVES], None
 
 
