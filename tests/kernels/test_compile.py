@@ -3,8 +3,6 @@
 import copy
 import io
 import operator
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +11,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import collamo_kernels as ck
-from collamo_kernels.testing import assert_accurate, random_graphs
+from collamo_kernels.testing import TABLE_FACTOR, assert_accurate, random_graphs
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 WIDTH, HEADS = 16, 4
 BATCHES = (6, 4, 5), (9, 7), (12, 3, 8, 2), (20, 21)
 LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -37,6 +34,18 @@ def batch(sizes, layout, seed=0, coordinates=True):
 def layer(**options):
     torch.manual_seed(0)
     return ck.CoAttention(WIDTH, HEADS, hop_buckets=8, sink=True, **options)
+
+
+def gradients(run, x, relations, module):
+    """The result, and the gradients of x and of the learned tensors, by name."""
+    x = x.to(module.output.weight.dtype).requires_grad_()
+    torch.manual_seed(0)
+    out = run(x, relations)
+    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    names, learned = zip(("x", x), *module.named_parameters(), strict=True)
+    return dict(
+        zip(("out", *names), (out, *torch.autograd.grad(out, learned, cotangent)), strict=True)
+    )
 
 
 def graph_of(function, *arguments):
@@ -99,6 +108,25 @@ class TestCompiled:
             assert torch.allclose(out, module(x, relations), atol=1e-6)
         assert counter.frame_count == 2
 
+    @pytest.mark.slow
+    def test_the_default_compiler_trains_a_packed_layer(self, monkeypatch):
+        """Its gradients too, of batches that fill no register."""
+        monkeypatch.setattr("torch._inductor.config.fallback_random", True)
+        torch._dynamo.reset()
+        module = layer(dropout=0.1, radial=ck.GaussianRadial(HEADS, 8, head="linear"))
+        exact = copy.deepcopy(module).double()
+        compiled = torch.compile(module, fullgraph=True, dynamic=True)
+        for seed, sizes in enumerate(BATCHES[:2]):
+            x, relations = batch(sizes, "packed", seed)
+            wide = copy.copy(relations)
+            object.__setattr__(wide, "coordinates", relations.coordinates.double())
+            found = gradients(compiled, x, relations, module)
+            plain, truth = (
+                gradients(m, x, relations if m is module else wide, m) for m in (module, exact)
+            )
+            for name, x in found.items():
+                assert_accurate(x, plain[name], truth[name], TABLE_FACTOR, name)
+
     @LAYOUTS
     def test_prepared_relations_are_not_prepared_again(self, layout):
         layers = torch.nn.ModuleList(layer() for _ in range(3))
@@ -158,11 +186,3 @@ class TestExported:
             with ck.use_backend("reference"):
                 plain, truth = module(x, relations), exact(x.double(), wide)
             assert_accurate(opened(x, relations), plain, truth)
-
-    def test_the_example_of_the_docs(self, monkeypatch, tmp_path):
-        monkeypatch.chdir(tmp_path)
-        section = PAGE.read_text(encoding="utf-8").split("### Compiled and exported")[1]
-        example = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)[1]
-        torch.manual_seed(0)
-        exec(compile(example, PAGE.name, "exec"), {})
-        assert (tmp_path / "layer.pt2").stat().st_size > 0
