@@ -35,13 +35,17 @@ demo-seeds: .venv/collamo
 	$(BIN)/python examples/demo_seeds.py $(DEMO) --seeds 5 --jobs 2 --out results/demo_seeds \
 	  --page docs/evidence.md
 
+# A file of tests after the other in as many processes as there are processors; threads that wait sleep, or they
+# would take each other's.
+PARALLEL := -n auto --dist loadfile
+test test-fast: export OMP_WAIT_POLICY = passive
 test: .venv/collamo
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 	$(BIN)/python -m pytest --doctest-modules collamo collamo_kernels
 
 # Three minutes on two cores: without the tests marked as slow.
 test-fast: .venv/collamo
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 # What goes wrong around a training, done to a small one: kills, flipped bits, full disks (as root).
 test-faults: export PYTHONPATH = tests
