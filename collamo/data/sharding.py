@@ -199,7 +199,7 @@ def library_versions(options: PrepareOptions) -> dict[str, str]:
 
     MissingDependencyError where one that the options ask for is not installed.
     """
-    names = ("rdkit", "selfies", "numpy", "pyarrow")
+    names: tuple[str, ...] = ("rdkit", "selfies", "numpy", "pyarrow")
     if options.embedder == "nvmolkit":
         names += ("nvmolkit",)
     try:
