@@ -8,6 +8,7 @@ without a word. What it leaves, RDKit embeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -36,7 +37,7 @@ def place_on_gpu(molecules: Sequence[Molecule | None], seed: int) -> list[np.nda
     full = {i: Chem.AddHs(m.mol) for i, m in enumerate(molecules) if m is not None and _suits(m)}
     full = {i: mol for i, mol in full.items() if mol.GetNumAtoms() <= MOST_ATOMS}
     if full:
-        parameters = rdDistGeom.ETKDGv3()
+        parameters: Any = rdDistGeom.ETKDGv3()  # as in `conformer`: RDKit's stubs are wrong
         parameters.randomSeed = seed
         EmbedMolecules(list(full.values()), parameters, confsPerMolecule=1)
     return [_places(full[i]) if i in full else None for i in range(len(molecules))]
