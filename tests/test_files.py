@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from collamo import cli
+from collamo.evaluation.score import rows_file
+from collamo.evaluation.score.rows_file import RowsFile
 from collamo.files import naming, no_room, replacing_folder, why_full
 
 LARGEST = 20_000
@@ -108,3 +110,17 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
             (part / name).touch()
     assert [path.name for path in folder.iterdir()] == ["second"]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_table_that_cannot_even_begin_names_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+
+    def full(temporary, schema):
+        temporary.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows_file.pq, "ParquetWriter", full)
+    with pytest.raises(OSError, match="No space left") as caught, RowsFile(path, ["mae"]):
+        pass
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

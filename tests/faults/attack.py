@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--flips", type=int, default=20, help="bits flipped in each file")
+    parser.add_argument("--writers", nargs="*", help="of disk and limits, such as merge; all")
     parser.add_argument("--log", type=Path, help="CSV file for every trial, as it ends")
     options = parser.parse_args()
     torch.set_num_threads(1)  # what is forked must not wait for threads that it does not have
@@ -108,7 +109,8 @@ def _writers(options, made, scratch: Path, stage, final) -> Iterator[Trial]:
     """Yield the trials of what writes: each command on disks that are too small."""
     checkpoint = str(made.checkpoint)
     questions = scratch / "questions.csv"
-    questions.write_text("smiles,question\n" + "CCO,How many rings does this molecule have?\n" * 40)
+    row = f"CCO,How many rings does this molecule have?,{'a note ' * 200}\n"
+    questions.write_text("smiles,question,note\n" + row * 40)
     predictions = scratch / "predictions.csv"
     predictions.write_text(
         "prediction,reference\n" + "".join(f"{i % 7}.5,{i % 5}.0\n" for i in range(200))
@@ -132,7 +134,7 @@ def _writers(options, made, scratch: Path, stage, final) -> Iterator[Trial]:
             *("generate", str(questions), "--checkpoint", checkpoint, "--workers=1"),
             *("--max-new-tokens=4", "--out", f"{out}.csv"),
         ],
-        "merge": lambda out: ["merge", str(made.folder / "stage2" / "adapter"), "--out", str(out)],
+        "merge": lambda out: ["merge", str(made.folder / "stage2" / "adapter"), str(out)],
         "evaluate": lambda out: [
             *("evaluate", checkpoint, "--data", str(made.data), "--limit=3"),
             *("--max-new-tokens=4", "--out", str(out)),
@@ -153,7 +155,8 @@ def _writers(options, made, scratch: Path, stage, final) -> Iterator[Trial]:
     mounts = full_disk.can_mount(scratch / "probe")
     if "disk" in options.only and not mounts:
         print("disk full: not tried, for only root may mount a small one", file=sys.stderr)
-    for name, command in writers.items():
+    for name in options.writers or writers:
+        command = writers[name]
         read = reads.get(name, final)
         if "disk" in options.only and mounts:
             yield from full_disk.fill(name, command, read, scratch)

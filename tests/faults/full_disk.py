@@ -74,7 +74,7 @@ def limit(
     """Run one command whose files may not have the size of its largest, as by ``ulimit -f``."""
     expected, sizes = undisturbed(command, read, scratch)
     for share in SHARES:
-        size, out = int(share * max(sizes)), scratch / f"limited-{share}"
+        size, out = max(2048, int(share * max(sizes))), scratch / f"limited-{share}"
         ended = Command(command(out), scratch, largest_file(size)).wait()
         verdict = _verdict(ended, out, read, expected, "ulimit -f")
         yield Trial("ulimit -f", writer, f"{size} bytes", verdict, _message(ended))

@@ -38,11 +38,12 @@ class RowsFile:
             + [(name, pa.type_for_alias(kind)) for name, kind in (further or {}).items()]
             + [(name, pa.float64()) for name in columns]
         )
-        self._leave = ExitStack()
 
     def __enter__(self) -> RowsFile:
-        temporary = self._leave.enter_context(replacing(self._path))
-        self._writer = self._leave.enter_context(pq.ParquetWriter(temporary, self._schema))
+        with ExitStack() as stack:  # the writer may fail as it begins: four bytes, on a full disk
+            temporary = stack.enter_context(replacing(self._path))
+            self._writer = stack.enter_context(pq.ParquetWriter(temporary, self._schema))
+            self._leave = stack.pop_all()
         return self
 
     def __exit__(
