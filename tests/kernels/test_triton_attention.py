@@ -70,6 +70,19 @@ def small_tables(monkeypatch):
     set_knots(monkeypatch, 2048)
 
 
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """In the interpreter fewer programs, of more entries each; sums in several, as on a GPU.
+
+    With the blocks of `conftest.py` the sums of "one tile of 32" round past their budget.
+    """
+    if _triton.INTERPRETED:
+        set_pairs(monkeypatch, entries=256, hop_entries=16, cells=1024, pairs=2048)
+        launch = pytest.importorskip("collamo_kernels.radial.triton.launch")
+        larger = dataclasses.replace(launch.RADIAL, blocks=64, places=64, entries=4096)
+        monkeypatch.setattr(launch, "RADIAL", larger)
+
+
 def set_pairs(monkeypatch, **sizes):
     launch = pytest.importorskip("collamo_kernels.coattention.triton.launch_pairs")
     monkeypatch.setattr(launch, "PAIRS", dataclasses.replace(launch.PAIRS, **sizes))

@@ -1,5 +1,7 @@
 """The radial table that Triton makes, in its interpreter (by ``test_triton.py``) or on a GPU."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -72,10 +74,15 @@ def on_device():
 
 
 @pytest.fixture(autouse=True)
-def small_tables(monkeypatch):
-    """No larger than a few Gaussians need; `conftest.py` has larger blocks for the interpreter."""
+def few_programs(monkeypatch):
+    """Small tables; in the interpreter fewer, larger blocks."""
     for dtype in FIXED_KNOTS:
         monkeypatch.setitem(FIXED_KNOTS, dtype, 2048)
+    if not _triton.INTERPRETED:
+        return
+    launch = pytest.importorskip("collamo_kernels.radial.triton.launch")
+    larger = dataclasses.replace(launch.RADIAL, blocks=64, places=64, entries=4096)
+    monkeypatch.setattr(launch, "RADIAL", larger)
 
 
 @pytest.fixture(params=MODULES)
