@@ -44,6 +44,21 @@ def prepare_sharding(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -
     plugin.mixed_precision_policy = None
 
 
+def check_zero(stage: int) -> None:
+    """Refuse DeepSpeed's ZeRO-3, whose parts nothing here puts together: `final` would be empty.
+
+    Raises
+    ------
+    UsageError
+        For stage 3.
+    """
+    if stage == 3:
+        raise UsageError(
+            "DeepSpeed's ZeRO-3 cannot write a model in one piece here; FSDP2 does the same: "
+            "accelerate launch --config_file configs/accelerate/fsdp2.yaml"
+        )
+
+
 class ReduceUnused(TrainerCallback):
     """Let every GPU send a gradient for each weight, zero where its batch did not use it.
 

@@ -41,7 +41,7 @@ from collamo.training.questions import QuestionDataset
 from collamo.training.recipe import Recipe
 from collamo.training.sampler import EpochSampler
 from collamo.training.settings import trained_settings
-from collamo.training.sharding import ReduceUnused, prepare_sharding
+from collamo.training.sharding import ReduceUnused, check_zero, prepare_sharding
 from collamo.training.termination import StopOnTermination
 from collamo.training.text_blocks import TextBlocks
 from collamo.training.throughput import Throughput
@@ -103,6 +103,8 @@ class StageTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             prepare_sharding(self.accelerator.state.fsdp_plugin, self.model)
+        if self.is_deepspeed_enabled:
+            check_zero(self.accelerator.state.deepspeed_plugin.zero_stage)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
         """Compute a sharded model's loss in the precision that accelerate gives any other."""

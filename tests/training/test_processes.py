@@ -4,6 +4,7 @@ What takes longer is in `distributed.py` (`make test-distributed`).
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from trained import trained
 
 from collamo.errors import UsageError
 from collamo.model.encoders.gin import AtomBatchNorm
-from collamo.training import processes, stages
+from collamo.training import processes, sharding, stages
 from collamo.training.facts_head import FactsHead
 from collamo.training.manifest import verify_manifest
 from collamo.training.trainer import training_arguments
@@ -158,6 +159,17 @@ def joined(batches):
     """Of each of the values `normalise` returns, the numbers of all batches as one tensor."""
     parts = zip(*batches, strict=True)
     return [torch.from_numpy(np.concatenate([np.ravel(x) for x in part])) for part in parts]
+
+
+def test_what_cannot_be_put_together_is_refused():
+    old = SimpleNamespace(fsdp_version=1)
+    with pytest.raises(UsageError, match="fsdp_version: 2"):
+        sharding.prepare_sharding(old, nn.Linear(1, 1))
+    with pytest.raises(UsageError, match=r"stage language_model .* is not sharded"):
+        sharding.prepare_sharding(SimpleNamespace(fsdp_version=2), nn.Linear(1, 1))
+    with pytest.raises(UsageError, match="ZeRO-3"):
+        sharding.check_zero(3)
+    sharding.check_zero(2)
 
 
 def test_the_facts_of_two_halves_weigh_as_one_batch():
