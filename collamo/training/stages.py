@@ -136,7 +136,7 @@ def _align(recipe: Recipe, output: Path, checkpoint: str | None) -> Path:
     expected = {name for name, _ in model.named_parameters() if part_of(name) in parts}
     trainer = _fit(recipe, model, processor, data, expected, checkpoint)
     if trainer.is_fsdp_enabled:
-        model = _in_one_piece(trainer, lambda: _start(recipe)[0])
+        model = cast("Model", _in_one_piece(trainer, lambda: _start(recipe)[0]))
     elif head is not None:
         head.leave(model)
     return save(model, processor, output / "final")
