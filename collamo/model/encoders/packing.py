@@ -56,7 +56,8 @@ class Packing:
     @classmethod
     def with_padding(cls, real: Tensor) -> Packing:
         """Leave everything where it is."""
-        return cls(real, None, None, Relations.of_equal_sizes(*real.shape, device=real.device))
+        relations = Relations.of_equal_sizes(len(real), real.shape[1], real.device)
+        return cls(real, None, None, relations)
 
     def pack(self, x: Tensor) -> Tensor:
         """[B,T] → [M]."""
