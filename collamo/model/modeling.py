@@ -207,7 +207,7 @@ class ReadsMolecules:
         return dict(zip(numbers, levels, strict=True))
 
 
-class CollamoModel(ReadsMolecules, CollamoPreTrainedModel):
+class CollamoModel(ReadsMolecules, CollamoPreTrainedModel):  # type: ignore[misc]  # config: theirs is any
     """Molecule encoders, projector and a language model without its output layer.
 
     Soft tokens of the molecules replace the embeddings of `<mol>` in the prompt, in order.
