@@ -107,7 +107,10 @@ def test_the_plan_of_many_gpus():
     # Brought together: two of 32 layers of half-precision numbers at least, and the projector.
     language, projector = by_name(plan)["language_model"], by_name(plan)["mol_projector"]
     assert cut.passing > language.weights / 16 + projector.weights + projector.gradients
-    assert cut.needed < plan.needed / 3
+    # Each GPU has activations of its own; all else falls to less than a third.
+    assert cut.activations == plan.activations
+    rest = [p.needed - 1.1 * p.activations for p in (cut, plan)]
+    assert rest[0] < rest[1] / 3
     assert plans.spread(plan, 1, "fsdp2") == plan
     with pytest.raises(UsageError, match=r"'fsdp' is none of ddp, fsdp2 \(did you mean 'fsdp2'"):
         plans.spread(plan, 8, "fsdp")
@@ -223,6 +226,7 @@ def full_width():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # ten minutes where the processor does not multiply bfloat16 itself
 @pytest.mark.parametrize("stage", ["align", "tune"])
 def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     """What trains is what is meant to, and the plan's bytes are those that are there.
