@@ -58,7 +58,6 @@ def test_refuses_the_cpu_in_one_line():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # some hundreds of tests, beside whatever else the machine does
 def test_in_the_interpreter(triton):
     """The numbers: in a process of its own, because Triton reads the switch when it is imported."""
     # Whether the compiler is there is read at import too.
@@ -75,7 +74,6 @@ def test_in_the_interpreter(triton):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_in_the_interpreter_with_the_rounding_of_a_gpu(triton):
     """Exponentials, quotients and roots that are off by 2 ulp, as CUDA allows its fast ones."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "APPROX_ULP": "2"}

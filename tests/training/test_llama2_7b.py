@@ -226,7 +226,6 @@ def full_width():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # ten minutes where the processor does not multiply bfloat16 itself
 @pytest.mark.parametrize("stage", ["align", "tune"])
 def test_one_step_at_full_width(full_width, stage, tmp_path, monkeypatch):
     """What trains is what is meant to, and the plan's bytes are those that are there.
