@@ -419,24 +419,26 @@ class AtomBatchNorm(nn.BatchNorm1d):
         """Normalise by the `real` rows alone, of all processes where `add_up` sums over them.
 
         No layer of torch's passes rows over, and nn.SyncBatchNorm runs on GPUs alone. Mean first,
-        then the squares around it, so that nothing cancels.
+        then the squares around it, so that nothing cancels; in float64, as torch's own on a CPU,
+        because two rows that hardly differ are a difference of large numbers.
         """
         add_up = add_up or (lambda sums: sums)
         inside = x.new_ones(len(x), 1, dtype=torch.bool) if real is None else real[:, None]
-        rows = torch.where(inside, x.float(), 0.0)
-        sums = add_up(torch.cat([inside.sum().float()[None], rows.sum(0)]))
+        rows = torch.where(inside, x.double(), 0.0)
+        sums = add_up(torch.cat([inside.sum().double()[None], rows.sum(0)]))
         count, total = sums.split([1, x.shape[1]])
-        known = (count > 1).float()  # 0: a single atom, which has no variance
+        known = (count > 1).to(self.running_mean.dtype)  # 0: a single atom, which has no variance
         mean = torch.where(count > 1, total / count.clamp(min=1), self.running_mean)
         centred = torch.where(inside, rows - mean, 0.0)
         variance = add_up(centred.square().sum(0)) / count.clamp(min=1)
         with torch.no_grad():
             step = known * cast("float", self.momentum)
-            self.running_mean.lerp_(mean, step)
-            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), step)
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), step)
             self.num_batches_tracked += known[0].long()
         variance = torch.where(count > 1, variance, self.running_var)
-        scaled = centred * torch.rsqrt(variance + self.eps)
+        scaled = (centred * torch.rsqrt(variance + self.eps)).to(self.weight.dtype)
         return (scaled * self.weight + self.bias).to(x.dtype)
 
     def as_affine(self) -> Affine | None:
