@@ -7,6 +7,7 @@ import operator
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torch._inductor import config as inductor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -109,9 +110,9 @@ class TestCompiled:
         assert counter.frame_count == 2
 
     @pytest.mark.slow
-    def test_the_default_compiler_trains_a_packed_layer(self, monkeypatch):
+    @inductor.patch(fallback_random=True)  # monkeypatch would leave torch without the setting
+    def test_the_default_compiler_trains_a_packed_layer(self):
         """Its gradients too, of batches that fill no register."""
-        monkeypatch.setattr("torch._inductor.config.fallback_random", True)
         torch._dynamo.reset()
         module = layer(dropout=0.1, radial=ck.GaussianRadial(HEADS, 8, head="linear"))
         exact = copy.deepcopy(module).double()
