@@ -177,7 +177,7 @@ def test_gradients(radial):
     names = ("centre", "width", "weight", "bias", "weight2", "bias2")
     for name, *results in zip(names, ours, yardstick, exact, strict=False):
         at = OTHER.get(name)
-        beside = None if at is None else (yardstick[at], exact[at])
+        beside = [] if at is None else [(yardstick[at], exact[at])]
         assert_accurate(*results, TABLE_FACTOR, name, beside)
 
 

@@ -1,7 +1,5 @@
 """Which configurations of the Triton attention a machine takes: by a rule, and after a check."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -135,8 +133,7 @@ def test_a_wrong_kernel_is_found(monkeypatch):
     forward = launch.forward
 
     def wrong(inputs):
-        results = forward(dataclasses.replace(inputs, scale=1.1 * inputs.scale))
-        return results
+        return forward(inputs._replace(scale=1.1 * inputs.scale))
 
     monkeypatch.setattr(launch, "forward", wrong)
     assert "out: error" in check.verdict_on(choice, device, heads=1).error

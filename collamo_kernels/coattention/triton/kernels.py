@@ -115,8 +115,6 @@ class Sizes(NamedTuple):
     cells: int  # of the radial table
     scale: float
     bias_strides: tuple  # over molecules, heads, queries and keys
-    threshold: tl.tensor  # of dropout: see `_dropout`
-    growth: tl.tensor
 
 
 class Build(NamedTuple):
@@ -289,30 +287,26 @@ def _sent_back(i, j, position: Position, dlogits):
 
 
 @triton.jit
-def _dropout(terms: Terms):
-    """What random bits must reach for a weight to be kept, p·2³², and 1 / (1 - p).
+def _growth(terms: Terms):
+    """1 / (1 - p), what dropout multiplies the weights by that it keeps; only with a seed.
 
-    p stands in memory: given as a number, each new one would compile a graph of its own. The former
-    is taken as a signed number, 2³¹ less, so that it fits an int32.
+    p stands in memory: given as a number, each new one would compile a graph of its own. It is read
+    where it is used: two more numbers that live as long as a program spill in the largest.
     """
-    threshold = 0
-    growth = 1.0
-    if terms.seed is not None:
-        p = tl.load(terms.dropout_p)
-        threshold = ((p * 4294967296.0).to(tl.int64) - 2147483648).to(tl.int32)
-        growth = (1.0 / (1.0 - p)).to(tl.float32)
-    return threshold, growth
+    return tl.div_rn(1.0, (1.0 - tl.load(terms.dropout_p)).to(tl.float32))
 
 
 @triton.jit
-def _kept(seed, molecule, head, i, j, threshold):
+def _kept(terms: Terms, molecule, head, i, j):
     """Which weights dropout keeps: the stream that `dropout.dropout_factors` defines.
 
-    Those whose 32 random bits reach the threshold of `_dropout`, likewise 2³¹ less.
+    Those whose 32 random bits reach p·2³², both taken as signed numbers, 2³¹ less.
     """
+    p = tl.load(terms.dropout_p)
+    threshold = ((p * 4294967296.0).to(tl.int64) - 2147483648).to(tl.int32)
     zero = tl.zeros((i.shape[0], j.shape[0]), tl.int32)
     word, _, _, _ = tl.philox(
-        tl.load(seed), zero + j[None, :], zero + i[:, None], zero + head, zero + molecule
+        tl.load(terms.seed), zero + j[None, :], zero + i[:, None], zero + head, zero + molecule
     )
     return (word.to(tl.int32, bitcast=True) ^ SIGN) >= threshold
 
@@ -409,8 +403,7 @@ def attend(
         first = 0
     position = Position(molecule, start, n, pair, pairs, head, local)
     strides = bias_b, bias_h, bias_i, bias_j
-    threshold, growth = _dropout(terms)
-    sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
+    sizes = Sizes(heads, buckets, cells, scale, strides)
     i = first + tl.arange(0, BLOCK)
     query = alive(places.valid, start, i, n)
     origin = _origin(start, molecule, head, q_b, q_h, q_t, PACKED, build.ALIGN)
@@ -432,13 +425,13 @@ def attend(
             mean *= fade[:, None]
         total += tl.sum(p, 1)
         if terms.seed is not None:
-            p = tl.where(_kept(terms.seed, molecule, head, i, j, threshold), p, 0.0)
+            p = tl.where(_kept(terms, molecule, head, i, j), p, 0.0)
         mean += tl.dot(p.to(value.dtype), value, input_precision=build.PRECISION)
     total = tl.where(query, total, 0.0)
     one_over = _reciprocal(total)
     factor = one_over
     if terms.seed is not None:
-        factor = one_over * growth
+        factor = one_over * _growth(terms)
     result = tl.where(query[:, None], mean * factor[:, None], 0.0)
     place = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     _store_rows(results.out, place, i, out_t, n, result, HEAD, WIDTH)
@@ -464,9 +457,10 @@ def _weights(
     dp = tl.dot(g, tl.trans(value), input_precision=PRECISION)
     used = p
     if terms.seed is not None:
-        kept = _kept(terms.seed, position.molecule, position.head, i, j, sizes.threshold)
-        used = tl.where(kept, p * sizes.growth, 0.0)
-        dp = tl.where(kept, dp * sizes.growth, 0.0)
+        kept = _kept(terms, position.molecule, position.head, i, j)
+        growth = _growth(terms)
+        used = tl.where(kept, p * growth, 0.0)
+        dp = tl.where(kept, dp * growth, 0.0)
     return p, used, dp
 
 
@@ -564,8 +558,7 @@ def differentiate(
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     position = Position(molecule, start, n, pair, pairs, head, local)
     strides = bias_b, bias_h, bias_i, bias_j
-    threshold, growth = _dropout(terms)
-    sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
+    sizes = Sizes(heads, buckets, cells, scale, strides)
     atom = tl.arange(0, BLOCK)
     dq = tl.zeros((BLOCK, WIDTH), tl.float32)
     dq_later = tl.zeros((BLOCK, WIDTH), tl.float32)  # of the second half of the queries
@@ -646,8 +639,7 @@ def differentiate_tile(
     result = _origin(start, molecule, head, out_b, out_h, out_t, PACKED, build.ALIGN)
     position = Position(molecule, start, n, pair, pairs, head, local)
     strides = bias_b, bias_h, bias_i, bias_j
-    threshold, growth = _dropout(terms)
-    sizes = Sizes(heads, buckets, cells, scale, strides, threshold, growth)
+    sizes = Sizes(heads, buckets, cells, scale, strides)
     dk = tl.zeros((BLOCK, WIDTH), tl.float32)  # dq in a program for queries
     dv = tl.zeros((BLOCK, WIDTH), tl.float32)
     for next in range(0, n, BLOCK):
