@@ -1,13 +1,19 @@
-"""The parent of a molecule: what its salts, charge states, isomers and tautomers have in common."""
+"""The parent of a molecule: what its salts, charge states, isomers and tautomers have in common.
+
+It is the canonical tautomer of the molecule's neutral form. Finding that takes longer than all else
+that is asked of a molecule, and two neutral forms can share it only if their `tautomer_key` is
+one; so it is asked for where two or more molecules have the same key (`collamo.data.parents`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from rdkit import Chem, RDConfig
-from rdkit.Chem import SaltRemover, rdqueries
+from rdkit.Chem import SaltRemover, rdMolDescriptors, rdMolHash, rdqueries
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from collamo.chem.molecule import without_isotopes_of_hydrogen
@@ -56,6 +62,23 @@ Oc1c(N(=O)O)cc(N(=O)O)cc1N(=O)O	Picrate
 
 
 @dataclass(frozen=True)
+class NeutralForm:
+    """A molecule without counter-ions, charge, isotopes and stereo.
+
+    Attributes
+    ----------
+    smiles
+        Canonical SMILES.
+    tautomer_key
+        Equal for the tautomers of one molecule (`tautomer_key`). None where RDKit's standardiser
+        failed: the form is then the molecule without stereo, and its own parent.
+    """
+
+    smiles: str
+    tautomer_key: int | None
+
+
+@dataclass(frozen=True)
 class Parent:
     """The parent of a molecule.
 
@@ -65,7 +88,7 @@ class Parent:
         Canonical SMILES; equal parents have equal ones.
     bounded
         Whether `MAX_TAUTOMERS` ended the search, or RDKit failed: the parent is then the best of
-        those tautomers, or the molecule without stereo, and another form may get another one.
+        those tautomers, or the neutral form itself, and another form may get another one.
     """
 
     smiles: str
@@ -75,21 +98,69 @@ class Parent:
 def parent_of(mol: Chem.Mol) -> Parent:
     """Return the parent: no counter-ion, charge, isotope or stereo; the canonical tautomer.
 
-    RDKit's standardiser does all of it. Counter-ions are those of RDKit's lists and of ours, then
-    whatever is not the largest organic fragment. Where RDKit fails, the parent is the molecule
-    without stereo.
-
     >>> parent_of(Chem.MolFromSmiles("C[C@H]([NH3+])C(=O)[O-].Cl")).smiles
     'CC(N)C(=O)O'
     >>> parent_of(Chem.MolFromSmiles("Oc1ccccn1")) == parent_of(Chem.MolFromSmiles("O=c1cccc[nH]1"))
     True
     """
-    tools = _standardiser()
+    form = neutral_form(mol)
+    if form.tautomer_key is None:
+        return Parent(form.smiles, bounded=True)
+    return canonical_tautomer(form.smiles)
+
+
+def neutral_form(mol: Chem.Mol) -> NeutralForm:
+    """Return the molecule without counter-ions, charge, isotopes and stereo.
+
+    RDKit's standardiser does all of it. Counter-ions are those of RDKit's lists and of ours, then
+    whatever is not the largest organic fragment.
+
+    >>> neutral_form(Chem.MolFromSmiles("C[C@H]([NH3+])C(=O)[O-].Cl")).smiles
+    'CC(N)C(=O)O'
+    """
     try:
         with captured_log():
-            return _canonical_tautomer(_neutral_fragment(mol, tools), tools.tautomers)
+            form = _neutral_fragment(mol, _standardiser())
+            return NeutralForm(_flat_smiles(form), tautomer_key(form))
     except (RuntimeError, ValueError):
-        return Parent(Chem.MolToSmiles(mol, isomericSmiles=False), bounded=True)
+        return NeutralForm(_flat_smiles(mol), None)
+
+
+def tautomer_key(mol: Chem.Mol) -> int:
+    """Return a number that the tautomers of one molecule share, and few other molecules.
+
+    A tautomer has its hydrogens and bond orders elsewhere. What it keeps is which atoms are bonded,
+    how many hydrogens there are, and the charge: 63 bits of the SHA-256 of these.
+
+    >>> enol, ketone, aldehyde = map(Chem.MolFromSmiles, ("C=C(C)O", "CC(C)=O", "CCC=O"))
+    >>> tautomer_key(enol) == tautomer_key(ketone), tautomer_key(ketone) == tautomer_key(aldehyde)
+    (True, False)
+    """
+    bonded = rdMolHash.MolHash(mol, rdMolHash.HashFunction.ElementGraph)
+    kept = f"{bonded} {rdMolDescriptors.CalcMolFormula(mol)}"
+    return int.from_bytes(hashlib.sha256(kept.encode()).digest()[:8]) >> 1
+
+
+def canonical_tautomer(smiles: str) -> Parent:
+    """Return the parent of the molecule whose neutral form has the canonical SMILES `smiles`.
+
+    Equal neutral forms have one parent, however the molecules were written.
+    """
+    tautomers = _standardiser().tautomers
+    try:
+        with captured_log():
+            mol = Chem.MolFromSmiles(smiles)
+            if mol is None:  # RDKit cannot read a few SMILES that it wrote
+                return Parent(smiles, bounded=True)
+            forms = tautomers.Enumerate(mol)
+            best = _flat_smiles(tautomers.PickCanonical(forms))
+    except (RuntimeError, ValueError):
+        return Parent(smiles, bounded=True)
+    return Parent(best, forms.status != rdMolStandardize.TautomerEnumeratorStatus.Completed)
+
+
+def _flat_smiles(mol: Chem.Mol) -> str:
+    return Chem.MolToSmiles(mol, isomericSmiles=False)
 
 
 def _neutral_fragment(mol: Chem.Mol, tools: _Standardiser) -> Chem.Mol:
@@ -120,12 +191,6 @@ def _is_standard(mol: Chem.Mol) -> bool:
     if any(map(mol.HasSubstructMatch, _REWRITTEN)):
         return False
     return not mol.GetAtomsMatchingQuery(_RADICAL)
-
-
-def _canonical_tautomer(mol: Chem.Mol, tautomers: rdMolStandardize.TautomerEnumerator) -> Parent:
-    forms = tautomers.Enumerate(mol)
-    smiles = Chem.MolToSmiles(tautomers.PickCanonical(forms), isomericSmiles=False)
-    return Parent(smiles, forms.status != rdMolStandardize.TautomerEnumeratorStatus.Completed)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from datasets import load_dataset
 
 questions = load_dataset("FOLDER", "questions", streaming=True)
 molecules = load_dataset("FOLDER", "molecules", split="train", streaming=True)  # of all splits
-splits = load_dataset("FOLDER", "splits", split="train")  # row -> train, validation or test
+splits = load_dataset("FOLDER", "splits", split="train")  # row -> train, validation or test; parent
 
 # In an object store datasets opens files, not folders:
 load_dataset("parquet", data_files="s3://…/molecules-*.parquet", split="train", streaming=True)

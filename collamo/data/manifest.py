@@ -47,7 +47,8 @@ class Manifest:
         ``{"molecules", "parents", "joined", "bounded"}``: different molecules; their different
         parents (`collamo.chem.parent`: no counter-ion, charge, stereo; canonical tautomer), of
         which none is in two splits unless a column says so; molecules that share theirs with
-        another; molecules with more tautomers than were looked at, or where RDKit failed.
+        another; molecules that may share one unnoticed: others have their atoms, bonded alike, and
+        they more tautomers than were looked at, or RDKit failed.
     overlaps
         ``"test in train"`` → ``{"molecules", "parents"}``: rows of one split whose molecule, or
         its parent, another one has too.

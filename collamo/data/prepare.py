@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from collamo.data.manifest import MANIFEST, Manifest, file_entry
 from collamo.data.measured_values import UnreadValue, has_decimal_comma, read_measured
 from collamo.data.missing_values import is_missing
 from collamo.data.options import PrepareOptions, check_positive
+from collamo.data.parents import PARENT_COLUMNS, Parents
 from collamo.data.prepared import PreparedData
 from collamo.data.sharding import Sharding, sidecar_of
 from collamo.data.shards import FACT_COLUMNS, SPLITS, TASK_SCHEMA, by_name, table_writer, tasks_path
@@ -121,7 +123,9 @@ def prepare(
             else:
                 write_on_cluster(sharding, missing, ray, workers, advance)
         delete_left(folder)
-        manifest = _finish(sharding)
+        here = workers if workers is not None and ray is None else usable_processors()
+        parents = Parents.of_shards(sharding.paths(), sharding.options, here, progress=progress)
+        manifest = _finish(sharding, parents)
     if folder.path is not None:
         _ = PreparedData.open(folder.path).mapped  # what training reads
     _check_rejected(manifest, max_reject_rate, folder)
@@ -151,13 +155,13 @@ def _check_rejected(manifest: Manifest, max_reject_rate: float, folder: Folder) 
         )
 
 
-def _finish(sharding: Sharding) -> Manifest:
+def _finish(sharding: Sharding, found: Parents) -> Manifest:
     """Write splits, questions, rejected rows and, last, the manifest."""
     out, source, sidecars = sharding.out, sharding.source, sharding.sidecars()
     rejected = [row for sidecar in sidecars for row in sidecar["rejected"]]
     lines = [json.dumps(row, ensure_ascii=True) for row in rejected]
     write_text(out / "rejected.jsonl", "".join(f"{line}\n" for line in lines))
-    splits, parents, overlap = _write_splits(sharding)
+    splits, parents, overlap = _write_splits(sharding, found)
     guesses = check_guesses(source.guessed, _columns(sharding)) if source.guessed else None
     measured = _with_decimal_commas(
         {**source.measured, **(guesses.measured if guesses else {})}, sharding
@@ -204,37 +208,41 @@ def _finish(sharding: Sharding) -> Manifest:
 
 
 def _write_splits(
-    sharding: Sharding,
+    sharding: Sharding, found: Parents
 ) -> tuple[dict[int, str], dict[str, int], dict[str, dict[str, int]]]:
-    """Write row → split down; return it with the manifest's `parents` and `overlaps`."""
-    names = ["row", "canonical_smiles", "scaffold", "parent", "parent_bounded"]
+    """Write row → split and parent down; return splits, the manifest's `parents`, `overlaps`."""
+    names = ["row", "canonical_smiles", "scaffold", *PARENT_COLUMNS]
     names += ["columns"] if sharding.options.split_column else []
-    tables = (pq.read_table(path, columns=names) for path in sharding.paths())
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for table in tables:
-        for name in names:
-            columns[name] += table[name].to_pylist()
-    molecules, parents = columns["canonical_smiles"], columns["parent"]
-    splits = _splits(sharding, columns)
-    schema = pa.schema([("row", pa.int64()), ("split", pa.string())])
+    columns: defaultdict[str, list[Any]] = defaultdict(list)
+    for path in sharding.paths():
+        shard = pq.read_table(path, columns=names).to_pydict()
+        forms = zip(*(shard.pop(name) for name in PARENT_COLUMNS), strict=True)
+        parents = [found.of(*form) for form in forms]
+        shard["parent"] = [parent.smiles for parent in parents]
+        shard["bounded"] = [parent.bounded for parent in parents]
+        if "columns" in shard:
+            named = (split_named(by_name(row).get("split")) for row in shard.pop("columns"))
+            shard["split"] = [split or "train" for split in named]  # rows without were rejected
+        for name, values in shard.items():
+            columns[name] += values
+    columns["split"] = columns["split"] or _splits(sharding, columns)
+    schema = pa.schema([("row", pa.int64()), ("split", pa.string()), ("parent", pa.string())])
     with table_writer(sharding.out / "splits.parquet", schema) as writer:
-        writer.write_table(pa.table([columns["row"], splits], schema=schema))
+        writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
+    splits, molecules = columns["split"], columns["canonical_smiles"]
     counts = {
         "molecules": len(set(molecules)),
-        "parents": len(set(parents)),
-        "joined": joined_by_parent(molecules, parents),
-        "bounded": len({m for m, b in zip(molecules, columns["parent_bounded"], strict=True) if b}),
+        "parents": len(set(columns["parent"])),
+        "joined": joined_by_parent(molecules, columns["parent"]),
+        "bounded": len(set(compress(molecules, columns["bounded"]))),
     }
     by_row = dict(zip(columns["row"], splits, strict=True))
-    return by_row, counts, overlaps(splits, molecules, parents)
+    return by_row, counts, overlaps(splits, molecules, columns["parent"])
 
 
 def _splits(sharding: Sharding, columns: Mapping[str, list[Any]]) -> list[str]:
     """Return the split of each molecule, by the rule of the options."""
     options = sharding.options
-    if options.split_column is not None:
-        named = (split_named(by_name(row).get("split")) for row in columns["columns"])
-        return [split or "train" for split in named]  # rows without one were rejected
     if options.split_by == "published":
         return split_by_sizes(len(columns["row"]), sharding.split_sizes(), options.seed)
     if options.split_by == "random":

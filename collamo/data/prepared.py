@@ -5,7 +5,7 @@
     manifest.json            source, options, counts, vocabulary, versions, sha256 of every file
     molecules-00000.parquet  one row per molecule: features, conformer, facts (MOLECULE_SCHEMA)
     molecules-00000.json     the shard's key and sha256, and its rejected rows: what resuming reads
-    splits.parquet           row, split
+    splits.parquet           row, split, and the parent that no other split has (`data.parents`)
     tasks-train.parquet …    questions with answers (TASK_SCHEMA); also -validation and -test
     README.md                the card that the library `datasets` reads
     rejected.jsonl           {"row", "text", "reason", "message"} per rejected record
@@ -135,7 +135,7 @@ class PreparedData:
         with pq.ParquetFile(self._checked("splits.parquet")) as file:
             found = [
                 batch["row"].to_numpy()[pc.equal(batch["split"], split).to_numpy(False)]
-                for batch in file.iter_batches()
+                for batch in file.iter_batches(columns=["row", "split"])
             ]
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 

@@ -18,7 +18,7 @@ from collamo.chem.conformer import (
 from collamo.chem.features import featurize
 from collamo.chem.molecule import Molecule
 from collamo.chem.motifs import MOTIFS
-from collamo.chem.parent import parent_of
+from collamo.chem.parent import neutral_form
 from collamo.data.facts import measure
 from collamo.data.molecule_column import MOLECULE_READERS
 from collamo.data.options import PrepareOptions
@@ -115,13 +115,13 @@ def _molecule_columns(
     features = featurize(molecule, conformer)
     facts = measure(molecule, conformer)
     coordinates = conformer.coordinates
-    parent = parent_of(molecule.mol)
+    neutral = neutral_form(molecule.mol)
     return {
         "smiles": features.smiles,
         "canonical_smiles": molecule.canonical_smiles,
         "scaffold": scaffold_of(molecule.canonical_smiles),
-        "parent": parent.smiles,
-        "parent_bounded": parent.bounded,
+        "neutral_smiles": neutral.smiles,
+        "tautomer_key": neutral.tautomer_key,
         "selfies": features.selfies,
         "selfies_reason": molecule.selfies_reason,
         "atom_features": features.atom_features.ravel(),

@@ -82,6 +82,7 @@ class Sharding:
         """What a shard was made from; shards with another key are not ours."""
         options = dataclasses.asdict(self.options)
         made_from = [self.sha256, options, self.versions, MOTIFS, FORMAT_VERSION]
+        made_from.append(MOLECULE_SCHEMA.names)  # older shards can be read, but not gone on with
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def start(self) -> None:
@@ -98,7 +99,7 @@ class Sharding:
             if sidecar is not None and sidecar["key"] != self.key:
                 raise UsageError(
                     f"{self.folder} holds a preparation of another source, other options or other "
-                    "library versions; choose another folder or delete this one"
+                    "versions of collamo or its libraries; choose another folder or delete this one"
                 )
         self._fetch("parquet")
 

@@ -30,8 +30,8 @@ MOLECULE_SCHEMA = pa.schema(
         ("smiles", pa.string()),
         ("canonical_smiles", pa.string()),
         ("scaffold", pa.string()),  # Murcko, "" for an acyclic molecule
-        ("parent", pa.string()),  # SMILES without counter-ions, charge, stereo; canonical tautomer
-        ("parent_bounded", pa.bool_()),  # see `collamo.chem.parent.Parent`
+        ("neutral_smiles", pa.string()),  # without counter-ions, charge, isotopes, stereo
+        ("tautomer_key", pa.int64()),  # see `collamo.chem.parent.NeutralForm`
         ("selfies", pa.list_(pa.string())),  # null: 1D is absent
         ("selfies_reason", pa.string()),
         ("atom_features", pa.list_(pa.uint8())),  # [N, 9] row-major

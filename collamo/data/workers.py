@@ -1,14 +1,15 @@
-"""Rows processed side by side, in workers that may hang, crash or run out of memory."""
+"""Rows, and later parents, made side by side in workers that may hang, crash or use up memory."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
+from typing import Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -21,6 +22,7 @@ from collamo.chem.conformer_workers import (
     wall_limit,
     worker_context,
 )
+from collamo.chem.parent import Parent, canonical_tautomer
 from collamo.data.gpu_rows import placed_rows
 from collamo.data.options import PrepareOptions
 from collamo.data.records import Outcome, process_row
@@ -32,12 +34,13 @@ from collamo.errors import UsageError
 CHUNK = 16
 CHUNK_SECONDS = 1.0
 
-_Result = tuple[SourceRow, Outcome]
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 
 def process_rows(
     rows: Iterable[SourceRow], options: PrepareOptions, workers: int
-) -> Iterator[_Result]:
+) -> Iterator[tuple[SourceRow, Outcome]]:
     """Yield each row with what became of it, in the order in which workers finish.
 
     A chunk that dies, hangs or runs out of memory is done again molecule by molecule; a molecule
@@ -46,23 +49,65 @@ def process_rows(
     """
     if options.conformers and options.embedder == "nvmolkit":
         rows = placed_rows(rows, options)
-    source = _chunks(rows)
-    again: deque[_Message] = deque()
-    running: dict[Future[list[Outcome]], _Message] = {}
+    return _in_workers(_Job(process_row, _rejected, options), rows, workers)
+
+
+def find_parents(
+    neutral: Iterable[str], options: PrepareOptions, workers: int
+) -> Iterator[tuple[str, Parent]]:
+    """Yield the SMILES of each neutral form with its parent, in the order in which workers finish.
+
+    One whose search dies, hangs or runs out of memory is its own parent, and bounded.
+    """
+    return _in_workers(_Job(_find_parent, _own_parent, options), neutral, workers)
+
+
+@dataclass(frozen=True)
+class _Job(Generic[_Item, _Done]):
+    """What workers do with items one by one, and what stands for one that they cannot do.
+
+    `one` takes an item, the options and why the item failed before (None: it did not); `given_up`
+    an item, a code and a reason.
+    """
+
+    one: Callable[[_Item, PrepareOptions, str | None], _Done]
+    given_up: Callable[[_Item, str, str], _Done]
+    options: PrepareOptions
+
+
+def _rejected(row: SourceRow, code: str, reason: str) -> Outcome:
+    return Outcome(None, code, f"molecule {reason}")
+
+
+def _find_parent(neutral: str, options: PrepareOptions, failed: str | None) -> Parent:
+    return canonical_tautomer(neutral) if failed is None else _own_parent(neutral)
+
+
+def _own_parent(neutral: str, *why: str) -> Parent:
+    return Parent(neutral, bounded=True)
+
+
+def _in_workers(
+    job: _Job[_Item, _Done], items: Iterable[_Item], workers: int
+) -> Iterator[tuple[_Item, _Done]]:
+    """Yield each item with what the job makes of it, in the order in which workers finish."""
+    source = _chunks(items)
+    again: deque[_Message[_Item]] = deque()
+    running: dict[Future[list[_Done]], _Message[_Item]] = {}
     pool = ProcessPool(
         max_workers=workers,
         context=worker_context(),
         initializer=start_worker,
-        initargs=[options.memory_limit],
+        initargs=[job.options.memory_limit],
     )
     try:
         while True:
             while len(running) < 3 * workers and (message := _next(again, source)) is not None:
-                running[message.schedule(pool, options)] = message
+                running[message.schedule(pool, job)] = message
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                finished, unfinished = running.pop(future).result(future, options)
+                finished, unfinished = running.pop(future).result(future, job)
                 again.extend(unfinished)
                 yield from finished
     finally:
@@ -81,60 +126,71 @@ def check_workers_allowed() -> None:
         )
 
 
-def _chunks(rows: Iterable[SourceRow]) -> Iterator[_Message]:
-    iterator = iter(rows)
+def _chunks(items: Iterable[_Item]) -> Iterator[_Message[_Item]]:
+    iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
         yield _Message(chunk)
 
 
-def _next(again: deque[_Message], source: Iterator[_Message]) -> _Message | None:
+def _next(
+    again: deque[_Message[_Item]], source: Iterator[_Message[_Item]]
+) -> _Message[_Item] | None:
     return again.popleft() if again else next(source, None)
 
 
 @dataclass(frozen=True)
-class _Message:
-    """Rows for one message to a worker; `absence` says why a conformer is not to be tried again."""
+class _Message(Generic[_Item]):
+    """Items for one message to a worker; `failed` says why one is not to be tried as before."""
 
-    rows: list[SourceRow]
-    absence: str | None = None
+    items: list[_Item]
+    failed: str | None = None
 
-    def schedule(self, pool: ProcessPool, options: PrepareOptions) -> Future[list[Outcome]]:
-        limit = wall_limit(options.time_limit + (CHUNK_SECONDS if len(self.rows) > 1 else 0.0))
-        return pool.schedule(_work, args=[self.rows, options, self.absence], timeout=limit)
+    def schedule(self, pool: ProcessPool, job: _Job[_Item, _Done]) -> Future[list[_Done]]:
+        limit = job.options.time_limit + (CHUNK_SECONDS if len(self.items) > 1 else 0.0)
+        arguments = [job.one, self.items, job.options, self.failed]
+        return pool.schedule(_work, args=arguments, timeout=wall_limit(limit))
 
     def result(
-        self, future: Future[list[Outcome]], options: PrepareOptions
-    ) -> tuple[list[_Result], list[_Message]]:
-        """Return (rows with their outcomes, what is still to be done)."""
+        self, future: Future[list[_Done]], job: _Job[_Item, _Done]
+    ) -> tuple[list[tuple[_Item, _Done]], list[_Message[_Item]]]:
+        """Return (items with what was made of them, what is still to be done)."""
+        seconds = job.options.time_limit
         try:
-            outcomes = future.result()
+            done = future.result()
         except TimeoutError:
-            return self._failed("time_limit", f"was not done {on_the_clock(options.time_limit)}")
+            return self._again(job, "time_limit", f"was not done {on_the_clock(seconds)}")
         except ProcessExpired as error:
             if is_processor_limit(error.exitcode):
-                reason = f"took longer than {options.time_limit:g} s of processor time"
-                return self._failed("time_limit", reason)
-            return self._failed("crash", f"RDKit crashed (exit code {error.exitcode})")
+                reason = f"took longer than {seconds:g} s of processor time"
+                return self._again(job, "time_limit", reason)
+            return self._again(job, "crash", f"RDKit crashed (exit code {error.exitcode})")
         except MemoryError:
-            return self._failed("memory", OUT_OF_MEMORY)
-        finished = list(zip(self.rows, outcomes, strict=False))
-        rest = self.rows[len(outcomes) :]
+            return self._again(job, "memory", OUT_OF_MEMORY)
+        finished = list(zip(self.items, done, strict=False))
+        rest = self.items[len(done) :]
         return finished, [_Message(rest)] if rest else []
 
-    def _failed(self, code: str, reason: str) -> tuple[list[_Result], list[_Message]]:
-        if len(self.rows) > 1:
-            return [], [_Message([row]) for row in self.rows]
-        if self.absence is None:
-            return [], [_Message(self.rows, absence=reason)]
-        return [(self.rows[0], Outcome(None, code, f"molecule {reason}"))], []
+    def _again(
+        self, job: _Job[_Item, _Done], code: str, reason: str
+    ) -> tuple[list[tuple[_Item, _Done]], list[_Message[_Item]]]:
+        if len(self.items) > 1:
+            return [], [_Message([item]) for item in self.items]
+        if self.failed is None:
+            return [], [_Message(self.items, failed=reason)]
+        return [(self.items[0], job.given_up(self.items[0], code, reason))], []
 
 
-def _work(rows: list[SourceRow], options: PrepareOptions, absence: str | None) -> list[Outcome]:
-    """In a worker: the outcomes of the first rows, as many as a second allows, at least one."""
-    deadline, outcomes = monotonic() + CHUNK_SECONDS, []
-    for row in rows:
+def _work(
+    one: Callable[[_Item, PrepareOptions, str | None], _Done],
+    items: list[_Item],
+    options: PrepareOptions,
+    failed: str | None,
+) -> list[_Done]:
+    """In a worker: what becomes of the first items, as many as a second allows, at least one."""
+    deadline, done = monotonic() + CHUNK_SECONDS, []
+    for item in items:
         with processor_limit(options.time_limit):
-            outcomes.append(process_row(row, options, absence))
+            done.append(one(item, options, failed))
         if monotonic() > deadline:
             break
-    return outcomes
+    return done

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rdkit import Chem, RDConfig
 
 import collamo.chem.parent as parent_module
 from collamo.chem.molecule import parse_molecule
-from collamo.chem.parent import Parent, parent_of
+from collamo.chem.parent import Parent, neutral_form, parent_of, tautomer_key
 from collamo.chem.rejection import captured_log
 
 FAMILIES = {
@@ -92,6 +93,49 @@ def test_the_search_for_tautomers_is_bounded_and_says_so():
     first, again = parent_of(peptide), parent_of(peptide)
     assert first == again
     assert first.bounded
+
+
+# One or more for each kind of step that RDKit's enumerator knows, and what they act on together.
+MOBILE = [
+    *["CC(=O)CC(=O)C", "CC(=O)C=CC", "CC=NC", "CCc1ccccn1", "Oc1ccccn1", "CC(=N)O", "NC(=N)N"],
+    *["c1cnc[nH]1", "Cc1n[nH]c2ccccc12", "OC1=CC=CO1", "O=C1CC=CO1", "C=C=O", "C[N+](=O)[O-]"],
+    *["C=[N+]([O-])O", "CC=NO", "CCN=O", "O=NC1=CC=C(O)C=C1", "OC#N", "N=C=O", "NC(=N)S(=O)O"],
+    *["C#N", "[C-]#[NH+]", "OP(O)O", "CP(=O)O", "SC(=S)N", "CC(=[Se])C", "Nc1nc(N)c2[nH]cnc2n1"],
+    *[
+        "CC1=NNC(=O)C1=NNc1ccccc1",
+        "O=c1[nH]c(=O)c2[nH]c(=O)[nH]c2[nH]1",
+        "CC(O)=C([2H])C",
+        "[H][H]",
+    ],
+    "NCC(=O)" * 6 + "O",
+]
+
+
+@pytest.mark.parametrize("smiles", MOBILE)
+def test_tautomers_have_one_key(smiles):
+    """Of all forms that RDKit finds, as it makes them and read back, bounded or not."""
+    mol = Chem.MolFromSmiles(smiles)
+    with captured_log():
+        forms = list(parent_module._standardiser().tautomers.Enumerate(mol))
+        again = filter(None, map(Chem.MolFromSmiles, map(Chem.MolToSmiles, forms)))
+        assert {tautomer_key(form) for form in (*forms, *again)} == {tautomer_key(mol)}
+
+
+def test_equal_parents_have_equal_keys_and_few_others_have():
+    with open(Path(RDConfig.RDDataDir) / "NCI" / "first_200.props.sdf", "rb") as file:
+        mols = [mol for mol in Chem.ForwardSDMolSupplier(file) if mol is not None][:60]
+    mols += [parse_molecule(form).mol for first in FAMILIES for form in (first, *FAMILIES[first])]
+    keys = defaultdict(set)
+    for mol in mols:
+        keys[parent_of(mol).smiles].add(neutral_form(mol).tautomer_key)
+    assert all(len(found) == 1 for found in keys.values())
+    assert len(set.union(*keys.values())) > 0.95 * len(keys)
+
+
+def test_keys_tell_apart_what_is_no_tautomer():
+    different = ["CCC(C)=O", "CC(C)C=O", "CCC(C)O", "CCCC=O", "C1COCC1", "CSC(C)C", "CCC(C)[O-]"]
+    assert len({tautomer_key(Chem.MolFromSmiles(smiles)) for smiles in different}) == 7
+    assert all(0 <= tautomer_key(Chem.MolFromSmiles(smiles)) < 2**63 for smiles in different)
 
 
 def test_where_the_standardiser_fails_the_parent_is_the_molecule_without_stereo(monkeypatch):

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -39,6 +40,7 @@ from collamo.data.shards import NUMBERS, SPLITS
 from collamo.data.sources import SourceRow
 from collamo.data.splits import scaffold_of
 from collamo.errors import CollamoError, TooManyRejectedError, UsageError
+from collamo.storage import Folder
 
 MIXED = """smiles,caption,homo
 CCO,Ethanol,-0.25
@@ -569,6 +571,16 @@ def test_text_that_is_not_utf8_is_kept_in_the_report(tmp_path):
 def test_another_preparation_is_not_overwritten(nci):
     with pytest.raises(UsageError, match="another source, other options"):
         prepare("nci", nci, PrepareOptions(limit=48, shard_size=20, seed=1))
+
+
+def test_shards_with_other_columns_are_not_gone_on_with(mixed, tmp_path, monkeypatch):
+    schema = sharding_module.MOLECULE_SCHEMA
+    monkeypatch.setattr(sharding_module, "MOLECULE_SCHEMA", pa.schema(list(schema)[:-1]))
+    sharding = sharding_module.Sharding(mixed, PrepareOptions(), Folder.at(tmp_path), tmp_path)
+    sharding.write({0}, 1, lambda rows: None)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="other versions of collamo or its libraries"):
+        prepare(mixed, tmp_path, workers=1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 
 from collamo.chem.molecule import parse_molecule
-from collamo.chem.parent import parent_of
+from collamo.chem.parent import neutral_form
 from collamo.data.sources import open_source
 from collamo.data.splits import overlaps, scaffold_of, split_at_random, split_by_scaffold
 
@@ -78,7 +78,7 @@ def test_parents_tie_scaffolds_together_through_others():
 
 
 def test_a_random_split_keeps_parents_together_and_nothing_else(molecules):
-    parents = [parent_of(parse_molecule(smiles).mol).smiles for smiles, _ in molecules]
+    parents = [neutral_form(parse_molecule(smiles).mol).smiles for smiles, _ in molecules]
     splits = split_at_random(parents, (0.8, 0.1, 0.1), seed=0)
     assert splits.count("test") == splits.count("validation") == 100
     assert overlaps(splits, [smiles for smiles, _ in molecules], parents) == {}
