@@ -15,17 +15,13 @@ from collections.abc import Callable
 import memory
 import molecules
 import pytest
-import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention.flex_attention import flex_attention
 
 import collamo_kernels as ck
-from collamo_kernels.coattention.reference import hop_term, radial_term, valid_pairs
+from collamo_kernels.rivals import checked, ours_of, rivals_of
 from collamo_kernels.testing import (
     Case,
     Inputs,
-    assert_accurate,
     assert_all_accurate,
     attend,
     attend_eagerly,
@@ -52,108 +48,6 @@ def molecule_inputs(count: int = BATCH, sink: bool = False) -> tuple[str, Inputs
 def one_large_molecule() -> Inputs:
     """A random tree with rings, of 500 atoms."""
     return make_inputs(Case("500 atoms", (500,), **SIZE))
-
-
-class Padded:
-    """The same inputs as the rivals take them, [B, H, N, D]; padding is not timed."""
-
-    def __init__(self, inputs: Inputs):
-        layout = inputs.layout
-        tensors = (inputs.q, inputs.k, inputs.v, inputs.cotangent)
-        q, k, v, cotangent = (layout.pad(x.detach()).transpose(1, 2).contiguous() for x in tensors)
-        self.q, self.k, self.v = (x.requires_grad_() for x in (q, k, v))
-        self.cotangent = cotangent
-        self.hop_bias, self.radial = inputs.hop_bias, inputs.radial
-        self.relations = inputs.relations.padded()
-        x = self.relations.coordinates.detach().requires_grad_()
-        self.relations = dataclasses.replace(self.relations, coordinates=x)
-
-    def learned(self) -> tuple[Tensor, ...]:
-        """Return everything that gets a gradient."""
-        tables = (self.relations.coordinates, self.hop_bias, *self.radial.parameters())
-        return self.q, self.k, self.v, *tables
-
-    def bias(self) -> Tensor:
-        """Φ2d + Φ3d [B, H, N, N], -1e30 where there is padding: what SDPA has to be handed."""
-        with torch.no_grad():
-            phi = hop_term(self.relations, self.hop_bias) + radial_term(self.relations, self.radial)
-            allowed = valid_pairs(self.relations.valid)[:, None]
-            return torch.where(allowed, phi, -1e30).contiguous()
-
-
-def backwards(out: Tensor, tensors: tuple[Tensor, ...], cotangent: Tensor) -> tuple:
-    """All gradients of (out · cotangent).sum()."""
-    return torch.autograd.grad(out, tensors, cotangent, allow_unused=True)
-
-
-def rivals_of(inputs: Inputs, backward: bool) -> dict[str, Callable]:
-    """Return the rivals by name: functions without arguments that return the result."""
-    padded, layout = Padded(inputs), inputs.layout
-    q, k, v = padded.q, padded.k, padded.v
-    bias = padded.bias().requires_grad_(backward)
-    compiled = torch.compile(_reference, dynamic=False)
-    flex = torch.compile(flex_attention, dynamic=False)
-
-    def timed(forward: Callable, tensors: tuple[Tensor, ...]) -> Callable:
-        def run() -> Tensor:
-            with torch.set_grad_enabled(backward):
-                out = forward()
-            if backward:
-                backwards(out, tensors, padded.cotangent)
-            return out
-
-        run.packed = lambda: layout.pack(run().detach().transpose(1, 2))  # for the check
-        return run
-
-    def formula(function: Callable) -> Callable:
-        arguments = (q, k, v, padded.relations, padded.hop_bias, padded.radial)
-        return timed(lambda: function(*arguments), padded.learned())
-
-    def sdpa() -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-
-    def flexible() -> Tensor:
-        plain = (x.detach() for x in (q, k, v))
-        return flex(*plain, score_mod=lambda s, b, h, i, j: s + bias[b, h, i, j])
-
-    rivals = {"reference": formula(_reference), "compiled reference": formula(compiled)}
-    rivals["SDPA, bias ready-built"] = timed(sdpa, (q, k, v, bias))
-    if not backward:  # FlexAttention has no backward pass on a CPU
-        rivals["FlexAttention, bias ready-built"] = timed(flexible, ())
-    return rivals
-
-
-def _reference(q, k, v, relations, hop_bias, radial) -> Tensor:
-    arguments = {"relations": relations, "hop_bias": hop_bias, "radial": radial}
-    return ck.coattention(q, k, v, **arguments, backend="reference")
-
-
-def checked(rivals: dict[str, Callable], yardstick: Tensor, exact: Tensor) -> dict:
-    """Run each rival once; put the reason in the place of one that cannot run."""
-    calls: dict[str, Callable | str] = {}
-    for name, rival in rivals.items():
-        try:
-            answer = rival.packed()
-        except Exception as error:  # whatever a compiler may throw
-            lines = str(error).strip().splitlines() or [""]
-            calls[name] = f"does not run: {type(error).__name__}: {lines[0][:80]}"
-            continue
-        assert_accurate(answer, yardstick, exact, name=name)
-        calls[name] = rival
-    return calls
-
-
-def ours_of(inputs: Inputs, backward: bool, backend: str | None = None) -> Callable:
-    """Return our call, packed."""
-
-    def forward() -> Tensor:
-        with torch.set_grad_enabled(backward):
-            return attend(inputs, "packed", backend=backend)
-
-    tensors = tuple(tensor for _, tensor in inputs.grads())
-    if not backward:
-        return forward
-    return lambda: backwards(forward(), tensors, inputs.cotangent)
 
 
 def extra_memory(contender: str) -> Callable:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import bench_coattention as harness
 import gpu
 import layer_model
 import torch
@@ -29,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from collamo_kernels.rivals import backwards
 from collamo_kernels.testing import attend
 
 CAPABILITY = 90
@@ -143,7 +143,7 @@ def launches(workload: gpu.Workload) -> dict[str, tuple[list[Launch], int]]:
                     out = attend(inputs, "packed", backend="triton")
                 else:
                     tensors = tuple(tensor for _, tensor in inputs.grads())
-                    harness.backwards(out, tensors, inputs.cotangent)
+                    backwards(out, tensors, inputs.cotangent)
             passes[name] = list(recorded), operations.count
         return passes
     finally:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-import bench_coattention as harness
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
+from collamo_kernels import rivals as harness
+from collamo_kernels.coattention.reference import hop_term, radial_term, valid_pairs
 from collamo_kernels.testing import Inputs
 
 
@@ -99,7 +100,7 @@ def flexible(
     last = padded.hop_bias.shape[1] - 1
     column = torch.where(hops == 255, last, hops.int().clamp(max=last - 1)).int()
     with torch.no_grad():
-        phi = harness.radial_term(padded.relations, padded.radial).to(padded.q.dtype).contiguous()
+        phi = radial_term(padded.relations, padded.radial).to(padded.q.dtype).contiguous()
     phi.requires_grad_(backward)
     table = padded.hop_bias.detach().clone().requires_grad_(backward)
     width = padded.q.shape[-1]
@@ -122,9 +123,9 @@ def flexible(
 def eager(q, k, v, relations, hop_bias, radial) -> Tensor:
     """The attention as one would write it, matrix products in q's type."""
     logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    for term in (harness.hop_term(relations, hop_bias), harness.radial_term(relations, radial)):
+    for term in (hop_term(relations, hop_bias), radial_term(relations, radial)):
         logits = logits + term.to(logits.dtype)
-    allowed = harness.valid_pairs(relations.valid)[:, None]
+    allowed = valid_pairs(relations.valid)[:, None]
     return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).softmax(-1) @ v
 
 
