@@ -173,8 +173,10 @@ test-kernels-alone: $(ALONE)/ready
 	$(ALONE)/bin/python -m pytest tests/alone.py tests/kernels -m "not slow"
 	$(ALONE)/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
 
+# Ends with a table per operation and its picture in build/bench; pytest-benchmark has its own options besides:
+# make bench ARGUMENTS="--benchmark-autosave", later --benchmark-compare, or -k hops.
 bench: .venv/collamo
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGUMENTS)
 
 # The paper's claims on a GPU, 15 minutes of an H200; what has a row in OUT is not run again. Four runs share the
 # GPU, because one small model alone leaves it waiting for Python.

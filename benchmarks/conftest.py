@@ -1,4 +1,8 @@
-"""How rivals are compared: in turns in one run, by medians, with the answers checked before."""
+"""How rivals are compared: in turns in one run, by medians, with the answers checked before.
+
+A run ends with a table per operation, its rows beside the committed ones, and a picture of each in
+build/bench.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,47 @@ import measurements
 import pytest
 import torch
 
+from collamo.benchmark import compare as set_beside
+from collamo.benchmark import rows_of_folder
+from collamo.benchmark.pictures import picture
+from collamo.cli.bench import show_table
+from collamo.files import write_text
+
+PICTURES = measurements.HERE.parent / "build" / "bench"
+COMMITTED = pytest.StashKey[dict[str, tuple[str, list[dict]]]]()  # `committed` before this run
+MEASURED = pytest.StashKey[dict[str, list[dict]]]()  # operation → rows of this run
 SHORT = 0.1  # s; what is faster is called once unmeasured first, as the others left cold caches
 LONG_ROUNDS = 5  # at most, of what is slower
+
+
+def pytest_configure(config):
+    """Read what is there before this run adds to it: of this kind of machine, else of another."""
+    config.stash[COMMITTED], config.stash[MEASURED] = committed(measurements.HERE / "results"), {}
+
+
+def committed(results):
+    """Return operation → (machine, its rows), this kind of machine before any other."""
+    here = results / measurements.machine()
+    folders = sorted(path for path in results.iterdir() if path != here)
+    if here.exists():
+        folders.append(here)
+    return {
+        op: (folder.name, rows) for folder in folders for op, rows in rows_of_folder(folder).items()
+    }
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Show a table and draw a picture of each operation that was measured."""
+    for op, rows in config.stash[MEASURED].items():
+        machine, earlier = config.stash[COMMITTED].get(op, ("no machine yet", []))
+        terminalreporter.section(f"{op} on {measurements.machine()}")
+        terminalreporter.write_line(f"earlier runs: those of {machine}")
+        show_table(op, set_beside(rows, earlier))
+        drawn = picture(rows)
+        if drawn is not None:
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            write_text(PICTURES / f"{op}.svg", drawn)
+            terminalreporter.write_line(str(PICTURES / f"{op}.svg"))
 
 
 @pytest.fixture
@@ -82,7 +125,8 @@ def compare(benchmark, request):
             if not callable(reason)
         ]
         measurements.append(op, rows)
-        _show(rows)
+        rows = [{"threads": torch.get_num_threads(), **row} for row in rows]
+        request.config.stash[MEASURED].setdefault(op, []).extend(rows)
 
     return run
 
@@ -91,10 +135,3 @@ def _time(call: Callable, clock: Callable[[], float]) -> float:
     start = clock()
     call()
     return clock() - start
-
-
-def _show(rows: list[dict]) -> None:
-    print(f"\n{rows[0]['workload']}, {torch.get_num_threads()} thread(s)")
-    for row in rows:
-        figures = (row.get(key, "") for key in ("median_ms", "ratio", "extra_mib"))
-        print("  {:<28} {:>10} ms {:>8} x {:>8} MiB".format(row["rival"], *figures), row["note"])

@@ -4,6 +4,8 @@ import argparse
 import csv
 import dataclasses
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -104,6 +106,46 @@ def test_rows_are_added_under_the_kind_of_machine(benchmarks, tmp_path, monkeypa
     rows = list(csv.DictReader(path.open()))
     assert [row["median_ms"] for row in rows] == ["1.5", "2.5"]
     assert f"torch={torch.__version__}" in rows[0]["versions"]
+
+
+def test_the_pictures_of_the_docs_are_those_of_the_rows(benchmarks):
+    import plots
+
+    def words(svg):
+        return re.findall(r">([^<>]+)</text>", svg)
+
+    drawn = plots.pictures()
+    assert {path.stem for path in plots.FIGURES.glob("*.svg")} == set(drawn)
+    for name, svg in drawn.items():
+        there = (plots.FIGURES / f"{name}.svg").read_text(encoding="utf-8")
+        assert words(svg) == words(there), "run: python benchmarks/plots.py"
+        assert any("×" in word for word in words(svg))
+
+
+def test_a_run_ends_beside_the_committed_rows(benchmarks, tmp_path):
+    import measurements
+
+    committed = runpy.run_path(str(BENCHMARKS / "conftest.py"))["committed"]
+
+    for machine, ratio in (("another-machine", "7"), (measurements.machine(), "8")):
+        for op in ("attention", "hops") if ratio == "7" else ("attention",):
+            (tmp_path / machine).mkdir(exist_ok=True)
+            text = f"workload,rival,median_ms,ratio\nw,RDKit,1,{ratio}\n"
+            (tmp_path / machine / f"{op}.csv").write_text(text)
+    found = committed(tmp_path)
+    assert found["attention"][0] == measurements.machine()
+    assert found["hops"] == (
+        "another-machine",
+        [
+            dict(
+                zip(
+                    ("workload", "rival", "median_ms", "ratio"),
+                    ("w", "RDKit", "1", "7"),
+                    strict=True,
+                )
+            )
+        ],
+    )
 
 
 def test_rows_from_a_gpu_are_kept_once(benchmarks, tmp_path):

@@ -11,8 +11,9 @@ LAYERS = (
     *("extras", "errors", "files", "schema", "progress", "storage"),
     *("chem", "data", "model", "training", "inference", "evaluation", "cli"),
 )
-# The command line's companions: `doctor` looks at the installation, `ablation` trains and asks.
-SAME_LAYER = {"doctor": "cli", "ablation": "cli", "__main__": "cli"}
+# The command line's companions: `doctor` looks at the installation, `ablation` trains and asks,
+# `benchmark` times.
+SAME_LAYER = {"doctor": "cli", "ablation": "cli", "benchmark": "cli", "__main__": "cli"}
 
 
 def imports(path, root=ROOT):

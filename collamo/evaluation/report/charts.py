@@ -7,6 +7,7 @@ chart stand in columns, which no automatic layout keeps. The same numbers give t
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 GREY, INK, RULE = "#8b949e", "#1b1f24", "#d9dee3"
 PALETTE = ("#0b5cad", "#c4501b", "#2a7d3f", "#8250df", "#9a6700", "#1b7c83", "#bf3989", "#57606a")
@@ -57,10 +58,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Panel:
-    """Intervals on one axis; a dashed line goes down from the first."""
+    """Intervals on one axis, by powers of ten if `logarithmic`; a dashed line from the first."""
 
     title: str
     lines: Sequence[Interval]
+    logarithmic: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,24 +75,33 @@ class Curves:
     lines: Mapping[str, Sequence[float]]
 
 
-def intervals(panels: Sequence[Panel], columns: int = 2) -> str:
-    """Return dots with their intervals, a panel per axis, `columns` panels side by side."""
+def intervals(panels: Sequence[Panel], columns: int = 2, label: float = LABEL) -> str:
+    """Return dots with their intervals, a panel per axis, `columns` panels side by side.
+
+    Labels have `label` pixels.
+    """
     with _style():
         rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
         heights = [HEAD + LINE * max(len(panel.lines) for panel in row) + 26 for row in rows]
-        width = LABEL + PLOT + NOTE
+        width = label + PLOT + NOTE
         sheet = _Sheet(width * min(columns, len(panels)), sum(heights))
         for number, panel in enumerate(panels):
             row, column = divmod(number, columns)
-            _draw_panel(sheet, panel, column * width, sum(heights[:row]), f"panel-{number}")
+            place = _Box(column * width, sum(heights[:row]), label, heights[row])
+            _draw_panel(sheet, panel, place, f"panel-{number}")
         return sheet.svg()
 
 
-def _draw_panel(sheet: _Sheet, panel: Panel, left: float, top: float, name: str) -> None:
-    sheet.title(left + 8, top + 20, panel.title)
-    axes = sheet.axes(_Box(left + LABEL, top + HEAD - 12, PLOT, LINE * len(panel.lines) + 12))
+def _draw_panel(sheet: _Sheet, panel: Panel, labels: _Box, name: str) -> None:
+    start, top = labels.left + labels.width, labels.top
+    sheet.title(labels.left + 8, top + 20, panel.title)
+    axes = sheet.axes(_Box(start, top + HEAD - 12, PLOT, LINE * len(panel.lines) + 12))
     axes.set_ylim(len(panel.lines) - 0.5, -0.5 - 12 / LINE)
-    ticks = _ticks([bound for line in panel.lines for bound in (line.low, line.high)])
+    bounds = [bound for line in panel.lines for bound in (line.low, line.high)]
+    ticks = _decades(bounds) if panel.logarithmic else _ticks(bounds)
+    if panel.logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [_number(tick) for tick in ticks])
     axes.set_xlim(ticks[0], ticks[-1])
     axes.xaxis.tick_top()
@@ -106,7 +117,7 @@ def _draw_panel(sheet: _Sheet, panel: Panel, left: float, top: float, name: str)
         dot.set(markersize=8 * _POINT, gid=f"{name}-value-{place}", clip_on=False)
         axes.add_line(ends)
         axes.add_line(dot)
-        sheet.text(left + LABEL + PLOT + 12, _middle(top, place), line.note, line.colour)
+        sheet.text(start + PLOT + 12, _middle(top, place), line.note, line.colour)
 
 
 def _middle(top: float, place: int) -> float:
@@ -193,6 +204,13 @@ def _ticks(values: Sequence[float]) -> list[float]:
     if not high > low:
         low, high = low - 0.5, high + 0.5
     return [float(tick) for tick in locator.tick_values(low, high)]
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    """Return the powers of ten around all values, which are positive; two at least."""
+    low = math.floor(math.log10(min(values)))
+    high = max(low + 1, math.ceil(math.log10(max(values))))
+    return [10.0**power for power in range(low, high + 1)]
 
 
 def _number(value: float) -> str:
