@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-faults test-distributed test-quantization test-clients test-serve test-vllm test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-faults test-distributed test-quantization test-clients test-serve test-web test-vllm test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -108,6 +108,20 @@ $(SERVE)/ready: .venv/collamo
 
 test-serve: $(SERVE)/ready
 	$(SERVE)/bin/python -m pytest tests/inference/serve tests/cli/test_serve_command.py
+
+# The page in a real Chromium (COLLAMO_CHROMIUM, else what is on the path), in an environment that has all else from
+# .venv. Screenshots lie in build/web.
+WEB := .venv-web
+$(WEB)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(WEB)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(WEB)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(WEB)/bin/python install --quiet --disable-pip-version-check \
+	  'gradio>=6.31' 'prometheus-client>=0.21' 'playwright>=1.55'
+	@touch $@
+
+test-web: $(WEB)/ready
+	$(WEB)/bin/python -m pytest tests/inference/web tests/cli/test_web_command.py
 
 # The model through torch's code generator, which takes minutes: evaluation, training steps, both stages of a
 # recipe, and the exported encoders.

@@ -15,7 +15,7 @@ GIVES = {
     "model": "the model: load it, ask it, prepare data, train it",
     "evaluation": "scores of answers and files, judges, comparisons",
     "train": "learning curves while training",
-    "web": "the demo in a browser",
+    "web": "a page in the browser: ask, compare, answer files",
     "serve": "a server like OpenAI's that reads molecules",
     "vllm": "vLLM, an engine for prompt embeddings; in an environment of its own",
     "ray": "data preparation over several machines",

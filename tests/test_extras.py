@@ -19,6 +19,7 @@ BASE = {"torch", "numpy"}
 ROOMS = {
     "collamo_kernels/nn/pyg.py": (("pyg",), ()),
     "collamo_kernels": ((), ("gpu", "cluster")),
+    "collamo/inference/web": (("model", "serve", "web"), ()),
     "collamo/inference/serve": (("model", "serve"), ("vllm",)),
     "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
     "collamo": (("model",), ("train", "trl", "quantization", "gguf", "gpu", "ray")),

@@ -24,7 +24,7 @@ from collamo.files import no_room, why_full
 
 #: Each is a file of this folder with a function of that name; the order is that of ``--help``.
 COMMANDS = (
-    *("prepare", "convert", "train", "merge", "ask", "chat", "serve", "generate"),
+    *("prepare", "convert", "train", "merge", "ask", "chat", "serve", "web", "generate"),
     *("evaluate", "score", "compare", "judge", "ablate", "bench", "doctor"),
 )
 

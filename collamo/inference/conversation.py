@@ -56,7 +56,8 @@ class Conversation(NamedTuple):
 
 
 def read_conversation(
-    messages: str | Sequence[Mapping[str, Any]], molecules: Iterable[MoleculeInput] = ()
+    messages: str | Sequence[Mapping[str, Any]],
+    molecules: Iterable[MoleculeInput | MoleculeText] = (),
 ) -> Conversation:
     """Find the molecules of a conversation.
 
@@ -101,7 +102,7 @@ def _read_message(
     message: Mapping[str, Any],
     place: str,
     found: list[MoleculeInput | MoleculeText],
-    rest: Iterator[MoleculeInput],
+    rest: Iterator[MoleculeInput | MoleculeText],
 ) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
@@ -124,7 +125,7 @@ def _read_part(
     part: Mapping[str, Any],
     place: str,
     found: list[MoleculeInput | MoleculeText],
-    rest: Iterator[MoleculeInput],
+    rest: Iterator[MoleculeInput | MoleculeText],
 ) -> Iterator[dict[str, Any]]:
     """Yield the parts of one, its molecules taken out into `found`."""
     kind = part.get("type") if isinstance(part, Mapping) else None
@@ -147,7 +148,7 @@ def _read_part(
 
 
 def _molecule_of(
-    part: Mapping[str, Any], place: str, rest: Iterator[MoleculeInput]
+    part: Mapping[str, Any], place: str, rest: Iterator[MoleculeInput | MoleculeText]
 ) -> MoleculeInput | MoleculeText:
     forms = [form for form in FORMS if part.get(form) is not None]
     if unknown := sorted(map(str, part.keys() - {"type", *FORMS})):

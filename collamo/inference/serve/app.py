@@ -74,9 +74,12 @@ class Service:
     created: int = 0
     metrics: Metrics = field(default_factory=Metrics)
 
-    async def chat(self, request: ChatRequest) -> Work:
-        """Return the answer to a conversation, which has not begun."""
-        conversation = read_conversation(request.messages)
+    async def chat(self, request: ChatRequest, molecules: Sequence[MoleculeText] = ()) -> Work:
+        """Return the answer to a conversation, which has not begun.
+
+        `molecules` stand where a message's part of type "molecule" gives none.
+        """
+        conversation = read_conversation(request.messages, molecules)
         texts = [m for m in conversation.molecules if isinstance(m, MoleculeText)]
         features = await self._features(request, texts)
         return self._work(request, prompt_of(self.processor, conversation.messages), features)

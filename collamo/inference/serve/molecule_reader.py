@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired
 
@@ -26,6 +27,7 @@ from collamo.chem.molecule import Molecule
 from collamo.errors import MoleculeError
 from collamo.inference.conversation import MoleculeText
 
+Made = TypeVar("Made")
 #: Our choice: molecules that are remembered, 3 kB for a drug, 200 kB for one of 512 atoms.
 REMEMBERED = 256
 
@@ -78,8 +80,21 @@ class MoleculeReader:
         self._pool.join()
 
     async def _parsed(self, molecule: MoleculeText) -> tuple[Molecule, MoleculeFeatures]:
+        return await self.in_worker(molecule, _featurized)
+
+    async def in_worker(
+        self, molecule: MoleculeText, function: Callable[..., Made], *args: Any
+    ) -> Made:
+        """Return what ``function(molecule, *args)`` makes of a molecule, read in a worker.
+
+        Raises
+        ------
+        MoleculeError
+            As `read`.
+        """
         limit = wall_limit(self.seconds)
-        future = self._pool.schedule(_parse, args=[molecule, self.seconds], timeout=limit)
+        work = [molecule, self.seconds, function, *args]
+        future = self._pool.schedule(_of_molecule, args=work, timeout=limit)
         shown = repr(molecule.text[:40])
         try:
             return await asyncio.wrap_future(future)
@@ -114,8 +129,14 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _parse(molecule: MoleculeText, seconds: float) -> tuple[Molecule, MoleculeFeatures]:
-    """In a worker: all that RDKit says of a molecule but its conformer."""
+def _of_molecule(
+    molecule: MoleculeText, seconds: float, function: Callable[..., Made], *args: Any
+) -> Made:
+    """In a worker: read the molecule, and make of it what is wanted."""
     with processor_limit(seconds):
-        read = molecule.read()
-        return read, featurize(read, absent_conformer("3D not requested"))
+        return function(molecule.read(), *args)
+
+
+def _featurized(read: Molecule) -> tuple[Molecule, MoleculeFeatures]:
+    """In a worker: all that RDKit says of a molecule but its conformer."""
+    return read, featurize(read, absent_conformer("3D not requested"))

@@ -15,7 +15,7 @@ from collamo.inference.serve import molecule_reader
 from collamo.inference.serve.molecule_reader import MoleculeReader
 
 ALL = ("1d", "2d", "3d")
-PARSE = molecule_reader._parse
+OF_MOLECULE = molecule_reader._of_molecule
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="needs POSIX timers")
 
 
@@ -68,18 +68,18 @@ def test_a_conformer_that_is_not_found_in_time_is_left_out(reader):
     assert read["notes"] == [f"answered without 3D: {read['conformer']['reason']}"]
 
 
-def strange(molecule, seconds):
-    """In a worker, in the place of `_parse`."""
+def strange(molecule, seconds, *work):
+    """In a worker, in the place of `_of_molecule`."""
     with processor_limit(seconds):
         while molecule.text == "hang":
             pass
     if molecule.text == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
-    return PARSE(molecule, seconds)
+    return OF_MOLECULE(molecule, seconds, *work)
 
 
 def test_a_text_that_hangs_or_crashes_rdkit_costs_itself_alone(reader, monkeypatch):
-    monkeypatch.setattr(molecule_reader, "_parse", strange)
+    monkeypatch.setattr(molecule_reader, "_of_molecule", strange)
     hang, crash, good = read_all(reader, "hang", "crash", "CCO")
     assert "was not read within 0.5 s of processor time" in str(hang)
     assert "crashes RDKit (exit code -9)" in str(crash)
@@ -105,7 +105,7 @@ def test_what_was_read_is_remembered_and_forgotten(reader, monkeypatch):
 
 
 def test_a_request_that_is_given_up_frees_its_worker(reader, monkeypatch):
-    monkeypatch.setattr(molecule_reader, "_parse", strange)
+    monkeypatch.setattr(molecule_reader, "_of_molecule", strange)
     reader.seconds = 600.0
 
     async def give_up():
