@@ -38,10 +38,10 @@ demo-seeds: .venv/collamo
 # A file of tests after the other in as many processes as there are processors; threads that wait sleep, or they
 # would take each other's.
 PARALLEL := -n auto --dist loadfile
-test test-fast: export OMP_WAIT_POLICY = passive
+test test-fast test-clients test-oldest test-oldest-triton test-kernels-alone: export OMP_WAIT_POLICY = passive
 test: .venv/collamo
 	$(BIN)/python -m pytest $(PARALLEL)
-	$(BIN)/python -m pytest --doctest-modules collamo collamo_kernels
+	$(BIN)/python -m pytest $(PARALLEL) --doctest-modules collamo collamo_kernels
 
 # Three minutes on two cores: without the tests marked as slow.
 test-fast: .venv/collamo
@@ -78,7 +78,7 @@ $(CLIENTS)/ready: .venv/collamo
 	@touch $@
 
 test-clients: $(CLIENTS)/ready
-	$(CLIENTS)/bin/python -m pytest tests/kernels/test_pyg.py tests/data/test_conversations.py \
+	$(CLIENTS)/bin/python -m pytest $(PARALLEL) tests/kernels/test_pyg.py tests/data/test_conversations.py \
 	  tests/test_sft_example.py tests/test_docs.py tests/kernels/test_relations.py \
 	  -k "(not test_relations or PyG) and (not test_docs or python_of_a_page)"
 
@@ -156,8 +156,8 @@ $(OLDEST)/ready: .venv/collamo
 
 test-oldest: export PYTHONPATH = $(BITSANDBYTES)
 test-oldest: $(OLDEST)/ready $(BITSANDBYTES)
-	$(OLDEST)/bin/python -m pytest tests/model tests/training/test_quantization.py tests/training/test_stages.py \
-	  -k "not killed"
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) tests/model tests/training/test_quantization.py \
+	  tests/training/test_stages.py -k "not killed"
 
 # The Triton kernels by the oldest Triton that is supported, with its ptxas: compiled for sm_80 and sm_90
 # within the same limits of registers and spills.
@@ -167,7 +167,7 @@ $(OLDEST_TRITON): .venv/collamo
 
 test-oldest-triton: export PYTHONPATH = $(OLDEST_TRITON)
 test-oldest-triton: $(OLDEST_TRITON)
-	$(BIN)/python -m pytest tests/kernels/test_triton.py -k "fit or compile"
+	$(BIN)/python -m pytest -n auto tests/kernels/test_triton.py -k "fit or compile"
 
 # collamo_kernels by itself: the wheel, in an environment that holds torch, numpy and pytest alone; the
 # sources of this folder stay off the path. Where Triton would be imported, doctests are skipped.
@@ -175,7 +175,7 @@ ALONE := .venv-kernels
 $(ALONE)/ready:
 	$(PYTHON) -m venv --clear $(ALONE)
 	$(ALONE)/bin/$(PIP_INSTALL) "$(TORCH)"
-	$(ALONE)/bin/$(PIP_INSTALL) numpy pytest $(BUILD)
+	$(ALONE)/bin/$(PIP_INSTALL) numpy pytest pytest-xdist $(BUILD)
 	@touch $@
 
 test-kernels-alone: export PYTHONSAFEPATH = 1
@@ -184,8 +184,8 @@ test-kernels-alone: $(ALONE)/ready
 	$(ALONE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --wheel-dir build/wheel .
 	$(ALONE)/bin/$(PIP_INSTALL) --no-deps --force-reinstall build/wheel/collamo-*.whl
-	$(ALONE)/bin/python -m pytest tests/alone.py tests/kernels -m "not slow"
-	$(ALONE)/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
+	$(ALONE)/bin/python -m pytest $(PARALLEL) tests/alone.py tests/kernels -m "not slow"
+	$(ALONE)/bin/python -m pytest $(PARALLEL) --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
 
 # Ends with a table per operation and its picture in build/bench; pytest-benchmark has its own options besides:
 # make bench ARGUMENTS="--benchmark-autosave", later --benchmark-compare, or -k hops.

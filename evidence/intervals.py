@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,8 +45,25 @@ def interval(
     replacement, and returns its values [R]. Resamples without a finite one are left out: of very
     few units one may draw those without an error.
     """
-    rng = np.random.default_rng(0)
     values = []
+    for drawn, weights in _draws(seeds, units):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values.append(statistic(drawn.astype(float), weights.astype(float)))
+    every = np.concatenate(values)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(every[np.isfinite(every)], [tail, 100 - tail])
+    (whole,) = statistic(np.ones((1, seeds)), np.ones((1, units)))
+    return Estimate(float(whole), float(low), float(high))
+
+
+@lru_cache(maxsize=2)
+def _draws(seeds: int, units: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return how often each resample drew each seed and each unit, `_CHUNK` resamples at a time.
+
+    The same for every statistic of as many seeds and units, and more work than most of them.
+    """
+    rng = np.random.default_rng(0)
+    chunks = []
     for _ in range(RESAMPLES // _CHUNK):
         pairs = [
             (
@@ -54,14 +72,9 @@ def interval(
             )
             for _ in range(_CHUNK)
         ]
-        weights, drawn = (np.stack(each).astype(float) for each in zip(*pairs, strict=True))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values.append(statistic(drawn, weights))
-    every = np.concatenate(values)
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(every[np.isfinite(every)], [tail, 100 - tail])
-    (whole,) = statistic(np.ones((1, seeds)), np.ones((1, units)))
-    return Estimate(float(whole), float(low), float(high))
+        weights, drawn = (np.stack(each).astype(np.uint16) for each in zip(*pairs, strict=True))
+        chunks.append((drawn, weights))
+    return chunks
 
 
 def _by_unit(errors: np.ndarray, unit: np.ndarray) -> np.ndarray:
