@@ -183,6 +183,8 @@ def _check_relations(q: Tensor, relations: Relations) -> None:
             raise ValueError(
                 f"q has {q.shape[0]} atoms, but relations.cu_seqlens ends at {relations.num_atoms}"
             )
+        if torch.compiler.is_exporting():
+            _read_numbers(relations)
         return
     atoms = (q.shape[0], q.shape[2])
     pairs = (*atoms, q.shape[2])
@@ -196,6 +198,12 @@ def _check_relations(q: Tensor, relations: Relations) -> None:
                 f"but q has shape {list(q.shape)}; "
                 f"relations.{name} must begin with {list(size)}"
             )
+
+
+def _read_numbers(relations: Relations) -> None:
+    """Let a graph read every number: a strict torch.export takes what none reads for a constant."""
+    for number in (relations.max_seqlen, relations.num_atoms, relations.num_pairs):
+        torch._check(number is not None and number >= 0)
 
 
 def _check_hop_bias(hop_bias: Tensor, heads: int, device: torch.device) -> None:
