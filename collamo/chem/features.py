@@ -142,10 +142,6 @@ def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:
             f"{molecule.smiles!r}; embed this very molecule"
         )
     edge_index, edge_features = _edges(molecule.mol)
-    written = molecule.mol
-    if molecule.source_atoms is not None:
-        with captured_log():  # it warns of a bare proton
-            written = Chem.MolFromSmiles(molecule.smiles)
     return MoleculeFeatures(
         smiles=molecule.smiles,
         selfies=molecule.selfies.tokens if molecule.selfies else None,
@@ -153,8 +149,17 @@ def featurize(molecule: Molecule, conformer: Conformer) -> MoleculeFeatures:
         edge_index=edge_index,
         edge_features=edge_features,
         conformer=conformer,
-        bond_directions=bond_directions(written, edge_index),
+        bond_directions=_directions_as_written(molecule, edge_index),
     )
+
+
+def _directions_as_written(molecule: Molecule, edge_index: np.ndarray) -> np.ndarray:
+    if not {"/", "\\"} & set(molecule.smiles):
+        return np.zeros(edge_index.shape[1], dtype=np.uint8)
+    if molecule.source_atoms is None:
+        return bond_directions(molecule.mol, edge_index)
+    with captured_log():  # it warns of a bare proton
+        return bond_directions(Chem.MolFromSmiles(molecule.smiles), edge_index)
 
 
 def bond_directions(mol: Chem.Mol, edge_index: np.ndarray) -> np.ndarray:

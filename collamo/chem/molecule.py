@@ -338,7 +338,8 @@ def _mol_of_smiles(smiles: str) -> Chem.Mol:
             code, reason = "reaction", "is a reaction, not a molecule"
         raise RejectedMolecule(code, f"SMILES {shown(smiles)} {reason}; fix it or drop the row")
     _check_size(mol, f"SMILES {shown(smiles)}")
-    drop_atom_maps(mol)
+    if ":" in smiles:  # without one there is no map, and looking at every atom takes a while
+        drop_atom_maps(mol)
     return mol
 
 

@@ -56,17 +56,22 @@ def _qed_properties(mol: Chem.Mol) -> QED.QEDproperties:
         return QED.properties(mol)
     acceptors = filter(mol.HasSubstructMatch, QED.Acceptors)
     aromatic = Chem.DeleteSubstructs(Chem.Mol(mol), QED.AliphaticRings)
-    strict = rdMolDescriptors.NumRotatableBondsOptions.Strict
     return QED.QEDproperties(
         MW=Descriptors.MolWt(mol),  # type: ignore[attr-defined]
         ALOGP=Crippen.MolLogP(mol),  # type: ignore[attr-defined]
         HBA=sum(len(mol.GetSubstructMatches(pattern)) for pattern in acceptors),
         HBD=rdMolDescriptors.CalcNumHBD(mol),
         PSA=rdMolDescriptors.CalcTPSA(mol),
-        ROTB=rdMolDescriptors.CalcNumRotatableBonds(mol, strict),
+        ROTB=_rotatable_bonds(mol),
         AROM=len(Chem.GetSSSR(aromatic)),
         ALERTS=len(_alerts().matches(mol)),
     )
+
+
+@lru_cache(maxsize=1)  # QED asks for them too
+def _rotatable_bonds(mol: Chem.Mol) -> int:
+    strict = rdMolDescriptors.NumRotatableBondsOptions.Strict  # what RDKit's wheels do by default
+    return rdMolDescriptors.CalcNumRotatableBonds(mol, strict)
 
 
 @lru_cache(maxsize=1)
@@ -92,9 +97,7 @@ PROPERTIES_2D: tuple[Property, ...] = (
     Property(
         "hbond_acceptors", "hydrogen bond acceptors", None, 0, rdMolDescriptors.CalcNumHBA, True
     ),
-    Property(
-        "rotatable_bonds", "rotatable bonds", None, 0, rdMolDescriptors.CalcNumRotatableBonds, True
-    ),
+    Property("rotatable_bonds", "rotatable bonds", None, 0, _rotatable_bonds, True),
     Property("ring_count", "rings", None, 0, rdMolDescriptors.CalcNumRings, True),
     Property("heavy_atoms", "heavy atoms", None, 0, Chem.Mol.GetNumHeavyAtoms, True),
     Property("formal_charge", "formal charge", None, 0, Chem.GetFormalCharge),

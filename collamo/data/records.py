@@ -119,7 +119,7 @@ def _molecule_columns(
     return {
         "smiles": features.smiles,
         "canonical_smiles": molecule.canonical_smiles,
-        "scaffold": scaffold_of(molecule.canonical_smiles),
+        "scaffold": _scaffold(molecule),
         "neutral_smiles": neutral.smiles,
         "tautomer_key": neutral.tautomer_key,
         "selfies": features.selfies,
@@ -138,3 +138,10 @@ def _molecule_columns(
         "properties": [*facts.properties.items(), *facts.unknown.items()],
         "geometry": list(facts.geometry.items()),
     }
+
+
+def _scaffold(molecule: Molecule) -> str:
+    """Return the scaffold; a SMILES that came canonical, as in many files, is read once."""
+    canonical = molecule.canonical_smiles
+    came = molecule.smiles == canonical and molecule.source_atoms is None
+    return scaffold_of(canonical, molecule.mol if came else None)

@@ -17,14 +17,15 @@ from collamo.chem.rejection import captured_log
 LARGEST_HELD_OUT_SHARE = 0.1
 
 
-def scaffold_of(canonical_smiles: str) -> str:
+def scaffold_of(canonical_smiles: str, mol: Chem.Mol | None = None) -> str:
     """Return the Murcko scaffold without stereo, "" for an acyclic molecule.
 
     A function of the canonical SMILES, so that equal molecules have equal scaffolds however they
-    were written.
+    were written; `mol` is what RDKit reads from it, where that is at hand.
     """
     with captured_log():
-        mol = Chem.MolFromSmiles(canonical_smiles)
+        if mol is None:
+            mol = Chem.MolFromSmiles(canonical_smiles)
         if mol is None:  # RDKit cannot read a few SMILES that it wrote; such a molecule is alone
             return canonical_smiles
         return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 import pytest
+from rdkit import Chem
 
 from collamo.chem.molecule import parse_molecule
 from collamo.chem.parent import neutral_form
@@ -22,6 +23,11 @@ def test_scaffolds():
     assert scaffold_of("CCO") == ""
     assert scaffold_of("CC(=O)Oc1ccccc1C(=O)O") == "c1ccccc1"
     assert scaffold_of("C[C@H]1CC[C@@H](C)CC1") == "C1CCCCC1"
+
+
+def test_a_molecule_at_hand_has_the_scaffold_of_its_smiles(molecules):
+    for smiles, scaffold in molecules[:200]:
+        assert scaffold_of(smiles, Chem.MolFromSmiles(smiles)) == scaffold
 
 
 def test_no_molecule_and_no_scaffold_in_two_splits(molecules):
