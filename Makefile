@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo demo-seeds test test-fast test-faults test-distributed test-quantization test-clients test-serve test-web test-vllm test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
+.PHONY: demo demo-seeds test test-fast test-interpreter test-faults test-distributed test-quantization test-clients test-serve test-web test-vllm test-ray test-oldest test-oldest-triton test-kernels-alone bench evidence gpu-build gpu-test gpu-bench sanitize lint docs clean
 .DELETE_ON_ERROR:
 
 # The interpreter and torch come first and by themselves. Where no NVIDIA GPU answers, torch is exactly
@@ -35,13 +35,29 @@ demo-seeds: .venv/collamo
 	$(BIN)/python examples/demo_seeds.py $(DEMO) --seeds 5 --jobs 2 --out results/demo_seeds \
 	  --page docs/evidence.md
 
-# A file of tests after the other in as many processes as there are processors; threads that wait sleep, or they
-# would take each other's.
-PARALLEL := -n auto --dist loadfile
-test test-fast test-clients test-oldest test-oldest-triton test-kernels-alone: export OMP_WAIT_POLICY = passive
-test: .venv/collamo
+# A file of tests after the other in as many processes as there are processors; threads that wait sleep, or they would
+# take each other's. In the order of their names, so that no long file is the last.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+test test-fast test-interpreter test-clients test-oldest test-oldest-triton test-kernels-alone: export OMP_WAIT_POLICY = passive
+test: test-interpreter
 	$(BIN)/python -m pytest $(PARALLEL)
 	$(BIN)/python -m pytest $(PARALLEL) --doctest-modules collamo collamo_kernels
+
+# The numbers of the Triton kernels without a GPU, by Triton's interpreter, of which a process has either all or
+# nothing; then those of them that round, with the rounding of a GPU: exponentials, quotients and roots that are off
+# by 2 ulp, as CUDA allows its fast ones.
+TRITON_TESTS := $(foreach name,attention radial trust on_gpu,tests/kernels/test_triton_$(name).py) \
+  $(addprefix tests/kernels/test_coattention.py::,test_any_strides TestSinkByHand \
+    TestSinkAtItsEdges::test_rows_without_a_key_are_zero) \
+  $(addprefix tests/kernels/test_pair_bias_attention.py::,test_by_hand test_batch_is_its_singles test_any_strides \
+    test_in_place TestTritonOperator)
+test-interpreter: export TRITON_INTERPRET = 1
+test-interpreter: export COLLAMO_TEST_BACKENDS = $(if $(filter Linux,$(shell uname)),triton)
+test-interpreter: export PYTHONPATH = tests/kernels
+test-interpreter: .venv/collamo
+	$(BIN)/python -m pytest -n auto $(TRITON_TESTS)
+	APPROX_ULP=2 $(BIN)/python -m pytest -n auto -p approx_rounding $(wordlist 1,2,$(TRITON_TESTS)) \
+	  -k "(accuracy and float32-packed and not widest) or rows_are_values"
 
 # Three minutes on two cores: without the tests marked as slow.
 test-fast: .venv/collamo

@@ -366,7 +366,7 @@ class TestOperator:
 
 @pytest.mark.skipif(
     not (_triton.INTERPRETED or torch.cuda.is_available()),
-    reason="runs on a GPU, or with TRITON_INTERPRET=1, by test_triton.py",
+    reason="runs on a GPU, or in `make test-interpreter`",
 )
 class TestTritonOperator:
     """The operators of the Triton backend alone."""

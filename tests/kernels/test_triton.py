@@ -1,10 +1,7 @@
-"""The Triton attention without a GPU: its interpreter, and what the compiler makes of it."""
+"""The Triton attention without a GPU: what the compiler makes of it."""
 
 import dataclasses
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +9,6 @@ import torch
 import collamo_kernels as ck
 from collamo_kernels.testing import Case, attend, make_inputs, required_backends, with_gradients
 
-HERE = Path(__file__).parent
 CAPABILITIES = 80, 90
 REGISTERS = 255  # of a thread, all there are
 SHARED = 101376  # bytes: two programs on an H100, one on every processor since sm_80
@@ -55,35 +51,6 @@ def test_refuses_the_cpu_in_one_line():
     q = torch.zeros(1, 1, 2, 8)
     with pytest.raises(ck.BackendError, match="backend 'triton': q is on cpu; this backend runs"):
         ck.coattention(q, q, q, backend="triton")
-
-
-@pytest.mark.slow
-def test_in_the_interpreter(triton):
-    """The numbers: in a process of its own, because Triton reads the switch when it is imported."""
-    # Whether the compiler is there is read at import too.
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "COLLAMO_TEST_BACKENDS": "triton"}
-    files = [HERE / f"test_triton_{name}.py" for name in ("attention", "radial", "trust", "on_gpu")]
-    edges = "TestSinkAtItsEdges::test_rows_without_a_key_are_zero"
-    names = "test_any_strides", "TestSinkByHand", edges
-    files += [f"{HERE}/test_coattention.py::{name}" for name in names]
-    names = "test_by_hand", "test_batch_is_its_singles", "test_any_strides", "test_in_place"
-    files += [f"{HERE}/test_pair_bias_attention.py::{x}" for x in (*names, "TestTritonOperator")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-
-
-@pytest.mark.slow
-def test_in_the_interpreter_with_the_rounding_of_a_gpu(triton):
-    """Exponentials, quotients and roots that are off by 2 ulp, as CUDA allows its fast ones."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "APPROX_ULP": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    files = [str(HERE / f"test_triton_{name}.py") for name in ("attention", "radial")]
-    chosen = "(accuracy and float32-packed and not widest) or rows_are_values"
-    options = ["-q", "-p", "approx_rounding", "-p", "no:cacheprovider", "-k", chosen]
-    command = [sys.executable, "-m", "pytest", *options, *files]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 # --- ahead of time ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collamo_kernels.testing import (
 
 pytestmark = pytest.mark.skipif(
     not (_triton.INTERPRETED or torch.cuda.is_available()),
-    reason="runs on a GPU, or with TRITON_INTERPRET=1, by test_triton.py",
+    reason="runs on a GPU, or in `make test-interpreter`",
 )
 DEVICE = "cpu" if _triton.INTERPRETED else "cuda"
 MOLECULES, HEADS, REPEATS = (1, 1, 1) if _triton.INTERPRETED else (512, 32, 20)

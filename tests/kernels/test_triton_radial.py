@@ -15,7 +15,7 @@ from collamo_kernels.testing import TABLE_FACTOR, assert_accurate, hardware_roun
 
 pytestmark = pytest.mark.skipif(
     not (_triton.INTERPRETED or torch.cuda.is_available()),
-    reason="runs on a GPU, or with TRITON_INTERPRET=1, by test_triton.py",
+    reason="runs on a GPU, or in `make test-interpreter`",
 )
 DEVICE = "cpu" if _triton.INTERPRETED else "cuda"
 
