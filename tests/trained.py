@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import pytest
+import torch
+
+from collamo.training import stages
 from collamo.training.recipe import Recipe, load_recipe
 from collamo.training.stages import train
+from collamo.training.trainer import StageTrainer
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MOLECULES = 60
@@ -86,3 +91,39 @@ def trained() -> Trained:
     for stage in ("tiny_lm", "stage1", "stage2"):
         train(run.recipe(stage))
     return run
+
+
+def at_random(seed):
+    """Each number one rounding up or down."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.empty_like(x).bernoulli_(generator=generator).mul_(2).sub_(1)
+
+
+NUDGES = {"up": lambda x: 1, "down": lambda x: -1, "one": at_random(1), "two": at_random(2)}
+
+
+def losses_of(recipe: Recipe, nudge=None, **options) -> torch.Tensor:
+    """Train by a recipe; the loss of every step.
+
+    `nudge` gives for a tensor by how many roundings its numbers change, of all first weights that
+    learn: what is compared to the same training rounds in the encoders as well as in the projector.
+    """
+    found, step, start = [], StageTrainer.training_step, stages._start
+
+    def recorded(*args, **kwargs):
+        found.append(step(*args, **kwargs))
+        return found[-1]
+
+    @torch.no_grad()
+    def nudged(recipe):
+        model, *rest = start(recipe)
+        for parameter in model.parameters():
+            if parameter.requires_grad and nudge is not None:
+                parameter.mul_(1 + torch.finfo(torch.float32).eps * nudge(parameter))
+        return model, *rest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageTrainer, "training_step", recorded)
+        patch.setattr(stages, "_start", nudged)
+        train(recipe, **options)
+    return torch.stack(found)

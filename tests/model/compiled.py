@@ -1,36 +1,44 @@
 """torch.compile and torch.export of the model as people use them: `make test-compile`.
 
-Apart from the other tests, because torch's code generator takes minutes.
+Apart from the other tests, because torch's code generator takes minutes. Of the graphs that
+test_compiled_model.py counts it makes here the one for any sizes, and in a recipe all.
 """
 
 import copy
-import json
 import logging
+import shutil
 
 import pytest
 import torch
 from model_helpers import SMALLEST, batches_of_all_sizes, build, compare_steps
 from safetensors.torch import load_file
-from trained import trained
+from torch._inductor import config as inductor
+from trained import NUDGES, losses_of, trained
 
 from collamo.data.batch import MODALITIES, batch_molecules
 from collamo.model.exporting import export_soft_tokens
 from collamo.training.freezing import freeze_all_but
-from collamo.training.stages import train
+from collamo_kernels.testing import assert_accurate
+
+
+@pytest.fixture(autouse=True)
+def _compiler():
+    torch._dynamo.reset()
+    # Of use to torch's own tools alone; written out for pytest it takes as long as the compiling.
+    logging.getLogger("torch.__trace").setLevel(logging.WARNING)
+    with inductor.patch(fallback_random=True):  # else it draws, and hides modalities, by itself
+        yield
 
 
 @pytest.fixture
 def own(tokenizer):
-    torch._dynamo.reset()
-    # Of use to torch's own tools alone; written out for pytest it takes as long as the compiling.
-    logging.getLogger("torch.__trace").setLevel(logging.WARNING)
     return build(tokenizer, SMALLEST, num_hidden_layers=1)
 
 
 @torch.no_grad()
 def test_evaluation(own, features):
     model, processor = own
-    compiled = torch.compile(model.eval(), fullgraph=True)
+    compiled = torch.compile(model.eval(), fullgraph=True, dynamic=True)
     for inputs in batches_of_all_sizes(processor, features)[:3]:
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
 
@@ -40,51 +48,46 @@ def test_evaluation(own, features):
 )
 def test_training(own, features, parts):
     model, processor = own
-    model.config.projector_config.modality_dropout = 0.0  # whose draws are the compiler's own
     if parts:
         freeze_all_but(model, parts)
     eager = copy.deepcopy(model.train())
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
     compare_steps(compiled, eager, batches_of_all_sizes(processor, features)[:3])
 
 
-def losses(folder):
-    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
-    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-
-
-SHORT = ["--max_steps", "4", "--save_steps", "2", "--logging_steps", "1"]
-COMPILED = ["--training.torch_compile", "true"]
+STEPS = 4
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_a_recipe(stage, tmp_path):
     """It learns what it learns without, goes on where it was ended, and its weights have the names
-    that they always have."""
-    run = trained()
-    options = [*SHORT, "--per_device_train_batch_size", "8"]
-    if stage == "stage1":
-        options += ["--model.projector_config.modality_dropout", "0"]
-    torch._dynamo.reset()
-    train(run.recipe(stage, tmp_path / "eager", *options))
-    train(run.recipe(stage, tmp_path / "compiled", *options, *COMPILED))
-    torch.testing.assert_close(
-        losses(tmp_path / "compiled"), losses(tmp_path / "eager"), rtol=1e-3, atol=1e-3
-    )
-    ours, theirs = (
-        load_file(tmp_path / x / "final" / "model.safetensors") for x in ("compiled", "eager")
-    )
-    assert ours.keys() == theirs.keys()
-    resumed = run.recipe(stage, tmp_path / "resumed", *options, *COMPILED, "--max_steps", "2")
-    train(resumed)
-    train(
-        run.recipe(stage, tmp_path / "resumed", *options, *COMPILED),
-        resume=True,
-        allow_changed=["training.max_steps"],
-    )
-    again = load_file(tmp_path / "resumed" / "final" / "model.safetensors")
-    for name, weight in ours.items():
-        torch.testing.assert_close(again[name], weight)
+    that they always have.
+
+    The yardstick are trainings without the compiler that start one rounding away.
+    """
+    sizes = [f"--max_steps={STEPS}", f"--save_steps={STEPS // 2}"]
+    sizes += ["--per_device_train_batch_size=8"]
+
+    def losses(name, *more, nudge=None, **how):
+        torch._dynamo.reset()
+        return losses_of(trained().recipe(stage, tmp_path / name, *sizes, *more), nudge, **how)
+
+    others = torch.stack([losses(name, nudge=nudge) for name, nudge in NUDGES.items()])
+    eager = losses("eager").expand_as(others)
+    compiled = losses("compiled", "--training.torch_compile=true")
+    names = [
+        load_file(tmp_path / x / "final" / "model.safetensors").keys()
+        for x in ("compiled", "eager")
+    ]
+    assert names[0] == names[1]
+    for made in ("final", f"checkpoint-{STEPS}"):
+        shutil.rmtree(tmp_path / "compiled" / made)
+    rest = losses("compiled", "--training.torch_compile=true", resume=True)
+    assert len(rest) == STEPS // 2
+    for found in (compiled, torch.cat([compiled[: -len(rest)], rest])):
+        for step in range(1, STEPS + 1):
+            ours = found.expand_as(others)[:, :step]
+            assert_accurate(ours, others[:, :step], eager[:, :step], name=f"step {step}")
 
 
 @torch.no_grad()

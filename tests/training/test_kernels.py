@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from trained import trained
+from trained import NUDGES, losses_of, trained
 
-from collamo.training import stages
-from collamo.training.trainer import StageTrainer
 from collamo_kernels.testing import assert_accurate
 
 STEPS = 50
@@ -20,47 +18,15 @@ OPTIONS = (
 
 
 @pytest.fixture
-def losses(monkeypatch, tmp_path):
-    """``losses(name, *options, nudge=None)`` of every step of stage 1 with the tiny preset.
-
-    `nudge` gives for a tensor by how many roundings its numbers change, of all first weights that
-    learn: kernels round in the encoders as well as in the projector.
-    """
-    step, start = StageTrainer.training_step, stages._start
+def losses(tmp_path):
+    """``losses(name, *options, nudge=None)`` of every step of stage 1 with the tiny preset."""
 
     def train(name, *options, nudge=None):
-        found = []
-
-        def recorded(*args, **kwargs):
-            found.append(step(*args, **kwargs))
-            return found[-1]
-
-        @torch.no_grad()
-        def nudged(recipe):
-            model, *rest = start(recipe)
-            for parameter in model.parameters():
-                if parameter.requires_grad and nudge is not None:
-                    parameter.mul_(1 + torch.finfo(torch.float32).eps * nudge(parameter))
-            return model, *rest
-
         recipe = trained().recipe("stage1", tmp_path / name, *OPTIONS, *options)
         recipe.model.clear()  # the preset's own sizes
-        with monkeypatch.context() as patch:
-            patch.setattr(StageTrainer, "training_step", recorded)
-            patch.setattr(stages, "_start", nudged)
-            stages.train(recipe)
-        return torch.stack(found)
+        return losses_of(recipe, nudge)
 
     return train
-
-
-def at_random(seed):
-    """Each number one rounding up or down."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda x: torch.empty_like(x).bernoulli_(generator=generator).mul_(2).sub_(1)
-
-
-NUDGES = {"up": lambda x: 1, "down": lambda x: -1, "one": at_random(1), "two": at_random(2)}
 
 
 @pytest.mark.slow
