@@ -15,6 +15,8 @@ import collamo
 #: Where each test leaves what it saw.
 SCREENSHOTS = Path("build/web").absolute()
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+#: What the browser waits for anything; a busy machine takes long to load a page.
+SECONDS = 120
 #: WebGL without a GPU; as root Chromium has no sandbox.
 ARGUMENTS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
@@ -87,6 +89,7 @@ def look(browser, site, request):
 
     def see(path="", width=1280, url=None):
         context = browser.new_context(viewport={"width": width, "height": 900})
+        context.set_default_timeout(SECONDS * 1000)
         page = context.new_page()
         opened.append((context, page))
         page.on("request", lambda sent: _elsewhere(sent.url, site.url, trouble))

@@ -11,7 +11,7 @@ import httpx  # noqa: E402
 from conftest import Site  # noqa: E402
 
 expect = playwright.expect
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 pytestmark = pytest.mark.filterwarnings("ignore")
 SCRIPTS = (
     "<script>window.pwned=1</script>",

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("gradio", reason="make test-web")
 playwright = pytest.importorskip("playwright.sync_api", reason="make test-web")
 expect = playwright.expect
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RINGS, ACID = "How many rings does it have?", "Is it an acid?"
