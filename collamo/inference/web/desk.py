@@ -170,7 +170,7 @@ class Desk:
             raise UsageError("all views are switched off; switch one on")
         parts = [] if before else [{"type": "molecule"} for _ in given]
         asked = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-        request = ChatRequest(messages=[*before, asked], views=list(views))
+        request = ChatRequest.model_validate({"messages": [*before, asked], "views": views})
         end = monotonic() + self.service.limits.seconds
         work = await self.service.chat(request, given)
         text = ""
