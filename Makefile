@@ -98,6 +98,21 @@ test-clients: $(CLIENTS)/ready
 	  tests/test_sft_example.py tests/test_docs.py tests/kernels/test_relations.py \
 	  -k "(not test_relations or PyG) and (not test_docs or python_of_a_page)"
 
+# The notebooks, executed, and written as the pages of docs/notebooks; some minutes on two cores.
+NOTEBOOKS := .venv-notebooks
+$(NOTEBOOKS)/ready: .venv/collamo
+	$(BIN)/python -m venv --clear --without-pip $(NOTEBOOKS)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(NOTEBOOKS)/bin/python $(LIBRARIES))/newest.pth"
+	$(BIN)/pip --python $(NOTEBOOKS)/bin/python install --quiet --disable-pip-version-check \
+	  'jupytext>=1.16' 'nbclient>=0.10' 'nbconvert>=7.16' 'ipykernel>=6.29'
+	@touch $@
+
+.PHONY: notebooks
+notebooks: export PATH := $(CURDIR)/$(BIN):$(PATH)
+notebooks: $(NOTEBOOKS)/ready
+	$(NOTEBOOKS)/bin/python docs/notebooks/make.py
+
 # `prepare` on a Ray cluster of two machines (processes of this one) and an S3 server (moto); nine minutes on two
 # busy cores, most of it Ray's start.
 RAY := .venv-ray

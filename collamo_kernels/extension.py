@@ -37,7 +37,9 @@ def _reason() -> str:
         return f"{reason}; there is no C++ compiler: apt install g++ on Debian, then {REINSTALL}"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return f"{reason}; there are no Python headers: apt install python3-dev, then {REINSTALL}"
-    return f"{reason}; build it: pip install setuptools wheel pybind11 ninja, then {REINSTALL}"
+    return (
+        f"{reason}; build it: pip install 'setuptools>=77' wheel pybind11 ninja, then {REINSTALL}"
+    )
 
 
 # Now, because torch.compile cannot trace a look at files.
