@@ -18,7 +18,7 @@ def test_a_page_shows_its_notebook(name):
     shown = [line.rstrip() for line in page.splitlines()]
     source = (MAKE["SOURCES"] / f"{name}.py").read_text(encoding="utf-8")
     ast.parse(source)
-    lines = [line for line in source.split("# %%", 1)[1].splitlines() if line.strip()]
+    lines = [line for line in source[source.index("# %%") :].splitlines() if line.strip()]
     for line in lines:
         text = re.sub(r"^# ?(!?)", r"\1", line).rstrip()
         if not line.startswith("# %%") and text:
