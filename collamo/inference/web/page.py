@@ -92,7 +92,12 @@ def _ask(blocks: gr.Blocks, handlers: Handlers, views: gr.CheckboxGroup, gaze: g
                 visible=handlers.desk.service.processor.chat_template is not None,
                 elem_id="memory",
             )
-            gr.Examples([list(example) for example in EXAMPLES], [molecule, question])
+            gr.Examples(
+                [list(example) for example in EXAMPLES],
+                [molecule, question],
+                # As buttons: a table of both columns is wider than a phone.
+                example_labels=[asked for _, asked in EXAMPLES],
+            )
     _show_when_changed(blocks, handlers, (molecule, views, gaze), (picture, conformer))
     outputs = [conversation, question, turns]
     asked = gr.on(
