@@ -50,9 +50,13 @@ class Padded:
     def bias(self) -> Tensor:
         """Φ2d + Φ3d [B, H, N, N], -1e30 where there is padding: what SDPA has to be handed."""
         with torch.no_grad():
-            phi = hop_term(self.relations, self.hop_bias) + radial_term(self.relations, self.radial)
+            by_hops = hop_term(self.relations, self.hop_bias)
+            by_distance = radial_term(self.relations, self.radial)
+            assert by_hops is not None
+            assert by_distance is not None
+            assert self.relations.valid is not None
             allowed = valid_pairs(self.relations.valid)[:, None]
-            return torch.where(allowed, phi, -1e30).contiguous()
+            return torch.where(allowed, by_hops + by_distance, -1e30).contiguous()
 
 
 def backwards(
@@ -106,8 +110,10 @@ def rivals_of(inputs: Inputs, backward: bool) -> dict[str, Rival]:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
     def flexible() -> Tensor:
-        plain = (x.detach() for x in (q, k, v))
-        return flex(*plain, score_mod=lambda s, b, h, i, j: s + bias[b, h, i, j])
+        def biased(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return s + bias[b, h, i, j]
+
+        return flex(q.detach(), k.detach(), v.detach(), score_mod=biased)
 
     rivals = {"reference": formula(by_definition), COMPILED[0]: formula(compiled)}
     rivals[SDPA] = rival(sdpa, (q, k, v, bias))
@@ -120,8 +126,9 @@ def by_definition(
     q: Tensor, k: Tensor, v: Tensor, relations: Relations, hop_bias: Tensor, radial: nn.Module
 ) -> Tensor:
     """The formula in plain PyTorch."""
-    named = {"relations": relations, "hop_bias": hop_bias, "radial": radial}
-    return coattention(q, k, v, **named, backend="reference")
+    return coattention(
+        *(q, k, v), relations=relations, hop_bias=hop_bias, radial=radial, backend="reference"
+    )
 
 
 def checked(

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-COLUMNS = ("date", "workload", "threads", "rival", "median_ms", "ratio", "rounds")
-COLUMNS += ("versions", "note")
+COLUMNS = (
+    *("date", "workload", "threads", "rival", "median_ms", "ratio", "rounds"),
+    *("versions", "note"),
+)
 FEWEST = 3  # runs that make a range
 RUNS = 5  # earlier ones that count, the newest: those before are of older code
 

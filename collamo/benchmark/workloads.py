@@ -251,10 +251,10 @@ def _distances(batch: Molecules, backward: bool) -> Workload:
 
         return run
 
-    calls = {
-        name: timed(lambda backend=backend: ck.pairwise_distances(x, valid, backend=backend))
-        for name, backend in (("ours", None), ("reference", "reference"))
-    }
+    def by(backend: str | None) -> Callable[[], Tensor]:
+        return timed(lambda: ck.pairwise_distances(x, valid, backend=backend))
+
+    calls = {"ours": by(None), "reference": by("reference")}
     answers = (call().detach() for call in calls.values())
     torch.testing.assert_close(*answers, msg=lambda text: f"pairwise_distances: {text}")
     rivals: dict[str, Callable[[], Any] | str] = {"reference": calls["reference"]}

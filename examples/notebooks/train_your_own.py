@@ -54,7 +54,7 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # Molecules are read, embedded in 3D, split by scaffold and asked questions. A row that cannot be
 # used is named with its reason, and the rest go on. `:cm^3/mol` says in which unit the column is.
 
-# %% language="bash"
+# %% language="bash" magic_args="-e"
 # collamo prepare mine.csv --measured-columns "refractivity:cm^3/mol" --out data --force-field-steps 50
 # cat data/rejected.jsonl
 
@@ -64,7 +64,7 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # A small one, trained from nothing on the texts of the questions. `--llm` takes any model of
 # transformers in its place.
 
-# %% language="bash"
+# %% language="bash" magic_args="-e"
 # collamo train $RECIPES/tiny_lm.yaml --data data --output runs/lm --max_steps $lm --disable_tqdm true 2> lm.log
 # tail -n 1 runs/lm/log.jsonl
 
@@ -74,7 +74,7 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # Stage 1 teaches the projector to speak to the language model; stage 2 tunes the projector and a
 # LoRA.
 
-# %% language="bash"
+# %% language="bash" magic_args="-e"
 # collamo train $RECIPES/stage1.yaml --data data --llm runs/lm/final --output runs/one --max_steps $one --disable_tqdm true 2> one.log
 # collamo train $RECIPES/stage2.yaml --data data --init_from runs/one/final --output runs/two --max_steps $two --disable_tqdm true 2> two.log
 # tail -n 1 runs/two/log.jsonl
@@ -87,13 +87,13 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # short a training gives. With `SHARE = 1` it beats both, as [Evidence](../evidence.md) shows for
 # `make demo`, which is the same training on 5,000 molecules.
 
-# %% language="bash"
+# %% language="bash" magic_args="-e"
 # collamo evaluate runs/two/final --data data --split test --limit 20 --max-new-tokens 24 --out evaluation
 
 # %% [markdown]
 # ## Ask it
 
-# %% language="bash"
+# %% language="bash" magic_args="-e"
 # collamo ask "OCC(O)CO" "How many hydroxyl groups does this molecule have?" --checkpoint runs/two/final
 
 # %% [markdown]

@@ -23,6 +23,19 @@ def test_the_module_is_the_command_line():
     assert done.stderr.startswith("error: ")
 
 
+def test_a_notebooks_backend_ends_no_program():
+    """Jupyter hands it to its shells; matplotlib could not be imported any more."""
+    code = (
+        "import sys; from collamo import cli\n"
+        "def command_line(): import matplotlib.figure\n"
+        "cli.main = command_line; from collamo.__main__ import main; main()"
+    )
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_lists_the_commands_and_imports_nothing_heavy():
     """Not even rich, which the help does without; nor does the help of a command."""
     code = (
