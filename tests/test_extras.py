@@ -22,6 +22,7 @@ ROOMS = {
     "collamo/inference/web": (("model", "serve", "web"), ()),
     "collamo/inference/serve": (("model", "serve"), ("vllm",)),
     "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
+    "collamo/benchmark": (("model",), ("train", "test")),  # SciPy is a rival there
     "collamo": (("model",), ("train", "trl", "quantization", "gguf", "gpu", "ray")),
 }
 COME_WITH_TORCH = {"fsspec"}
