@@ -19,6 +19,8 @@ def progress_bar(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
+    # Rich takes FORCE_COLOR, which Jupyter sets, for a terminal.
+    show = show and console.file.isatty()
     with Progress(
         "{task.description}",
         BarColumn(),
@@ -27,7 +29,7 @@ def progress_bar(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not show or not console.is_terminal,
+        disable=not show,
     ) as bar:
         task, start = bar.add_task(label, total=total, pace=0.0), monotonic()
 

@@ -46,6 +46,7 @@ def page(body: str, name: str) -> str:
     """Return a page of what nbconvert gives, without whole libraries of scripts and colours."""
     body = re.sub(r"\x1b\[[0-9;]*m", "", body)
     body = re.sub(r"<script>(.*?)</script>", _shorter, body, flags=re.S)
+    body = re.sub(r"^.*(TqdmWarning|notebook_tqdm$|Loading weights:).*\n", "", body, flags=re.M)
     body = re.sub(r"^ *USDT:.*\n", "", body, flags=re.M)  # what torch's profiler says of itself
     body = body.replace(str(HERE.parents[1]), "…").replace("/tmp/", "…/")
     lines = [line.rstrip() for line in body.strip().splitlines()]
