@@ -30,10 +30,13 @@ def run(name: str, folder: Path) -> None:
 
     notebook = jupytext.read(SOURCES / f"{name}.py")
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=resources).execute()
+    options = {"timeout": SECONDS, "kernel_name": "python3", "resources": resources}
+    # What a shell writes comes in pieces of a hundred characters.
+    NotebookClient(notebook, **options, coalesce_streams=True).execute()
     files = f"{name}_files"
     exporter = MarkdownExporter()
     body, found = exporter.from_notebook_node(notebook, {"output_files_dir": files})
+    body = body.replace(f"{folder}/", "")
     (HERE / files).mkdir(exist_ok=True)
     for old in (HERE / files).iterdir():
         old.unlink()
