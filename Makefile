@@ -39,7 +39,7 @@ demo-seeds: .venv/collamo
 # take each other's. In the order of their names, so that no long file is the last. Doctests leave out what needs an
 # extra that is tested apart: a server, a page in the browser.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
-test test-fast test-interpreter test-clients test-oldest test-oldest-triton test-kernels-alone: export OMP_WAIT_POLICY = passive
+test test-fast test-interpreter test-clients test-oldest test-oldest-triton: export OMP_WAIT_POLICY = passive
 test: test-interpreter
 	$(BIN)/python -m pytest $(PARALLEL)
 	$(BIN)/python -m pytest $(PARALLEL) --doctest-modules --doctest-ignore-import-errors collamo collamo_kernels
@@ -207,7 +207,7 @@ ALONE := .venv-kernels
 $(ALONE)/ready:
 	$(PYTHON) -m venv --clear $(ALONE)
 	$(ALONE)/bin/$(PIP_INSTALL) "$(TORCH)"
-	$(ALONE)/bin/$(PIP_INSTALL) numpy pytest pytest-xdist $(BUILD)
+	$(ALONE)/bin/$(PIP_INSTALL) numpy pytest $(BUILD)
 	@touch $@
 
 test-kernels-alone: export PYTHONSAFEPATH = 1
@@ -216,8 +216,8 @@ test-kernels-alone: $(ALONE)/ready
 	$(ALONE)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --wheel-dir build/wheel .
 	$(ALONE)/bin/$(PIP_INSTALL) --no-deps --force-reinstall build/wheel/collamo-*.whl
-	$(ALONE)/bin/python -m pytest $(PARALLEL) tests/alone.py tests/kernels -m "not slow"
-	$(ALONE)/bin/python -m pytest $(PARALLEL) --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
+	$(ALONE)/bin/python -m pytest tests/alone.py tests/kernels -m "not slow"
+	$(ALONE)/bin/python -m pytest --doctest-modules --doctest-ignore-import-errors --pyargs collamo_kernels
 
 # Ends with a table per operation and its picture in build/bench; pytest-benchmark has its own options besides:
 # make bench ARGUMENTS="--benchmark-autosave", later --benchmark-compare, or -k hops.
