@@ -1,20 +1,8 @@
-"""A trained model for engine and server, and how its prompts are made."""
+"""How the prompts of the trained model are made."""
 
 import pytest
-from trained import trained
 
-import collamo
 from collamo.inference.serve.engine import Prompt
-
-
-@pytest.fixture(scope="session")
-def run():
-    return trained()
-
-
-@pytest.fixture(scope="session")
-def assistant(run):
-    return collamo.load(run.checkpoint)
 
 
 @pytest.fixture(scope="session")

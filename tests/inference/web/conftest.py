@@ -1,4 +1,4 @@
-"""The page of a trained model, and a real browser that looks at it (`make test-web`)."""
+"""The page of the trained model, and a real browser that looks at it (`make test-web`)."""
 
 import os
 import re
@@ -8,9 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from trained import trained
-
-import collamo
 
 #: Where each test leaves what it saw.
 SCREENSHOTS = Path("build/web").absolute()
@@ -19,16 +16,6 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 120
 #: WebGL without a GPU; as root Chromium has no sandbox.
 ARGUMENTS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-
-
-@pytest.fixture(scope="session")
-def run():
-    return trained()
-
-
-@pytest.fixture(scope="session")
-def assistant(run):
-    return collamo.load(run.checkpoint)
 
 
 class Site:
