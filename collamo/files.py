@@ -9,30 +9,25 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
+
+# (device, inode, bytes, time of modification [ns]) → SHA-256. Names of one file share its entry.
+_digests: dict[tuple[int, int, int, int], str] = {}
 
 
 def file_sha256(path: str | os.PathLike[str], *, remember: bool = False) -> str:
     """Return the SHA-256 of a file in hexadecimal.
 
-    `remember` trusts an earlier answer while size and modification time stay, for shards that are
-    asked about again and again. A check for damage must not: a flipped bit changes neither.
+    `remember` trusts what this process found before, under this name or another of the same file,
+    while size and modification time stay: for files that are asked about again and again. A check
+    for damage must not: a flipped bit changes neither.
     """
-    if not remember:
-        return _digest(Path(path))
     status = os.stat(path)
-    return _remembered(Path(path).absolute(), status.st_size, status.st_mtime_ns)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _remembered(path: Path, size: int, modified: int) -> str:
-    return _digest(path)
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if not (remember and key in _digests):
+        with open(path, "rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
 
 
 #: Errors of writing that mean there is no room: disk, quota, largest file.

@@ -20,6 +20,8 @@ from collamo.files import file_sha256, give_mode_of_umask, write_text
 CHECKSUMS = "SHA256SUMS"
 #: What the trainer seals its checkpoints with; it has the digests of their weights too.
 MANIFEST = "manifest.json"
+#: Weights that all checkpoints of a training have in common.
+FROZEN_WEIGHTS = "model-frozen.safetensors"
 # The card is edited by hand and read by nobody but people.
 _NOT_LISTED = {CHECKSUMS, MANIFEST, "README.md"}
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\]+)")
@@ -29,7 +31,8 @@ def write_checksums(folder: str | Path, *, weights: bool = True) -> None:
     """Write ``SHA256SUMS`` of the files in `folder` but for the model card, which people edit.
 
     Whoever may read one of them may read the others. `weights` False keeps what is recorded of
-    weights, gigabytes that nobody has written since.
+    weights, gigabytes that nobody has written since. Frozen weights, one file for all checkpoints,
+    are read once.
     """
     before = {} if weights else _sums(Path(folder))
     names = [path.name for path in sorted(Path(folder).iterdir()) if path.is_file()]
@@ -37,7 +40,9 @@ def write_checksums(folder: str | Path, *, weights: bool = True) -> None:
     kept = {name: before[name] for name in names if _is_weights(name) and name in before}
     files = [Path(folder, name) for name in names if weights or not _is_weights(name)]
     give_mode_of_umask(files)
-    digests = kept | dict(zip((file.name for file in files), _digests(files), strict=True))
+    digests = kept | {
+        file.name: digest for file, digest in zip(files, _digests(files, True), strict=True)
+    }
     text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_text(Path(folder) / CHECKSUMS, text)
 
@@ -105,6 +110,11 @@ def _sums(folder: Path) -> dict[str, str]:
     return {match[2]: match[1] for _, match in matches if match}
 
 
-def _digests(files: list[Path]) -> list[str]:
+def _digests(files: list[Path], written: bool = False) -> list[str]:
+    """Return their SHA-256; of files just `written`, frozen weights may be known already."""
+
+    def digest(file: Path) -> str:
+        return file_sha256(file, remember=written and file.name == FROZEN_WEIGHTS)
+
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(file_sha256, files))
+        return list(pool.map(digest, files))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from collamo.errors import CollamoError
 from collamo.files import file_sha256, flush, give_mode_of_umask, write_text
-from collamo.model.checksums import MANIFEST
+from collamo.model.checksums import FROZEN_WEIGHTS, MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -25,22 +25,28 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def write_manifest(folder: Path) -> None:
     """Write ``manifest.json`` with size [bytes] and sha256 of every file of `folder`; all of it
-    reaches the disk, and others may read it as the umask says."""
+    reaches the disk, and others may read it as the umask says.
+
+    Frozen weights, one file for all checkpoints, are read once.
+    """
     give_mode_of_umask(sorted(folder.rglob("*.safetensors")))
     files = {}
     for path in _files(folder):
         flush(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
-            "sha256": file_sha256(path),
+            "sha256": file_sha256(path, remember=path.name == FROZEN_WEIGHTS),
         }
     text = json.dumps({"files": files}, indent=1) + "\n"
     write_text(folder / MANIFEST, text, durable=True)
 
 
-def verify_manifest(folder: Path) -> str | None:
+def verify_manifest(folder: Path, *, frozen: bool = True) -> str | None:
     """Return what is wrong with the checkpoint in `folder`, or None where every byte is as
-    written."""
+    written.
+
+    `frozen` False trusts frozen weights that this process has read before.
+    """
     try:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
@@ -54,7 +60,7 @@ def verify_manifest(folder: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, {size} were written"
-        if file_sha256(path) != digest:
+        if file_sha256(path, remember=not frozen and path.name == FROZEN_WEIGHTS) != digest:
             return f"{name} is altered (sha256 differs)"
     return None
 
@@ -100,9 +106,10 @@ def delete_old_checkpoints(newest: Path, keep: int | None, best: str | None = No
     the one just written, verifies.
 
     Nothing is deleted while it is not whole, so a good checkpoint exists at every moment. Broken
-    ones of later steps, which a resume passed over, stay until they are written anew.
+    ones of later steps, which a resume passed over, stay until they are written anew. Frozen
+    weights are not read again: the older ones have the same file.
     """
-    if not keep or verify_manifest(newest) is not None:
+    if not keep or verify_manifest(newest, frozen=False) is not None:
         return
     folders = checkpoints(newest.parent)
     for folder in folders[folders.index(newest) + keep :]:

@@ -34,6 +34,7 @@ from collamo.training.answer_weights import AnswerWeight, label_weights
 from collamo.training.callbacks import SealCheckpoints, StartEpoch
 from collamo.training.divergence import StopOnNonFinite, check_weights, non_finite_message
 from collamo.training.facts_head import FactsHead
+from collamo.training.frozen_weights import FrozenWeights
 from collamo.training.learning_curve import LearningCurve
 from collamo.training.parameter_groups import decaying, own_rates, set_rates
 from collamo.training.processes import check_processes
@@ -94,6 +95,7 @@ class StageTrainer(Trainer):
         self.facts_head = cast("FactsHead", getattr(self.model, "facts_head", None))
         self.throughput = Throughput(self.args)
         self.add_callback(self.throughput)
+        self._frozen_weights: FrozenWeights | None = None
         self._facts_losses: list[Tensor] = []
         self._facts_steps = 0
         self._num_parameters: int | None = None
@@ -130,6 +132,7 @@ class StageTrainer(Trainer):
         if checkpoint is not None and self._is_complete(checkpoint):
             self._load_from_checkpoint(checkpoint)
             return
+        self._frozen_weights = FrozenWeights.of(self.model, checkpoint)
         if self.args.world_size > 1:
             # Dropout, also of modalities, would hide the same places of every device's batch.
             set_seed(self.args.seed + self.args.process_index)
@@ -152,6 +155,16 @@ class StageTrainer(Trainer):
                 f"ended by SIGTERM after step {step}; --resume goes on from there"
             )
         check_weights(self.model.named_parameters(), self.state.global_step)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save as `Trainer` does, with frozen weights as a file that all checkpoints have.
+
+        Of a sharded model each part is gathered, and written, by whoever shards it.
+        """
+        frozen = self._frozen_weights if state_dict is None else None
+        super()._save(output_dir, state_dict if frozen is None else frozen.others())
+        if frozen is not None and self.args.should_save:
+            frozen.join(Path(output_dir or self.args.output_dir))
 
     def _is_complete(self, checkpoint: str) -> bool:
         last = self.args.max_steps

@@ -59,10 +59,10 @@ def attack(
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         for fault, content in damages(path.read_bytes(), draw, flips):
             with altered(path, content):
-                collamo.files._remembered.cache_clear()
+                collamo.files._digests.clear()
                 verdict, message = _verdict(read, expected, path)
             yield Trial(group, path.name, fault, verdict, message)
-    collamo.files._remembered.cache_clear()
+    collamo.files._digests.clear()
     assert read() == expected
 
 
@@ -126,14 +126,24 @@ def language_model(folder: Path) -> Callable[[], object]:
 
 
 def attack_newest(group: str, newest: Path, draw: random.Random, flips: int) -> Iterator[Trial]:
-    """Damage each file of the newest checkpoint: training must go on from the one before."""
+    """Damage each file of the newest checkpoint: training must go on from the one before.
+
+    Frozen weights are a file of both: then it must say so.
+    """
     for path in sorted(p for p in newest.rglob("*") if p.is_file()):
         for fault, content in damages(path.read_bytes(), draw, flips):
             with altered(path, content), contextlib.redirect_stderr(None):
-                found = find_last_valid_checkpoint(newest.parent)
+                verdict, message = _goes_on(newest, path)
             changed = json.loads(content) != json.loads(path.read_bytes()) if _json(content) else 1
-            verdict = SAME if found != newest or not changed else SILENT
-            yield Trial(group, path.name, fault, verdict, f"goes on from {found}")
+            yield Trial(group, path.name, fault, verdict if changed else SAME, message)
+
+
+def _goes_on(newest: Path, path: Path) -> tuple[str, str]:
+    try:
+        found = find_last_valid_checkpoint(newest.parent)
+    except CollamoError as error:
+        return SAID if path.name in str(error) else UNCLEAR, str(error)
+    return SAME if found != newest else SILENT, f"goes on from {found}"
 
 
 def _json(content: bytes | None) -> bool:

@@ -13,6 +13,7 @@ from trained import trained
 from collamo.training import stages
 from collamo.training.facts_head import FactsHead
 from collamo.training.freezing import part_of
+from collamo.training.frozen_weights import TRAINED_WEIGHTS
 from collamo.training.recipe import RelationRates
 from collamo.training.stages import train
 
@@ -64,7 +65,7 @@ def test_it_trains_with_the_projector_and_is_gone_at_the_end(tmp_path):
     run = trained()
     log = [json.loads(line) for line in (run.folder / "stage1" / "log.jsonl").open()]
     assert all(entry["facts_loss"] > 0 for entry in log if "loss" in entry)
-    checkpoint = load_file(run.folder / "stage1" / "checkpoint-10" / "model.safetensors")
+    checkpoint = load_file(run.folder / "stage1" / "checkpoint-10" / TRAINED_WEIGHTS)
     final = load_file(run.folder / "stage1" / "final" / "model.safetensors")
     assert checkpoint.keys() - final.keys() == {
         f"facts_head.{name}" for name in ("linear.weight", "linear.bias", "mean", "spread")
@@ -88,7 +89,7 @@ def test_its_gradient_reaches_the_encoders(tmp_path):
 def test_without_a_weight_there_is_no_head(tmp_path):
     recipe = trained().recipe("stage1", tmp_path / "out", "--facts_weight", "0")
     train(recipe)
-    names = load_file(tmp_path / "out" / "checkpoint-10" / "model.safetensors").keys()
+    names = load_file(tmp_path / "out" / "checkpoint-10" / TRAINED_WEIGHTS).keys()
     assert not [name for name in names if "facts_head" in name]
 
 

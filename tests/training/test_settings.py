@@ -12,6 +12,7 @@ from trained import SAVE, STEPS, trained
 
 from collamo.errors import CollamoError, UsageError
 from collamo.training import stages
+from collamo.training.frozen_weights import TRAINED_WEIGHTS
 from collamo.training.manifest import write_manifest
 from collamo.training.settings import SETTINGS, check_settings, trained_settings
 from collamo.training.trainer import training_arguments
@@ -108,7 +109,7 @@ def test_a_changed_learning_rate_holds_from_there_on(begun):
     recipe = trained().recipe("stage1", begun, "--learning_rate=0", "--warmup_steps=0")
     stages.train(recipe, resume=True, allow_changed=rates)
     before, after = (
-        load_file(begun / f"checkpoint-{step}" / "model.safetensors") for step in (SAVE, STEPS)
+        load_file(begun / f"checkpoint-{step}" / TRAINED_WEIGHTS) for step in (SAVE, STEPS)
     )
     learned = [name for name in before if "running_" not in name and "num_batches" not in name]
     assert [name for name in learned if not torch.equal(before[name], after[name])] == []

@@ -21,6 +21,7 @@ from collamo.model.checksums import CHECKSUMS
 from collamo.model.configuration import GinConfig, UniMolConfig
 from collamo.model.encoders import GinEncoder, UniMolEncoder
 from collamo.training import freezing, stages
+from collamo.training.frozen_weights import TRAINED_WEIGHTS
 from collamo.training.manifest import MANIFEST, checkpoints, verify_manifest
 from collamo.training.recipe import load_recipe
 
@@ -227,7 +228,7 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(run, damage, tmp_path, 
         (newest / MANIFEST).unlink()
         (newest / "optimizer.pt").unlink()
     else:
-        file = newest / "model.safetensors"
+        file = newest / TRAINED_WEIGHTS
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 4
         file.write_bytes(data)
