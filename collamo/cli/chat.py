@@ -15,7 +15,7 @@ import typer
 
 from collamo.cli.command import command
 from collamo.cli.console import one_line, print_error, quiet_transformers
-from collamo.cli.options import DEFAULT_CHECKPOINT, TimeOption, TokensOption, comma_separated
+from collamo.cli.options import CheckpointArgument, TimeOption, TokensOption, comma_separated
 from collamo.errors import CollamoError, MoleculeError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ HISTORY = 1000
 
 @command()
 def chat(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}", show_default=False
-        ),
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     mol: Annotated[str | None, typer.Option(help="The first molecule: SMILES or SELFIES.")] = None,
     max_new_tokens: TokensOption = 128,
     time_limit: TimeOption = 30.0,

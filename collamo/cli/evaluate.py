@@ -17,8 +17,8 @@ from collamo.cli.entities import (
     open_entities,
 )
 from collamo.cli.options import (
-    DEFAULT_CHECKPOINT,
     BatchOption,
+    CheckpointArgument,
     LimitOption,
     SplitOption,
     TokensOption,
@@ -31,9 +31,7 @@ from collamo.progress import progress_bar
 
 @command()
 def evaluate(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}")
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     data: Annotated[
         str, typer.Option(help="Folder written by `collamo prepare`, a path or a URL.")
     ] = "demo/data",

@@ -10,11 +10,14 @@ import typer
 from collamo.errors import UsageError, suggest
 
 SPLITS = ("train", "validation", "test")
-#: Where a checkpoint comes from when none is named; see `collamo.inference.checkpoint`.
-DEFAULT_CHECKPOINT = "Default: COLLAMO_CHECKPOINT, else the newest in demo/."
-
-CheckpointOption = Annotated[
-    Path | None, typer.Option(help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}")
+# Where it comes from when none is named: see `collamo.inference.checkpoint`.
+_CHECKPOINT = "Folder of the trained model. Default: COLLAMO_CHECKPOINT, else the newest in demo/."
+CheckpointArgument = Annotated[Path | None, typer.Argument(help=_CHECKPOINT, show_default=False)]
+CheckpointOption = Annotated[Path | None, typer.Option(help=_CHECKPOINT)]
+PortOption = Annotated[int, typer.Option(min=1, max=65535)]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cpu.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, float16. Default: that of the files.")
 ]
 BatchOption = Annotated[int, typer.Option(min=1, help="Questions answered together.")]
 TokensOption = Annotated[int, typer.Option(min=1, help="Longest answer [tokens].")]

@@ -9,7 +9,14 @@ import typer
 
 from collamo.cli.command import command
 from collamo.cli.console import quiet_transformers
-from collamo.cli.options import DEFAULT_CHECKPOINT
+from collamo.cli.options import (
+    BatchOption,
+    CheckpointArgument,
+    DeviceOption,
+    DtypeOption,
+    PortOption,
+    TimeOption,
+)
 from collamo.errors import UsageError, suggest
 
 ENGINES = ("transformers", "vllm")
@@ -17,12 +24,7 @@ ENGINES = ("transformers", "vllm")
 
 @command()
 def serve(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}", show_default=False
-        ),
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     engine: Annotated[
         str, typer.Option(help="What answers: transformers, or vllm, an extra of its own.")
     ] = "transformers",
@@ -36,23 +38,16 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to serve on; one that others reach needs --api-key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: PortOption = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(help="What clients must send. Default: COLLAMO_API_KEY, which no ps shows."),
     ] = None,
     model_name: Annotated[str, typer.Option(help="The model's, in requests.")] = "collamo",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cpu.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16. Default: that of the files.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Answers made together.")] = 8,
-    time_limit: Annotated[
-        float,
-        typer.Option(
-            min=0.1, help="Most processor time for one conformer [s]; then 3D is left out."
-        ),
-    ] = 10.0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: BatchOption = 8,
+    time_limit: TimeOption = 10.0,
     max_body: Annotated[int, typer.Option(min=1, help="Largest request [bytes].")] = 256 * 1024,
     max_molecules: Annotated[int, typer.Option(min=1, help="Molecules of a request.")] = 8,
     max_requests: Annotated[

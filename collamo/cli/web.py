@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from collamo.cli.command import command
 from collamo.cli.console import quiet_transformers
-from collamo.cli.options import DEFAULT_CHECKPOINT
+from collamo.cli.options import (
+    BatchOption,
+    CheckpointArgument,
+    DeviceOption,
+    DtypeOption,
+    PortOption,
+    TimeOption,
+)
 from collamo.errors import MissingDependencyError
 from collamo.extras import missing_module
 
 
 @command()
 def web(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            help=f"Folder of the trained model. {DEFAULT_CHECKPOINT}", show_default=False
-        ),
-    ] = None,
+    checkpoint: CheckpointArgument = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; one that others reach needs --password.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    port: PortOption = 7860,
     password: Annotated[
         str | None,
         typer.Option(
@@ -34,17 +35,10 @@ def web(
             "shows."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cpu.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16. Default: that of the files.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Answers made together.")] = 8,
-    time_limit: Annotated[
-        float,
-        typer.Option(
-            min=0.1, help="Most processor time for one conformer [s]; then 3D is left out."
-        ),
-    ] = 10.0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: BatchOption = 8,
+    time_limit: TimeOption = 10.0,
 ) -> None:
     """Ask a model in the browser: drawings, conformers, conversations, files of questions.
 
