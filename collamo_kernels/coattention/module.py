@@ -284,6 +284,12 @@ class CoAttention(nn.Module):
             raise ValueError(
                 f"x has shape {list(x.shape)}; it must be {shape} with C = {self.embed_dim}"
             )
+        valid = relations.valid
+        if valid is not None and valid.shape != x.shape[:-1]:
+            raise ValueError(
+                f"x has shape {list(x.shape)}; with these relations it must be "
+                f"{[*valid.shape, self.embed_dim]}, an atom of theirs each"
+            )
         if value is not None and (key is None or value.shape != key.shape):
             needed = "a key as well" if key is None else f"the shape of key, {list(key.shape)}"
             raise ValueError(f"value has shape {list(value.shape)}; it needs {needed}")

@@ -402,6 +402,10 @@ def test_wrong_input_is_named(batch):
         layer(x.tolist(), relations)
     with pytest.raises(ValueError, match="x has shape"):
         layer(x[None], relations)
+    two = ck.Relations.from_graphs(torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 2, 3]))
+    for shape in ((2, 4, 12), (1, 2, 12), (3, 12)):  # [2, 2, 12] has an atom of theirs each
+        with pytest.raises(ValueError, match=r"x has .* with these relations .* \[2, 2, 12\]"):
+            layer(torch.randn(shape), two)
     with pytest.raises(ValueError, match=r"key has shape \[7, 12\]; with relations it must be"):
         layer(x, relations, key=x[:-1])
     with pytest.raises(ValueError, match=r"value has shape .*; it needs a key as well"):
