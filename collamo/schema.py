@@ -7,6 +7,7 @@ line, a `UsageError`: the place, what was expected there, and the key that was p
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticKnownError
 
 from collamo.errors import UsageError, suggest
+
+logger = logging.getLogger(__name__)
 
 #: Of a dataclass that describes a file: pydantic's default ignores a key it does not know.
 CONFIG = ConfigDict(extra="forbid")
@@ -49,8 +52,25 @@ _EXPECTED = {
 }
 
 
+#: Where the recipes that come with the package lie: in a wheel inside it, in a clone beside it.
+_SHIPPED = (Path(__file__).parent, Path(__file__).parents[1])
+
+
+def shipped(path: Path) -> Path:
+    """Return the file ``configs/…`` that came with the package where there is none of that name in
+    the working directory, else `path`."""
+    if path.exists() or path.parts[:1] != ("configs",):
+        return path
+    return next((home / path for home in _SHIPPED if (home / path).is_file()), path)
+
+
 def read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    """Return the `key: value` lines of a file; a UsageError calls it a `kind`, such as recipe."""
+    """Return the `key: value` lines of a file, a `shipped` one too; a UsageError calls it a `kind`,
+    such as recipe."""
+    found = shipped(path)
+    if found != path:
+        logger.info("%s is not in this folder; reading the one of the package, %s", path, found)
+    path = found
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from collamo.model.configuration import LLAMA2_7B, CollamoConfig
 from collamo.model.gguf_file import gguf_config, gguf_file
 from collamo.model.modeling import CollamoForConditionalGeneration
 from collamo.model.transformers_versions import checkpoints_activations
+from collamo.schema import shipped
 from collamo.training.freezing import (
     align_parts,
     assert_trained,
@@ -91,6 +92,7 @@ def plan_file(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     MissingDependencyError
         As `plan`.
     """
+    path = shipped(Path(path))
     building, others = split_overrides(overrides)
     recipe = load_recipe(path, others)
     if recipe.init_from is None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from collamo.ablation import load_ablation
 from collamo.errors import UsageError
 from collamo.training.recipe import LoraRecipe, RelationRates, load_recipe, parse_recipe
 
@@ -23,6 +24,19 @@ def test_the_shipped_recipes_follow_on_from_each_other():
     )
     assert align.llm == f"{language_model.output}/final"
     assert tune.init_from == f"{align.output}/final"
+
+
+def test_a_recipe_of_the_package_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("configs/stage1.yaml") == load_recipe(CONFIGS / "stage1.yaml")
+    ablation = load_ablation("configs/ablations/relations.yaml")
+    assert [load_recipe(stage).stage for stage in ablation.stages] == ["align", "tune"]
+    (tmp_path / "configs").mkdir()
+    own = (CONFIGS / "stage1.yaml").read_text().replace("demo/data", "my/data")
+    (tmp_path / "configs" / "stage1.yaml").write_text(own)
+    assert load_recipe("configs/stage1.yaml").data == "my/data"
+    with pytest.raises(UsageError, match=r"recipe configs/stage3.yaml does not exist"):
+        load_recipe("configs/stage3.yaml")
 
 
 def test_lora_defaults_are_those_of_the_predecessor():
