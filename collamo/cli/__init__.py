@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from collamo.cli.console import print_error
 from collamo.errors import CollamoError
-from collamo.extras import missing_module
+from collamo.extras import VERSION, missing_module
 from collamo.files import no_room, why_full
 
 #: Each is a file of this folder with a function of that name; the order is that of ``--help``.
@@ -49,17 +49,26 @@ app = typer.Typer(
     name="collamo",
     cls=CommandGroup,
     help="Relation-aware molecular language models: prepare data, train, ask.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"collamo {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error.", is_eager=True)
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
     """Relation-aware molecular language models: prepare data, train, ask."""
@@ -83,7 +92,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments[:end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > end]
     try:
-        result = app(args=arguments, prog_name="collamo", standalone_mode=False)
+        result = app(args=arguments or ["--help"], prog_name="collamo", standalone_mode=False)
         sys.stdout.flush()  # here its failure is still told, later it is a traceback
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -98,6 +107,8 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         _empty_stdout()
         return _fail(*_explain(error, arguments))
+    if not arguments:  # the help was shown, but nothing was asked for
+        return 2
     code = result if isinstance(result, int) else 0
     return _fail("interrupted", 130) if code == 130 else code
 

@@ -70,19 +70,19 @@ def _check_gpu() -> None:
 
 
 def _show_installation() -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from collamo.doctor import about, examine, healthy
 
     checks = examine()
-    table = Table(title=about(), title_justify="left")
-    for column in ("", "what", "found", "gives", "to get it"):
+    table = Table(title=about(), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "what", "gives", "found, or how to get it"):
         table.add_column(column, overflow="fold")
     for check in checks:
         mark = "ok" if check.evidence else "MISSING" if check.required else "–"
-        fix = "" if check.evidence else check.fix
-        table.add_row(mark, check.name, check.evidence or "–", check.gives, fix)
+        table.add_row(mark, check.name, check.gives, check.evidence or check.fix)
     Console(markup=False).print(table)  # the brackets of 'collamo[train]' are no markup
     if not healthy(checks):
         missing = [c.name for c in checks if c.required and not c.evidence]

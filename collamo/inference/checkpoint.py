@@ -30,8 +30,9 @@ def find_checkpoint(folder: str | Path | None = None) -> Path:
     demos = [Path(name) for name in DEMO_CHECKPOINTS if _is_checkpoint(Path(name))]
     if not demos:
         raise MissingDependencyError(
-            "no trained weights here: run `make demo`, name the folder of a checkpoint or set "
-            "COLLAMO_CHECKPOINT"
+            "no trained weights here: name the folder of a checkpoint, set COLLAMO_CHECKPOINT, or "
+            "make some: run `make demo` in a clone, elsewhere the four commands of “A first model” "
+            "in docs/start.md"
         )
     return max(demos, key=lambda demo: demo.stat().st_mtime)
 

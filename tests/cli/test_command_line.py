@@ -12,6 +12,7 @@ from command_line import assert_fails, collamo_process
 from trained import CONFIGS
 
 from collamo.cli import COMMANDS, app
+from collamo.extras import VERSION
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -124,8 +125,15 @@ def test_every_command_that_builds_a_model_takes_its_parts(collamo, run, tmp_pat
 
 def test_no_command_shows_the_help(collamo):
     code, out, err = collamo()
-    assert code == 2
-    assert "Usage: collamo" in out + err
+    assert (code, err) == (2, "")
+    assert out.startswith("Usage: collamo")
+    assert out == collamo("--help")[1]
+
+
+def test_the_version():
+    command = [sys.executable, "-m", "collamo", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"collamo {VERSION}\n"
 
 
 def test_only_debug_shows_a_traceback(collamo):
