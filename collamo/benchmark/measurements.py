@@ -60,11 +60,13 @@ def spread(values: Sequence[float]) -> str:
 
     Examples
     --------
-    >>> spread([57.2, 55, 66]), spread([3])
-    ('57.2 (55 to 66)', '3')
+    >>> spread([57.2, 55, 66]), spread([3]), spread([1234.5])
+    ('57.2 (55 to 66)', '3', '1,234')
     """
-    middle = f"{statistics.median(values):.3g}"
-    low, high = (f"{end(values):.3g}" for end in (min, max))
+    middle, low, high = (
+        f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+        for value in (statistics.median(values), min(values), max(values))
+    )
     return middle if low == high else f"{middle} ({low} to {high})"
 
 

@@ -38,7 +38,14 @@ def _line(rival: str, rows: list[Row]) -> Interval:
         [number for row in rows if (number := number_of(row, name)) is not None]
         for name in ("ratio", "median_ms")
     )
-    note = f"{spread(times)} ms" if ours else f"{spread(ratios)} ×"
+    note = _duration(times) if ours else f"{spread(ratios)} ×"
     colour = INK if ours else PALETTE[0]
     middle = statistics.median(ratios)
     return Interval(rival, middle, min(ratios), max(ratios), colour, note)
+
+
+def _duration(times: list[float]) -> str:
+    """Milliseconds, as seconds where they are a thousand: room beside the axis is scarce."""
+    if statistics.median(times) < 1000:
+        return f"{spread(times)} ms"
+    return f"{spread([time / 1000 for time in times])} s"
