@@ -6,6 +6,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,36 @@ def file_sha256(path: str | os.PathLike[str], *, remember: bool = False) -> str:
         with open(path, "rb") as file:
             _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _digests[key]
+
+
+# How what people take for a file of another kind begins → what it is, and what to do.
+_MISTAKEN = (
+    (
+        rb"version https://git-lfs\.github\.com/spec",
+        ("a Git LFS pointer", "run `git lfs pull` in its repository or download the file"),
+    ),
+    (
+        rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)",
+        (
+            "an HTML page",
+            "the download led to a page, perhaps one to sign in; open the link in a browser",
+        ),
+    ),
+    (rb"\s*<\?xml", ("an XML page", "perhaps a server's refusal; read it, download again")),
+)
+
+
+def mistaken_for(start: bytes) -> tuple[str, str] | None:
+    """Return what a file that begins so is, and what to do, where it is what a failed download or
+    an unfetched repository leaves.
+
+    >>> mistaken_for(b"<!DOCTYPE html><html>")[0]
+    'an HTML page'
+    """
+    for pattern, kind in _MISTAKEN:
+        if re.match(pattern, start, flags=re.IGNORECASE | re.DOTALL):
+            return kind
+    return None
 
 
 #: Errors of writing that mean there is no room: disk, quota, largest file.

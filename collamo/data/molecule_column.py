@@ -98,6 +98,8 @@ def _advice(file: RecordFile) -> str:
         return "separate columns with commas, or with tabs in a .tsv"
     if file.format == "tsv" and len(columns) == 1 and re.search(r"[,;|]", columns[0]):
         return "separate columns with tabs, or name the file .csv if it has commas"
+    if columns and re.match(r"#|sep=", columns[0], flags=re.IGNORECASE):
+        return f"remove the line {columns[0]!r}, so that the names of the columns come first"
     if file.nested:
         return (
             f"column {min(file.nested)!r} holds lists or objects: write a flat record a molecule, "

@@ -166,10 +166,13 @@ def open_source(
     if file.format == "smi" and any([*options, *measured_columns]):
         raise UsageError(f"{name}: a SMI file has no columns; leave the column options out")
     if not file.columns:
+        if file.format in ("csv", "tsv", "parquet"):
+            raise UsageError(f"{name} is empty")
+        problems = (record.problem[1] for record in file if record.problem)
+        reason = "".join(f" ({text})" for text in islice(problems, 1))
         raise UsageError(
-            f"{name} is empty"
-            if file.format in ("csv", "tsv", "parquet")
-            else f"{name} has no JSON object with columns; a .jsonl has one a line, a .json a list"
+            f"{name} has no JSON object with columns{reason}; a .jsonl has one a line, "
+            "a .json a list"
         )
     chooser = ColumnChooser(name, file.columns)
     measured = chooser.measured(measured_columns)

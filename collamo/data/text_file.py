@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from collamo.errors import UsageError
+from collamo.files import mistaken_for
 
 
 @contextmanager
@@ -23,7 +24,8 @@ def text_lines(path: Path, newline: str = "\n") -> Iterator[IO[str]]:
     Raises
     ------
     UsageError
-        For a file in UTF-16, and for a .gz that is not gzip or is damaged.
+        For a file in UTF-16, for a .gz that is not gzip or is damaged, and for what is no text at
+        all or a page instead of the file.
     """
     with open(path, "rb") as file:
         start = file.read(4)
@@ -35,6 +37,8 @@ def text_lines(path: Path, newline: str = "\n") -> Iterator[IO[str]]:
     with _named_damage(path.name), gzip.open(path, "rb") if packed else path.open("rb") as content:
         buffered = io.BufferedReader(content, _HEAD)
         head = buffered.peek(_HEAD)
+        if kind := mistaken_for(head) or _binary(head):
+            raise UsageError(f"{path.name} is {kind[0]}: {kind[1]}")
         if newline == "\n" and b"\r" in head and b"\n" not in head:
             newline = "\r"
         with io.TextIOWrapper(
@@ -44,6 +48,21 @@ def text_lines(path: Path, newline: str = "\n") -> Iterator[IO[str]]:
 
 
 _HEAD = 1 << 16  # bytes that are looked at for the kind of line end
+
+# How files begin that are renamed to a text's ending → what they are, and what to do.
+_BINARY = {
+    b"PK\x03\x04": (
+        "a zip archive or an Excel workbook",
+        "unpack it, or save the sheet as CSV in UTF-8",
+    ),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as CSV in UTF-8"),
+    b"PAR1": ("a Parquet file", "give it the ending .parquet"),
+    b"%PDF": ("a PDF", "its tables must be saved as CSV"),
+}
+
+
+def _binary(start: bytes) -> tuple[str, str] | None:
+    return next((kind for sign, kind in _BINARY.items() if start.startswith(sign)), None)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from collamo.errors import CollamoError, MissingDependencyError, UsageError
-from collamo.files import give_mode_of_umask, replacing
+from collamo.files import give_mode_of_umask, mistaken_for, replacing
 
 #: Beside weights, training frameworks keep options and optimiser states; these hold the weights.
 _WRAPPERS = ("model", "model_state_dict", "state_dict")
@@ -150,23 +150,10 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-#: How a file begins that people take for weights → what it is.
-_OTHER_KINDS = (
-    (
-        rb"version https://git-lfs\.github\.com/spec",
-        "a Git LFS pointer, not weights: run `git lfs pull` in its repository or download the file",
-    ),
-    (
-        rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)",
-        "an HTML page, not weights: the download led to a page, perhaps one to sign in; open the "
-        "link in a browser",
-    ),
-    (
-        rb"\s*<\?xml",
-        "an XML page, not weights: perhaps a server's refusal; read it, download again",
-    ),
-    (rb"\s*[{\[]", "JSON text, not weights: perhaps a server's refusal; read it, download again"),
-    (rb"\x1f\x8b\x08", "a gzip file, not weights: unpack it"),
+# What else people take for weights.
+_PACKED = (
+    (rb"\s*[{\[]", ("JSON text", "perhaps a server's refusal; read it, download again")),
+    (rb"\x1f\x8b\x08", ("a gzip file", "unpack it")),
 )
 
 
@@ -176,9 +163,9 @@ def refuse_another_kind(file: Path) -> None:
         start = stream.read(1024)
     if file.suffix == ".safetensors" and start[4:8] == bytes(4):
         return  # it begins with the length of its header, whose low bytes may look like anything
-    for pattern, kind in _OTHER_KINDS:
-        if re.match(pattern, start, flags=re.IGNORECASE | re.DOTALL):
-            raise UsageError(f"weights file '{file}' is {kind}")
+    others = (kind for pattern, kind in _PACKED if re.match(pattern, start))
+    if (kind := mistaken_for(start) or next(others, None)) is not None:
+        raise UsageError(f"weights file '{file}' is {kind[0]}, not weights: {kind[1]}")
 
 
 def _unpickle(file: Path) -> object:
