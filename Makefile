@@ -171,7 +171,8 @@ $(VLLM)/ready: .venv/collamo
 
 test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
 test-vllm: $(VLLM)/ready
-	$(VLLM)/bin/python -m pytest tests/inference/serve/test_vllm.py
+	$(VLLM)/bin/python -m pytest tests/inference/serve/test_vllm.py tests/inference/vllm_plugin
+	$(VLLM)/bin/python -m pytest --doctest-modules collamo/inference/vllm_plugin
 
 # The oldest transformers that pyproject.toml allows, in an environment that has all else from .venv.
 OLDEST := .venv-oldest

@@ -17,7 +17,7 @@ GIVES = {
     "train": "learning curves while training",
     "web": "a page in the browser: ask, compare, answer files",
     "serve": "a server like OpenAI's that reads molecules",
-    "vllm": "vLLM, an engine for prompt embeddings; in an environment of its own",
+    "vllm": "vLLM, which opens the model by a plugin; in an environment of its own",
     "ray": "data preparation over several machines",
     "quantization": "a language model of 4 bits",
     "gguf": "a language model in a GGUF file",

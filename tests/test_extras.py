@@ -20,6 +20,7 @@ ROOMS = {
     "collamo_kernels/nn/pyg.py": (("pyg",), ()),
     "collamo_kernels": ((), ("gpu", "cluster")),
     "collamo/inference/web": (("model", "serve", "web"), ()),
+    "collamo/inference/vllm_plugin": (("model", "vllm"), ()),
     "collamo/inference/serve": (("model", "serve"), ("vllm",)),
     "collamo/evaluation": (("model", "evaluation"), ("iupac",)),
     "collamo/benchmark": (("model",), ("train", "test")),  # SciPy is a rival there

@@ -175,7 +175,7 @@ class CollamoProcessor(OpenedByStub, ProcessorMixin):
         for number, (prompt, row) in enumerate(zip(texts, rows, strict=True)):
             self._check_count(prompt, len(row), number)
         if self.molecules_as == "smiles":
-            texts = list(map(self._written_out, texts, rows))
+            texts = list(map(self.written_out, texts, rows))
             rows = [[] for _ in rows]
         special = options.add_special_tokens
         pairs = zip(texts, rows, strict=True)
@@ -328,7 +328,7 @@ class CollamoProcessor(OpenedByStub, ProcessorMixin):
 
     def _render(self, conversations: Sequence, chat_template: str | None = None, **kwargs):
         """Render through the tokenizer; its template sees plain strings with `<mol>`."""
-        plain = [[self._flat_message(m) for m in messages] for messages in conversations]
+        plain = [[self.flat_message(m) for m in messages] for messages in conversations]
         template = chat_template or self.chat_template
         if template is None:
             raise ValueError("there is no chat template; pass chat_template or use prompt()")
@@ -336,7 +336,7 @@ class CollamoProcessor(OpenedByStub, ProcessorMixin):
             plain, chat_template=template, tokenize=False, **kwargs
         )
 
-    def _flat_message(self, message: dict) -> dict:
+    def flat_message(self, message: dict) -> dict:
         """Write parts as one string: any model's template takes that."""
         content = message["content"]
         if not isinstance(content, str):
@@ -384,7 +384,7 @@ class CollamoProcessor(OpenedByStub, ProcessorMixin):
                 f"{limit} positions; shorten it"
             )
 
-    def _written_out(self, prompt: str, molecules: Sequence[MoleculeInput]) -> str:
+    def written_out(self, prompt: str, molecules: Sequence[MoleculeInput]) -> str:
         """Return the prompt with a SMILES in the place of each `<mol>`."""
         before, *after = prompt.split(self.mol_token)
         smiles = [read_molecule(molecule).smiles for molecule in molecules]
@@ -413,7 +413,7 @@ class CollamoProcessor(OpenedByStub, ProcessorMixin):
                 "answers cannot be marked: that takes a chat template with {% generation %} around "
                 "them, and molecules as soft tokens; pass suffix to get labels"
             )
-        plain = [[self._flat_message(m) for m in messages] for messages in conversations]
+        plain = [[self.flat_message(m) for m in messages] for messages in conversations]
         options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
         encoded = self.tokenizer.apply_chat_template(
             plain, chat_template=template, **options, **kwargs
