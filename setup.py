@@ -11,6 +11,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 NAME = "collamo_kernels._C"
 CXX = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
@@ -89,4 +90,17 @@ class Build(cpp.BuildExtension if cpp else build_ext):
             print(f"collamo: pure Python, all works but slower: {reason}", file=sys.stderr)
 
 
-setup(ext_modules=[extension() if cpp else Extension(NAME, [])], cmdclass={"build_ext": Build})
+class BuildPython(build_py):
+    """Packs the recipes, so that `collamo train configs/stage1.yaml` finds them without a clone."""
+
+    def run(self):
+        """Copy the packages, and configs/ into one; an editable install finds it where it lies."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree("configs", os.path.join(self.build_lib, "collamo", "configs"))
+
+
+setup(
+    ext_modules=[extension() if cpp else Extension(NAME, [])],
+    cmdclass={"build_ext": Build, "build_py": BuildPython},
+)

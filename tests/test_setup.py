@@ -28,7 +28,7 @@ print(ck.build_info()["why_absent"])
 def folder(tmp_path):
     """The sources of the kernels, as a clone has them: nothing compiled, no record of a build."""
     skip = shutil.ignore_patterns("*.so", "absence.txt", "__pycache__")
-    for name in ("collamo_kernels", "csrc"):
+    for name in ("collamo_kernels", "configs", "csrc"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=skip)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
