@@ -114,7 +114,8 @@ def show_table(operation: str, comparisons: Sequence[Comparison]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False)
+    # In a notebook too as text, so that it stands below its heading.
+    console = Console(markup=False, highlight=False, force_jupyter=False)
     for workload in dict.fromkeys(each.workload for each in comparisons):
         lines = [each.cells() for each in comparisons if each.workload == workload]
         table = Table(box=None)

@@ -3,7 +3,8 @@
     python docs/notebooks/make.py [NAME …]
 
 Each runs in a kernel of this Python, in one working folder, one after the other: the second trains
-what the third asks. What a page shows therefore comes from its code.
+what the third asks, unless COLLAMO_CHECKPOINT names a better one. What a page shows therefore comes
+from its code.
 """
 
 from __future__ import annotations
@@ -71,8 +72,6 @@ def main(names: list[str]) -> None:
     """Run the named notebooks, all of them without names."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(os.environ.get("NOTEBOOKS", temporary))  # where to go on with some of them
-        if not (folder / "configs").exists():
-            (folder / "configs").symlink_to(HERE.parents[1] / "configs")
         for name in names or NAMES:
             start = time.monotonic()
             run(name, folder)

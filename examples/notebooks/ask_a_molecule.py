@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Ask a molecule
 #
-# A trained model, a molecule, and what can be seen of how it answers: the drawing, where its soft
-# tokens look, and the conformer in 3D.
+# A trained model, a molecule, and as much of how it answers as can be seen: the drawing, where its
+# soft tokens look, and the conformer in 3D.
 
 # %%
 import os
@@ -25,8 +25,8 @@ import collamo
 # %% [markdown]
 # ## Load
 #
-# A folder that `collamo train` or `make demo` left. Where `demo/` is not there, take that of
-# [Train on your own CSV](train_your_own.md).
+# A folder left by `collamo train` or `make demo`. Without `demo/`, the model of
+# [Train on your own CSV](train_your_own.md) is taken.
 
 # %%
 checkpoint = Path(os.environ.get("COLLAMO_CHECKPOINT", "demo/stage2/final"))
@@ -37,22 +37,22 @@ model = collamo.load(checkpoint)
 # %% [markdown]
 # ## Ask
 #
-# By SMILES, SELFIES, mol block or RDKit `Mol`. Greedy decoding: the same question has the same
-# answer. The model here is half a million parameters and a few minutes of training, so do not
-# believe it; the code is the same for a large one.
+# Give a SMILES, a SELFIES, a mol block or an RDKit `Mol`. Decoding is greedy, so the same question
+# always gets the same answer. This model has half a million parameters and a few minutes of
+# training behind it, so do not trust what it says; the code is the same for a large one.
 
 # %%
 aspirin = "CC(=O)Oc1ccccc1C(=O)O"
 questions = [
     "How many rings does this molecule have?",
     "How many hydroxyl groups does this molecule have?",
-    "What is the molecular weight of this molecule?",
+    "What is the molecular weight of this molecule in g/mol?",
 ]
 for question, answer in zip(questions, model.ask(aspirin, questions), strict=True):
-    print(f"{question:55} {answer}")
+    print(f"{question:56} {answer}")
 
 # %% [markdown]
-# A molecule that cannot be read is an error that says why:
+# A molecule that cannot be read raises an error that says why:
 
 # %%
 try:
@@ -63,10 +63,11 @@ except collamo.errors.MoleculeError as error:
 # %% [markdown]
 # ## What it looks at
 #
-# The last layer's soft tokens attend to SELFIES tokens (1D), to atoms of the graph (2D) and to
-# atoms of the conformer (3D). The discs are an atom's 2D and 3D together, mean over tokens and
-# heads: white is none, full colour three times the mean or more. It says where the model looks,
-# not why it answers so.
+# In the last layer the soft tokens attend to SELFIES tokens (1D), to atoms of the graph (2D) and to
+# atoms of the conformer (3D). Each disc shows the attention to one atom, 2D and 3D together, averaged
+# over tokens and heads: white is none, full colour is three times the mean or more. What is left over
+# goes to a zero key, that is, to nothing. All this shows where the model looks, not why it answers
+# as it does.
 
 # %%
 from collamo.chem.conformer import embed_conformer
@@ -88,18 +89,19 @@ left = 0.0
 for view, share in gaze.shares.items():
     ax.barh(0, share, left=left, label=f"{view.upper()} {share:.0%}")
     left += share
+ax.barh(0, 1 - left, left=left, color="0.9", label=f"nothing {1 - left:.0%}")
 ax.set(xlim=(0, 1), yticks=[], xlabel="share of the attention")
-ax.legend(ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.7))
+ax.legend(ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.7))
 plt.show()
 
 # %% [markdown]
 # ## In 3D
 #
-# Turn it with the mouse. 3Dmol.js comes with the package; nothing is fetched.
+# Turn it with the mouse. 3Dmol.js comes with the package, so nothing is fetched.
 
 # %%
 script = (files("collamo.inference.web") / "assets" / "3Dmol-min.js").read_text()
-HTML(f"""<div id="conformer" style="position: relative; width: 420px; height: 320px"></div>
+HTML(f"""<div id="conformer" style="position: relative; max-width: 420px; height: 320px"></div>
 <script>{script}</script>
 <script>
 const viewer = $3Dmol.createViewer("conformer", {{backgroundColor: "white"}});

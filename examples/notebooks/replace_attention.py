@@ -25,8 +25,6 @@ from torch import nn
 
 import collamo_kernels as ck
 
-torch.manual_seed(0)
-
 # %% [markdown]
 # ## Molecules and a target
 #

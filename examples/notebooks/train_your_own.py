@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Train on your own CSV in ten minutes
 #
-# From a file of molecules with a measured column to a model that answers questions about them:
-# the commands as you would type them. `SHARE` of the recipes' steps is taken, and `SHARE = 1` is
-# the ten minutes on two cores. The page you read was made with a small share, so that it runs with
-# every change of the code: look at how it goes, and not at the scores.
+# From a file of molecules with a measured column to a model that answers questions about them, with
+# the commands as you would type them. `SHARE` says how much of the recipes' training is done;
+# `SHARE = 1` takes ten minutes on two cores. The page you are reading was made with a small share, to
+# be rebuilt quickly: look at how it is done, not at the scores.
 
 # %%
 import csv
@@ -25,16 +25,15 @@ from rdkit.Chem import Crippen
 SHARE = float(os.environ.get("SHARE", 0.03))
 MOLECULES = max(120, int(2000 * SHARE))
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-recipes = next(p / "configs" for p in (Path.cwd(), *Path.cwd().parents) if (p / "configs").is_dir())
 steps = {name: int(full * SHARE) for name, full in (("lm", 200), ("one", 1200), ("two", 1600))}
-os.environ |= {name: str(count) for name, count in steps.items()} | {"RECIPES": str(recipes)}
+os.environ |= {name: str(count) for name, count in steps.items()}
 steps
 
 # %% [markdown]
 # ## A file
 #
-# Put your own in its place: any CSV with a column of SMILES. Here the column `refractivity` stands
-# for what you have measured.
+# Use your own instead: any CSV with a column of SMILES will do. Here the column `refractivity` stands
+# for whatever you have measured.
 
 # %%
 lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines()
@@ -51,8 +50,8 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # %% [markdown]
 # ## Prepare
 #
-# Molecules are read, embedded in 3D, split by scaffold and asked questions. A row that cannot be
-# used is named with its reason, and the rest go on. `:cm^3/mol` says in which unit the column is.
+# Molecules are read, embedded in 3D, split by scaffold and turned into questions. A row that cannot
+# be used is listed with its reason, and the rest go on. `:cm^3/mol` gives the column's unit.
 
 # %% language="bash" magic_args="-e"
 # collamo prepare mine.csv --measured-columns "refractivity:cm^3/mol" --out data --force-field-steps 50
@@ -61,11 +60,11 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # %% [markdown]
 # ## A language model
 #
-# A small one, trained from nothing on the texts of the questions. `--llm` takes any model of
-# transformers in its place.
+# A small one, trained from scratch on the text of the questions. `--llm` takes any model of
+# transformers instead.
 
 # %% language="bash" magic_args="-e"
-# collamo train $RECIPES/tiny_lm.yaml --data data --output runs/lm --max_steps $lm --disable_tqdm true 2> lm.log
+# collamo train configs/tiny_lm.yaml --data data --output runs/lm --max_steps $lm --disable_tqdm true 2> lm.log
 # tail -n 1 runs/lm/log.jsonl
 
 # %% [markdown]
@@ -75,20 +74,21 @@ print(*Path("mine.csv").read_text().splitlines()[:4], sep="\n")
 # LoRA.
 
 # %% language="bash" magic_args="-e"
-# collamo train $RECIPES/stage1.yaml --data data --llm runs/lm/final --output runs/one --max_steps $one --disable_tqdm true 2> one.log
-# collamo train $RECIPES/stage2.yaml --data data --init_from runs/one/final --output runs/two --max_steps $two --disable_tqdm true 2> two.log
+# collamo train configs/stage1.yaml --data data --llm runs/lm/final --output runs/one --max_steps $one --disable_tqdm true 2> one.log
+# collamo train configs/stage2.yaml --data data --init_from runs/one/final --output runs/two --max_steps $two --disable_tqdm true 2> two.log
 # tail -n 1 runs/two/log.jsonl
 
 # %% [markdown]
 # ## Is it any good?
 #
-# `evaluate` sets the answers beside the commonest answer and beside those about a wrong molecule.
-# A model that beats neither has learned how answers look, and nothing about molecules: what so
-# short a training gives. With `SHARE = 1` it beats both, as [Evidence](../evidence.md) shows for
-# `make demo`, which is the same training on 5,000 molecules.
+# `evaluate` compares the answers with the commonest answer and with answers about a wrong molecule.
+# A model that beats neither has learned what answers look like and nothing about molecules, which is
+# all that a training as short as this page's can give. [Evidence](../evidence.md) shows what
+# `make demo` reaches, the same training in full on 5,000 molecules. Without `--no-reliance` the
+# command also takes views, atoms and Φ away one by one, and asks everything again.
 
 # %% language="bash" magic_args="-e"
-# collamo evaluate runs/two/final --data data --split test --limit 20 --max-new-tokens 24 --out evaluation
+# collamo evaluate runs/two/final --data data --split test --limit 20 --max-new-tokens 24 --no-reliance --out evaluation
 
 # %% [markdown]
 # ## Ask it

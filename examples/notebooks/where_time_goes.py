@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Where does the time go?
 #
-# What attention with bonds and distances costs on molecules of your own, beside what else there
-# is; which of its parts that is; and when another attention is the better choice. The figures of
-# this page are of whatever machine made it: compare ratios. [Performance](../performance.md) has
-# those of a machine that is known.
+# What attention with bonds and distances costs on your own molecules compared with the alternatives,
+# which of its parts take the time, and when another attention is the better choice. The figures on
+# this page come from whatever machine built it, so compare ratios only;
+# [Performance](../performance.md) has figures from a machine that is described.
 
 # %%
 import torch
@@ -29,8 +29,8 @@ print("C++:", ck.build_info()["extension"], "- on", torch.backends.cpu.get_cpu_c
 # %% [markdown]
 # ## Your molecules
 #
-# Put the name of your file in the place of `None`: SDF, or any that `collamo prepare` reads. `None`
-# takes molecules of the NCI that come with RDKit.
+# Replace `None` by the name of your file, an SDF or any other that `collamo prepare` reads. `None`
+# takes the NCI molecules that come with RDKit.
 
 # %%
 batch, left_out = read_molecules(None, 24)
@@ -39,12 +39,13 @@ print(batch, left_out)
 # %% [markdown]
 # ## Beside its rivals
 #
-# Every answer is checked before it is timed, and all take turns. SDPA is given the bias of all
-# pairs ready-built, for nothing: what it would cost to build is in the formula's time, which is
-# called `reference`. On a command line this is `collamo bench`.
+# Every answer is checked before it is timed, and the rivals take turns. SDPA gets the bias of all
+# pairs ready-made and free of charge; the cost of building it is part of the time of `reference`, the
+# formula in plain PyTorch. On the command line this is `collamo bench`.
 #
-# So small a batch shows what does not grow with it: the table of Φ3d is made once per step, for 24
-# molecules as for 240, and SDPA needs none. Take as many molecules as your training does.
+# A batch as small as this one is dominated by what does not grow with it: the table of Φ3d is built
+# once per step, for 24 molecules as for 240, and SDPA needs none. Take as many molecules as you train
+# on.
 
 # %%
 shape = Shape(heads=8, width=16)
@@ -66,8 +67,8 @@ SVG(picture(rows["shortest_paths"]))
 # %% [markdown]
 # ## By part of a step
 #
-# torch's profiler on one layer, forward and backward. The operators of this package are
-# `collamo::…`; the rest is the linear layers around them.
+# torch's profiler on one layer, forward and backward. The operators of this package are called
+# `collamo_kernels::…`; the rest are the linear layers around them.
 
 # %%
 layer = ck.CoAttention(embed_dim=shape.heads * shape.width, num_heads=shape.heads)
@@ -97,9 +98,8 @@ print(
 
 # %%
 q, k, v = torch.randn(3, len(batch.sizes), shape.heads, x.shape[1], shape.width).unbind()
-ck.explain(
-    ck.coattention, q, k, v, relations=relations, hop_bias=layer.hop_bias, radial=layer.radial
-)
+phi = {"hop_bias": layer.hop_bias, "radial": layer.radial}
+_ = ck.explain(ck.coattention, q, k, v, relations=relations, **phi)
 
 # %% [markdown]
 # ## Keep the figures
