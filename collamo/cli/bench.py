@@ -88,6 +88,15 @@ def bench(
 
 
 def _tell_what_is_measured(has_3d: list[bool], complaints: list[str], few: bool) -> None:
+    import collamo_kernels
+
+    info = collamo_kernels.build_info()
+    if not info["extension"]:
+        why = info["why_absent"]
+        print(
+            f"note: ours is plain PyTorch here, without the compiled kernels: {why}",
+            file=sys.stderr,
+        )
     if complaints:
         print(f"left out: {len(complaints)}, the first: {complaints[0]}", file=sys.stderr)
     if few:

@@ -73,3 +73,16 @@ def test_bad_input_is_named(collamo, tmp_path, monkeypatch):
     assert failed[0] == 2
     assert "needs 0.00025 GB for each of 9 molecules of up to 8 atoms" in failed[2]
     assert "say --molecules 4" in failed[2]
+
+
+def test_without_compiled_kernels_it_says_that_ours_is_plain_pytorch(capsys, monkeypatch):
+    import collamo_kernels
+    from collamo.cli.bench import _tell_what_is_measured
+
+    for extension, told in ((True, ""), (False, "note: ours is plain PyTorch here")):
+        info = {"extension": extension, "why_absent": None if extension else "no compiler"}
+        monkeypatch.setattr(collamo_kernels, "build_info", lambda info=info: info)
+        _tell_what_is_measured([True], [], few=False)
+        said = capsys.readouterr().err
+        assert said.startswith(told)
+        assert ("no compiler" in said) is not extension
