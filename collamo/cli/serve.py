@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,13 +27,6 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What answers: transformers, or vllm, an extra of its own.")
     ] = "transformers",
-    language_model: Annotated[
-        Path | None,
-        typer.Option(
-            help="For vllm: what merge --language-model wrote. Default: written at every start.",
-            show_default=False,
-        ),
-    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; one that others reach needs --api-key.")
     ] = "127.0.0.1",
@@ -77,7 +69,6 @@ def serve(
             api_key=api_key,
             name=model_name,
             engine=engine,
-            language_model=language_model,
             batch_size=batch_size,
             conformer_seconds=time_limit,
             dtype=dtype,

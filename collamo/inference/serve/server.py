@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from collamo.chem.conformer_workers import usable_processors
 from collamo.errors import UsageError
 from collamo.inference.assistant import load
 from collamo.inference.checkpoint import find_checkpoint
-from collamo.inference.prompt_encoder import PromptEncoder
 from collamo.inference.serve.app import Service, build_app
 from collamo.inference.serve.engine import Engine
 from collamo.inference.serve.gate import LOOPBACK, Limits
 from collamo.inference.serve.molecule_reader import MoleculeReader
 from collamo.inference.serve.transformers_engine import TransformersEngine
+from collamo.model import CollamoConfig, CollamoProcessor
 from collamo.model.merge import merge
 
 #: Where the key is looked for; one on the command line is seen by every user of the machine.
@@ -43,9 +44,6 @@ class Options:
         The model's, in requests and answers.
     engine
         "transformers" or "vllm".
-    language_model
-        Of the engine vllm: the folder that ``collamo merge --language-model`` wrote; None writes
-        one, which goes with the server.
     batch_size
         Answers made together.
     conformer_seconds
@@ -59,7 +57,6 @@ class Options:
     api_key: str | None = None
     name: str = "collamo"
     engine: str = "transformers"
-    language_model: Path | None = None
     batch_size: int = 8
     conformer_seconds: float = 10.0
     dtype: str | None = None
@@ -102,36 +99,41 @@ def open_service(folder: Path, options: Options) -> Service:
     """Load the model, with an engine around it."""
     # Before the model: a worker is a copy of this process.
     reader = MoleculeReader(seconds=options.conformer_seconds, workers=usable_processors())
-    engine, encoder = _ENGINES[options.engine](folder, options)
-    reader.seed = encoder.processor.feature_extractor.conformer_seed
+    engine, processor, modalities = _ENGINES[options.engine](folder, options)
+    reader.seed = processor.feature_extractor.conformer_seed
     return Service(
         engine,
-        encoder.processor,
+        processor,
         reader,
         name=options.name,
-        modalities=encoder.model.config.modalities,
+        modalities=modalities,
         limits=options.limits,
         created=int(folder.stat().st_mtime),
     )
 
 
-def _transformers(folder: Path, options: Options) -> tuple[Engine, PromptEncoder]:
-    if options.language_model is not None:
-        raise UsageError("--language-model is for --engine vllm; transformers has the checkpoint's")
+_Opened = tuple[Engine, CollamoProcessor, Sequence[str]]
+
+
+def _transformers(folder: Path, options: Options) -> _Opened:
     assistant = load(folder, dtype=options.dtype, device=options.device)
-    return TransformersEngine(assistant, options.batch_size), assistant
+    engine = TransformersEngine(assistant, options.batch_size)
+    return engine, assistant.processor, assistant.model.config.modalities
 
 
-def _vllm(folder: Path, options: Options) -> tuple[Engine, PromptEncoder]:
+def _vllm(folder: Path, options: Options) -> _Opened:
+    """Give vLLM a whole model: an adapter's is written, and goes with the server."""
     from collamo.inference.serve.vllm_engine import VllmEngine
 
-    encoder = load(folder, dtype=options.dtype, device=options.device, language_model=False)
-    language_model = options.language_model
-    if language_model is None:
-        temporary = tempfile.mkdtemp(prefix="collamo-language-model-")
+    if options.device is not None:
+        raise UsageError("--device is for --engine transformers; vLLM takes the GPU that is there")
+    if (folder / "adapter_config.json").is_file():
+        temporary = tempfile.mkdtemp(prefix="collamo-merged-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        (language_model,) = merge(folder, language_model=Path(temporary, "llm"))
-    return VllmEngine(encoder, language_model, options.batch_size), encoder
+        (folder,) = merge(folder, Path(temporary, "model"))
+    processor = CollamoProcessor.from_pretrained(folder)
+    engine = VllmEngine(folder, processor, options.batch_size, options.dtype)
+    return engine, processor, CollamoConfig.from_pretrained(folder).modalities
 
 
 _ENGINES = {"transformers": _transformers, "vllm": _vllm}

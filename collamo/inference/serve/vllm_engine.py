@@ -1,48 +1,52 @@
-"""The engine for a GPU: vLLM has the language model, and goes on from embeddings made here."""
+"""The engine for a GPU: vLLM, which opens the whole model by its plugin."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from collamo.inference.prompt_encoder import PromptEncoder
 from collamo.inference.serve.answer_text import AnswerText
 from collamo.inference.serve.engine import Piece, Prompt, Sampling
+from collamo.model import CollamoConfig, CollamoProcessor
 
 
 class VllmEngine:
-    """Answers by vLLM's scheduler, a process of its own.
-
-    It alone may send embeddings there: what clients send are molecules and text.
+    """Answers by vLLM's scheduler, in processes of its own.
 
     Parameters
     ----------
-    encoder
-        Makes the embeddings; its language model is not needed.
-    language_model
-        Folder that `collamo merge --language-model` wrote.
+    folder
+        Of a whole model, its LoRA merged.
+    processor
+        Of the model.
     batch_size
         Answers made together.
+    dtype
+        Of the weights; None keeps the one they were saved in.
     """
 
-    def __init__(self, encoder: PromptEncoder, language_model: Path, batch_size: int = 8):
+    def __init__(
+        self,
+        folder: Path,
+        processor: CollamoProcessor,
+        batch_size: int = 8,
+        dtype: str | None = None,
+    ):
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self.encoder = encoder
-        self._tokenizer = encoder.processor.tokenizer
-        self._encoding = asyncio.Lock()  # one at a time: its train/eval mode is switched for each
+        self._processor = processor
+        self._tokenizer = processor.tokenizer
+        saved = CollamoConfig.from_pretrained(folder).dtype
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
-                model=str(language_model),
-                enable_prompt_embeds=True,
-                dtype=str(encoder.model.dtype).removeprefix("torch."),  # "auto" narrows float32
+                model=str(folder),
+                dtype=dtype or str(saved).removeprefix("torch."),  # "auto" narrows float32
                 max_model_len=self.positions,
                 max_num_seqs=batch_size,
                 enforce_eager=not torch.cuda.is_available(),  # compiling takes minutes on a CPU
@@ -54,20 +58,17 @@ class VllmEngine:
         """Yield the pieces of an answer; see `Engine`."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        async with self._encoding:
-            embeds = await asyncio.to_thread(self._embeds, prompt)
         room = self.positions - len(prompt.ids)
         parameters = SamplingParams(
             max_tokens=min(sampling.max_tokens, room),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
-            # An input, never an answer; vLLM does not read suppress_tokens.
-            logit_bias={self.encoder.processor.mol_token_id: -100.0},
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
-        outputs = self._llm.generate({"prompt_embeds": embeds}, parameters, uuid.uuid4().hex)
+        (inputs,) = await self._llm.renderer.render_cmpl_async([self._inputs(prompt)])
+        outputs = self._llm.generate(inputs, parameters, uuid.uuid4().hex)
         text = AnswerText(self._decode, sampling.stop)
         async with contextlib.aclosing(outputs):  # which ends the work on it
             async for output in outputs:
@@ -98,12 +99,19 @@ class VllmEngine:
             said += text.end()
         return [Piece(said, len(text.ids), finish)] if said or finish else []
 
-    def _embeds(self, prompt: Prompt) -> Tensor:
-        features = prompt.features
-        soft = None
-        if features:
-            soft = self.encoder.soft_tokens(features, modalities=prompt.modalities)
-        return self.encoder.spliced(torch.tensor(prompt.ids), soft).cpu()
+    def _inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """Return the prompt as vLLM takes it: with one `<mol>` a molecule, which it widens."""
+        mol = self._processor.mol_token_id
+        places = [place for place, token in enumerate(prompt.ids) if token == mol]
+        widened = set(places) - set(places[:: self._processor.num_query_tokens])
+        ids = [token for place, token in enumerate(prompt.ids) if place not in widened]
+        if not prompt.features:
+            return {"prompt_token_ids": ids}
+        return {
+            "prompt_token_ids": ids,
+            "multi_modal_data": {"molecule": list(prompt.features)},
+            "mm_processor_kwargs": {"modalities": list(prompt.modalities)},
+        }
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)

@@ -16,7 +16,6 @@ import collamo
 from collamo.inference.serve.engine import Prompt, Sampling
 from collamo.inference.serve.vllm_engine import VllmEngine
 from collamo.model import train_tokenizer
-from collamo.model.merge import merge
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "model"))
 from model_helpers import build
@@ -49,14 +48,13 @@ def expected(assistant):
     return [assistant.ask(*pair, max_new_tokens=TOKENS) for pair in PAIRS]
 
 
-def test_an_engine_that_goes_on_from_embeddings(folder, expected, tmp_path):
-    encoder = collamo.load(folder, language_model=False)
-    (language_model,) = merge(folder, language_model=tmp_path / "llm")
-    engine = VllmEngine(encoder, language_model)
+def test_vllm_as_the_engine(folder, assistant, expected, entry_point):
+    processor = assistant.processor
+    engine = VllmEngine(folder, processor)
 
     def prompt(molecule, question):
-        features = encoder.features([molecule])
-        ids = encoder.processor(encoder.processor.prompt(question), [features])["input_ids"][0]
+        features = assistant.features([molecule])
+        ids = processor(processor.prompt(question), [features])["input_ids"][0]
         return Prompt(tuple(ids.tolist()), tuple(features), ("1d", "2d", "3d"))
 
     async def answer(pair, sampling=Sampling(TOKENS)):  # noqa: B008 - frozen
