@@ -89,7 +89,7 @@ class ServedCollamo(nn.Module, SupportsMultiModal):
         """
         count = len(kwargs.get("molecule_valid", ()))
         molecules = [
-            MoleculeBatch.from_tensors({name: kwargs[name][i][None] for name in REQUIRED_TENSORS})
+            MoleculeBatch(**{name: kwargs[name][i][None] for name in REQUIRED_TENSORS})
             for i in range(count)
         ]
         if not molecules:
