@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -71,11 +70,11 @@ class FrozenWeights:
             self._write(target)
         self._file = target
         os.replace(folder / SAFE_WEIGHTS_NAME, folder / TRAINED_WEIGHTS)
-        places = {}
+        places: dict[str, str] = {}
         for name in (TRAINED_WEIGHTS, FROZEN_WEIGHTS):
             with safe_open(folder / name, "pt") as content:
                 places |= dict.fromkeys(content.keys(), name)
-        index: Mapping[str, object] = {"metadata": {}, "weight_map": places}
+        index = {"metadata": {}, "weight_map": places}
         write_text(folder / SAFE_WEIGHTS_INDEX_NAME, json.dumps(index, indent=1) + "\n")
         write_checksums(folder)
 

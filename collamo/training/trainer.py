@@ -164,7 +164,7 @@ class StageTrainer(Trainer):
         frozen = self._frozen_weights if state_dict is None else None
         super()._save(output_dir, state_dict if frozen is None else frozen.others())
         if frozen is not None and self.args.should_save:
-            frozen.join(Path(output_dir or self.args.output_dir))
+            frozen.join(Path(cast("str", output_dir or self.args.output_dir)))
 
     def _is_complete(self, checkpoint: str) -> bool:
         last = self.args.max_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,16 +60,18 @@ class ServedCollamo(nn.Module, SupportsMultiModal):
         config = vllm_config.model_config.hf_config
         self.config = config
         self.dtype = vllm_config.model_config.dtype
-        with self._mark_tower_model(vllm_config, MODALITY):
+        # mypy knows nothing of vLLM: it takes these two for parts of an nn.Module.
+        with self._mark_tower_model(vllm_config, MODALITY):  # type: ignore[operator]
             self.encoders = MoleculeEncoders(config)
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.text_config,
                 prefix=maybe_prefix(prefix, "language_model"),
             )
         # vLLM's models take the names that transformers' causal models have.
-        body = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)].base_model_prefix
+        causal = cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)])
+        body = causal.base_model_prefix
         self.hf_to_vllm_mapper = WeightsMapper(
             orig_to_new_prefix={
                 "model.language_model.": f"language_model.{body}.",

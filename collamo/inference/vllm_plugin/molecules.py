@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import BatchFeature
@@ -95,9 +95,8 @@ class MoleculeParser(MultiModalDataParser):
         """Read one molecule, or a list; `MoleculeError` names those that cannot be read."""
         if data is None:
             return None
-        return ReadMolecules(
-            read_molecules(read(data if isinstance(data, list | tuple) else [data]))
-        )
+        several = data if isinstance(data, list | tuple) else [cast("MoleculeInput", data)]
+        return ReadMolecules(read_molecules(read(several)))
 
 
 def read(molecules: Sequence[MoleculeInput | MoleculeText]) -> list[MoleculeInput]:
