@@ -23,6 +23,7 @@ pytest.importorskip("vllm", reason="make test-vllm")
 from peft import LoraConfig, get_peft_model
 from rdkit import Chem
 from vllm import LLM, EngineArgs, ModelRegistry, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.renderers import ChatParams, renderer_from_config
 
@@ -278,7 +279,7 @@ def test_what_would_be_an_answer_about_no_molecule_is_refused(llm, prompt):
     refused(prompt(["CCO"], modalities=["4d"]), "4d")
     refused(prompt(["CCO"], modalities="2d"), "must be a list")
     refused(prompt(["CCO"], conformer_seed="1"), "must be an integer")
-    refused(prompt(["C"] * 4), "At most 3 molecule", ValueError)
+    refused(prompt(["C"] * 4), "At most 3 molecule", VLLMValidationError)
     refused({"prompt": text, "multi_modal_data": {"image": ["CCO"]}}, "has 'image'")
 
 
